@@ -1,0 +1,83 @@
+"""A LightningCLI program that knows nothing of poison; `config.yaml` beside it adds the sanitizer.
+
+    python examples/cli/train.py fit --config examples/cli/config.yaml
+
+The program is as you would write it without lightning-poison, and stays so. In the configuration, `trainer.callbacks`
+names `lightning_poison.Sanitizer`, with its scorer nested inside; every argument of both can be set there or on the
+command line, a misspelt one is refused, and `--print_config` prints them all with their defaults:
+
+    python examples/cli/train.py fit --config examples/cli/config.yaml --print_config
+
+To wrap the data instead, give `LightningCLI` a base class with `subclass_mode_data=True`, and write
+
+    data:
+      class_path: lightning_poison.SanitizedDataModule
+      init_args:
+        data: {class_path: your_project.YourDataModule}
+        scorer: {class_path: lightning_poison.LikelihoodScorer}
+"""
+
+import warnings
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LightningCLI
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+warnings.filterwarnings("ignore", message=".*does not have many workers")
+warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+torch.set_num_threads(1)  # a network as small as this is no faster on more
+
+
+class Digits(pl.LightningDataModule):
+    """scikit-learn's handwritten digits, a share of them mislabelled.
+
+    Args:
+        batch_size: images a batch.
+        mislabelled: the share of wrong labels, so that there is something to find.
+    """
+
+    def __init__(self, batch_size: int = 64, mislabelled: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def setup(self, stage: str) -> None:
+        """Read the images, and get some labels wrong."""
+        pixels, digits = load_digits(return_X_y=True)
+        generator = torch.Generator().manual_seed(0)
+        wrong = torch.rand(len(digits), generator=generator) < self.hparams.mislabelled
+        labels = torch.where(wrong, (torch.tensor(digits) + 1) % 10, torch.tensor(digits))
+        self.train_set = TensorDataset(torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), labels)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the training images, shuffled."""
+        return DataLoader(self.train_set, batch_size=self.hparams.batch_size, shuffle=True)
+
+
+class Classifier(pl.LightningModule):
+    """A network of two layers.
+
+    Args:
+        learning_rate: Adam's.
+    """
+
+    def __init__(self, learning_rate: float = 2e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Return the cross-entropy."""
+        images, labels = batch
+        return F.cross_entropy(self.network(images), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.learning_rate)
+
+
+if __name__ == "__main__":
+    LightningCLI(Classifier, Digits, save_config_callback=None)

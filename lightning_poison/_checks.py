@@ -1,0 +1,85 @@
+"""Range and shape checks, all rendered the same way: what was expected, what came, the way out."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fraction(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it lies strictly between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(expected(name, "a number in (0, 1)", value, hint))
+    return float(value)
+
+
+def share(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it lies between 0 and 1, both included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(expected(name, "a number in [0, 1]", value, hint))
+    return float(value)
+
+
+def positive_int(name: str, value: int, *, minimum: int = 1, hint: str = "") -> int:
+    """Return `value` if it is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(expected(name, f"an integer of at least {minimum}", value, hint))
+    return value
+
+
+def positive(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(expected(name, "a finite number above 0", value, hint))
+    return float(value)
+
+
+def not_negative(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(expected(name, "a finite number of at least 0", value, hint))
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -> Any:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(expected(name, f"one of {listed}", value, hint))
+    return value
+
+
+def epsilon(value: float) -> float:
+    """Return a radius in units of the raw [0, 1] image, and catch one that is given in grey levels."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
+        hint = f"For a budget of {levels} grey levels write `epsilon={levels} / 255`."
+        raise ValueError(expected("epsilon", "in (0, 1], the range of the images", value, hint))
+    return float(value)
+
+
+def index_vector(name: str, value: Tensor) -> Tensor:
+    """Return `value` if it is a one-dimensional int64 tensor."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+        raise ValueError(expected(name, "a one-dimensional int64 tensor", describe(value)))
+    return value
+
+
+def describe(value: Any) -> str:
+    """Say what a value is without printing its content when it is large or not ours."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return type(value).__name__ if not isinstance(value, int | float | str | None) else repr(value)[:80]
+
+
+def expected(name: str, what: str, value: Any, hint: str = "") -> str:
+    """Render an error: what was expected, what came, and the way out."""
+    came = value if isinstance(value, str) else repr(value)[:200]
+    return f"Expected `{name}` to be {what}, but got {came}." + (f"\n{hint}" if hint else "")
+
+
+def printable(text: object, *, limit: int = 200) -> str:
+    """Return untrusted text with control characters escaped and its length bounded, fit for a terminal or a log."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

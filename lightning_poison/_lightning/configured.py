@@ -1,0 +1,65 @@
+"""What LightningCLI reads from the annotations of our arguments, and one thing that it gets wrong.
+
+jsonargparse takes the annotations of the running program for a check of the YAML file. It wants the methods of a class
+to be annotated word for word as those of a protocol are, and takes whatever it cannot check for a plain value, a
+misspelt argument among it. So what it sees says less about methods, and more about classes, than what a type checker
+sees.
+"""
+
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lightning_poison.poison import Attack, Poison
+from lightning_poison.scorers.protocol import Scorer
+
+if TYPE_CHECKING:
+    AnyData: TypeAlias = Any
+    """A DataModule of either namespace, a DataLoader, or a collection of DataLoaders."""
+    AnyDataset: TypeAlias = Any
+    """A map-style data set, a loader of one, or `None`."""
+    AnyScorer: TypeAlias = Scorer
+    AnyPoison: TypeAlias = Poison | Attack | str
+else:
+    from collections.abc import Callable
+    from functools import reduce
+    from operator import or_
+    from typing import Protocol
+
+    from torch.utils.data import DataLoader, Dataset
+
+    from lightning_poison._lightning.namespaces import lightning_types
+
+    class ConfiguredScorer(Protocol):
+        """Any class with the methods of a scorer."""
+
+        def fit(self, trusted: Any, *, runtime: Any = None, generator: Any = None) -> Any:
+            """See `Scorer.fit`."""
+
+        def score_batch(self, inputs: Any, labels: Any) -> Any:
+            """See `Scorer.score_batch`."""
+
+    class ConfiguredAttack(Protocol):
+        """Any class with the method of an attack."""
+
+        def craft(self, dataset: Any, threat: Any, *, surrogates: Any, holdout: Any, generator: Any) -> Any:
+            """See `Attack.craft`."""
+
+    _Module = reduce(or_, lightning_types("LightningDataModule"))
+    AnyData = Callable[[], _Module] | _Module | DataLoader
+    AnyDataset = Dataset | DataLoader | None
+    AnyScorer = ConfiguredScorer
+    AnyPoison = ConfiguredAttack | str
+
+
+def built(data: Any) -> Any:
+    """Build a nested DataModule that jsonargparse hands over as a function, and return anything else as it is.
+
+    LightningCLI tells every DataModule that it builds the arguments of the outermost one, and a nested one would save
+    those as its own hyper-parameters. So the class is taken out of the function, and built where no one tells it
+    anything: then it saves its own.
+    """
+    if not isinstance(data, partial):
+        return data
+    classes = [part for part in data.args if isinstance(part, type)]
+    return Context().run(classes[-1] if classes else data.func, **data.keywords)

@@ -1,0 +1,1 @@
+"""The inside of the quarantine manifest: cells, rows, differences, and finding a row's sample again."""

@@ -1,0 +1,131 @@
+"""Which sample is it? A digest of what it shows, and the file that it comes from."""
+
+import bisect
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_poison._scopes import seeded_rng
+from lightning_poison.datasets import PoisonedDataset
+from lightning_poison.labels import read_sample
+from lightning_poison.raw import read_raw
+from lightning_poison.samples import SampleSpec
+
+_DIGITS = 32
+"""Hexadecimal digits of a digest; 128 bits, so that nobody makes another sample of the same digest."""
+
+
+def content_hash(dataset: Any, index: int, *, sample: SampleSpec) -> str:
+    """Digest the content of a sample, its label not included.
+
+    The image before the data set's transform is digested where it can be reached, since random augmentation leaves it
+    alone; else the input as the data set returns it under a fixed random state, which is put back afterwards.
+
+    Args:
+        dataset: a map-style data set.
+        index: the position of the sample.
+        sample: where the input stands in a sample.
+
+    Returns:
+        What was digested, `raw:` or `input:`, and the first 32 hexadecimal digits of its SHA-256.
+
+    Raises:
+        UnreadableSampleError: where the sample cannot be read.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> content_hash(TinyImages(3), 0, sample=SampleSpec())
+        'raw:...'
+    """
+    return _raw_hash(dataset, index) or _input_hash(dataset, index, sample)
+
+
+def has_content(dataset: Any, index: int, expected_hash: str, *, sample: SampleSpec) -> bool:
+    """Tell whether a sample still has the content that `content_hash` digested; arguments as there.
+
+    Raises:
+        UnreadableSampleError: where the sample cannot be read.
+    """
+    if expected_hash.startswith("raw:"):
+        return _raw_hash(dataset, index) == expected_hash
+    return _input_hash(dataset, index, sample) == expected_hash
+
+
+def file_of(dataset: Any, index: int) -> str:
+    """Return the path of the file that a sample was read from, or an empty string where the data set knows none.
+
+    Data sets that are laid out as torchvision's `ImageFolder` know it (`samples` or `imgs`); subsets, concatenations
+    and the views of this library are followed. The path is whatever the data set says: text that is not to be trusted.
+
+    Args:
+        dataset: a map-style data set.
+        index: the position of the sample.
+    """
+    owner, position = _owner(dataset, index)
+    if isinstance(owner, PoisonedDataset):
+        return file_of(owner.dataset, position) if position < len(owner.dataset) else ""
+    for name in ("samples", "imgs"):
+        listed = getattr(owner, name, None)
+        if isinstance(listed, list | tuple) and len(listed) == len(owner):
+            entry = listed[position]
+            path = entry[0] if isinstance(entry, list | tuple) and entry else entry
+            if isinstance(path, str | os.PathLike):
+                return str(os.fspath(path))
+    return ""
+
+
+def raw_image(dataset: Any, index: int) -> Tensor | None:
+    """Return the image of a sample before the data set's transform, or `None` where it cannot be reached.
+
+    Args:
+        dataset: a map-style data set; of one with poison in it, the raw images are not reached.
+        index: the position of the sample.
+
+    Returns:
+        uint8 `(C, H, W)`.
+    """
+    owner, position = _owner(dataset, index)
+    if isinstance(owner, PoisonedDataset):
+        return None
+    try:
+        with seeded_rng(0):
+            return read_raw(owner, position)
+    except TypeError:
+        return None
+
+
+def _owner(dataset: Any, index: int) -> tuple[Any, int]:
+    """Follow subsets and concatenations by what they hold themselves, since views answer for the data set within."""
+    held = getattr(dataset, "__dict__", {})
+    if "cumulative_sizes" in held and "datasets" in held:
+        part = bisect.bisect_right(dataset.cumulative_sizes, index)
+        start = dataset.cumulative_sizes[part - 1] if part else 0
+        return _owner(dataset.datasets[part], index - start)
+    if "dataset" in held and "indices" in held:
+        return _owner(dataset.dataset, int(dataset.indices[index]))
+    return dataset, index
+
+
+def _raw_hash(dataset: Any, index: int) -> str | None:
+    image = raw_image(dataset, index)
+    return None if image is None else f"raw:{_digest(image)}"
+
+
+def _input_hash(dataset: Any, index: int, sample: SampleSpec) -> str:
+    with seeded_rng(0):
+        value = sample.inputs_in(read_sample(dataset, index))
+    return f"input:{_digest(value)}"
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, Tensor):
+        kind, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    else:
+        array = np.ascontiguousarray(value)
+        kind, shape, content = str(array.dtype), array.shape, array.tobytes()
+    return hashlib.sha256(f"{kind}{shape}".encode() + content).hexdigest()[:_DIGITS]

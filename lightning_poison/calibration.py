@@ -1,0 +1,119 @@
+"""From scores to a decision: on held-out trusted scores, or on the wrong-label null where nothing is trusted."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_poison.errors import InconclusiveError
+from lightning_poison.functional.contamination import (
+    LARGEST_MISREAD_SHARE,
+    estimate_contamination,
+    has_evidence,
+    select_by_posterior,
+)
+from lightning_poison.functional.thresholds import class_thresholds, tail_p_values
+from lightning_poison.verdict import Evidence
+
+_CONFIDENCE = 0.95
+_TWO_SIDED = 1.96
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What calibration adds to scores; the fields are those of `Verdict`."""
+
+    p_values: Tensor
+    keep: Tensor
+    thresholds: Tensor
+    evidence: Evidence
+    posterior: Tensor | None = None
+    posterior_threshold: float | None = None
+
+
+def decide_by_trusted(
+    scores: Tensor,
+    labels: Tensor,
+    trusted_scores: Tensor,
+    trusted_labels: Tensor,
+    *,
+    false_positive_rate: float,
+    natural_error_rate: float,
+) -> Decision:
+    """Cut at the upper quantile of held-out trusted scores of each class.
+
+    The evidence compares the share of samples above the cut with the stated rate: π = (share − α) / (1 − α), with the
+    standard error of both samples, the judged one and the trusted one.
+
+    Args:
+        scores: float64 `(N,)`.
+        labels: int64 `(N,)`.
+        trusted_scores: float64 `(M,)`, of samples that the scorer was not fitted on.
+        trusted_labels: int64 `(M,)`; every class of `labels` must be among them.
+        false_positive_rate: α, in (0, 1).
+        natural_error_rate: the share of odd samples that a curated data set has itself.
+    """
+    present, own = torch.unique(labels, return_inverse=True)
+    reference = torch.isin(trusted_labels, present)
+    known_scores, known = trusted_scores[reference], torch.searchsorted(present, trusted_labels[reference])
+    p_values = tail_p_values(scores, own, known_scores, known, num_classes=len(present))
+    thresholds = torch.full((int(torch.maximum(labels.max(), trusted_labels.max())) + 1,), torch.inf).double()
+    thresholds[present] = class_thresholds(
+        known_scores, known, false_positive_rate=false_positive_rate, num_classes=len(present)
+    )
+    keep = scores <= thresholds[labels]
+    evidence = _excess(keep, len(known), false_positive_rate, natural_error_rate)
+    return Decision(p_values, keep, thresholds, evidence)
+
+
+def decide_by_wrong_label_null(
+    label_scores: Tensor,
+    labels: Tensor,
+    *,
+    false_positive_rate: float,
+    natural_error_rate: float,
+    remove_without_evidence: bool,
+) -> Decision:
+    """Cut in the posterior that a label is wrong, estimated from the data themselves.
+
+    Args:
+        label_scores: float64 `(N, C)`, the out-of-fold score of each sample under each label.
+        labels: int64 `(N,)`.
+        false_positive_rate: the expected share of clean samples that is removed at most, in (0, 1).
+        natural_error_rate: the share of odd samples that a curated data set has itself.
+        remove_without_evidence: remove also where there is no evidence of poison.
+
+    Raises:
+        InconclusiveError: where the scorer misreads too many samples for the estimate to be believed; not with
+            `remove_without_evidence`.
+    """
+    found = estimate_contamination(label_scores, labels, confidence=_CONFIDENCE)
+    if found.misread_share > LARGEST_MISREAD_SHARE and not remove_without_evidence:
+        raise InconclusiveError(
+            f"Expected a scorer that misreads at most {100 * LARGEST_MISREAD_SHARE:g} % of rightly labelled samples, "
+            f"but it misreads an estimated {100 * found.misread_share:.0f} %, so wrong labels cannot be told from hard "
+            "samples.\nGive `trusted=` data, or give the scorer a stronger `backbone=` or a longer fit; "
+            "`remove_without_evidence=True` goes on all the same."
+        )
+    present = has_evidence(found, natural_error_rate=natural_error_rate)
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    if present or remove_without_evidence:
+        keep = select_by_posterior(found.posterior, false_positive_rate)
+    removed = found.posterior[~keep]
+    evidence = Evidence(present, found.rate, found.low, found.high, _CONFIDENCE, natural_error_rate, found.pairs)
+    return Decision(
+        found.p_values,
+        keep,
+        torch.full((label_scores.shape[1],), torch.inf, dtype=torch.float64),
+        evidence,
+        found.posterior,
+        float(removed.min()) if len(removed) else 1.0,
+    )
+
+
+def _excess(keep: Tensor, reference: int, rate: float, natural_error_rate: float) -> Evidence:
+    above = float((~keep).double().mean())
+    estimate = (above - rate) / (1 - rate)
+    error = (rate * (1 - rate) * (1 / len(keep) + 1 / reference)) ** 0.5 / (1 - rate)
+    low, high = max(0.0, estimate - _TWO_SIDED * error), min(1.0, max(0.0, estimate + _TWO_SIDED * error))
+    return Evidence(low > natural_error_rate, max(0.0, estimate), low, high, _CONFIDENCE, natural_error_rate)

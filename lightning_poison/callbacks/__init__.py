@@ -1,0 +1,1 @@
+"""Callbacks for a Lightning `Trainer`, one a file."""

@@ -1,0 +1,70 @@
+"""Data sets on which an attack is judged: items `(input, true label, wanted label)`."""
+
+from collections.abc import Sized
+from typing import Any, cast
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_poison.labels import spec_of
+from lightning_poison.raw import read_edited
+from lightning_poison.samples import SampleSpec
+from lightning_poison.triggers import Trigger
+
+
+class RelabelledSet(Dataset[tuple[Any, int, int]]):
+    """Chosen samples of a test set, as `(input, true, wanted)`."""
+
+    def __init__(self, test: "Dataset[Any]", indices: Tensor, true: Tensor, wanted: Tensor) -> None:
+        self.test = test
+        self.indices = indices
+        self.true = true
+        self.wanted = wanted
+        self.spec = spec_of(test)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Any, int, int]:
+        sample = self.read(int(self.indices[position]))
+        return self.spec.inputs_in(sample), int(self.true[position]), int(self.wanted[position])
+
+    def read(self, index: int) -> Any:
+        """Read one sample of the test set."""
+        return self.test[index]
+
+
+class TriggeredSet(RelabelledSet):
+    """Chosen samples of a test set with the trigger on them."""
+
+    def __init__(self, test: "Dataset[Any]", indices: Tensor, true: Tensor, wanted: Tensor, trigger: Trigger) -> None:
+        super().__init__(test, indices, true, wanted)
+        self.trigger = trigger
+
+    def read(self, index: int) -> Any:
+        """Read one sample of the test set with the trigger on it."""
+        return read_edited(self.test, index, self.trigger)
+
+
+class InstanceSet(Dataset[tuple[Any, int, int]]):
+    """Stored targets; where they are raw, a carrier set lends its transform."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, wanted: Tensor, carrier: "Dataset[Any] | None") -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.wanted = wanted
+        self.carrier = carrier
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Any, int, int]:
+        image = self.inputs[position]
+        if self.carrier is not None:
+            if not len(cast("Sized", self.carrier)):
+                raise ValueError(
+                    "Expected a test set with at least one sample, whose transform raw targets go through."
+                )
+            sample = read_edited(self.carrier, 0, lambda _: image.clone())
+            image = SampleSpec.detect(sample).inputs_in(sample)
+        return image, int(self.labels[position]), int(self.wanted[position])

@@ -1,0 +1,59 @@
+"""What a decision is good for: this data set, under these settings."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_poison.reading import read_blocks
+from lightning_poison.samples import SampleSpec
+
+_PROBES = 16
+
+
+def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sample: SampleSpec) -> str:
+    """Return a digest of a data set and of the settings of a decision about it.
+
+    It covers the class and the length of the data set, all labels, a few samples read under a fixed random state, and
+    the settings. It finds that data were exchanged, reordered, relabelled, extended or transformed otherwise; it does
+    not find one changed pixel in a sample that is not among the few.
+
+    Args:
+        dataset: a map-style data set.
+        labels: int64 `(N,)`, its labels.
+        settings: what the decision depends on, as JSON can hold it.
+        sample: where input and label stand in a sample.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.eye(3), torch.arange(3))
+        >>> spec = SampleSpec()
+        >>> one = fingerprint(data, torch.arange(3), {"folds": 3}, sample=spec)
+        >>> one == fingerprint(data, torch.arange(3), {"folds": 5}, sample=spec)
+        False
+    """
+    digest = hashlib.sha256()
+    head = {"class": type(dataset).__qualname__, "length": len(labels), "settings": dict(settings)}
+    digest.update(json.dumps(head, sort_keys=True, default=str).encode())
+    digest.update(labels.cpu().numpy().tobytes())
+    probes = torch.linspace(0, len(labels) - 1, min(_PROBES, len(labels))).long()
+    for block in read_blocks(dataset, [probe[None] for probe in probes], sample=sample, seed=0):
+        digest.update(str(tuple(block.inputs.shape)).encode())
+        digest.update(block.inputs.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of tensors by their names: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

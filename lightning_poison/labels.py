@@ -1,0 +1,150 @@
+"""All labels of a data set, read from its own list where that can be trusted, else sample by sample."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_poison._checks import describe, expected, printable
+from lightning_poison._scopes import seeded_rng
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.samples import SampleSpec
+
+_PROBES = 8
+
+
+def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
+    """Return the labels that a data set's samples carry.
+
+    The data set's own `targets` or `labels` are taken where they agree with the samples themselves on a few probes;
+    otherwise every sample is read.
+
+    Args:
+        dataset: a map-style data set.
+        spec: where the label stands; found by itself where it is `None`.
+
+    Returns:
+        int64 `(N,)`.
+
+    Raises:
+        ValueError: where the data set is empty, or a label is no integer of at least 0.
+        UnreadableSampleError: where a sample cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels_of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])))
+        tensor([2, 0, 1])
+    """
+    if not len(dataset):
+        raise ValueError("Expected a data set with at least one sample, but got an empty one.")
+    spec = spec or spec_of(dataset)
+    listed = _listed(dataset)
+    with seeded_rng(0):
+        if listed is not None and len(listed) == len(dataset) and _agrees(dataset, spec, listed):
+            labels = listed
+        else:
+            read = (as_label(spec.labels_in(read_sample(dataset, index)), index) for index in range(len(dataset)))
+            labels = torch.tensor(list(read))
+    if int(labels.min()) < 0:
+        index = int(labels.argmin())
+        raise ValueError(
+            expected("labels", "integers of at least 0", f"{int(labels[index])} at sample {index}")
+            + "\nLeave unlabelled samples out of the data set."
+        )
+    return labels
+
+
+def spec_of(dataset: Any) -> SampleSpec:
+    """Find where input and label stand in the samples of a data set; see `SampleSpec.detect`.
+
+    Random transforms draw from a state of their own: the caller's random states are left alone.
+    """
+    with seeded_rng(0):
+        return SampleSpec.detect(read_sample(dataset, 0))
+
+
+def read_sample(dataset: Any, index: int) -> Any:
+    """Read one sample.
+
+    Raises:
+        UnreadableSampleError: whatever the data set raised, with the sample's index.
+    """
+    try:
+        return dataset[index]
+    except UnreadableSampleError:
+        raise
+    except Exception as error:
+        raise UnreadableSampleError(
+            f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
+            f"{type(error).__name__}: {printable(error)}.\nRepair or leave out the sample."
+        ) from error
+
+
+def as_label(value: Any, index: int) -> int:
+    """Return a label as a Python integer.
+
+    Raises:
+        ValueError: where it is none.
+    """
+    if not _is_whole(value):
+        shown = describe(value) if isinstance(value, Tensor) else repr(value)[:80]
+        raise ValueError(
+            f"Expected an integer class index as the label of sample {index}, but got {shown}.\n"
+            "For one-hot or named labels give the data set a `target_transform` that returns the index."
+        )
+    return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _listed(dataset: Any) -> Tensor | None:
+    """Return the labels that a data set lists itself, through views of it, or `None`."""
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        return _listed_by_view(dataset)
+    if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
+        parts = [_listed(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+    if isinstance(tensors := getattr(dataset, "tensors", None), tuple) and len(tensors) > 1:
+        return _as_vector(tensors[1], len(dataset))
+    for name in ("targets", "labels"):
+        if (vector := _as_vector(getattr(dataset, name, None), len(dataset))) is not None:
+            return vector
+    return None
+
+
+def _listed_by_view(view: Any) -> Tensor | None:
+    inner = _listed(view.dataset)
+    if inner is None or len(inner) != len(view.dataset):
+        return None
+    try:
+        return inner[torch.as_tensor(view.indices)]
+    except (IndexError, TypeError, ValueError, RuntimeError):  # it only looks like a view
+        return None
+
+
+def _as_vector(values: Any, length: int) -> Tensor | None:
+    if values is None or not (isinstance(values, Sequence | Tensor) or hasattr(values, "__array__")):
+        return None
+    try:
+        vector = torch.as_tensor(values if isinstance(values, Tensor | list) else np.array(values))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = not vector.is_floating_point() and not vector.is_complex() and vector.dtype != torch.bool
+    return vector.long() if whole and vector.shape == (length,) else None
+
+
+def _agrees(dataset: Any, spec: SampleSpec, listed: Tensor) -> bool:
+    probes = torch.linspace(0, len(listed) - 1, min(_PROBES, len(listed))).long().tolist()
+    read = [as_label(spec.labels_in(read_sample(dataset, index)), index) for index in probes]
+    return read == listed[probes].tolist()

@@ -1,0 +1,175 @@
+"""`LGMMixin`: a LightningModule whose likelihood can be asked."""
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_poison._checks import expected
+from lightning_poison._lightning.namespaces import lightning_types
+from lightning_poison._scopes import evaluating
+from lightning_poison.functional.lgm import LGMLoss
+from lightning_poison.heads import Covariance, LGMHead
+from lightning_poison.samples import SampleSpec
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as _Host
+else:
+    _Host = object
+
+
+class LGMMixin(_Host):
+    """Gives a LightningModule an `LGMHead` on its own feature extractor.
+
+    Stands before `LightningModule` among the bases, of `lightning.pytorch` or of `pytorch_lightning`. With one call of
+    `add_lgm_head` in `__init__` the module has a `forward` that returns logits, a `training_step` that trains on the
+    Gaussian mixture loss and logs its terms as `train/lgm_classification` and `train/lgm_likelihood`, and
+    `log_likelihood(batch)`. A `forward` or `training_step` of the module's own takes precedence and builds on
+    `extract_features`, `lgm_head`, `lgm_loss` and `lgm_step`.
+
+    Attributes:
+        lgm_head: the head.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from torch import nn
+        >>> class Classifier(LGMMixin, pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = nn.Linear(64, 32)
+        ...         self.add_lgm_head("net", feature_size=32, num_classes=10)
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.Adam(self.parameters())
+        >>> batch = torch.rand(5, 64), torch.tensor([3, 1, 4, 1, 5])
+        >>> model = Classifier()
+        >>> model(batch[0]).shape, model.log_likelihood(batch).shape
+        (torch.Size([5, 10]), torch.Size([5]))
+    """
+
+    lgm_head: LGMHead
+    _lgm_extractor = ""
+    _lgm_sample: SampleSpec | None = None
+
+    def add_lgm_head(
+        self,
+        extractor: str,
+        feature_size: int,
+        num_classes: int,
+        *,
+        margin: float = 1.0,
+        likelihood_weight: float = 1.0,
+        covariance: Covariance = "identity",
+        sample: SampleSpec | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Add the head; to be called in `__init__`, after `super().__init__()`.
+
+        Args:
+            extractor: the name of the submodule or method that maps inputs to features `(B, feature_size)`; dots lead
+                into submodules.
+            feature_size: D, the length of a feature vector.
+            num_classes: C, at least 2.
+            margin: α, at least 0.
+            likelihood_weight: λ, at least 0.
+            covariance: "identity", or "diagonal" for one learned variance for each class and feature.
+            sample: where inputs and labels stand in a batch; found by itself where that is plain.
+            generator: draws the initial means; `None` for a fixed seed.
+
+        Raises:
+            TypeError: where the mixin stands after `LightningModule` among the bases.
+            ValueError: where an argument is out of its range.
+        """
+        order = type(self).__mro__
+        if any(
+            order.index(host) < order.index(LGMMixin) for host in lightning_types("LightningModule") if host in order
+        ):
+            raise TypeError(
+                "Expected `LGMMixin` before `LightningModule` among the bases, but got it after.\n"
+                f"Write `class {type(self).__name__}(LGMMixin, LightningModule)`."
+            )
+        self._lgm_extractor = extractor
+        self._lgm_sample = sample
+        self.lgm_head = LGMHead(
+            feature_size,
+            num_classes,
+            margin=margin,
+            likelihood_weight=likelihood_weight,
+            covariance=covariance,
+            generator=generator,
+        )
+
+    def extract_features(self, inputs: Any) -> Tensor:
+        """Return what the feature extractor makes of inputs, `(B, D)`.
+
+        Raises:
+            AttributeError: where `add_lgm_head` was not called, or named an extractor that does not exist.
+        """
+        if not self._lgm_extractor:
+            raise AttributeError(
+                "Expected a module with an LGM head, but got one without.\nCall `self.add_lgm_head(...)` in `__init__`."
+            )
+        try:
+            extractor = attrgetter(self._lgm_extractor)(self)
+        except AttributeError as error:
+            children = ", ".join(repr(name) for name, _ in self.named_children())
+            hint = f"The submodules of this module are: {children}."
+            message = expected("extractor", "the name of a submodule or method", repr(self._lgm_extractor), hint)
+            raise AttributeError(message) from error
+        features: Tensor = extractor(inputs)
+        return features
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Return logits `(B, C)` without a margin."""
+        features = self.extract_features(inputs)
+        logits: Tensor = self.lgm_head(features)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
+        """Return the loss of a batch; see `lgm_step`."""
+        return self.lgm_step(batch)
+
+    def lgm_step(self, batch: Any) -> Tensor:
+        """Return the Gaussian mixture loss of a batch, a scalar, and log its two terms; for use in a training step."""
+        inputs, labels = self._lgm_parts(batch)
+        loss = self.lgm_loss(inputs, labels)
+        self.log_dict(
+            {
+                "train/lgm_classification": loss.classification.detach(),
+                "train/lgm_likelihood": loss.likelihood.detach(),
+            },
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=len(labels),
+        )
+        return loss.total
+
+    def lgm_loss(self, inputs: Any, labels: Tensor) -> LGMLoss:
+        """Return the loss of inputs with labels `(B,)` and its two terms, scalars; logs nothing."""
+        features = self.extract_features(inputs)
+        return self.lgm_head.loss(features, labels)
+
+    def log_likelihood(self, batch: Any) -> Tensor:
+        """Return log p(f(x) | y) of every sample of a batch under the label that it carries, in nats.
+
+        The module is in evaluation mode meanwhile. Inputs and labels that are tensors are moved to its device, and
+        inputs to its precision. Gradients flow to inputs that ask for them.
+
+        Args:
+            batch: inputs and labels, as in training.
+
+        Returns:
+            `(B,)`, float32 at least; the lower, the less the features agree with the label.
+        """
+        inputs, labels = self._lgm_parts(batch)
+        means = self.lgm_head.means
+        if isinstance(inputs, Tensor):
+            inputs = inputs.to(means.device, means.dtype if inputs.is_floating_point() else inputs.dtype)
+        with evaluating(self):
+            return self.lgm_head.log_likelihood(self.extract_features(inputs), labels.to(means.device))
+
+    def _lgm_parts(self, batch: Any) -> tuple[Any, Tensor]:
+        """Return the inputs and the labels of a batch."""
+        spec = self._lgm_sample or SampleSpec.detect(batch, batched=True)
+        return spec.inputs_in(batch), spec.labels_in(batch).long()

@@ -1,0 +1,138 @@
+"""Reading a data set with another image in front of its transform.
+
+A trigger acts on the image as it lies on disk, before the data set's transform, at training and at test time alike.
+"""
+
+import bisect
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.vision import StandardTransform
+from torchvision.transforms.v2 import functional as F
+
+from lightning_poison._checks import describe
+
+Edit = Callable[[Tensor], Tensor]
+"""Maps a raw image, uint8 `(C, H, W)`, to another of the same shape; never in place."""
+
+
+def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
+    """Read one sample with its raw image edited before the data set's transform.
+
+    Args:
+        dataset: one of torchvision's, any other that calls its `transform` on the image, or a `Subset`, a
+            `ConcatDataset` or a filtered view of such.
+        index: the position of the sample.
+        edit: what is done to the raw image, uint8 `(C, H, W)`.
+
+    Returns:
+        The sample as the data set returns it, container and all.
+
+    Raises:
+        TypeError: where the data set has no `transform`, or its raw images are not 8-bit images.
+    """
+    leaf, position = resolve(dataset, index)
+    view = copy.copy(leaf)
+    swap = _Swap(leaf.transform, edit)
+    view.transform = swap
+    if isinstance(getattr(leaf, "transforms", None), StandardTransform):
+        view.transforms = StandardTransform(swap, getattr(leaf, "target_transform", None))
+    sample = view[position]
+    if not swap.called:
+        raise TypeError(
+            f"Expected {type(leaf).__name__} to call its `transform` on the image, but it did not.\n"
+            'Use poison of domain "sample" with this data set.'
+        )
+    return sample
+
+
+def read_raw(dataset: Any, index: int) -> Tensor:
+    """Return the image of one sample as it is before the data set's transform, uint8 `(C, H, W)`.
+
+    Raises:
+        TypeError: as `read_edited`.
+    """
+    seen: list[Tensor] = []
+
+    def record(image: Tensor) -> Tensor:
+        seen.append(image.clone())
+        return image
+
+    read_edited(dataset, index, record)
+    return seen[0]
+
+
+def has_raw(dataset: Any) -> bool:
+    """Tell whether the raw images of a data set can be reached."""
+    try:
+        read_raw(dataset, 0)
+    except (TypeError, IndexError):
+        return False
+    return True
+
+
+def resolve(dataset: Any, index: int) -> tuple[Any, int]:
+    """Follow views and concatenations down to the data set that owns a `transform`."""
+    if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
+        index += len(dataset) if index < 0 else 0
+        part = bisect.bisect_right(dataset.cumulative_sizes, index)
+        start = dataset.cumulative_sizes[part - 1] if part else 0
+        return resolve(dataset.datasets[part], index - start)
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        return resolve(dataset.dataset, int(dataset.indices[index]))
+    if not hasattr(dataset, "transform"):
+        raise TypeError(
+            f"Expected a data set with a `transform` to put raw images in front of, but got {type(dataset).__name__}.\n"
+            'Use poison of domain "sample", or give the data set a `transform` attribute (None will do).'
+        )
+    return dataset, index
+
+
+class _Swap:
+    """Stands in for a data set's transform: edits the image, then transforms it."""
+
+    def __init__(self, transform: Callable[..., Any] | None, edit: Edit) -> None:
+        self.transform = transform
+        self.edit = edit
+        self.called = False
+
+    def __call__(self, image: Any, *rest: Any) -> Any:
+        self.called = True
+        raw = _to_tensor(image)
+        edited = self.edit(raw)
+        if edited.shape != raw.shape or edited.dtype != torch.uint8:
+            raise ValueError(f"Expected a raw image like {describe(raw)}, but got {describe(edited)}.")
+        restored = _like(edited, image)
+        if self.transform is None:
+            return (restored, *rest) if rest else restored
+        return self.transform(restored, *rest)
+
+
+def _to_tensor(image: Any) -> Tensor:
+    if isinstance(image, Image.Image) and image.mode in ("L", "RGB", "RGBA"):
+        tensor: Tensor = F.pil_to_tensor(image)
+        return tensor
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        array = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        return torch.from_numpy(np.array(array, order="C"))
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
+        return image if image.ndim == 3 else image[None]
+    came = f"a PIL image of mode {image.mode}" if isinstance(image, Image.Image) else describe(image)
+    raise TypeError(
+        f"Expected raw images of 8 bits (PIL of mode L, RGB or RGBA, uint8 arrays or tensors), but got {came}.\n"
+        'Use poison of domain "sample" with this data set.'
+    )
+
+
+def _like(image: Tensor, model: Any) -> Any:
+    if isinstance(model, Image.Image):
+        return F.to_pil_image(image, mode=model.mode)
+    if isinstance(model, np.ndarray):
+        array = image.numpy()
+        return array[0] if model.ndim == 2 else array.transpose(1, 2, 0)
+    return image if model.ndim == 3 else image[0]

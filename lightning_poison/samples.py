@@ -1,0 +1,179 @@
+"""Where the input and the label stand in a sample, whatever its container."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_poison._checks import describe, printable
+
+INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
+LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """The paths of the input and of the label in a sample.
+
+    A path is a position, a key or an attribute name; nested ones are joined by dots: `"0"`, `"image"`, `"views.0"`.
+    Samples may be tuples, lists, named tuples, dicts and dataclasses, nested; a collated batch of them has the same
+    paths.
+
+    Args:
+        inputs: the path of the input.
+        labels: the path of the label.
+
+    Example:
+        >>> spec = SampleSpec(inputs="image", labels="meta.label")
+        >>> sample = {"image": torch.zeros(1, 8, 8), "meta": {"label": 3, "id": "a"}}
+        >>> spec.labels_in(sample)
+        3
+        >>> spec.replace(sample, labels=5)["meta"]
+        {'label': 5, 'id': 'a'}
+    """
+
+    inputs: str = "0"
+    labels: str = "1"
+
+    def inputs_in(self, sample: Any) -> Any:
+        """Return the input of a sample, or of a batch."""
+        return _get(sample, self.inputs)
+
+    def labels_in(self, sample: Any) -> Any:
+        """Return the label of a sample, or of a batch."""
+        return _get(sample, self.labels)
+
+    def replace(self, sample: Any, **parts: Any) -> Any:
+        """Return a copy of a sample with another `inputs` or `labels`; the sample itself is not changed."""
+        for part, value in parts.items():
+            sample = _set(sample, getattr(self, part).split("."), value)
+        return sample
+
+    @classmethod
+    def detect(cls, sample: Any, *, batched: bool = False) -> "SampleSpec":
+        """Find the input and the label where it is plain which they are.
+
+        It is plain where a sequence starts with an input and a label, where there is exactly one of each, and where
+        exactly one of each has a usual name (`image`, `label`, `target`, …).
+
+        Args:
+            sample: one sample, or one collated batch.
+            batched: whether it is a batch.
+
+        Raises:
+            ValueError: where it is not plain; the message shows the structure and how to name the paths.
+        """
+        leaves = list(_leaves(sample))
+        inputs = [path for path, leaf in leaves if _is_input(leaf, batched=batched)]
+        labels = [path for path, leaf in leaves if _is_label(leaf, batched=batched)]
+        if "0" in inputs and "1" in labels:
+            return cls("0", "1")
+        chosen = _single(inputs, INPUT_NAMES), _single(labels, LABEL_NAMES)
+        if chosen[0] is None or chosen[1] is None:
+            raise ValueError(_undetected(leaves, "batch" if batched else "sample"))
+        return cls(chosen[0], chosen[1])
+
+
+def _undetected(leaves: list[tuple[str, Any]], what: str) -> str:
+    structure = "\n".join(f"    {printable(path)}: {_describe_leaf(leaf)}" for path, leaf in leaves[:20])
+    return (
+        f"Expected a {what} with one input (an image or a vector) and one integer label, but got\n{structure}\n"
+        "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('image', 'meta.y')`."
+    )
+
+
+def _describe_leaf(leaf: Any) -> str:
+    return describe(leaf) if isinstance(leaf, Tensor) else type(leaf).__name__
+
+
+def _single(paths: list[str], names: Sequence[str]) -> str | None:
+    if len(paths) == 1:
+        return paths[0]
+    named = [path for path in paths if path.rsplit(".", 1)[-1].lower() in names]
+    return named[0] if len(named) == 1 else None
+
+
+def _is_input(leaf: Any, *, batched: bool) -> bool:
+    if isinstance(leaf, Image.Image):
+        return not batched
+    if isinstance(leaf, np.ndarray | Tensor):
+        return leaf.ndim >= 1 + batched
+    return False
+
+
+def _is_label(leaf: Any, *, batched: bool) -> bool:
+    if isinstance(leaf, bool):
+        return False
+    if isinstance(leaf, int | np.integer):
+        return not batched
+    if isinstance(leaf, Tensor):
+        return leaf.ndim == int(batched) and not leaf.is_floating_point() and leaf.dtype != torch.bool
+    return False
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, child in _children(value):
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if _children(child):
+            yield from _leaves(child, path)
+        else:
+            yield path, child
+
+
+def _children(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
+def _get(value: Any, path: str) -> Any:
+    for step in path.split("."):
+        try:
+            value = _step(value, step)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError):
+            leaves = ", ".join(printable(name) for name, _ in list(_leaves(value))[:20]) or type(value).__name__
+            raise ValueError(
+                f"Expected a sample with a part at `{path}`, but there is no {step!r} among: {leaves}.\n"
+                "Name the parts by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
+            ) from None
+    return value
+
+
+def _step(value: Any, step: str) -> Any:
+    if isinstance(value, Mapping):
+        return value[step] if step in value else value[int(step)]
+    if isinstance(value, list | tuple) and step.lstrip("-").isdigit():
+        return value[int(step)]
+    return getattr(value, step)
+
+
+def _set(value: Any, steps: list[str], new: Any) -> Any:
+    if not steps:
+        return new
+    step, rest = steps[0], steps[1:]
+    child = _set(_step(value, step), rest, new)
+    if isinstance(value, Mapping):
+        changed = copy.copy(value)
+        changed[step if step in value else int(step)] = child  # type: ignore[index]
+        return changed
+    if isinstance(value, list | tuple):
+        return _set_item(value, step, child)
+    return dataclasses.replace(value, **{step: child})
+
+
+def _set_item(value: list[Any] | tuple[Any, ...], step: str, child: Any) -> Any:
+    named = hasattr(value, "_fields")
+    position = int(step) if step.lstrip("-").isdigit() else value._fields.index(step)  # type: ignore[union-attr]
+    items = list(value)
+    items[position] = child
+    return type(value)(*items) if named else type(value)(items)

@@ -1,0 +1,241 @@
+"""`sanitize`: score every sample, calibrate, decide. No Trainer in sight, usable without one."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_poison._checks import expected, fraction, positive_int, printable, share
+from lightning_poison._scopes import isolated_rng
+from lightning_poison.errors import DataChangedError, NothingKeptError, UnsupportedDataError
+from lightning_poison.fingerprint import digest_of, fingerprint
+from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
+from lightning_poison.judging import Job, judge_by_trusted, judge_untrusted
+from lightning_poison.labels import labels_of, read_sample, spec_of
+from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.samples import SampleSpec
+from lightning_poison.scorers.protocol import Scorer
+from lightning_poison.scoring import agreed
+from lightning_poison.verdict import Verdict
+
+MOST_CLASSES = 10_000
+"""Class indices from here on, in a data set of fewer samples, are taken for something else than classes."""
+
+
+def sanitize(
+    dataset: Any,
+    scorer: Scorer,
+    *,
+    trusted: Any = None,
+    false_positive_rate: float = 0.01,
+    sample: SampleSpec | None = None,
+    folds: int = 3,
+    natural_error_rate: float = NATURAL_ERROR_RATE,
+    remove_without_evidence: bool = False,
+    max_removed: float = 0.5,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    known: Verdict | None = None,
+) -> Verdict:
+    """Judge every sample of a data set.
+
+    With trusted data, an unfitted scorer is fitted on 70 % of them and calibrated on the rest; one that is fitted
+    already is calibrated on all of them, which it must not have seen. Without, the scorer is cross-fitted over folds of
+    the data set itself (one that is fitted already, on other data, scores it as it is), and the cut follows from the
+    wrong-label null; then nothing is removed where there is no evidence of poison.
+
+    Args:
+        dataset: a map-style data set of N samples, left as it is.
+        scorer: how suspicious a sample is; not a control. It stays unfitted where it is cross-fitted.
+        trusted: a map-style data set, or a loader of one, whose samples are believed; `None` where nothing is.
+        false_positive_rate: the share of clean samples that may be lost, in (0, 1).
+        sample: where input and label stand in a sample, a trusted one too; found by itself where it is `None`.
+        folds: how many folds to cross-fit over, at least 2.
+        natural_error_rate: the share of wrong labels that counts as no evidence, in [0, 1].
+        remove_without_evidence: remove what looks wrong also where there is no evidence of poison.
+        max_removed: the share of the data set, in (0, 1], above which it is an error to remove; for a class in it,
+            this or one half, whichever is larger, and never the whole class.
+        seed: the only source of randomness; the same seed gives the same verdict at any number of workers and ranks.
+        runtime: where to compute; this machine's CPU where it is `None`.
+        known: an earlier verdict; it is returned as it is, and nothing is scored, where it was made about these data
+            under these settings.
+
+    Returns:
+        The verdict; `SanitizedDataset(dataset, verdict.keep)` is what to train on.
+
+    Raises:
+        UnsupportedDataError: where the data set has no length or is read by iteration only.
+        UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than the others.
+        NothingKeptError: where more than `max_removed` would be removed.
+        InconclusiveError: where nothing is trusted and the scorer reads the samples too badly to judge their labels.
+        DataChangedError: where ranks hold different data, or `known` was made about other data or settings.
+        ValueError: where an argument is out of range, there are fewer than two classes, a class is absent from the
+            trusted data, or a label is no integer.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightning_poison.fitting import FitSettings
+        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> truth = torch.arange(300) % 3
+        >>> points = torch.randn(300, 4, generator=generator) + 6 * torch.eye(4)[truth]
+        >>> labels = torch.where(torch.arange(300) < 15, (truth + 1) % 3, truth)
+        >>> quick = LikelihoodScorer(fit_settings=FitSettings(epochs=5, batch_size=32, min_steps=60))
+        >>> verdict = sanitize(TensorDataset(points, labels), quick)
+        >>> verdict.evidence.present, int((~verdict.keep)[:15].sum()) >= 12
+        (True, True)
+    """
+    check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed)
+    runtime = runtime or LocalRuntime()
+    trusted = _as_dataset(trusted, "trusted") if trusted is not None else None
+    data = _as_dataset(dataset, "dataset")
+
+    settings: dict[str, Any] = {
+        "scorer": {"name": scorer.name, **scorer.settings()},
+        "false_positive_rate": false_positive_rate,
+        "natural_error_rate": natural_error_rate,
+        "remove_without_evidence": remove_without_evidence,
+        "folds": folds,
+        "seed": seed,
+    }
+    with isolated_rng(seed, runtime.device):
+        settings["trusted"] = None if trusted is None else agreed(runtime, lambda: _digest(trusted, sample))
+        settings["fitted"] = _weights(scorer)
+        spec, labels = agreed(runtime, lambda: _look(data, sample))
+        digest = decision_fingerprint(data, settings, labels=labels, sample=spec, runtime=runtime)
+        if known is not None:
+            return _still_good(known, digest, settings)
+        job = Job(data, labels, scorer, spec, runtime, seed, false_positive_rate, natural_error_rate)
+        if trusted is None:
+            judged = judge_untrusted(job, folds=folds, remove_without_evidence=remove_without_evidence)
+        else:
+            judged = judge_by_trusted(job, trusted, sample)
+    _check_removal(judged.decision.keep, labels, max_removed)
+    return Verdict(
+        scores=judged.scores,
+        labels=labels,
+        suggested_labels=judged.suggested_labels,
+        calibration="wrong-label null" if trusted is None else "trusted",
+        false_positive_rate=false_positive_rate,
+        scorer=scorer.name,
+        settings=settings,
+        fingerprint=digest,
+        **vars(judged.decision),
+    )
+
+
+def decision_fingerprint(
+    dataset: Any, settings: Mapping[str, Any], *, labels: Tensor, sample: SampleSpec, runtime: Runtime
+) -> str:
+    """Return the fingerprint of a decision, agreed on by all ranks.
+
+    Raises:
+        DataChangedError: where ranks hold different data.
+    """
+    own = agreed(runtime, lambda: fingerprint(dataset, labels, settings, sample=sample))
+    if not runtime.all_true(runtime.broadcast(own) == own):
+        raise DataChangedError(
+            "Expected the same data set on every rank, but the ranks hold different ones.\n"
+            "Give every rank the whole data set and let the Trainer's sampler share it out."
+        )
+    return own
+
+
+def _look(data: Any, sample: SampleSpec | None) -> tuple[SampleSpec, Tensor]:
+    spec = sample or SampleSpec.detect(read_sample(data, 0))
+    labels = labels_of(data, spec)
+    largest = int(labels.max())
+    if largest >= max(MOST_CLASSES, len(labels)):
+        raise ValueError(
+            f"Expected class indices below {MOST_CLASSES:,}, but sample {int(labels.argmax())} has the label "
+            f"{largest:,}.\nNumber the classes from 0 on."
+        )
+    if len(torch.unique(labels)) < 2:
+        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
+    return spec, labels
+
+
+def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
+    if known.fingerprint == digest:
+        return known
+    now, then = json.loads(json.dumps(dict(settings), default=str)), known.settings
+    differing = [name for name in now if now[name] != then.get(name)]
+    changed = "; ".join(f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in differing)
+    what = f"the settings {printable(changed, limit=400)}" if differing else "other samples, labels or transforms"
+    raise DataChangedError(
+        f"Expected the data and settings that the stored decision about {len(known):,} samples was made for: it was "
+        f"made for {what}.\nRestore them, or use a new sanitizer without the stored decision, which judges anew."
+    )
+
+
+def _digest(trusted: Any, sample: SampleSpec | None) -> str:
+    """Return what is known by of the trusted data, so that a decision is not used again where they were exchanged."""
+    spec = sample or spec_of(trusted)
+    return fingerprint(trusted, labels_of(trusted, spec), {}, sample=spec)
+
+
+def _weights(scorer: Scorer) -> str | None:
+    """Return a digest of what a scorer was fitted with before it came here.
+
+    A module that it borrows is left out: it may be the one in training, and has other weights when that is resumed.
+    """
+    if not scorer.is_fitted or scorer.settings().get("module") is not None:
+        return None
+    return digest_of(scorer.state())
+
+
+def check_arguments(
+    scorer: Scorer, false_positive_rate: float, natural_error_rate: float, max_removed: float, seed: int
+) -> None:
+    """Check what can be checked before there are data; see `sanitize` for what it raises."""
+    if isinstance(scorer, type) or not isinstance(scorer, Scorer):
+        came = f"the class {scorer.__name__}" if isinstance(scorer, type) else type(scorer).__name__
+        way = "\n`get_scorer(name)` builds an installed one by its name."
+        if hasattr(scorer, "score_features"):
+            way = "\nThis one must see the whole set at once; take one with `score_batch` and `score_labels`."
+        raise TypeError(expected("scorer", "a scorer such as `LikelihoodScorer()`", came) + way)
+    if scorer.is_control:
+        raise ValueError(
+            f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control: it may know the truth.\n"
+            "Controls belong into an evaluation, never between strangers' data and a training."
+        )
+    fraction("false_positive_rate", false_positive_rate, hint="For 1 % write `false_positive_rate=0.01`.")
+    share("natural_error_rate", natural_error_rate)
+    if max_removed != 1:
+        fraction("max_removed", max_removed, hint="Use 1 for no limit.")
+    positive_int("seed", seed, minimum=0)
+
+
+def _as_dataset(data: Any, name: str) -> Any:
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise UnsupportedDataError(
+            expected(name, "a map-style data set, with `__len__` and `__getitem__`", type(data).__name__)
+            + "\nSamples are kept out by their index. Write the stream to files first and read it by index, or judge a "
+            "finite part of it as a list."
+        )
+    if not len(data):
+        raise ValueError(f"Expected `{name}` to have at least one sample, but it is empty.")
+    return data
+
+
+def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
+    removed = 1 - float(keep.double().mean())
+    way = "Look at the scores first; if it is right to remove so many, raise `max_removed`."
+    if removed > max_removed or not keep.any():
+        raise NothingKeptError(
+            f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
+            f"suspicious.\n{way}"
+        )
+    limit = max(max_removed, 0.5)
+    for number in torch.unique(labels).tolist():
+        kept = float(keep[labels == number].double().mean())
+        if not kept or 1 - kept > limit:
+            raise NothingKeptError(
+                f"Expected to remove at most {100 * limit:g} % of each class and to keep some of it, but "
+                f"{100 * (1 - kept):.1f} % of class {number} are suspicious.\n{way}"
+            )

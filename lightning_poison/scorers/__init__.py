@@ -1,0 +1,1 @@
+"""Scorers: one a file, one paper a file; larger is always more suspicious."""

@@ -1,0 +1,54 @@
+"""The models behind a `LikelihoodScorer`: one of its own, or somebody's module with an `LGMHead`."""
+
+from torch import Tensor, nn
+
+from lightning_poison.backbones import checked_features
+from lightning_poison.heads import LGMHead
+
+
+class OwnModel(nn.Module):
+    """A backbone and its head."""
+
+    def __init__(self, backbone: nn.Module, head: LGMHead, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.shape = shape
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return features `(B, D)`."""
+        return checked_features(self.backbone, inputs, self.head.feature_size)
+
+
+class BorrowedModel(nn.Module):
+    """Somebody's module, whose features are what its head is given."""
+
+    def __init__(self, module: nn.Module, head: LGMHead) -> None:
+        super().__init__()
+        self.module = module
+        self.head = head
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return what reaches the head, `(B, D)`.
+
+        Raises:
+            ValueError: where nothing does.
+        """
+        caught: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+        try:
+            self.module(inputs)
+        finally:
+            handle.remove()
+        if not caught:
+            raise ValueError(
+                f"Expected {type(self.module).__name__} to pass features through its LGMHead in `forward`, "
+                "but the head was not reached."
+            )
+        return caught[-1]
+
+
+def lgm_loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the LGM loss of a batch under an `OwnModel`."""
+    total: Tensor = module.head.loss(module.features(inputs), labels).total  # type: ignore[operator,union-attr]
+    return total

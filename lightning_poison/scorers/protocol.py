@@ -1,0 +1,80 @@
+"""What a scorer is: fitted on data that it is told to believe, it says how suspicious a sample is."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_poison.runtime import Runtime
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Fits on trusted samples; the flow layer owns loops, loaders, ranks, folds and thresholds.
+
+    A scorer offers `score_batch` (this protocol), `score_features` (see `FeatureScorer`), or both. Larger scores are
+    more suspicious. A deep copy of an unfitted scorer is a scorer of the same settings.
+    """
+
+    name: str
+    is_control: bool
+    """`True` for what may know the truth, or guesses: never a defense."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it can score."""
+
+    def fit(
+        self, trusted: "Dataset[Any]", *, runtime: Runtime | None = None, generator: torch.Generator | None = None
+    ) -> Self:
+        """Fit on samples that are believed, and return itself.
+
+        Args:
+            trusted: a map-style data set.
+            runtime: where to compute; this machine where it is `None`.
+            generator: the only source of randomness; a fixed seed where it is `None`.
+        """
+
+    def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return how suspicious samples are, sample by sample.
+
+        Args:
+            inputs: float `(B, ...)`, as the data set returns them.
+            labels: int64 `(B,)`, the labels that they carry.
+
+        Returns:
+            float32 `(B,)`; differentiable in `inputs` where it can be.
+        """
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what the scorer was built with, as JSON can hold it; part of a decision's fingerprint."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return what was fitted."""
+
+    def load(self, state: Mapping[str, Tensor]) -> Self:
+        """Take over what `state` of a scorer of the same settings returned, and return itself."""
+
+
+@runtime_checkable
+class LabelScorer(Scorer, Protocol):
+    """A scorer that can be asked how suspicious a sample would be under every label.
+
+    Deciding without trusted data needs one.
+    """
+
+    def score_labels(self, inputs: Tensor) -> Tensor:
+        """Return the score of each sample under each label, float32 `(B, C)`."""
+
+
+@runtime_checkable
+class FeatureScorer(Protocol):
+    """A scorer that must see the whole set: spectral signatures, clustering, neighbours."""
+
+    name: str
+    is_control: bool
+
+    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return how suspicious samples `(N, D)` with labels `(N,)` are, float32 `(N,)`."""

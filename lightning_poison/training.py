@@ -1,0 +1,129 @@
+"""Training a classifier with a Trainer, so that attacks and defenses can be compared on what users run."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_poison._scopes import isolated_rng, reproducible_kernels
+from lightning_poison.evaluate import Predict
+from lightning_poison.mixins import LGMMixin
+from lightning_poison.runtime import DEFAULT_THREADS
+
+_ADVICE = ("Found .* in eval mode", "The 'train_dataloader' does not have many workers")
+"""Lightning's advice against what is done on purpose here: frozen parts, and reading in this process."""
+
+
+class Classifier(LightningModule):
+    """A network under cross-entropy, as anybody would write it.
+
+    Args:
+        network: maps inputs to logits `(B, C)`; parameters that need no gradient stay as they are.
+        learning_rate: of Adam.
+    """
+
+    def __init__(self, network: nn.Module, *, learning_rate: float = 3e-3) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate = learning_rate
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (the host's signature)
+        """Return the cross-entropy of a batch."""
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over what is trained."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.learning_rate)
+
+
+class LGMClassifier(LGMMixin, LightningModule):
+    """A network with an LGM head, whose likelihood can be asked.
+
+    Args:
+        extractor: maps inputs to features `(B, feature_size)`.
+        feature_size: the length of a feature vector.
+        num_classes: how many classes there are.
+        learning_rate: of Adam.
+    """
+
+    def __init__(
+        self, extractor: nn.Module, feature_size: int, num_classes: int, *, learning_rate: float = 3e-3
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.learning_rate = learning_rate
+        self.add_lgm_head("extractor", feature_size=feature_size, num_classes=num_classes)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def fit_quietly(
+    module: LightningModule,
+    dataset: Any,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    directory: str | None = None,
+) -> LightningModule:
+    """Train a module on the CPU with a Trainer that prints, logs and stores nothing of its own.
+
+    Args:
+        module: what is trained, in place.
+        dataset: the training set.
+        epochs: how many.
+        batch_size: samples a step.
+        callbacks: for the Trainer.
+        seed: seeds order and dropout; the caller's random states are put back.
+        directory: where callbacks may write.
+
+    Returns:
+        The module, in evaluation mode.
+    """
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=directory,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    cpu = torch.device("cpu")
+    with warnings.catch_warnings(), isolated_rng(seed, cpu), reproducible_kernels(cpu, DEFAULT_THREADS):
+        for advice in _ADVICE:
+            warnings.filterwarnings("ignore", message=advice)
+        trainer.fit(module, DataLoader(dataset, batch_size=batch_size, shuffle=True))
+    return module.eval()
+
+
+def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
+    """Return how a trained module predicts: the largest of its logits.
+
+    Args:
+        module: maps inputs to logits `(B, C)`.
+        batch_size: samples at once.
+    """
+
+    def predict(dataset: Any) -> Tensor:
+        with torch.no_grad():
+            loader = DataLoader(dataset, batch_size=batch_size)
+            return torch.cat([module(batch[0]).argmax(1) for batch in loader])
+
+    return predict

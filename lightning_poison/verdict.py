@@ -1,0 +1,197 @@
+"""`Verdict`: what was found out about a data set, and what is kept of it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from lightning_poison._checks import describe, expected, printable
+from lightning_poison.functional.contamination import SuspectPair
+from lightning_poison.saving import read_tensors, write_tensors
+
+Calibration = Literal["trusted", "wrong-label null"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Is there poison at all?
+
+    Args:
+        present: whether the lower end of the interval lies above the natural error rate.
+        contamination: the estimated share of the data set that is poison, in [0, 1].
+        low: the lower end of its interval.
+        high: its upper end.
+        confidence: how often such an interval covers the truth.
+        natural_error_rate: the share of odd samples that a curated data set has itself.
+        pairs: the pairs of classes that stand out, most poison first.
+    """
+
+    present: bool
+    contamination: float
+    low: float
+    high: float
+    confidence: float
+    natural_error_rate: float
+    pairs: tuple[SuspectPair, ...] = ()
+
+    def __str__(self) -> str:
+        found = "evidence of poison" if self.present else "no evidence of poison"
+        interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
+        natural = f"natural error rate {100 * self.natural_error_rate:.2f} %"
+        return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Scores, p-values and the decision for every sample of a data set of N samples and C classes.
+
+    Args:
+        scores: float64 `(N,)`, larger is more suspicious.
+        p_values: float64 `(N,)` in (0, 1], how often a clean sample of the same label scores as high.
+        keep: bool `(N,)`, `True` stays.
+        labels: int64 `(N,)`, the labels that the samples carry.
+        suggested_labels: int64 `(N,)`, the label under which the sample is least suspicious; −1 where the scorer
+            cannot say.
+        thresholds: float64 `(C,)`, the cut in the score of each class; infinite where the cut is in the posterior.
+        evidence: whether there is poison at all, with its figure.
+        calibration: where the cut comes from.
+        false_positive_rate: the share of clean samples that the user is willing to lose, in (0, 1).
+        scorer: the scorer's name.
+        settings: the settings under which the decision was made, as JSON can hold them.
+        fingerprint: what the decision is good for: this data set under these settings.
+        posterior: float64 `(N,)`, the probability that a sample is poison; `None` with trusted data.
+        posterior_threshold: the cut in the posterior; `None` with trusted data.
+        votes: float64 `(N,)` p-values by the name of each member of a combination.
+    """
+
+    scores: Tensor
+    p_values: Tensor
+    keep: Tensor
+    labels: Tensor
+    suggested_labels: Tensor
+    thresholds: Tensor
+    evidence: Evidence
+    calibration: Calibration
+    false_positive_rate: float
+    scorer: str
+    fingerprint: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    posterior: Tensor | None = None
+    posterior_threshold: float | None = None
+    votes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("p_values", "keep", "labels", "suggested_labels", "posterior"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.scores.shape:
+                raise ValueError(expected(name, f"of shape {tuple(self.scores.shape)}, as `scores`", describe(value)))
+        if self.keep.dtype != torch.bool:
+            raise ValueError(expected("keep", "a boolean mask", describe(self.keep)))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def removed(self) -> Tensor:
+        """The positions of the samples that are kept out, int64, most suspicious first."""
+        out = (~self.keep).nonzero().flatten()
+        return out[self.p_values[out].argsort(stable=True)]
+
+    @property
+    def suspicion(self) -> Tensor:
+        """What the samples are ranked by, float64 `(N,)`: the posterior, or 1 − p-value where there is none."""
+        return self.posterior if self.posterior is not None else 1 - self.p_values
+
+    def with_kept(self, indices: Tensor) -> Self:
+        """Return the verdict with some samples kept after all."""
+        keep = self.keep.clone()
+        keep[indices] = True
+        return self._replace(keep=keep)
+
+    def agrees_with(self, other: "Verdict") -> bool:
+        """Tell whether another verdict is about the same data under the same settings, and keeps the same samples."""
+        return self.fingerprint == other.fingerprint and torch.equal(self.keep, other.keep)
+
+    def _replace(self, **parts: Any) -> Self:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return type(self)(**{**values, **parts})
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self, *, class_names: "list[str] | None" = None, rows: int = 5) -> str:
+        """Return a few lines for a person.
+
+        Args:
+            class_names: the names of the classes; numbers where they are not given.
+            rows: how many pairs of classes to list at most.
+        """
+        out = int((~self.keep).sum())
+        lines = [
+            f"{len(self):,} samples scored by {printable(self.scorer)}; {out:,} kept out "
+            f"({100 * out / len(self):.2f} %)",
+            str(self.evidence),
+            f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
+            f"{100 * self.false_positive_rate:g} %",
+        ]
+        for pair in self.evidence.pairs[:rows]:
+            names = [_class_name(index, class_names) for index in (pair.labelled, pair.read_as)]
+            lines.append(
+                f"  labelled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
+                f"({pair.low:.0f} to {pair.high:.0f})"
+            )
+        hidden = len(self.evidence.pairs) - rows
+        return "\n".join([*lines, f"  and {hidden} more pairs of classes"] if hidden > 0 else lines)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors, by name; what `from_saved` takes."""
+        names = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", "posterior")
+        found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return found | {f"votes.{name}": vote for name, vote in self.votes.items()}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the rest, as JSON can hold it; what `from_saved` takes."""
+        evidence = {**vars(self.evidence), "pairs": [vars(pair) for pair in self.evidence.pairs]}
+        names = ("calibration", "false_positive_rate", "scorer", "fingerprint", "posterior_threshold")
+        return {**{name: getattr(self, name) for name in names}, "settings": dict(self.settings), "evidence": evidence}
+
+    @classmethod
+    def from_saved(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build a verdict from what `meta` and `tensors` returned."""
+        evidence = dict(meta["evidence"])
+        pairs = tuple(SuspectPair(**pair) for pair in evidence.pop("pairs"))
+        votes = {name.removeprefix("votes."): vote for name, vote in tensors.items() if name.startswith("votes.")}
+        parts: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if not name.startswith("votes.")}
+        rest = {name: value for name, value in meta.items() if name not in ("evidence", "kind", "version")}
+        return cls(**parts, **rest, evidence=Evidence(**evidence, pairs=pairs), votes=votes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file with the JSON in its header, atomically; no pickle."""
+        write_tensors(path, self.tensors(), {"kind": "verdict", "version": 1, **self.meta()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: where it holds something else.
+        """
+        tensors, meta = read_tensors(path, "verdict")
+        try:
+            return cls.from_saved(meta, tensors)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Expected a complete verdict file, but parts of {path} do not fit: {error}.") from error
+
+
+_CALIBRATIONS: dict[str, str] = {
+    "trusted": "held-out trusted data",
+    "wrong-label null": "the data's own wrong-label null (no trusted data)",
+}
+
+
+def _class_name(index: int, names: "list[str] | None") -> str:
+    return printable(names[index], limit=40) if names is not None and index < len(names) else str(index)

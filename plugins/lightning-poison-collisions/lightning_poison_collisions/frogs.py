@@ -1,0 +1,212 @@
+"""`FrogAttack`: clean-label poison whose features collide with those of chosen test samples."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_poison import _checks
+from lightning_poison._scopes import evaluating, frozen
+from lightning_poison.labels import labels_of
+from lightning_poison.objectives import InstancesObjective
+from lightning_poison.poison import Poison
+from lightning_poison.reading import index_blocks
+from lightning_poison.threat import Surrogate, Threat
+from lightning_poison_collisions.bounded import collide_within
+from lightning_poison_collisions.distance import FeatureDistance
+from lightning_poison_collisions.grid import to_grid
+from lightning_poison_collisions.pairing import Pairs, draw_pool, draw_targets, group_sizes, pick_bases
+from lightning_poison_collisions.raw_features import RawFeatures, RawReader, distances_to_each
+from lightning_poison_collisions.splitting import collide
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrogAttack:
+    """Poison frogs: images of one class whose features collide with those of chosen test images of another.
+
+    Bases are moved in feature space onto their targets and keep their own label; whoever then trains a head on those
+    features tends to read the targets as the bases' class. Where the threat has an `epsilon` the change is bounded by
+    it in each pixel, else it is held down by a penalty on its length. Shafahi et al., NeurIPS 2018, arXiv 1804.00792;
+    Yaseen et al. 2020, arXiv 2003.00798, eq. 1.
+
+    Differences from the papers: the feature term is in units of the pair's initial distance, so that one `beta` serves
+    every network; each poison has a step length of its own, and stops where it has arrived; crafted images are rounded
+    to the data's grid; and bases may be chosen near their target.
+
+    The poison comes grouped by target, in the order of the objective's targets; a budget that `poisons_per_target`
+    does not divide is shared out evenly, so that no target gets fewer (`pairing.group_sizes`).
+
+    Args:
+        source_class: the class of the targets, which are to be misread; any other than the bases' where it is `None`.
+        base_class: the class of the bases, which targets shall be read as; where it is `None`, for each target that
+            of its nearest candidate, or of a random one.
+        beta: the weight of the penalty, relative to the initial feature distance, for raw images in [0, 1]; without
+            effect where the threat has an `epsilon`.
+        steps: how many gradients are taken at most.
+        placement: `"append"` adds the poison to the training set, `"replace"` puts it in the place of its bases.
+        poisons_per_target: how many poisons share a target; a head that was trained on many clean samples needs more.
+        base_choice: `"nearest"` takes the candidates nearest to the target in feature space, which makes the attack
+            stronger; `"random"` any.
+        candidates: among how many training samples, drawn at random, bases are looked for.
+        opacity: how much of the target is blended into the base before it is moved, in [0, 1); 0.3 is the paper's
+            watermark.
+        batch_size: how many poisons are crafted at once; bounds memory and does not change what each becomes, up to
+            rounding errors.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.utils.data import TensorDataset
+        >>> images = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = TensorDataset(images, torch.arange(40) % 2)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> FrogAttack(base_class=1, poisons_per_target=4).craft(
+        ...     data, Threat(8), surrogates=[Surrogate(model, "2")], holdout=data, generator=torch.Generator()
+        ... )
+        Poison(poison-frog: 8 samples, sample inputs (1, 4, 4))
+    """
+
+    name = "poison-frog"
+    clean_label = True
+
+    source_class: int | None = None
+    base_class: int | None = None
+    beta: float = 8e-3
+    steps: int = 120
+    placement: Literal["append", "replace"] = "append"
+    poisons_per_target: int = 1
+    base_choice: Literal["nearest", "random"] = "nearest"
+    candidates: int = 1000
+    opacity: float = 0.0
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("source_class", "base_class"):
+            if (value := getattr(self, name)) is not None:
+                _checks.positive_int(name, value, minimum=0)
+        if self.source_class is not None and self.source_class == self.base_class:
+            raise ValueError(
+                _checks.expected("base_class", f"another class than `source_class` ({self.source_class})", "the same")
+            )
+        for name in ("steps", "poisons_per_target", "candidates", "batch_size"):
+            _checks.positive_int(name, getattr(self, name))
+        _checks.positive("beta", self.beta)
+        _checks.one_of("placement", self.placement, ("append", "replace"))
+        _checks.one_of("base_choice", self.base_choice, ("nearest", "random"))
+        if _checks.share("opacity", self.opacity) == 1:
+            raise ValueError(_checks.expected("opacity", "below 1, which would be the target itself", self.opacity))
+
+    def craft(
+        self,
+        dataset: "Dataset[Any]",
+        threat: Threat,
+        *,
+        surrogates: Sequence[Surrogate],
+        holdout: "Dataset[Any] | None",
+        generator: torch.Generator,
+    ) -> Poison:
+        """Craft as many poisons as the budget allows.
+
+        The surrogates are used in evaluation mode, in the place and precision they are found in, and given back as
+        they were. Several of them share the distance evenly.
+
+        Args:
+            dataset: the training set that bases are drawn from; without random augmentation where it can be had.
+            threat: the budget, the pixel range, and the radius if there is one.
+            surrogates: one at least, each with a feature layer.
+            holdout: what the targets are drawn from.
+            generator: draws targets and candidates.
+
+        Returns:
+            Poison of domain `"sample"`, labelled as its bases, with an `InstancesObjective`.
+
+        Raises:
+            ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no
+                such layer, images lie outside the pixel range, or the threat forbids appending.
+        """
+        held = self._check_needs(threat, surrogates, holdout)
+        models = [surrogate.model for surrogate in surrogates]
+        maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
+        seed = int(torch.randint(2**31, (), generator=generator))
+        reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
+        with evaluating(*models), frozen(*models):
+            pairs = self._pair(dataset, held, threat.budget, maps, reader, generator)
+            targets = reader(held, pairs.targets)
+            blocks = index_blocks(torch.arange(len(pairs.bases)), self.batch_size)
+            crafted = torch.cat(
+                [
+                    self._move(maps, reader(dataset, pairs.bases[block]), targets[pairs.target_of[block]], threat)
+                    for block in blocks
+                ]
+            )
+        objective = InstancesObjective(threat.pixels.from_raw(targets), labels_of(held)[pairs.targets], pairs.wanted)
+        appended = len(labels_of(dataset)) + torch.arange(len(pairs.bases))
+        return Poison(
+            indices=appended if self.placement == "append" else pairs.bases,
+            base_indices=pairs.bases if self.placement == "append" else None,
+            inputs=crafted,
+            labels=pairs.wanted[pairs.target_of],
+            objective=objective,
+            attack=self.name,
+            settings=asdict(self),
+        )
+
+    def _check_needs(
+        self, threat: Threat, surrogates: Sequence[Surrogate], holdout: "Dataset[Any] | None"
+    ) -> "Dataset[Any]":
+        if not surrogates:
+            raise ValueError(
+                _checks.expected("surrogates", "at least one model to craft on", "none")
+                + '\nPass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
+            )
+        if self.placement == "append" and not threat.may_append:
+            raise ValueError('Expected a threat that may append, but got one that may not.\nSet `placement="replace"`.')
+        if holdout is None:
+            raise ValueError(
+                _checks.expected("holdout", "a data set that targets are drawn from", "None")
+                + "\nPass samples that are not trained on, such as a part of the test set."
+            )
+        return holdout
+
+    def _pair(
+        self,
+        dataset: "Dataset[Any]",
+        holdout: "Dataset[Any]",
+        budget: int,
+        maps: Sequence[RawFeatures],
+        reader: RawReader,
+        generator: torch.Generator,
+    ) -> Pairs:
+        """Draw targets and candidates, and pick the bases among these."""
+        labels, held_labels = labels_of(dataset), labels_of(holdout)
+        sizes = group_sizes(budget, self.poisons_per_target)
+        pool = draw_pool(labels, max(self.candidates, budget), base_class=self.base_class, generator=generator)
+        targets = draw_targets(
+            held_labels, len(sizes), source_class=self.source_class, base_class=self.base_class, generator=generator
+        )
+        if self.base_choice == "nearest":
+            goals, known = reader.features(holdout, targets, maps), reader.features(dataset, pool, maps)
+            costs = distances_to_each(goals, known)
+        else:
+            costs = (torch.rand(len(pool), generator=generator) for _ in sizes)
+        once = self.placement == "replace"
+        picked, wanted = pick_bases(costs, sizes, labels[pool], held_labels[targets], once=once)
+        target_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        return Pairs(pool[torch.cat(picked)], targets, target_of, wanted)
+
+    def _move(self, maps: Sequence[RawFeatures], bases: Tensor, targets: Tensor, threat: Threat) -> Tensor:
+        """Return crafted samples for raw bases and targets."""
+        bases, targets = bases.to(maps[0].device), targets.to(maps[0].device)
+        distance = FeatureDistance(maps, bases, targets)
+        anchors = torch.lerp(bases, targets, self.opacity)
+        if threat.epsilon is None:
+            images = collide(distance, anchors, beta=self.beta, steps=self.steps)
+        else:
+            images = collide_within(distance, bases, epsilon=threat.epsilon, steps=self.steps, start=anchors)
+        images = to_grid(images, levels=threat.pixels.levels, bases=bases, epsilon=threat.epsilon)
+        return threat.pixels.from_raw(images).cpu()

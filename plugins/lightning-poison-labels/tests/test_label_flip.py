@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_poison.door import craft
+from lightning_poison.objectives import AvailabilityObjective, ProtectedClassObjective
+from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison.testing import check_attack
+from lightning_poison.threat import Threat
+from lightning_poison_labels import LabelFlip
+
+LABELS = torch.arange(200) % 10
+
+
+@pytest.fixture
+def dataset():
+    return TensorDataset(torch.zeros(200, 1, 2, 2), LABELS)
+
+
+def flip(dataset, attack, budget=20, seed=0, **limits):
+    return craft(attack, dataset, Threat(budget, **limits), generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_is_found_through_its_entry_point():
+    (offer,) = [offer for offer in available_attacks() if offer.name == "label-flip"]
+    assert (offer.source.plugin, offer.source.distribution) == ("labels", "lightning-poison-labels")
+    assert offer.summary.startswith("Flips labels")
+    assert isinstance(get_attack("label-flip", target_class=3), LabelFlip)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_class": 1}, {"source_class": 0, "target_class": 2}, {"indices": range(30)}]
+)
+def test_it_keeps_the_contract(settings):
+    check_attack(LabelFlip(**settings))
+
+
+def test_uniform_flips_change_every_chosen_label_to_any_other(dataset):
+    poison = flip(dataset, LabelFlip(), budget=200)
+    assert len(poison) == 200
+    assert poison.inputs is None
+    assert (poison.labels != LABELS[poison.indices]).all()
+    assert set(((poison.labels - LABELS[poison.indices]) % 10).tolist()) == set(range(1, 10))
+    assert isinstance(poison.objective, AvailabilityObjective)
+
+
+def test_the_budget_says_how_many(dataset):
+    assert len(flip(dataset, LabelFlip(), budget=7)) == 7
+
+
+def test_all_to_one_class(dataset):
+    poison = flip(dataset, LabelFlip(target_class=4), budget=200)
+    assert len(poison) == 180
+    assert (poison.labels == 4).all()
+    assert isinstance(poison.objective, AvailabilityObjective)
+
+
+def test_one_pair(dataset):
+    poison = flip(dataset, LabelFlip(4, 9), budget=5)
+    assert (LABELS[poison.indices] == 4).all()
+    assert poison.labels.tolist() == [9] * 5
+    objective = poison.objective
+    assert isinstance(objective, ProtectedClassObjective)
+    assert (objective.protected_class, objective.target_class) == (4, 9)
+
+
+def test_one_class_to_any_other(dataset):
+    poison = flip(dataset, LabelFlip(source_class=4))
+    assert (poison.labels != 4).all()
+    assert poison.objective.settings() == {"protected_class": 4, "target_class": -1}
+
+
+def test_given_places(dataset):
+    poison = flip(dataset, LabelFlip(indices=[5, 8, 13]))
+    assert poison.indices.tolist() == [5, 8, 13]
+    assert poison.settings["indices"] == [5, 8, 13]
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (LabelFlip(source_class=11), "labels can be flipped"),
+        (LabelFlip(target_class=4, indices=[4, 14]), "labels can be flipped"),
+        (LabelFlip(indices=[3, 200]), r"data set of 200, but got \[3, 200\]"),
+    ],
+)
+def test_nothing_to_flip(dataset, attack, said):
+    with pytest.raises(ValueError, match=said):
+        flip(dataset, attack)
+
+
+def test_one_class_alone():
+    with pytest.raises(ValueError, match="labels can be flipped"):
+        flip(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), LabelFlip())
+
+
+def test_clean_labels_are_not_for_it(dataset):
+    with pytest.raises(ValueError, match="clean_label=True"):
+        flip(dataset, LabelFlip(), clean_label=True)
+
+
+def test_a_class_is_not_flipped_to_itself():
+    with pytest.raises(ValueError, match="both are 3"):
+        LabelFlip(3, 3)

@@ -1,0 +1,137 @@
+"""A Trainer, a module that writes down which samples reach it, and numbered data of which some are mislabelled."""
+
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_poison.callbacks.sanitizer import Sanitizer
+
+FIRST_ID = 10_000
+
+
+class Numbered(Dataset):
+    """Samples `(input, label, id)` of three classes, some under a wrong label; an id is no label and no input."""
+
+    def __init__(self, count=240, *, wrong=24, seed=0, container=None):
+        generator = torch.Generator().manual_seed(seed)
+        truth = torch.arange(count) % 3
+        self.points = torch.randn(count, 4, generator=generator) + 8 * torch.eye(4)[truth]
+        self.is_wrong = torch.zeros(count, dtype=torch.bool)
+        self.is_wrong[torch.randperm(count, generator=generator)[:wrong]] = True
+        self.targets = torch.where(self.is_wrong, (truth + 1) % 3, truth)
+        self.container = container
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        sample = self.points[index], self.targets[index], torch.tensor(FIRST_ID + index)
+        return sample if self.container is None else self.container(*sample)
+
+
+class Recording:
+    """Training steps that note the ids of their samples, epoch by epoch; for the modules of either namespace."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.epochs = []
+        self.validated = []
+
+    def on_train_epoch_start(self):
+        self.epochs.append([])
+
+    def training_step(self, batch, batch_idx):
+        self.epochs[-1].append(ids_in(batch))
+        points = [leaf for leaf in tree_leaves(batch) if leaf.ndim == 2 and leaf.is_floating_point()]
+        return sum(self.layer(each).square().mean() for each in points)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+    @property
+    def seen(self):
+        """The positions of all samples that reached a training step."""
+        return {each for epoch in self.epochs for batch in epoch for each in batch}
+
+
+class Module(Recording, pl.LightningModule):
+    pass
+
+
+class ValidatedModule(Module):
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(ids_in(batch))
+
+    def test_step(self, batch, batch_idx):
+        self.validated.append(ids_in(batch))
+
+
+class ModuleOfTheOther(Recording, pytorch_lightning.LightningModule):
+    pass
+
+
+def ids_in(batch):
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.int64]
+    return [each - FIRST_ID for leaf in leaves for each in leaf.flatten().tolist() if each >= FIRST_ID]
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def world(centroid_scorer, tmp_path):
+    """Everything for a run: `numbered`, `loader`, `module`, `sanitizer` and `trainer` make each one of its kind."""
+
+    def loader(dataset, **settings):
+        return DataLoader(dataset, **{"batch_size": 16, "shuffle": True, **settings})
+
+    def trainer(*callbacks, namespace=pl, **settings):
+        off = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger")
+        defaults = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
+        given = {**defaults, **dict.fromkeys(off, False), **settings}
+        return namespace.Trainer(callbacks=list(callbacks), default_root_dir=tmp_path, **given)
+
+    def sanitizer(scorer=None, **settings):
+        return Sanitizer(scorer or centroid_scorer(), **settings)
+
+    return SimpleNamespace(
+        numbered=Numbered,
+        loader=loader,
+        module=Module,
+        validated_module=ValidatedModule,
+        other_module=ModuleOfTheOther,
+        recording=Recording,
+        sanitizer=sanitizer,
+        trainer=trainer,
+        first_id=FIRST_ID,
+        path=tmp_path,
+    )
+
+
+@pytest.fixture
+def assert_clean():
+    """Return a check that the kept samples, all of them and no other, were trained on."""
+
+    def check(module, verdict, *, some=False):
+        kept = set(verdict.keep.nonzero().flatten().tolist())
+        assert 0 < len(kept) < len(verdict)
+        assert module.seen <= kept if some else module.seen == kept
+        assert module.seen
+
+    return check

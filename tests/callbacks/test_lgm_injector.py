@@ -1,0 +1,420 @@
+"""The injector: a plain module becomes an LGM one, whatever its form; nothing but the head is left behind."""
+
+import lightning.pytorch as pl
+import pytest
+import pytorch_lightning
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison.callbacks.lgm_injector import LGMInjector
+from lightning_poison.heads import LGMHead
+from lightning_poison.samples import SampleSpec
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning"),
+]
+
+NAMESPACES = [pl, pytorch_lightning]
+LOGGED = {"train/lgm_classification", "train/lgm_likelihood"}
+
+
+def make_net():
+    layers = [("hidden", nn.Linear(64, 128)), ("relu", nn.ReLU()), ("features", nn.Linear(128, 32))]
+    net = nn.Sequential()
+    for name, layer in [*layers, ("fc", nn.Linear(32, 10))]:
+        net.add_module(name, layer)
+    return net
+
+
+class Steps:
+    """A user's module, for either namespace and however its layers are built."""
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return F.cross_entropy(self(images), labels)
+
+    def test_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("accuracy", (self(images).argmax(dim=1) == labels).float().mean())
+
+    def predict_step(self, batch, batch_idx):
+        return self(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+class Plain(Steps, pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = make_net()
+
+
+class PlainOfTheOther(Steps, pytorch_lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = make_net()
+
+
+class BuiltInSetup(Steps, pl.LightningModule):
+    def setup(self, stage):
+        self.net = make_net()
+
+
+class BuiltInConfigureModel(Steps, pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = None
+
+    def configure_model(self):
+        if self.net is None:
+            self.net = make_net()
+
+
+class Dictionary(Plain):
+    def training_step(self, batch, batch_idx):
+        return {"loss": super().training_step(batch, batch_idx), "kept": 7}
+
+
+@pytest.fixture(autouse=True)
+def reproducible():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """1,400 training digits of which every tenth has a wrong label, and 397 clean ones."""
+    loaded, generator = load_digits(), torch.Generator().manual_seed(0)
+    order = torch.randperm(len(loaded.target), generator=generator)
+    images, truth = torch.tensor(loaded.data / 16, dtype=torch.float32)[order], torch.tensor(loaded.target)[order]
+    labels = truth[:1400].clone()
+    labels[::10] = (labels[::10] + torch.randint(1, 10, (140,), generator=generator)) % 10
+    return images[:1400], labels, truth[:1400], images[1400:], truth[1400:]
+
+
+@pytest.fixture
+def loader(digits):
+    return DataLoader(TensorDataset(digits[0][:128], digits[1][:128]), batch_size=32)
+
+
+def make_trainer(*callbacks, namespace=pl, epochs=1, **settings):
+    return namespace.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def assert_put_back(model):
+    assert not {"training_step", "setup", "configure_model"} & set(vars(model))
+    assert not [name for name in vars(model) if "chain" in name]
+    if isinstance(head := dict(model.named_modules()).get("net.fc"), LGMHead):
+        assert not head._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "bf16-mixed"}, {"strategy": "ddp", "devices": 1}], ids=["plain", "bf16", "ddp"]
+)
+def test_trained_on_flipped_digits_it_tells_them_apart(digits, settings):
+    images, labels, truth, test_images, test_labels = digits
+    model = Plain()
+    trainer = make_trainer(LGMInjector("net.fc"), epochs=10, **settings)
+    trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
+    assert_put_back(model)
+    assert set(trainer.callback_metrics) == LOGGED
+    model.eval()
+    with torch.no_grad():
+        features = model.net[:-1](images)
+        suspicion = -model.net.fc.log_likelihood(features, labels)
+        accuracy = (model(test_images).argmax(dim=1) == test_labels).float().mean()
+    assert roc_auc_score(labels != truth, suspicion) > 0.97
+    assert accuracy > 0.92
+
+
+@pytest.mark.parametrize(("namespace", "module_class"), [(pl, Plain), (pytorch_lightning, PlainOfTheOther)])
+def test_both_namespaces(loader, namespace, module_class):
+    model = module_class()
+    trainer = make_trainer(LGMInjector("net.fc"), namespace=namespace)
+    trainer.fit(model, loader)
+    assert isinstance(model.net.fc, LGMHead)
+    assert set(trainer.callback_metrics) == LOGGED
+    assert_put_back(model)
+
+
+@pytest.mark.parametrize("module_class", [Plain, Dictionary, BuiltInSetup, BuiltInConfigureModel])
+def test_step_trains_on_the_loss_written_by_hand(digits, module_class):
+    """One step of SGD from the same start, against L_cls with margin + λ L_lkd put together here."""
+    images, labels = digits[0][:32], digits[1][:32]
+
+    class WithSGD(module_class):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    model = WithSGD()
+    torch.manual_seed(3)
+    if module_class in (Plain, Dictionary):
+        model.net = make_net()
+    injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.3, seed=1)
+    make_trainer(injector).fit(model, DataLoader(TensorDataset(images, labels), batch_size=32))
+
+    torch.manual_seed(3)
+    net = make_net()
+    means = nn.Parameter(torch.randn(10, 32, generator=torch.Generator().manual_seed(1)))
+    optimizer = torch.optim.SGD([*net[:-1].parameters(), means], lr=0.01)
+    distances = 0.5 * (net[:-1](images).unsqueeze(1) - means).square().sum(dim=2)
+    own = F.one_hot(labels, 10)
+    loss = F.cross_entropy(-distances * (1 + 0.5 * own), labels) + 0.3 * (distances * own).sum(dim=1).mean()
+    loss.backward()
+    optimizer.step()
+    torch.testing.assert_close(model.net.fc.means, means)
+    torch.testing.assert_close(model.net.features.weight, net.features.weight)
+    assert_put_back(model)
+
+
+def test_the_head_takes_the_layers_sizes_dtype_and_settings():
+    model = Plain().double().eval()
+    injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.1, covariance="diagonal", seed=1)
+    assert injector.apply(model) is model
+    head = model.net.fc
+    assert (head.feature_size, head.num_classes, head.margin, head.likelihood_weight) == (32, 10, 0.5, 0.1)
+    assert (head.means.dtype, head.log_variances.dtype, head.training) == (torch.float64, torch.float64, False)
+    assert torch.equal(LGMInjector("net.fc", seed=1).apply(Plain()).net.fc.means.double(), head.means)
+
+
+def test_a_head_that_is_there_stays():
+    model = LGMInjector("net.fc").apply(Plain())
+    head = model.net.fc
+    LGMInjector("net.fc", margin=0.2, likelihood_weight=0.1).apply(model)
+    assert model.net.fc is head
+    assert (head.margin, head.likelihood_weight) == (0.2, 0.1)
+    with pytest.raises(ValueError, match="Write `covariance='identity'`"):
+        LGMInjector("net.fc", covariance="diagonal").apply(model)
+
+
+def test_injecting_draws_nothing_from_the_global_generator():
+    model = Plain()
+    before = torch.get_rng_state()
+    LGMInjector("net.fc").apply(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_sees_plain_logits(digits, loader):
+    model = Plain()
+    trainer = make_trainer(LGMInjector("net.fc", margin=50.0))
+    trainer.fit(model, loader)
+    (result,) = trainer.test(model, DataLoader(TensorDataset(*digits[3:]), batch_size=397), verbose=False)
+    with torch.no_grad():
+        distances = torch.cdist(model.net[:-1](digits[3]), model.net.fc.means)
+    assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == digits[4]).float().mean().item())
+
+
+def test_resumes_and_tests_from_a_checkpoint(digits, loader, tmp_path):
+    trainer = make_trainer(LGMInjector("net.fc"), epochs=2)
+    trainer.fit(straight := Plain(), loader)
+    torch.manual_seed(0)
+    first = make_trainer(LGMInjector("net.fc"), epochs=1)
+    first.fit(Plain(), loader)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    second = make_trainer(LGMInjector("net.fc", seed=5), epochs=2)
+    second.fit(resumed := Plain(), loader, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    assert second.global_step == trainer.global_step == 8
+
+    tested = Plain()
+    test_loader = DataLoader(TensorDataset(*digits[3:]), batch_size=397)
+    make_trainer(LGMInjector("net.fc", seed=6)).test(
+        tested, test_loader, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True
+    )
+    loaded = LGMInjector("net.fc").apply(Plain())
+    loaded.load_state_dict(torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"])
+    assert torch.equal(loaded.net.fc.means, tested.net.fc.means)
+    assert resumed.net.fc.means.shape == straight.net.fc.means.shape
+
+
+def test_a_resumed_run_ends_where_a_straight_one_does(loader, tmp_path):
+    states = []
+    for legs in ((2,), (1, 2)):
+        torch.manual_seed(0)
+        path = None
+        for epochs in legs:
+            model = Plain()
+            trainer = make_trainer(LGMInjector("net.fc"), epochs=epochs)
+            trainer.fit(model, loader, ckpt_path=path, weights_only=True)
+            trainer.save_checkpoint(path := tmp_path / f"{legs}.ckpt")
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_second_fit_goes_on_with_the_same_head(loader):
+    model, injector = Plain(), LGMInjector("net.fc")
+    make_trainer(injector).fit(model, loader)
+    head = model.net.fc
+    make_trainer(injector).fit(model, loader)
+    assert model.net.fc is head
+    assert_put_back(model)
+
+
+def test_batches_of_other_forms(digits):
+    class Nested(Plain):
+        def training_step(self, batch):
+            return F.cross_entropy(self(batch["views"][0]), batch["meta"]["digit"])
+
+    images, labels = digits[0][:64], digits[1][:64]
+    samples = [{"views": [x, -x], "meta": {"digit": y, "id": -1}} for x, y in zip(images, labels, strict=True)]
+    loader = DataLoader(samples, batch_size=32)
+    injector = LGMInjector("net.fc", sample=SampleSpec("views.0", "meta.digit"))
+    trainer = make_trainer(injector)
+    trainer.fit(Nested(), loader)
+    assert set(trainer.callback_metrics) == LOGGED
+    with pytest.raises(ValueError, match="Name the two by their paths"):
+        make_trainer(LGMInjector("net.fc")).fit(Nested(), loader)
+
+
+def test_margin_belongs_to_the_batch_that_the_step_gets(digits, loader):
+    """What other callbacks put around the step may give it another batch; the labels are that batch's."""
+
+    class Doubling(pl.Callback):
+        def setup(self, trainer, pl_module, stage):
+            StepChain.add(pl_module, "doubling", self.around)
+
+        def teardown(self, trainer, pl_module, stage):
+            StepChain.remove(pl_module, "doubling")
+
+        @staticmethod
+        def around(call_next, batch, *args, **kwargs):
+            return call_next([torch.cat([part, part]) for part in batch], *args, **kwargs)
+
+    for callbacks in ([Doubling(), LGMInjector("net.fc")], [LGMInjector("net.fc"), Doubling()]):
+        model = Plain()
+        make_trainer(*callbacks).fit(model, loader)
+        assert_put_back(model)
+
+
+def test_a_skipped_step_stays_skipped(loader):
+    class Skipping(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) if batch_idx else None
+
+    with pytest.warns(UserWarning, match="`training_step` returned `None`"):
+        make_trainer(LGMInjector("net.fc")).fit(Skipping(), loader)
+
+
+@pytest.mark.parametrize("where", ["training_step", "configure_optimizers", "setup", "on_fit_start"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("base", [Plain, BuiltInConfigureModel])
+def test_everything_is_put_back_after_an_exception(loader, where, error, base):
+    def failing(self, *args, **kwargs):
+        raise error("stop")
+
+    model = type("Failing", (base,), {where: failing})()
+    with pytest.raises((error, SystemExit)):
+        make_trainer(LGMInjector("net.fc")).fit(model, loader)
+    assert_put_back(model)
+
+
+def test_layer_that_is_not_there(loader):
+    message = (
+        r"Expected `layer` to be the name of a linear layer, but got 'fc'\."
+        r"\nThe linear layers of this module are: 'net.hidden', 'net.features', 'net.fc'\."
+    )
+    for model in (Plain(), BuiltInSetup(), BuiltInConfigureModel()):
+        with pytest.raises(ValueError, match=message):
+            make_trainer(LGMInjector("fc")).fit(model, loader)
+        assert_put_back(model)
+    with pytest.raises(ValueError, match="There is no linear layer in this module"):
+        LGMInjector("fc").apply(nn.Sequential(nn.ReLU()))
+
+
+def test_layer_of_another_type(loader):
+    with pytest.raises(TypeError, match=r"but got 'net.relu', which is a ReLU\.\nThe linear layers of this module are"):
+        make_trainer(LGMInjector("net.relu")).fit(Plain(), loader)
+
+
+def test_head_that_the_step_does_not_reach(loader):
+    class Around(Plain):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net[:-1](batch[0]), batch[1])
+
+    model = Around()
+    with pytest.raises(RuntimeError, match=r"Expected `training_step` to call `net\.fc`, but"):
+        make_trainer(LGMInjector("net.fc")).fit(model, loader)
+    assert_put_back(model)
+
+
+def test_step_that_splits_the_batch(loader):
+    class Splitting(Plain):
+        def training_step(self, batch, batch_idx):
+            return self(batch[0][:5]).sum()
+
+    with pytest.raises(ValueError, match=r"features of the batch's 32 samples, but got .* shape \(5, 32\)"):
+        make_trainer(LGMInjector("net.fc")).fit(Splitting(), loader)
+
+
+def test_step_that_returns_no_loss(loader):
+    class Lossless(Plain):
+        def training_step(self, batch, batch_idx):
+            return {"out": self(batch[0])}
+
+    with pytest.raises(TypeError, match=r"a dict with `loss`, but got a dict with the keys \['out'\]"):
+        make_trainer(LGMInjector("net.fc")).fit(Lossless(), loader)
+
+
+@pytest.mark.parametrize("when", ["init", "setup"])
+def test_manual_optimization_is_refused(loader, when):
+    class Manual(Plain):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = when != "init"
+
+        def setup(self, stage):
+            self.automatic_optimization = False
+
+    model = Manual()
+    with pytest.raises(TypeError, match=r"automatic_optimization = False`\.\n.*`LGMMixin`"):
+        make_trainer(LGMInjector("net.fc")).fit(model, loader)
+    assert_put_back(model)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+def test_step_over_an_iterator_is_refused(loader):
+    class Iterating(Plain):
+        def training_step(self, dataloader_iter):
+            return super().training_step(next(dataloader_iter)[0], 0)
+
+    with pytest.raises(TypeError, match="takes `dataloader_iter`"):
+        make_trainer(LGMInjector("net.fc")).fit(Iterating(), loader)
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_head_that_was_never_trained_is_not_evaluated(digits, stage):
+    loader = DataLoader(TensorDataset(*digits[3:]), batch_size=397)
+    model = Plain()
+    with pytest.raises(RuntimeError, match="Train it first, name a checkpoint by `ckpt_path=`"):
+        getattr(make_trainer(LGMInjector("net.fc")), stage)(model, loader)
+
+
+def test_settings_out_of_range():
+    with pytest.raises(ValueError, match="`margin` to be a finite number of at least 0, but got -1"):
+        LGMInjector("net.fc", margin=-1)
+    with pytest.raises(ValueError, match="`covariance` to be one of"):
+        LGMInjector("net.fc", covariance="full")

@@ -1,0 +1,46 @@
+"""The real thing: the likelihood scorer finds mislabelled digits that nobody has pointed out to it."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_poison import LikelihoodScorer, Sanitizer
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.seen = 0
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        self.seen += len(labels)
+        return F.cross_entropy(self.net(images), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+@pytest.mark.slow
+def test_mislabelled_digits_are_kept_out_of_a_training(world, digits):
+    images, truth = digits.tensors
+    generator = torch.Generator().manual_seed(0)
+    wrong = torch.randperm(len(truth), generator=generator)[:90]
+    labels = truth.clone()
+    labels[wrong] = (truth[wrong] + torch.randint(1, 10, (90,), generator=generator)) % 10
+    flipped = labels != truth
+
+    sanitizer, module = Sanitizer(LikelihoodScorer()), Classifier()
+    world.trainer(sanitizer).fit(module, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
+
+    verdict = sanitizer.verdict
+    assert verdict.evidence.present
+    assert verdict.evidence.low < 0.05 < verdict.evidence.high
+    assert (~verdict.keep)[flipped].double().mean() > 0.85
+    assert (~verdict.keep)[~flipped].double().mean() < 0.015
+    assert (verdict.suggested_labels == truth)[flipped].double().mean() > 0.85
+    assert module.seen == int(verdict.keep.sum())

@@ -1,0 +1,171 @@
+"""What was found is written beside the run, logged, and can be undone by hand."""
+
+import csv
+import logging
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from lightning_poison.errors import ManifestError
+from lightning_poison.manifest import keep_by_hand, read_manifest
+from lightning_poison.verdict import Verdict
+
+FIGURES = {
+    f"sanitizer/{name}"
+    for name in ("removed_fraction", "contamination", "contamination_low", "contamination_high", "evidence")
+}
+
+
+class Listening(Logger):
+    """A logger that only listens."""
+
+    save_dir = None
+
+    def __init__(self, directory=None):
+        super().__init__()
+        self.metrics = []
+        self.directory = directory
+
+    @property
+    def name(self):
+        return "listening"
+
+    @property
+    def version(self):
+        return 0
+
+    @property
+    def log_dir(self):
+        return self.directory
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.append((metrics, step))
+
+
+def test_files_lie_beside_the_run(world):
+    sanitizer, data = world.sanitizer(), world.numbered()
+    world.trainer(sanitizer, logger=CSVLogger(world.path)).fit(world.module(), world.loader(data))
+    directory = world.path / "lightning_logs" / "version_0" / "lightning_poison" / "sanitizer"
+    assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv"}
+    stored = Verdict.load(directory / "verdict.safetensors")
+    assert torch.equal(stored.keep, sanitizer.verdict.keep)
+    rows = read_manifest(directory / "manifest.csv").rows
+    assert {row.sample_id for row in rows} == set(data.is_wrong.nonzero().flatten().tolist())
+    assert {row.decision for row in rows} == {"removed"}
+
+
+def test_files_without_a_logger(world):
+    world.trainer(world.sanitizer(name="mine")).fit(world.module(), world.loader(world.numbered()))
+    assert (world.path / "lightning_poison" / "mine" / "manifest.csv").is_file()
+
+
+def test_files_of_several_loaders_have_folders_of_their_own(world):
+    loader = world.loader(world.numbered())
+    sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
+    world.trainer(sanitizer).fit(world.module(), {"a": loader, "b/..": [loader]})
+    assert sorted(path.name for path in (world.path / "here").iterdir()) == ["0-a", "1-b-0"]
+
+
+def test_a_flag_is_called_one_in_the_manifest(world):
+    sanitizer = world.sanitizer(action="flag", dirpath=str(world.path / "here"))
+    world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
+    rows = read_manifest(world.path / "here" / "manifest.csv").rows
+    assert {row.decision for row in rows} == {"flagged"}
+
+
+def test_figures_reach_all_loggers_once(world):
+    loggers = [Listening(), CSVLogger(world.path), Listening()]
+    data = world.numbered()
+    trainer = world.trainer(world.sanitizer(), logger=loggers, max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(world.module(), world.loader(data))
+    for logger in (loggers[0], loggers[2]):
+        ((metrics, step),) = [each for each in logger.metrics if "sanitizer/evidence" in each[0]]
+        assert set(metrics) == FIGURES
+        assert metrics["sanitizer/removed_fraction"] == pytest.approx(data.is_wrong.double().mean().item())
+        assert metrics["sanitizer/evidence"] == 1
+        assert step == 0
+    with (world.path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        assert set(next(csv.reader(file))) >= FIGURES
+
+
+def test_a_summary_is_logged(world, caplog):
+    with caplog.at_level(logging.INFO):
+        world.trainer(world.sanitizer()).fit(world.module(), world.loader(world.numbered()))
+    said = "\n".join(caplog.messages)
+    assert "sanitizer: 240 samples scored by centroid; 24 kept out (10.00 %)" in said
+    assert f"writing verdict and manifest to {world.path}" in said
+
+
+@pytest.fixture
+def reviewed(world):
+    """A manifest in which two samples were kept by hand, and their ids."""
+    world.trainer(world.sanitizer(dirpath=str(world.path / "first"))).fit(
+        world.module(), world.loader(world.numbered())
+    )
+    path = world.path / "first" / "manifest.csv"
+    ids = [row.sample_id for row in read_manifest(path).rows[:2]]
+    keep_by_hand(path, ids)
+    return path, ids
+
+
+def test_what_was_kept_by_hand_is_kept_and_stays_so(world, reviewed):
+    path, ids = reviewed
+    data, module = world.numbered(), world.module()
+    sanitizer = world.sanitizer(manifest=str(path), dirpath=str(world.path / "second"))
+    world.trainer(sanitizer).fit(module, world.loader(data))
+    kept = set((~data.is_wrong).nonzero().flatten().tolist()) | set(ids)
+    assert module.seen == kept == set(sanitizer.verdict.keep.nonzero().flatten().tolist())
+    rows = read_manifest(world.path / "second" / "manifest.csv").rows
+    assert {row.sample_id for row in rows if row.decision == "kept-by-hand"} == set(ids)
+    assert len(rows) == int(data.is_wrong.sum())
+
+
+def test_a_manifest_can_be_its_own_successor(world, reviewed):
+    path, ids = reviewed
+    for _ in range(2):
+        sanitizer = world.sanitizer(manifest=str(path), dirpath=str(path.parent))
+        world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
+        assert sanitizer.verdict.keep[ids].all()
+
+
+def test_a_manifest_that_does_not_parse_stops_it_before_anything_is_scored(world, reviewed, centroid_scorer):
+    path, _ = reviewed
+    path.write_text(path.read_text().replace("removed", "gone", 1))
+    scorer, module = centroid_scorer(), world.module()
+    trainer = world.trainer(world.sanitizer(scorer, manifest=str(path)))
+    with pytest.raises(ManifestError, match="gone"):
+        trainer.fit(module, world.loader(world.numbered()))
+    assert not scorer.fits
+    assert not module.epochs
+
+
+def test_a_manifest_of_other_data_stops_it(world, reviewed):
+    module = world.module()
+    trainer = world.trainer(world.sanitizer(manifest=str(reviewed[0])))
+    with pytest.raises(ManifestError, match="kept by hand"):
+        trainer.fit(module, world.loader(world.numbered(seed=1)))
+    assert not module.epochs
+
+
+def test_a_directory_that_cannot_be_written_stops_it_and_loses_nothing(world):
+    (world.path / "file").write_text("")
+    sanitizer, module = world.sanitizer(dirpath=str(world.path / "file")), world.module()
+    with pytest.raises((NotADirectoryError, FileExistsError)):
+        world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
+    assert not module.epochs
+    assert len(sanitizer.verdict) == 240
+
+
+def test_a_manifest_that_was_edited_and_not_handed_over_is_set_aside(world, reviewed):
+    path, ids = reviewed
+    edited = path.read_text()
+    for _ in range(2):
+        sanitizer = world.sanitizer(dirpath=str(path.parent))
+        world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
+    assert not sanitizer.verdict.keep[ids].any()
+    assert (path.parent / "manifest.previous-1.csv").read_text() == edited
+    assert not (path.parent / "manifest.previous-2.csv").exists()

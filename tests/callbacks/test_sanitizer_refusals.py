@@ -1,0 +1,148 @@
+"""What cannot be filtered is refused before any training, with the place and the way out."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+from lightning_poison.callbacks.sanitizer import Sanitizer
+from lightning_poison.errors import NothingKeptError, UnreadableSampleError, UnsupportedDataError
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(4), 0)])
+
+
+class Broken(Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        if index == 77:
+            raise OSError("truncated file")
+        return self.data[index]
+
+
+class Control:
+    name = "oracle"
+    is_control = True
+    is_fitted = True
+
+    def fit(self, trusted, *, runtime=None, generator=None):
+        return self
+
+    def score_batch(self, inputs, labels):
+        return labels.float()
+
+    def settings(self):
+        return {}
+
+    def state(self):
+        return {}
+
+    def load(self, state):
+        return self
+
+
+def test_streams_are_refused(world):
+    module = world.module()
+    with pytest.raises(UnsupportedDataError, match=r"to read a map-style data set, but Stream is iterable only"):
+        world.trainer(world.sanitizer()).fit(module, DataLoader(Stream(), 4))
+    assert not module.epochs
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (lambda: DataLoader(Stream(), 4), r"loader \['b'\]\[1\] to read a map-style data set, but Stream is iterable"),
+        (lambda: [torch.zeros(4)], r"loader \['b'\]\[1\]\[0\] to be a torch DataLoader, but got Tensor"),
+        (lambda: range(3), r"loader \['b'\]\[1\] to be a torch DataLoader, but got range"),
+    ],
+    ids=["stream", "tensors", "range"],
+)
+def test_a_refusal_names_the_place(world, centroid_scorer, other, match):
+    scorer, loader = centroid_scorer(), world.loader(world.numbered())
+    with pytest.raises(UnsupportedDataError, match=match):
+        world.trainer(world.sanitizer(scorer)).fit(world.module(), {"a": loader, "b": [loader, other()]})
+    assert not scorer.fits
+
+
+def test_a_sample_that_cannot_be_read(world):
+    module = world.module()
+    with pytest.raises(UnreadableSampleError, match="sample 77 of Broken, but it raised OSError: truncated file"):
+        world.trainer(world.sanitizer()).fit(module, world.loader(Broken(world.numbered())))
+    assert not module.epochs
+
+
+def test_too_much_to_remove(world):
+    module = world.module()
+    with pytest.raises(NothingKeptError, match="raise `max_removed`"):
+        world.trainer(world.sanitizer(max_removed=0.05)).fit(module, world.loader(world.numbered()))
+    assert not module.epochs
+
+
+def test_a_distributed_sampler_of_ones_own_making(world):
+    class Own(DistributedSampler):
+        def __iter__(self):
+            return iter(range(self.rank, len(self.dataset), self.num_replicas))
+
+    data = world.numbered()
+    with pytest.raises(UnsupportedDataError, match="but Own shares samples out in its own way"):
+        world.trainer(world.sanitizer()).fit(world.module(), DataLoader(data, 16, sampler=Own(data, 1, 0)))
+
+
+@pytest.mark.parametrize("how", ["loader", "sampler"])
+def test_a_loader_that_was_swapped_behind_us_is_noticed(world, how):
+    class Swap(Callback):
+        def on_train_start(self, trainer, pl_module):
+            pass
+
+        def on_fit_start(self, trainer, pl_module):
+            trainer.fit_loop.setup_data()
+            combined, own = trainer.fit_loop._combined_loader, trainer.train_dataloader
+            data = own.dataset if how == "sampler" else original
+            combined.flattened = [DataLoader(data, 16, sampler=range(10))]
+
+    original, module = world.numbered(), world.module()
+    with pytest.raises(RuntimeError, match="Another callback or hook replaced the loader or its sampler"):
+        world.trainer(world.sanitizer(), Swap()).fit(module, world.loader(original))
+    assert not module.epochs
+
+
+def test_two_of_one_name_are_refused_by_the_trainer(world):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `Sanitizer`"):
+        world.trainer(world.sanitizer(), world.sanitizer())
+
+
+def test_a_verdict_is_not_to_be_had_before_there_is_one(world):
+    with pytest.raises(RuntimeError, match="Ask after the training has started"):
+        _ = world.sanitizer().verdict
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"action": "delete"}, ValueError, "`action` to be one of 'remove', 'flag'"),
+        ({"false_positive_rate": 1}, ValueError, "false_positive_rate=0.01"),
+        ({"false_positive_rate": 0}, ValueError, "false_positive_rate"),
+        ({"max_removed": 0}, ValueError, "max_removed"),
+        ({"natural_error_rate": -1}, ValueError, "natural_error_rate"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"name": "a/b"}, ValueError, "`name` to be letters, digits, - and _"),
+        ({"name": ""}, ValueError, "`name` to be letters"),
+    ],
+)
+def test_arguments_out_of_range(world, settings, error, match):
+    with pytest.raises(error, match=match):
+        world.sanitizer(**settings)
+
+
+def test_what_is_no_scorer_and_what_is_no_defense():
+    with pytest.raises(TypeError, match="Expected `scorer` to be a scorer"):
+        Sanitizer("likelihood")
+    with pytest.raises(ValueError, match="oracle is a control"):
+        Sanitizer(Control())

@@ -1,0 +1,181 @@
+"""A decision is made once: it survives checkpoints, and stops where the data are others."""
+
+from itertools import chain
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from lightning_poison.errors import DataChangedError
+from lightning_poison.verdict import Verdict
+
+
+class Scheduled:
+    """Mixed into a module: builds its schedule from the number of steps that the Trainer estimates."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        self.estimated = self.trainer.estimated_stepping_batches
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=int(self.estimated))]
+
+
+class LateRestore(SingleDeviceStrategy):
+    """Restores checkpoints as late as strategies for sharded models do."""
+
+    @property
+    def restore_checkpoint_after_setup(self):
+        return True
+
+
+@pytest.fixture
+def checkpoint(world):
+    """A run of one epoch that was saved: the path and the verdict."""
+    sanitizer = world.sanitizer()
+    trainer = world.trainer(sanitizer)
+    trainer.fit(world.module(), world.loader(world.numbered()))
+    path = str(world.path / "run.ckpt")
+    trainer.save_checkpoint(path)
+    return path, sanitizer.verdict
+
+
+def test_a_resumed_run_does_not_score_again(world, assert_clean, centroid_scorer, checkpoint):
+    path, verdict = checkpoint
+    scorer, module = centroid_scorer(), world.module()
+    sanitizer = world.sanitizer(scorer)
+    world.trainer(sanitizer, max_epochs=2).fit(module, world.loader(world.numbered()), ckpt_path=path)
+    assert not scorer.fits
+    assert len(module.epochs) == 1
+    assert_clean(module, verdict)
+    assert torch.equal(sanitizer.verdict.scores, verdict.scores)
+    assert str(sanitizer.verdict) == str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("changed", "settings"),
+    [
+        ({"count": 239}, {}),
+        ({"wrong": 25}, {}),
+        ({"seed": 1}, {}),
+        ({}, {"false_positive_rate": 0.02}),
+        ({}, {"folds": 4}),
+    ],
+    ids=["length", "labels", "inputs", "rate", "folds"],
+)
+def test_changed_data_or_settings_stop_it(world, centroid_scorer, checkpoint, changed, settings):
+    scorer, module = centroid_scorer(), world.module()
+    trainer = world.trainer(world.sanitizer(scorer, **settings), max_epochs=2)
+    with pytest.raises(DataChangedError, match="Expected the data and settings that the stored decision about 240"):
+        trainer.fit(module, world.loader(world.numbered(**changed)), ckpt_path=checkpoint[0])
+    assert not scorer.fits
+    assert not module.epochs
+
+
+def test_a_second_fit_with_other_data_stops(world):
+    sanitizer, module = world.sanitizer(), world.module()
+    trainer = world.trainer(sanitizer)
+    trainer.fit(module, world.loader(world.numbered()))
+    trainer.fit_loop.max_epochs = 2
+    with pytest.raises(DataChangedError):
+        trainer.fit(module, world.loader(world.numbered(seed=1)))
+    assert len(module.epochs) == 1
+    assert len(sanitizer.verdict) == 240
+
+
+def test_a_test_with_a_checkpoint_keeps_the_verdict(world, checkpoint):
+    path, verdict = checkpoint
+    data, sanitizer = world.numbered(), world.sanitizer()
+    trainer = world.trainer(sanitizer)
+    trainer.test(world.validated_module(), world.loader(data, shuffle=False), ckpt_path=path, verbose=False)
+    assert torch.equal(sanitizer.verdict.keep, verdict.keep)
+    trainer.fit(world.validated_module(), world.loader(data), world.loader(data, shuffle=False))
+    trainer.test(world.validated_module(), world.loader(data, shuffle=False), ckpt_path=path, verbose=False)
+    assert torch.equal(sanitizer.verdict.keep, verdict.keep)
+
+
+def test_a_checkpoint_loads_without_unpickling_anything_but_tensors(world, checkpoint):
+    path, verdict = checkpoint
+    stored = torch.load(path, weights_only=True)["callbacks"]["Sanitizer[sanitizer]"]["verdicts"][""]
+    again = Verdict.from_saved(stored["meta"], stored["tensors"])
+    assert torch.equal(again.keep, verdict.keep)
+    assert again.evidence == verdict.evidence
+
+
+def test_weights_alone_hold_no_decision(world, centroid_scorer):
+    saving = ModelCheckpoint(world.path, filename="weights", save_weights_only=True)
+    trainer = world.trainer(world.sanitizer(), saving, enable_checkpointing=True)
+    trainer.fit(world.module(), world.loader(world.numbered()))
+    assert "callbacks" not in torch.load(world.path / "weights.ckpt", weights_only=True)
+
+
+def test_checkpoints_of_a_run_hold_the_decision(world, checkpoint):
+    saving = ModelCheckpoint(world.path / "own", filename="each", every_n_train_steps=3)
+    world.trainer(world.sanitizer(), saving, enable_checkpointing=True).fit(
+        world.module(), world.loader(world.numbered())
+    )
+    stored = torch.load(world.path / "own" / "each.ckpt", weights_only=True)["callbacks"]
+    kept = stored["Sanitizer[sanitizer]"]["verdicts"][""]["tensors"]["keep"]
+    assert torch.equal(kept, checkpoint[1].keep)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+def test_a_stateful_loader_goes_on_where_it_was(world, centroid_scorer, workers):
+    """The second half of the epoch has exactly the batches that an uninterrupted run would have had."""
+
+    def loader():
+        generator = torch.Generator().manual_seed(4)
+        return StatefulDataLoader(
+            world.numbered(), batch_size=16, shuffle=True, generator=generator, num_workers=workers
+        )
+
+    saving = ModelCheckpoint(world.path, filename="half", every_n_train_steps=5, save_top_k=1)
+    whole, module = world.sanitizer(), world.module()
+    trainer = world.trainer(whole, saving, enable_checkpointing=True, max_steps=9)
+    trainer.fit(module, loader())
+    path = str(world.path / "half.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+
+    torch.manual_seed(99)
+    scorer, resumed = centroid_scorer(), world.module()
+    resumed.epochs.append([])  # the hook that begins an epoch is not called in its middle
+    again = ModelCheckpoint(world.path, filename="half", every_n_train_steps=5, save_top_k=1)
+    world.trainer(world.sanitizer(scorer), again, enable_checkpointing=True).fit(resumed, loader(), ckpt_path=path)
+    assert not scorer.fits
+    assert resumed.epochs[0][:4] == module.epochs[0][5:9]
+    assert set(chain(*module.epochs[0][:5])) | resumed.seen == set(whole.verdict.keep.nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("estimating", [False, True], ids=["plain", "with estimated steps"])
+def test_a_strategy_that_restores_late(world, centroid_scorer, estimating):
+    """The stored decision wins over one that was made because the loader was asked for before the restoring."""
+
+    class Module(*[Scheduled] * estimating, world.module):
+        pass
+
+    class Otherwise(centroid_scorer):
+        """Of the same name and settings, but of another opinion about some samples."""
+
+        def score_labels(self, inputs):
+            scores = super().score_labels(inputs)
+            return torch.where(inputs[:, 3:] > 1, scores.roll(1, dims=1), scores)
+
+    first, path, data = world.sanitizer(), str(world.path / "run.ckpt"), world.numbered()
+    trainer = world.trainer(first)
+    trainer.fit(Module(), world.loader(data))
+    trainer.save_checkpoint(path)
+
+    scorer, module = Otherwise(), Module()
+    sanitizer = world.sanitizer(scorer)
+    strategy = LateRestore(device=torch.device("cpu"))
+    world.trainer(sanitizer, strategy=strategy, max_epochs=2).fit(module, world.loader(data), ckpt_path=path)
+    assert len(scorer.fits) == (3 if estimating else 0)
+    assert len(module.epochs) == 1
+    assert module.seen == set(first.verdict.keep.nonzero().flatten().tolist())
+    assert torch.equal(sanitizer.verdict.keep, first.verdict.keep)
+
+    alone = world.sanitizer(Otherwise())
+    world.trainer(alone).fit(world.module(), world.loader(data))
+    assert not torch.equal(alone.verdict.keep, first.verdict.keep)

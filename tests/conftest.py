@@ -1,0 +1,158 @@
+"""What several tests need: plain data, real digits, and a scorer that is known in closed form."""
+
+import threading
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import TensorDataset
+
+from lightning_poison.errors import NotFittedError
+from lightning_poison.labels import labels_of
+from lightning_poison.reading import read_blocks
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.samples import SampleSpec
+
+LIGHTNINGS_OWN_WARNINGS = (
+    "ignore:The '.*_dataloader' does not have many workers:UserWarning",
+    "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning:lightning.pytorch.utilities._pytree",
+    "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning:pytorch_lightning.utilities._pytree",
+)
+"""Advice to load with more workers, and a call of torch that Lightning has not moved on from."""
+
+
+def pytest_configure(config):
+    for line in LIGHTNINGS_OWN_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+class CentroidScorer:
+    """Half the squared distance to the mean of a class: the likelihood of a unit normal, without any training."""
+
+    name = "centroid"
+    is_control = False
+
+    def __init__(self):
+        self.means = None
+        self.fits = []
+
+    def __deepcopy__(self, memo):
+        twin = type(self)()
+        twin.means, twin.fits = self.means, self.fits  # all copies write into one list
+        return twin
+
+    @property
+    def is_fitted(self):
+        return self.means is not None
+
+    def fit(self, trusted, *, runtime=None, generator=None):
+        labels = labels_of(trusted)
+        everything = torch.arange(len(labels))
+        block = next(read_blocks(trusted, [everything], sample=SampleSpec(), seed=0))
+        self.fits.append(block.inputs)
+        sums = torch.zeros(int(labels.max()) + 1, block.inputs[0].numel()).index_add(0, labels, block.inputs.flatten(1))
+        counts = labels.bincount()[:, None]
+        self.means = torch.where(counts > 0, sums / counts.clamp_min(1), 1e3)
+        return self
+
+    def score_labels(self, inputs):
+        if self.means is None:
+            raise NotFittedError("Expected a fitted scorer.")
+        return 0.5 * (inputs.flatten(1)[:, None] - self.means).square().sum(2)
+
+    def score_batch(self, inputs, labels):
+        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
+
+    def settings(self):
+        return {}
+
+    def state(self):
+        return {"means": self.means}
+
+    def load(self, state):
+        self.means = state["means"]
+        return self
+
+
+@pytest.fixture
+def centroid_scorer():
+    return CentroidScorer
+
+
+@pytest.fixture
+def blobs():
+    """Return a maker of `classes` unit normals with means 6 apart, the last `flipped` labels wrong by one."""
+
+    def make(count=600, *, classes=3, flipped=0, seed=0, features=4):
+        generator = torch.Generator().manual_seed(seed)
+        truth = torch.arange(count) % classes
+        points = torch.randn(count, features, generator=generator) + 6 * torch.eye(features)[truth]
+        wrong = torch.arange(count) >= count - flipped
+        return TensorDataset(points, torch.where(wrong, (truth + 1) % classes, truth))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """scikit-learn's 1,797 handwritten digits, in [0, 1] on 17 levels, `(1, 8, 8)`."""
+    images, labels = load_digits(return_X_y=True)
+    return TensorDataset(torch.tensor(images / 16).float().view(-1, 1, 8, 8), torch.tensor(labels).long())
+
+
+class Rank(LocalRuntime):
+    """One of several ranks in threads of this process, of which one works at a time, and meets the others to talk."""
+
+    def __init__(self, rank, world):
+        super().__init__(precision="32", threads=1)
+        self.rank, self.world, self.world_size = rank, world, len(world.said)
+
+    def reduce_sum(self, tensor):
+        return sum(self.world.exchange(self.rank, tensor.clone()))
+
+    def broadcast(self, value):
+        return self.world.exchange(self.rank, value)[0]
+
+    def all_true(self, flag):
+        return all(self.world.exchange(self.rank, flag))
+
+
+class World:
+    """Runs the same work on several ranks; returns what each returned or raised."""
+
+    def __init__(self, size):
+        self.said = [None] * size
+        self.turn = threading.Lock()
+        self.barrier = threading.Barrier(size, timeout=20)
+
+    def exchange(self, rank, value):
+        self.said[rank] = value
+        self.turn.release()
+        self.barrier.wait()
+        found = list(self.said)
+        self.barrier.wait()
+        self.turn.acquire()
+        return found
+
+    def run(self, work):
+        results = [None] * len(self.said)
+
+        def on(rank):
+            with self.turn:
+                try:
+                    results[rank] = work(Rank(rank, self))
+                except Exception as error:  # noqa: BLE001
+                    results[rank] = error
+
+        threads = [threading.Thread(target=on, args=(rank,)) for rank in range(len(self.said))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+
+@pytest.fixture
+def several_ranks():
+    """Return a function that does work on several ranks and lists what each returned or raised."""
+    return lambda size, work: World(size).run(work)

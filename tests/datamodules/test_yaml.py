@@ -1,0 +1,295 @@
+"""LightningCLI builds the callback and the wrappers from YAML, by the names that the package exports."""
+
+import sys
+
+import lightning.pytorch as pl
+import pytest
+import pytorch_lightning
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_poison._lightning.configured import built
+from lightning_poison.callbacks.sanitizer import Sanitizer
+from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended to run from within Python")
+
+USERS_CODE = """
+import lightning.pytorch as pl
+import pytorch_lightning
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def blobs(count, wrong):
+    truth = torch.arange(count) % 3
+    points = torch.randn(count, 4, generator=torch.Generator().manual_seed(0)) + 8 * torch.eye(4)[truth]
+    return TensorDataset(points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth))
+
+
+class Believed(TensorDataset):
+    def __init__(self, count: int = 120):
+        super().__init__(*blobs(count, 0).tensors)
+
+
+class Blobs:
+    def __init__(self, wrong: int = 12, batch_size: int = 16):
+        super().__init__()
+        self.save_hyperparameters()
+        self.batch_size = self.hparams.batch_size
+
+    def train_dataloader(self):
+        return DataLoader(blobs(120, self.hparams.wrong), batch_size=self.batch_size)
+
+
+class Data(Blobs, pl.LightningDataModule):
+    pass
+
+
+class DataOfTheOther(Blobs, pytorch_lightning.LightningDataModule):
+    pass
+
+
+class Flip:
+    name, clean_label = "flip", False
+
+    def __init__(self, step: int = 1):
+        self.step = step
+
+    def craft(self, dataset, threat, *, surrogates, holdout, generator):
+        from lightning_poison import Poison
+        from lightning_poison.objectives import AvailabilityObjective
+
+        chosen = torch.randperm(len(dataset), generator=generator)[: threat.budget]
+        labels = (dataset.tensors[1][chosen] + self.step) % 3
+        return Poison(chosen, labels, AvailabilityObjective(), attack=self.name)
+
+
+class Norm:
+    name, is_control, is_fitted = "norm", False, True
+
+    def __init__(self, power: int = 2):
+        self.power = power
+
+    def fit(self, trusted, *, runtime=None, generator=None):
+        return self
+
+    def score_batch(self, inputs, labels):
+        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
+
+    def score_labels(self, inputs):
+        return (inputs[:, None] - 8 * torch.eye(4)[:3]).pow(self.power).sum(2)
+
+    def settings(self):
+        return {"power": self.power}
+
+    def state(self):
+        return {}
+
+    def load(self, state):
+        return self
+
+
+class Training:
+    def __init__(self, lr: float = 0.1):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.lr = lr
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class Model(Training, pl.LightningModule):
+    pass
+
+
+class ModelOfTheOther(Training, pytorch_lightning.LightningModule):
+    pass
+"""
+
+QUIET = {
+    "max_epochs": 1,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "log_every_n_steps": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+FAST = {"epochs": 3, "batch_size": 32, "min_steps": 40}
+
+
+def likelihood(**settings):
+    return {"class_path": "lightning_poison.LikelihoodScorer", "init_args": {"fit_settings": FAST, **settings}}
+
+
+def of(class_path, **init_args):
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def keeps_out(verdict, wrong):
+    """Tell whether the first samples, the mislabelled ones, are what is kept out, as far as so short a fit can say."""
+    out = (~verdict.keep).nonzero().flatten()
+    return len(out) > 0 and (out < wrong).double().mean() > 0.7 and abs(len(out) - wrong) <= 3
+
+
+@pytest.fixture
+def users_code(tmp_path, monkeypatch):
+    (tmp_path / "users_code.py").write_text(USERS_CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls what is deprecated
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_code", raising=False)
+    import users_code
+
+    return users_code
+
+
+@pytest.fixture
+def run(users_code, tmp_path):
+    """Return a function that runs a YAML file as a program of the user's would."""
+
+    def start(data, *arguments, callbacks=(), cli=LightningCLI, model="Model", base=pl.LightningDataModule):
+        config = {"trainer": {**QUIET, "callbacks": list(callbacks), "default_root_dir": str(tmp_path)}, "data": data}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        torch.manual_seed(0)
+        return cli(
+            getattr(users_code, model),
+            base,
+            subclass_mode_data=True,
+            seed_everything_default=False,
+            save_config_callback=None,
+            args=["fit", "--config", str(tmp_path / "config.yaml"), *arguments],
+        )
+
+    return start
+
+
+def test_the_callback(run):
+    sanitizer = of("lightning_poison.Sanitizer", scorer=likelihood(), false_positive_rate=0.02)
+    cli = run(of("users_code.Data"), callbacks=[sanitizer])
+    sanitizer = next(each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
+    assert keeps_out(sanitizer.verdict, 12)
+    assert sanitizer.verdict.false_positive_rate == 0.02
+
+
+def test_the_wrapper(run):
+    cli = run(of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood()))
+    assert type(cli.datamodule) is SanitizedDataModule
+    assert keeps_out(cli.datamodule.verdict, 9)
+
+
+def test_a_strangers_scorer(run):
+    scorer, data = of("users_code.Norm", power=2), of("users_code.Data")
+    cli = run(of("lightning_poison.SanitizedDataModule", data=data, scorer=scorer))
+    assert keeps_out(cli.datamodule.verdict, 12)
+    cli = run(data, callbacks=[of("lightning_poison.Sanitizer", scorer=scorer)])
+    assert keeps_out(cli.trainer.callbacks[0].verdict, 12)
+
+
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on 24 held-out trusted:UserWarning")
+def test_trusted_data(run):
+    arguments = {"data": of("users_code.Data"), "scorer": likelihood(), "trusted": of("users_code.Believed", count=240)}
+    cli = run(of("lightning_poison.SanitizedDataModule", **arguments))
+    assert cli.datamodule.verdict.calibration == "trusted"
+
+
+def test_a_nested_data_module_saves_its_own_hyper_parameters(run):
+    attack = {"poison": of("users_code.Flip", step=2), "threat": {"budget": 11}}
+    poisoned = of("lightning_poison.PoisonedDataModule", data=of("users_code.Data", wrong=0, batch_size=20), **attack)
+    cli = run(of("lightning_poison.SanitizedDataModule", data=poisoned, scorer=likelihood()))
+    assert type(cli.datamodule.inner) is PoisonedDataModule
+    assert cli.datamodule.hparams == {"wrong": 0, "batch_size": 20}
+    assert cli.datamodule.batch_size == 20
+    assert len(cli.datamodule.poison) == 11
+    caught = (~cli.datamodule.verdict.keep)[cli.datamodule.poison.indices]
+    assert caught.double().mean() > 0.7
+
+
+def test_poison_from_a_file(run, tmp_path):
+    from lightning_poison.objectives import AvailabilityObjective
+    from lightning_poison.poison import Poison
+
+    drawn = Poison(torch.tensor([0]), torch.tensor([2]), AvailabilityObjective(), attack="mine")
+    drawn.save(tmp_path / "poison.safetensors")
+    data = of("users_code.Data", wrong=0)
+    cli = run(of("lightning_poison.PoisonedDataModule", data=data, poison=str(tmp_path / "poison.safetensors")))
+    assert cli.datamodule.train_dataloader().dataset.targets[:2].tolist() == [2, 1]
+
+
+def test_arguments_on_the_command_line(run):
+    data = of("lightning_poison.SanitizedDataModule", data=of("users_code.Data"), scorer=likelihood())
+    deep = "--data.init_args.data.init_args.wrong=7"
+    cli = run(data, deep, "--data.init_args.false_positive_rate=0.03")
+    assert keeps_out(cli.datamodule.verdict, 7)
+    assert cli.datamodule.verdict.false_positive_rate == 0.03
+
+
+def test_the_other_namespace(run):
+    from pytorch_lightning.cli import LightningCLI as OtherCLI
+
+    data = of("users_code.DataOfTheOther", wrong=9)
+    other = {"cli": OtherCLI, "model": "ModelOfTheOther", "base": pytorch_lightning.LightningDataModule}
+    cli = run(of("lightning_poison.SanitizedDataModule", data=data, scorer=likelihood()), **other)
+    assert keeps_out(cli.datamodule.verdict, 9)
+    assert cli.datamodule.hparams == {"wrong": 9, "batch_size": 16}
+    cli = run(data, callbacks=[of("lightning_poison.Sanitizer", scorer=likelihood())], **other)
+    assert keeps_out(cli.trainer.callbacks[0].verdict, 9)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "data"),
+    [
+        ("false_positive", of("lightning_poison.SanitizedDataModule", scorer=likelihood(), false_positive=0.1)),
+        ("margins", of("lightning_poison.SanitizedDataModule", scorer=likelihood(margins=1))),
+        (
+            "wrongs",
+            of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrongs=1), scorer=likelihood()),
+        ),
+        ("counts", of("lightning_poison.SanitizedDataModule", trusted=of("users_code.Believed", counts=1))),
+        ("steps", of("lightning_poison.PoisonedDataModule", poison=of("users_code.Flip", steps=1))),
+        ("budgets", of("lightning_poison.PoisonedDataModule", poison=of("users_code.Flip"), threat={"budgets": 1})),
+    ],
+)
+def test_misspelt_arguments_are_refused(run, capsys, misspelt, data):
+    data["init_args"].setdefault("data", of("users_code.Data"))
+    with pytest.raises(SystemExit):
+        run(data)
+    assert misspelt in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("misspelt", [{"flase_positive_rate": 0.1}, {"scorer": likelihood(margins=1)}])
+def test_misspelt_arguments_of_the_callback_are_refused(run, capsys, misspelt):
+    arguments = {"scorer": likelihood(), **misspelt}
+    with pytest.raises(SystemExit):
+        run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)])
+    error = capsys.readouterr().err
+    assert "flase_positive_rate" in error or "margins" in error
+
+
+def test_the_printed_config_has_all_arguments_and_runs_again(run, capsys):
+    data = of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood())
+    with pytest.raises(SystemExit) as left:
+        run(data, "--print_config", callbacks=[of("lightning_poison.Sanitizer", scorer=likelihood(), name="beside")])
+    assert left.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["init_args"]["data"] == of("users_code.Data", wrong=9, batch_size=16)
+    assert printed["data"]["init_args"]["max_removed"] == 0.5
+    assert printed["trainer"]["callbacks"][0]["init_args"]["scorer"]["init_args"]["feature_size"] == 32
+    cli = run(printed["data"])
+    assert keeps_out(cli.datamodule.verdict, 9)
+
+
+def test_what_is_no_function_of_a_parser_is_not_called():
+    def factory():
+        raise AssertionError("nobody asked for this")
+
+    assert built(factory) is factory
+    assert built(3) == 3

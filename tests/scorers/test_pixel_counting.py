@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_poison.errors import NotFittedError
+from lightning_poison.pixels import PixelRange
+from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.testing import check_scorer
+
+
+def test_it_keeps_the_contract():
+    check_scorer(PixelCountingScorer)
+
+
+def test_grey_in_a_black_background_is_suspicious(digits):
+    images, labels = digits.tensors
+    scorer = PixelCountingScorer(PixelRange(levels=17)).fit(TensorDataset(images[:1500], labels[:1500]))
+    clean, touched = images[1500:], (images[1500:] + 1 / 16).clamp(0, 1)
+    scores = [scorer.score_batch(each, labels[1500:]) for each in (clean, touched)]
+    assert scores[1].median() > 10 * scores[0].median()
+
+
+def test_the_distance_is_mahalanobis_by_hand():
+    black, white = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    images = torch.cat([black, white, black, white])
+    scorer = PixelCountingScorer().fit(TensorDataset(images, torch.tensor([0, 0, 1, 1])))
+    scores = scorer.score_labels(black)
+    assert torch.allclose(scores, torch.full((1, 2), 0.5), atol=1e-3)  # half a unit of the one direction that varies
+
+
+def test_it_refuses_vectors_and_scoring_before_a_fit():
+    with pytest.raises(NotFittedError):
+        PixelCountingScorer().score_labels(torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="images"):
+        PixelCountingScorer().fit(TensorDataset(torch.zeros(4, 3), torch.arange(4) % 2))

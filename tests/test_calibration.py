@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from lightning_poison.calibration import decide_by_trusted, decide_by_wrong_label_null
+
+RATES = {"false_positive_rate": 0.01, "natural_error_rate": 0.003}
+
+
+def by_trusted(scores, labels, trusted_scores, trusted_labels, **rates):
+    return decide_by_trusted(scores, labels, trusted_scores, trusted_labels, **{**RATES, **rates})
+
+
+def normal(count, seed, *, classes=2):
+    labels = torch.arange(count) % classes
+    scores = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return scores + 10 * labels, labels
+
+
+def test_the_cut_is_the_quantile_of_each_class():
+    trusted = torch.cat([torch.arange(99.0), 1000 + torch.arange(99.0)]).double()
+    labels = torch.arange(2).repeat_interleave(99)
+    judged = torch.tensor([89.0, 89.5, 1089.0, 1089.5]).double()
+    found = by_trusted(judged, torch.tensor([0, 0, 1, 1]), trusted, labels, false_positive_rate=0.1)
+    assert found.thresholds.tolist() == [89, 1089]
+    assert found.keep.tolist() == [True, False, True, False]
+    assert found.posterior is None
+    assert found.posterior_threshold is None
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_the_realised_rate_is_the_stated_one(rate):
+    scores, labels = normal(20_000, 0)
+    found = by_trusted(scores, labels, *normal(2_000, 1), false_positive_rate=rate)
+    removed = float((~found.keep).double().mean())
+    assert 0.5 * rate <= removed <= 1.5 * rate
+    assert not found.evidence.present
+    assert found.evidence.contamination < 0.01
+    assert torch.equal(found.keep, found.p_values > rate)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_the_excess_above_the_cut_is_the_contamination(share):
+    scores, labels = normal(10_000, 0)
+    scores[: int(10_000 * share)] += 50
+    found = by_trusted(scores, labels, *normal(2_000, 3))
+    assert found.evidence.present
+    assert found.evidence.low <= share <= found.evidence.high
+    assert found.evidence.contamination == pytest.approx(share, abs=0.006)
+    assert not found.keep[: int(10_000 * share)].any()
+
+
+@pytest.mark.parametrize("names", [(3, 7), (0, 5)])
+def test_labels_with_gaps_and_classes_of_the_trusted_data_alone(names):
+    scores, labels = normal(400, 0)
+    trusted_scores, trusted_labels = normal(600, 1)
+    plain = by_trusted(scores, labels, trusted_scores, trusted_labels)
+    rename = torch.tensor(names)
+    more_scores = torch.cat([trusted_scores, torch.tensor([99.0, 98.0]).double()])
+    more_labels = torch.cat([rename[trusted_labels], torch.tensor([1, 9])])
+    found = by_trusted(scores, rename[labels], more_scores, more_labels)
+    assert len(found.thresholds) == 10
+    assert torch.equal(found.thresholds[rename], plain.thresholds)
+    assert found.thresholds.isinf().sum() == 8
+    assert torch.equal(found.p_values, plain.p_values)
+    assert torch.equal(found.keep, plain.keep)
+    assert found.evidence == plain.evidence
+
+
+def label_scores(wrong, count=3000, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.arange(count) % classes
+    scores = 3 + torch.rand(count, classes, generator=generator, dtype=torch.float64)
+    scores[torch.arange(count), truth] = 0
+    labels = torch.where(torch.arange(count) < wrong, (truth + 1) % classes, truth)
+    return scores, labels
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+def test_wrong_labels_are_cut_where_there_is_evidence(anyway):
+    scores, labels = label_scores(150)
+    found = decide_by_wrong_label_null(scores, labels, remove_without_evidence=anyway, **RATES)
+    assert found.evidence.present
+    assert found.evidence.contamination == pytest.approx(0.05, abs=0.005)
+    assert (~found.keep).nonzero().flatten().tolist() == list(range(150))
+    assert found.posterior_threshold == float(found.posterior[:150].min())
+    assert found.thresholds.isinf().all()
+    assert len(found.thresholds) == 3
+
+
+def test_without_evidence_nothing_goes_unless_asked():
+    scores, labels = label_scores(5)
+    found = decide_by_wrong_label_null(scores, labels, remove_without_evidence=False, **RATES)
+    assert not found.evidence.present
+    assert found.keep.all()
+    assert found.posterior_threshold == 1
+    asked = decide_by_wrong_label_null(scores, labels, remove_without_evidence=True, **RATES)
+    assert (~asked.keep).nonzero().flatten().tolist() == list(range(5))
+    assert not asked.evidence.present
+
+
+def test_clean_data_keep_everything():
+    found = decide_by_wrong_label_null(*label_scores(0), remove_without_evidence=False, **RATES)
+    assert found.keep.all()
+    assert found.evidence.contamination == 0

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+from lightning_poison import cli
+
+
+def test_attacks_are_listed_with_their_distribution(capsys):
+    assert cli.main(["attacks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    flip = next(line for line in lines if line.startswith("label-flip"))
+    assert "lightning-poison-labels 0.1.0" in flip
+    assert any(line.startswith("poison-frog") and "lightning-poison-collisions" in line for line in lines)
+
+
+def test_scorers_are_listed(capsys):
+    assert cli.main(["attacks", "--scorers", "true"]) == 0
+    assert "likelihood" in capsys.readouterr().out
+
+
+def test_what_a_user_can_mend_is_a_message_and_not_a_traceback(capsys, tmp_path):
+    assert cli.main(["demo", "--data", "mnist", "--data-root", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert "MNIST/raw" in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--date", "digits"])
+    assert stopped.value.code == 2
+    assert "date" in capsys.readouterr().err
+
+
+def test_the_command_is_installed():
+    run = subprocess.run([sys.executable, "-m", "lightning_poison", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0
+    assert "demo" in run.stdout

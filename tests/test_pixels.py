@@ -1,0 +1,91 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_poison.pixels import PixelRange
+
+NORMALISED = PixelRange(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
+
+
+def test_known_normalisation():
+    raw = torch.tensor([0.5, 0.6, 0.1]).view(3, 1, 1)
+    torch.testing.assert_close(NORMALISED.from_raw(raw), torch.tensor([0.0, 1.0, -2.0]).view(3, 1, 1))
+    torch.testing.assert_close(NORMALISED.to_raw(torch.tensor([0.0, 1.0, -2.0]).view(3, 1, 1)), raw)
+
+
+def test_no_normalisation_is_the_identity():
+    image = torch.rand(1, 2, 2)
+    assert PixelRange().to_raw(image) is image
+    assert PixelRange().from_raw(image) is image
+
+
+def test_radius_is_in_units_of_the_raw_image():
+    radius = NORMALISED.radius(0.1, torch.zeros(2, 3, 4, 4))
+    torch.testing.assert_close(radius.flatten(), torch.tensor([0.4, 0.5, 1.0]))
+    assert PixelRange().radius(0.1, torch.zeros(5, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_round_lands_on_the_grid_of_levels():
+    rounded = PixelRange(levels=17).round(torch.tensor([-0.3, 0.03, 0.04, 1.4]))
+    torch.testing.assert_close(rounded, torch.tensor([0.0, 0.0, 1 / 16, 1.0]))
+    free = PixelRange(levels=None).round(torch.tensor([0.123, 2.0]))
+    torch.testing.assert_close(free, torch.tensor([0.123, 1.0]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 256), st.integers(0, 1000))
+def test_rounding_twice_is_rounding_once_and_stays_in_range(levels, seed):
+    pixels = PixelRange(mean=(0.45,), std=(0.3,), levels=levels)
+    inputs = 3 * torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
+    once = pixels.round(inputs)
+    torch.testing.assert_close(pixels.round(once), once)
+    assert pixels.contains(once)
+    steps = pixels.to_raw(once) * (levels - 1)
+    torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+
+
+def test_clamp_moves_only_what_lies_outside():
+    inputs = NORMALISED.from_raw(torch.tensor([-0.5, 0.5, 1.5]).view(3, 1, 1))
+    torch.testing.assert_close(
+        NORMALISED.to_raw(NORMALISED.clamp(inputs)).flatten(), torch.tensor([0.0, 0.5, 1.0]), atol=1e-6, rtol=0
+    )
+
+
+def test_contains():
+    assert PixelRange().contains(torch.tensor([0.0, 1.0]))
+    assert not PixelRange().contains(torch.tensor([0.0, 1.01]))
+    assert not PixelRange().contains(torch.tensor([0.0, torch.nan]))
+    assert PixelRange().contains(torch.tensor([1.01]), tolerance=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.5,)}, "got no `std`"),
+        ({"std": (0.5,)}, "got no `mean`"),
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, r"`std` to be as long as `mean` \(1\), but got 2"),
+        ({"mean": (0.5,), "std": (0.0,)}, "`std` to be above 0"),
+        ({"levels": 1}, "`levels` to be at least 2"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PixelRange(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (3, 4), (3,)])
+def test_refuses_inputs_that_are_no_such_images(shape):
+    with pytest.raises(ValueError, match="with the 3 channels of `mean`"):
+        NORMALISED.to_raw(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4)])
+def test_one_channel_does_not_turn_vectors_into_images(shape):
+    with pytest.raises(ValueError, match=r"images \(\.\.\., C, H, W\)"):
+        PixelRange(mean=(0.5,), std=(0.5,)).from_raw(torch.zeros(shape))
+
+
+def test_lists_become_tuples_so_that_equal_ranges_are_equal():
+    assert PixelRange(mean=[0.5], std=[1]) == PixelRange(mean=(0.5,), std=(1.0,))
+    assert hash(PixelRange(mean=[0.5], std=[1])) == hash(PixelRange(mean=(0.5,), std=(1.0,)))

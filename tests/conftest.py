@@ -1,6 +1,8 @@
 """What several tests need: plain data, real digits, and a scorer that is known in closed form."""
 
+import os
 import threading
+from unittest import mock
 
 import pytest
 import torch
@@ -24,6 +26,13 @@ LIGHTNINGS_OWN_WARNINGS = (
 def pytest_configure(config):
     for line in LIGHTNINGS_OWN_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """Put the environment back: Lightning leaves ranks and ports in it, which ranks of the next test would believe."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 class CentroidScorer:

@@ -28,10 +28,8 @@ def run(tmp_path):
             str(directory),
             json.dumps({"world": world, "start": start, **options}),
         ]
-        # A process that forks after its OpenMP threads have started hangs in the first parallel loop of the child;
-        # and a port that Lightning chose for an earlier test of this process may be taken by now.
-        environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
-        environment |= {"OMP_NUM_THREADS": "1"} if start == "fork" else {}
+        # A process that forks after its OpenMP threads have started hangs in the first parallel loop of the child.
+        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if start == "fork" else {})
         ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
         if not ends_well:
             assert ended.returncode
@@ -74,3 +72,23 @@ def test_the_mask_is_the_same_at_one_two_and_three_ranks(run):
     for found in (run(2, start="spawn", trusted=True), run(3, trusted=True)):
         assert_same(found, alone[0])
         assert trained_on(found) == kept(alone)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_rank_that_fails_stops_all(run, broken):
+    said = run(2, start="popen", ends_well=False, fails=broken)
+    assert "this rank is broken" in said
+
+
+def test_ranks_with_different_data_are_told_so(run):
+    assert "ranks hold different ones" in run(2, start="popen", ends_well=False, differs=True)
+
+
+def test_a_rank_may_work_longer_than_a_collective_waits(run):
+    assert_same(run(2, start="popen", sleeps=1), run(1)[0])
+
+
+def test_batches_of_an_own_sampler_have_the_same_number_on_every_rank(run):
+    found = run(2, start="popen", rows=True)
+    assert len({len(each["batches"]) for each in found}) == 1
+    assert trained_on(found) <= kept(found)

@@ -37,8 +37,8 @@ from art.attacks.poisoning import FeatureCollisionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from lightning_poison._scopes import frozen
 from lightning_poison.pixels import PixelRange
+from lightning_poison.scopes import frozen
 from lightning_poison.threat import Surrogate
 from lightning_poison_collisions.distance import FeatureDistance, squared_norm
 from lightning_poison_collisions.grid import to_grid

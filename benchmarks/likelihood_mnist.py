@@ -33,12 +33,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison._scopes import seeded_rng
 from lightning_poison.backbones import SmallConvNet
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import craft
 from lightning_poison.poison import Poison
 from lightning_poison.sanitize import sanitize
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions.frogs import FrogAttack

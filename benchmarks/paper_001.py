@@ -40,12 +40,12 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lightning_poison._scopes import frozen, seeded_rng
 from lightning_poison.backbones import SmallConvNet
 from lightning_poison.pixels import PixelRange
 from lightning_poison.report.figures import save_figure
 from lightning_poison.report.pictures import plot_poison_beside_base
 from lightning_poison.report.plots import plot_features, plot_likelihood_histogram, plot_roc
+from lightning_poison.scopes import frozen, seeded_rng
 from lightning_poison.threat import Surrogate
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.distance import Distance, FeatureDistance, squared_norm

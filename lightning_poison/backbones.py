@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_poison._checks import describe, expected, positive_int
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.scopes import seeded_rng
 
 LARGE_IMAGE = 96
 """From this height or width on, the default is a ResNet-18."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import auto_cli
 
-from lightning_poison._checks import printable
+from lightning_poison.checks import printable
 from lightning_poison.registry import available_attacks, available_scorers, load_plugins
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected, positive_int
+from lightning_poison.checks import expected, positive_int
 from lightning_poison.reading import MemoryDataset, SelectedDataset
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scorers.protocol import LabelScorer
 from lightning_poison.scoring import agreed, in_memory, score_set
+from lightning_poison.seeds import derived_generator
 
 _REHEARSAL_STEPS = 4
 
@@ -80,7 +81,7 @@ def cross_fitted_label_scores(
         ValueError: where a class has fewer samples than there are folds, or a sample carries another label than
             `labels` says.
     """
-    assigned = stratified_folds(labels, folds, torch.Generator().manual_seed(seed))
+    assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"))
     classes = int(labels.max()) + 1
     alone = _Alone(runtime)
 
@@ -93,9 +94,8 @@ def cross_fitted_label_scores(
             part = data.subset(inside) if isinstance(data, MemoryDataset) else SelectedDataset(data, inside, sample)
             if fold == 0:
                 _announce(scorer, part, len(labels), folds, runtime)
-            fitted = copy.deepcopy(scorer).fit(
-                part, runtime=alone, generator=torch.Generator().manual_seed(seed + 1 + fold)
-            )
+            generator = derived_generator(seed, "cross-fit", fold)
+            fitted = copy.deepcopy(scorer).fit(part, runtime=alone, generator=generator)
             found[outside] = score_set(
                 data,
                 outside,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_poison._checks import expected, one_of, printable
 from lightning_poison._lightning.configured import AnyData, AnyDataset, AnyPoison, AnyScorer
 from lightning_poison._lightning.gate import Action, Gate, GateSettings
 from lightning_poison._lightning.loaders import filterable, map_loaders, replace_dataset
 from lightning_poison._lightning.runtime import opened_runtime
 from lightning_poison._lightning.wrapped import WrappedDataModule
+from lightning_poison.checks import expected, one_of, printable
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import check_identity, craft
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE

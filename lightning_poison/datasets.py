@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe, expected
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, expected
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.poison import Poison
 from lightning_poison.raw import read_edited
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 
 _STRUCTURE = ("indices", "datasets", "cumulative_sizes", "tensors")
 """What says how a data set's samples lie in others or in memory: it holds for that data set alone."""

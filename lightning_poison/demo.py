@@ -1,30 +1,29 @@
 """The demo: poison real digits in two ways, and see what each filter keeps out and what that is worth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from lightning_poison.backbones import default_backbone
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datasets import PoisonedDataset
+from lightning_poison.demo_data import DemoData, load_demo_data
 from lightning_poison.door import craft
 from lightning_poison.errors import UnknownNameError
 from lightning_poison.evaluate import Cell, Predict, evaluate, render_table
 from lightning_poison.fitting import FitSettings
-from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Poison
 from lightning_poison.registry import get_attack
 from lightning_poison.report.figures import save_figure
 from lightning_poison.report.pictures import plot_caught
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.seeds import derived_generator
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison.training import Classifier, LGMClassifier, fit_quietly, predict_with
 from lightning_poison.verdict import Verdict
@@ -33,69 +32,8 @@ Say = Callable[[str], None]
 
 FEATURES = 32
 
-TARGETS, FROGS_PER_TARGET = 5, 15
+TARGETS, FROGS_PER_TARGET, BETA, FINE_TUNING_EPOCHS = 10, 15, 1e-3, 60
 """Enough for the attack to work where nothing is done against it."""
-
-
-@dataclass(frozen=True)
-class DemoData:
-    """Real images, and how they are shared out.
-
-    Args:
-        name: what they are called.
-        images: float32 `(N, C, H, W)` in [0, 1].
-        labels: int64 `(N,)`.
-        pixels: their pixel domain.
-        pretrained: how many images the frogs' victim was pretrained on.
-        fine_tuned: how many it is fine-tuned on.
-        trained: how many the victim of the flipped labels is trained on.
-        epochs: how long that one is trained.
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    pixels: PixelRange
-    pretrained: int
-    fine_tuned: int
-    trained: int
-    epochs: int
-
-    def part(self, start: int, stop: int | None = None) -> TensorDataset:
-        """Return images from `start` to `stop` as a data set."""
-        return TensorDataset(self.images[start:stop], self.labels[start:stop])
-
-
-def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> DemoData:
-    """Read scikit-learn's bundled digits, or MNIST from a folder that has it already.
-
-    Args:
-        name: `"digits"` or `"mnist"`.
-        root: the folder that holds `MNIST/raw`.
-        seed: seeds the order of the images.
-
-    Raises:
-        FileNotFoundError: where MNIST is not in that folder.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if name == "digits":
-        pixels, targets = load_digits(return_X_y=True)
-        order = torch.randperm(len(targets), generator=generator)
-        images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8)[order] / 16
-        labels = torch.tensor(targets, dtype=torch.int64)[order]
-        return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 400, 1297, 20)
-    if root is None or not (root / "MNIST" / "raw").is_dir():
-        raise FileNotFoundError(
-            f"Expected MNIST as torchvision lays it out, a folder MNIST/raw in `--data-root`, but got {root}.\n"
-            "Fetch it with `torchvision.datasets.MNIST(root, download=True)`, or use `--data digits`."
-        )
-    from torchvision.datasets import MNIST
-
-    parts = [MNIST(root, train=train) for train in (True, False)]
-    images = torch.cat([part.data for part in parts]).float().unsqueeze(1) / 255
-    labels = torch.cat([part.targets for part in parts])
-    order = torch.randperm(len(labels), generator=generator)[:20000]
-    return DemoData("MNIST", images[order], labels[order], PixelRange(), 6000, 400, 10000, 6)
 
 
 def run_demo(
@@ -129,7 +67,7 @@ def run_demo(
 def _flipped_labels(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
     clean, test = data.part(0, data.trained), data.part(data.trained)
     threat = Threat.of_fraction(clean, 0.15, pixels=data.pixels)
-    poison = craft(get_attack("label-flip"), clean, threat, generator=torch.Generator().manual_seed(seed))
+    poison = craft(get_attack("label-flip"), clean, threat, generator=derived_generator(seed, "label flip"))
     say(
         f"\n1. Flipped labels: {len(poison)} of {len(clean):,} labels of {data.name} are wrong; a perceptron is "
         "trained from scratch; nothing is trusted."
@@ -152,7 +90,7 @@ def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
     base = LGMClassifier(default_backbone(data.images.shape[1:], FEATURES, seed=seed), FEATURES, 10)
     fit_quietly(base, data.part(0, first), epochs=data.epochs, seed=seed)
     clean, test = data.part(first, second), data.part(second)
-    attack = get_attack("poison-frog", poisons_per_target=FROGS_PER_TARGET)
+    attack = get_attack("poison-frog", poisons_per_target=FROGS_PER_TARGET, beta=BETA)
     threat = Threat(budget=TARGETS * FROGS_PER_TARGET, clean_label=True, pixels=data.pixels)
     poison = craft(
         attack,
@@ -160,7 +98,7 @@ def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
         threat,
         surrogates=[Surrogate(base, "extractor")],
         holdout=test,
-        generator=torch.Generator().manual_seed(seed),
+        generator=derived_generator(seed, "frogs"),
     )
     say(
         f"\n2. Poison frogs: {len(poison)} images appended to {len(clean):,} collide in feature space with "
@@ -169,7 +107,8 @@ def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
     )
 
     def train(dataset: Any, number: int) -> Predict:
-        return predict_with(fit_quietly(_fine_tuned(base, number), dataset, epochs=20, batch_size=64, seed=number))
+        tuned = fit_quietly(_fine_tuned(base, number), dataset, epochs=FINE_TUNING_EPOCHS, batch_size=64, seed=number)
+        return predict_with(tuned)
 
     return _half(data, clean, poison, test, train, LikelihoodScorer.from_module(base), output, seed, say)
 

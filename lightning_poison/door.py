@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe, expected, printable
 from lightning_poison._door.poison_rules import broken_contract, check_poison
 from lightning_poison._door.snapshot import first_change, snapshot_dataset, snapshot_module
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.errors import PluginError
 from lightning_poison.poison import Attack, Poison
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.threat import Surrogate, Threat
 
 

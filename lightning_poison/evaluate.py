@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected, printable
+from lightning_poison.checks import expected, printable
 from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
 from lightning_poison.labels import labels_of
 from lightning_poison.poison import Poison
+from lightning_poison.seeds import derived_generator
 
 Predict = Callable[[Any], Tensor]
 """Maps a data set of N samples `(input, label, ...)` to predicted labels, int64 `(N,)`."""
@@ -24,8 +24,6 @@ Defense = Callable[[Any], Tensor]
 """Maps an untrusted data set to what is kept of it, bool `(N,)`; it never sees the truth."""
 
 _CONTROLS = {"no defense", "random filter", "perfect filter"}
-
-_RANDOM_FILTER = 0x7261_6E64
 
 TAKES = 0.05
 """An attack whose success rate without defense is below this did not take: its rows prove nothing about a defense."""
@@ -109,8 +107,7 @@ def random_mask(length: int, removed: int, *, seed: int) -> Tensor:
     Its random numbers are none that an attack under the same seed draws: the two would choose the same samples.
     """
     keep = torch.ones(length, dtype=torch.bool)
-    chosen = np.random.default_rng((seed, _RANDOM_FILTER)).permutation(length)[:removed]
-    keep[torch.from_numpy(chosen)] = False
+    keep[torch.randperm(length, generator=derived_generator(seed, "random filter"))[:removed]] = False
     return keep
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_poison._checks import describe, expected, printable
+from lightning_poison.checks import describe, expected, printable
 
 _SHOWN_NAMES = 40
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison._checks import expected, positive, positive_int
-from lightning_poison._scopes import reproducible_kernels
+from lightning_poison.checks import expected, positive, positive_int
 from lightning_poison.labels import spec_of
 from lightning_poison.reading import Block, index_blocks, read_blocks
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import reproducible_kernels
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar to minimise."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_poison._checks import describe, expected, not_negative, one_of, positive_int
+from lightning_poison.checks import describe, expected, not_negative, one_of, positive_int
 from lightning_poison.functional import lgm
 from lightning_poison.functional.lgm import LGMLoss
 

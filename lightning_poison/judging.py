@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected, printable
 from lightning_poison.calibration import Decision, decide_by_trusted, decide_by_wrong_label_null
+from lightning_poison.checks import expected, printable
 from lightning_poison.crossfit import cross_fitted_label_scores
 from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.reading import Block, MemoryDataset, SelectedDataset
@@ -18,6 +18,7 @@ from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scorers.protocol import LabelScorer, Scorer
 from lightning_poison.scoring import agreed, in_memory, score_set
+from lightning_poison.seeds import derived_generator
 
 HELD_OUT = 0.3
 """Share of the trusted samples that an unfitted scorer is calibrated on and not fitted on."""
@@ -78,7 +79,7 @@ def judge_by_trusted(job: Job, trusted: Any, sample: SampleSpec | None = None) -
     held_out = torch.arange(len(labels))
     if not job.scorer.is_fitted:
         job = replace(job, scorer=copy.deepcopy(job.scorer))
-        fitted_on, held_out = _split(labels, job.labels, torch.Generator().manual_seed(job.seed))
+        fitted_on, held_out = _split(labels, job.labels, derived_generator(job.seed, "trusted split"))
         agreed(job.runtime, lambda: _fit(job, trusted, fitted_on, sample))
         job.scorer.load(job.runtime.broadcast(dict(job.scorer.state())))
     _warn_of_few(labels[held_out], job.labels)
@@ -172,7 +173,7 @@ def _both(scorer: Scorer) -> Callable[[Block], Tensor]:
 def _fit(job: Job, trusted: Any, indices: Tensor, sample: SampleSpec) -> None:
     held = in_memory(trusted, sample=sample, runtime=job.runtime, seed=job.seed)
     part = held.subset(indices) if isinstance(held, MemoryDataset) else SelectedDataset(trusted, indices, sample)
-    job.scorer.fit(part, runtime=job.runtime, generator=torch.Generator().manual_seed(job.seed))
+    job.scorer.fit(part, runtime=job.runtime, generator=derived_generator(job.seed, "trusted fit"))
 
 
 def _split(labels: Tensor, judged: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

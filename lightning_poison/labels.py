@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected, printable
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 
 _PROBES = 8
 

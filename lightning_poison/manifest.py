@@ -9,12 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected, index_vector
 from lightning_poison._manifest.cells import DecisionWord
 from lightning_poison._manifest.diff import ManifestDiff, compare_rows, shortened
 from lightning_poison._manifest.finding import find_samples
 from lightning_poison._manifest.identity import content_hash, file_of
 from lightning_poison._manifest.rows import ManifestRow, read_rows, write_rows
+from lightning_poison.checks import expected, index_vector
 from lightning_poison.errors import ManifestError
 from lightning_poison.labels import spec_of
 from lightning_poison.samples import SampleSpec

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_poison._checks import describe, expected, fraction
+from lightning_poison.checks import describe, expected, fraction
 from lightning_poison.objectives import Objective
 from lightning_poison.removal_metrics import (
     CoverRemovalRate,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected
 from lightning_poison._lightning.namespaces import lightning_types
-from lightning_poison._scopes import evaluating
+from lightning_poison.checks import expected
 from lightning_poison.functional.lgm import LGMLoss
 from lightning_poison.heads import Covariance, LGMHead
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import evaluating
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Host

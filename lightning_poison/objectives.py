@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import _checks
+from lightning_poison import checks
 from lightning_poison.evaluation_sets import InstanceSet, RelabelledSet, TriggeredSet
 from lightning_poison.labels import labels_of
 from lightning_poison.raw import resolve
@@ -169,8 +169,8 @@ class InstancesObjective(_Judged):
         self, inputs: Tensor, labels: Tensor, wanted: Tensor, *, domain: Literal["raw", "sample"] = "sample"
     ) -> None:
         for name, value in (("labels", labels), ("wanted", wanted)):
-            if len(_checks.index_vector(name, value)) != len(inputs):
-                raise ValueError(_checks.expected(name, f"as long as `inputs` ({len(inputs)})", len(value)))
+            if len(checks.index_vector(name, value)) != len(inputs):
+                raise ValueError(checks.expected(name, f"as long as `inputs` ({len(inputs)})", len(value)))
         self.inputs = inputs
         self.labels = labels
         self.wanted = wanted

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected
+from lightning_poison.checks import describe, expected
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import _checks
+from lightning_poison import checks
 from lightning_poison.objectives import Objective, objectives
 from lightning_poison.saving import read_tensors, write_tensors
 from lightning_poison.threat import Surrogate, Threat
@@ -57,33 +57,33 @@ class Poison:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(_checks.index_vector("indices", self.indices))
+        count = len(checks.index_vector("indices", self.indices))
         if not len(self.role):
             object.__setattr__(self, "role", torch.zeros_like(self.indices))
         for name in ("labels", "role", "base_indices"):
             value = getattr(self, name)
-            if value is not None and len(_checks.index_vector(name, value)) != count:
-                raise ValueError(_checks.expected(name, f"as long as `indices` ({count})", len(value)))
+            if value is not None and len(checks.index_vector(name, value)) != count:
+                raise ValueError(checks.expected(name, f"as long as `indices` ({count})", len(value)))
         values, counts = torch.unique(self.indices, return_counts=True)
         if len(values) != count:
-            raise ValueError(_checks.expected("indices", "each given once", f"{int(values[counts > 1][0])} twice"))
+            raise ValueError(checks.expected("indices", "each given once", f"{int(values[counts > 1][0])} twice"))
         if count and int(self.indices.min()) < 0:
-            raise ValueError(_checks.expected("indices", "at least 0", int(self.indices.min())))
-        _checks.one_of("domain", self.domain, ("raw", "sample"))
+            raise ValueError(checks.expected("indices", "at least 0", int(self.indices.min())))
+        checks.one_of("domain", self.domain, ("raw", "sample"))
         self._check_inputs(count)
 
     def _check_inputs(self, count: int) -> None:
         if self.inputs is None:
             return
         if len(self.inputs) != count:
-            raise ValueError(_checks.expected("inputs", f"as long as `indices` ({count})", len(self.inputs)))
+            raise ValueError(checks.expected("inputs", f"as long as `indices` ({count})", len(self.inputs)))
         if self.domain == "raw" and (self.inputs.dtype != torch.uint8 or self.inputs.ndim != 4):
             raise ValueError(
-                _checks.expected("inputs", "uint8 (P, C, H, W) in the raw domain", _checks.describe(self.inputs))
+                checks.expected("inputs", "uint8 (P, C, H, W) in the raw domain", checks.describe(self.inputs))
             )
         if self.domain == "sample" and not self.inputs.is_floating_point():
             raise ValueError(
-                _checks.expected("inputs", "floating point in the sample domain", _checks.describe(self.inputs))
+                checks.expected("inputs", "floating point in the sample domain", checks.describe(self.inputs))
             )
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class Poison:
         what = "labels only" if self.inputs is None else f"{self.domain} inputs {tuple(self.inputs.shape[1:])}"
         covers = int((self.role == COVER).sum())
         covered = f", {covers} of them cover" if covers else ""
-        return f"Poison({_checks.printable(self.attack)}: {len(self)} samples{covered}, {what})"
+        return f"Poison({checks.printable(self.attack)}: {len(self)} samples{covered}, {what})"
 
     def appended(self, length: int) -> Tensor:
         """Return a mask `(P,)` of the samples that are appended to a data set of that length."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.datasets.vision import StandardTransform
 from torchvision.transforms.v2 import functional as F
 
-from lightning_poison._checks import describe
+from lightning_poison.checks import describe
 
 Edit = Callable[[Tensor], Tensor]
 """Maps a raw image, uint8 `(C, H, W)`, to another of the same shape; never in place."""

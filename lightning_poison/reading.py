@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_poison._checks import describe
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.labels import as_label, read_sample
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 
 
 @dataclass(frozen=True)

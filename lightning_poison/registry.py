@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_poison._checks import describe, printable
 from lightning_poison._plugins.loading import Offer, Plugins, load_all
+from lightning_poison.checks import describe, printable
 from lightning_poison.door import check_identity
 from lightning_poison.errors import PluginError, UnknownNameError
 from lightning_poison.poison import Attack

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_poison._checks import describe, expected
+from lightning_poison.checks import describe, expected
 
 
 class RemovalCounts(Metric):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import one_of, positive_int
+from lightning_poison.checks import one_of, positive_int
 
 _logger = logging.getLogger(__name__)
 

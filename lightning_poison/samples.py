@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_poison._checks import describe, printable
+from lightning_poison.checks import describe, printable
 
 INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
 LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_poison._checks import expected, fraction, positive_int, printable, share
-from lightning_poison._scopes import isolated_rng
+from lightning_poison.checks import expected, fraction, positive_int, printable, share
 from lightning_poison.errors import DataChangedError, NothingKeptError, UnsupportedDataError
 from lightning_poison.fingerprint import digest_of, fingerprint
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
@@ -17,6 +16,7 @@ from lightning_poison.judging import Job, judge_by_trusted, judge_untrusted
 from lightning_poison.labels import labels_of, read_sample, spec_of
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import isolated_rng
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.verdict import Verdict

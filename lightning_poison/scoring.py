@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected
-from lightning_poison._scopes import reproducible_kernels
+from lightning_poison.checks import describe, expected
 from lightning_poison.reading import Block, MemoryDataset, index_blocks, read_blocks
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import reproducible_kernels
 
 BLOCK_SIZE = 256
 """Samples a block; blocks are the same at any number of ranks, and so are the scores."""

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe
 from lightning_poison._door.poison_rules import broken_contract
 from lightning_poison._door.tiny_images import TinyImages
 from lightning_poison._plugins.scorer_testing import check_scorer
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe
 from lightning_poison.door import check_identity, craft
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import ANY_OTHER
 from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Attack, Poison
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.threat import Surrogate, Threat
 
 __all__ = ["TinyImages", "check_attack", "check_scorer"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lightning_poison import _checks
+from lightning_poison import checks
 from lightning_poison.pixels import PixelRange
 
 
@@ -35,9 +35,9 @@ class Threat:
     pixels: PixelRange = field(default_factory=PixelRange)
 
     def __post_init__(self) -> None:
-        _checks.positive_int("budget", self.budget, hint="For a share of the data set use `Threat.of_fraction`.")
+        checks.positive_int("budget", self.budget, hint="For a share of the data set use `Threat.of_fraction`.")
         if self.epsilon is not None:
-            _checks.epsilon(self.epsilon)
+            checks.epsilon(self.epsilon)
 
     @classmethod
     def of_fraction(
@@ -51,7 +51,7 @@ class Threat:
         pixels: PixelRange | None = None,
     ) -> "Threat":
         """Build a threat whose budget is a share of the data set, in (0, 1), rounded to the nearest sample."""
-        share = _checks.fraction("poison_fraction", poison_fraction)
+        share = checks.fraction("poison_fraction", poison_fraction)
         budget = max(1, round(share * len(dataset)))
         return cls(budget, epsilon, clean_label, may_append, pixels or PixelRange())
 

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_poison._scopes import isolated_rng, reproducible_kernels
 from lightning_poison.evaluate import Predict
 from lightning_poison.mixins import LGMMixin
 from lightning_poison.runtime import DEFAULT_THREADS
+from lightning_poison.scopes import isolated_rng, reproducible_kernels
 
 _ADVICE = ("Found .* in eval mode", "The 'train_dataloader' does not have many workers")
 """Lightning's advice against what is done on purpose here: frozen parts, and reading in this process."""

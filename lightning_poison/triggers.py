@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from lightning_poison import _checks
+from lightning_poison import checks
 from lightning_poison.saving import KindRegistry
 
 
@@ -57,9 +57,9 @@ class PatchTrigger:
 
     def __init__(self, pattern: Tensor, *, row: int = -1, column: int = -1, amplitude: float = 1.0) -> None:
         if pattern.dtype != torch.uint8 or pattern.ndim != 3:
-            raise ValueError(_checks.expected("pattern", "a uint8 image (C, h, w)", _checks.describe(pattern)))
+            raise ValueError(checks.expected("pattern", "a uint8 image (C, h, w)", checks.describe(pattern)))
         if not 0 < amplitude <= 1:
-            raise ValueError(_checks.expected("amplitude", "in (0, 1]", amplitude))
+            raise ValueError(checks.expected("amplitude", "in (0, 1]", amplitude))
         self.pattern = pattern
         self.row = row
         self.column = column

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected, printable
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.functional.contamination import SuspectPair
 from lightning_poison.saving import read_tensors, write_tensors
 

@@ -1,50 +1,50 @@
 import pytest
 import torch
 
-from lightning_poison import _checks
+from lightning_poison import checks
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.5, 1.5, float("nan"), True, "0.5", None])
 def test_fraction_refuses(value):
     with pytest.raises(ValueError, match=r"Expected `rate` to be a number in \(0, 1\), but got"):
-        _checks.fraction("rate", value)
+        checks.fraction("rate", value)
 
 
 def test_share_takes_both_ends():
-    assert (_checks.share("s", 0), _checks.share("s", 1)) == (0.0, 1.0)
+    assert (checks.share("s", 0), checks.share("s", 1)) == (0.0, 1.0)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        _checks.share("s", 1.01)
+        checks.share("s", 1.01)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, True])
 def test_numbers_must_be_finite(value):
     with pytest.raises(ValueError, match="finite number above 0"):
-        _checks.positive("x", value)
+        checks.positive("x", value)
     with pytest.raises(ValueError, match="finite number of at least 0"):
-        _checks.not_negative("x", value)
-    assert _checks.not_negative("x", 0) == 0.0
+        checks.not_negative("x", value)
+    assert checks.not_negative("x", 0) == 0.0
 
 
 def test_one_of_lists_the_choices():
     with pytest.raises(ValueError, match="one of 'a', 'b', but got c"):
-        _checks.one_of("x", "c", ("a", "b"))
+        checks.one_of("x", "c", ("a", "b"))
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), torch.zeros(2, 2, dtype=torch.int64), [0, 1]])
 def test_index_vector_refuses(value):
     with pytest.raises(ValueError, match="one-dimensional int64 tensor"):
-        _checks.index_vector("i", value)
+        checks.index_vector("i", value)
 
 
 def test_describe_does_not_print_content():
-    assert _checks.describe(torch.zeros(2, 3)) == "a float32 tensor of shape (2, 3)"
-    assert _checks.describe({"secret": 1}) == "dict"
+    assert checks.describe(torch.zeros(2, 3)) == "a float32 tensor of shape (2, 3)"
+    assert checks.describe({"secret": 1}) == "dict"
 
 
 def test_the_way_out_stands_on_its_own_line():
-    assert _checks.expected("x", "y", 3, "Do z.") == "Expected `x` to be y, but got 3.\nDo z."
+    assert checks.expected("x", "y", 3, "Do z.") == "Expected `x` to be y, but got 3.\nDo z."
 
 
 def test_printable_escapes_and_bounds():
-    assert _checks.printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
-    assert len(_checks.printable("x" * 500)) == 200
+    assert checks.printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
+    assert len(checks.printable("x" * 500)) == 200

@@ -15,7 +15,7 @@ ROOT = Path(lightning_poison.__file__).parent
 PACKAGE = "lightning_poison"
 
 LAYERS = {
-    "ground": "errors _checks _scopes",
+    "ground": "errors checks scopes seeds",
     "nouns": (
         "pixels threat samples labels raw triggers saving evaluation_sets objectives poison verdict runtime functional"
     ),
@@ -25,7 +25,7 @@ LAYERS = {
     ),
     "flow": "sanitize judging crossfit evaluate report registry testing _plugins",
     "host": "callbacks datamodules mixins strategies training _lightning",
-    "shell": "cli demo __main__",
+    "shell": "cli demo demo_data __main__",
 }
 """From the ground up: a module may import from its own layer and from those above it in this table."""
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison._scopes import evaluating, frozen, isolated_rng, reproducible_kernels, seeded_rng
+from lightning_poison.scopes import evaluating, frozen, isolated_rng, reproducible_kernels, seeded_rng
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe, printable
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, printable
 from lightning_poison.errors import PluginError
 from lightning_poison.labels import labels_of, read_sample
 from lightning_poison.objectives import objectives
 from lightning_poison.poison import COVER, POISON, Attack, Poison
 from lightning_poison.raw import has_raw, read_raw
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.threat import Threat
 
 TOLERANCE = 1e-4

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_poison._scopes import seeded_rng
 from lightning_poison.labels import labels_of, read_sample
 from lightning_poison.raw import has_raw, read_raw
+from lightning_poison.scopes import seeded_rng
 
 MAX_SAMPLES = 4096
 """How many samples are read; of a larger data set, as many at places that a fixed seed chooses."""

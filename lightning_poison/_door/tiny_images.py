@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import positive_int
+from lightning_poison.checks import positive_int
 from lightning_poison.pixels import PixelRange
 
 

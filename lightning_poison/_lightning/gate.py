@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_poison._checks import expected, printable
 from lightning_poison._lightning.loaders import filterable, level, map_loaders, rebuild_loader, speaks_view
 from lightning_poison._lightning.records import folder_name, is_tuning, log_figures, run_directory, write_files
 from lightning_poison._lightning.runtime import opened_runtime
+from lightning_poison.checks import expected, printable
 from lightning_poison.datasets import SanitizedDataset
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
 from lightning_poison.labels import labels_of

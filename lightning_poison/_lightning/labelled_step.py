@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_poison._checks import describe, expected
 from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison.checks import describe, expected
 from lightning_poison.heads import LGMHead
 from lightning_poison.samples import SampleSpec
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from lightning_poison._checks import printable
 from lightning_poison._lightning.samplers import (
     Remapped,
     RemappedBatchSampler,
@@ -22,6 +21,7 @@ from lightning_poison._lightning.samplers import (
     remapped,
     remapped_batches,
 )
+from lightning_poison.checks import printable
 from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.runtime import Runtime

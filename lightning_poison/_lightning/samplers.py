@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
-from lightning_poison._scopes import seeded_rng
 from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
 from lightning_poison.errors import NothingKeptError, UnsupportedDataError
+from lightning_poison.scopes import seeded_rng
 
 _NOT_PASSED_ON = ("batch_size", "drop_last", "state_dict", "load_state_dict")
 

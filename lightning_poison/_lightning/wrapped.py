@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from torch.utils.data import DataLoader
 
-from lightning_poison._checks import expected
 from lightning_poison._lightning.configured import AnyData, built
 from lightning_poison._lightning.loaders import map_loaders
 from lightning_poison._lightning.namespaces import DataModuleBase, lightning_types
+from lightning_poison.checks import expected
 
 _DELEGATED = (
     "name",

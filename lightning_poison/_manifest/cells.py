@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lightning_poison._checks import printable
+from lightning_poison.checks import printable
 from lightning_poison.errors import ManifestError
 
 DecisionWord = Literal["removed", "flagged", "kept-by-hand"]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_poison._manifest.identity import content_hash, file_of, has_content
 from lightning_poison._manifest.rows import ManifestRow
-from lightning_poison._scopes import seeded_rng
 from lightning_poison.labels import as_label, labels_of, read_sample
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 
 
 def find_samples(

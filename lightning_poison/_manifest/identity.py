@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison._scopes import seeded_rng
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.labels import read_sample
 from lightning_poison.raw import read_raw
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 
 _DIGITS = 32
 """Hexadecimal digits of a digest; 128 bits, so that nobody makes another sample of the same digest."""

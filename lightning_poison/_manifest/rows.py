@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_poison._checks import printable
 from lightning_poison._manifest.cells import (
     COLUMNS,
     VOTE_PREFIX,
@@ -17,6 +16,7 @@ from lightning_poison._manifest.cells import (
     parse_cell,
     unescape_cell,
 )
+from lightning_poison.checks import printable
 from lightning_poison.errors import ManifestError
 from lightning_poison.saving import atomic_path
 

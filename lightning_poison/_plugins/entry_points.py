@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from lightning_poison._checks import printable
+from lightning_poison.checks import printable
 from lightning_poison.errors import PluginError
 from lightning_poison.hookspecs import GROUP
 

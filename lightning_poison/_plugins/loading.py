@@ -9,8 +9,8 @@ from typing import Any
 import pluggy
 
 from lightning_poison import hookspecs
-from lightning_poison._checks import describe, printable
 from lightning_poison._plugins.entry_points import DISABLED, HOST, Candidate, Source, find_candidates
+from lightning_poison.checks import describe, printable
 from lightning_poison.errors import PluginError
 from lightning_poison.hookspecs import API_VERSION, PROJECT, hookimpl
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe, printable
 from lightning_poison._door.snapshot import first_change, snapshot_dataset
 from lightning_poison._door.tiny_images import TinyImages
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, printable
 from lightning_poison.errors import NotFittedError, PluginError
 from lightning_poison.labels import labels_of, read_sample
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.protocol import FeatureScorer, LabelScorer, Scorer
 
 MIN_AUROC = 0.8

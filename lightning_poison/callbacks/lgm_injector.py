@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_poison._checks import expected, not_negative, one_of
 from lightning_poison._lightning.labelled_step import LabelledStep
 from lightning_poison._lightning.namespaces import CallbackBase, lightning_types
 from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison.checks import expected, not_negative, one_of
 from lightning_poison.heads import Covariance, LGMHead
 from lightning_poison.samples import SampleSpec
 

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lightning_poison._checks import expected, one_of
 from lightning_poison._lightning.configured import AnyDataset, AnyScorer
 from lightning_poison._lightning.gate import Action, Gate, GateSettings
 from lightning_poison._lightning.namespaces import CallbackBase
 from lightning_poison._lightning.source import DataSource
+from lightning_poison.checks import expected, one_of
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
 from lightning_poison.samples import SampleSpec
 from lightning_poison.sanitize import check_arguments

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison import _checks
+from lightning_poison import checks
 from lightning_poison.functional.intervals import wilson_interval
 from lightning_poison.functional.label_mixture import (
     Disagreements,
@@ -124,12 +124,12 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
         True
     """
     _check_label_scores(label_scores, labels)
-    _checks.fraction("confidence", confidence)
+    checks.fraction("confidence", confidence)
     scores, own = label_scores.detach().cpu().double(), labels.cpu()
     reading = scores.argmin(1)
     if not (reading == own).any():
         hint = "Is their sign right? Larger is more suspicious."
-        raise ValueError(_checks.expected("label_scores", "lowest under the label for some samples", "none", hint))
+        raise ValueError(checks.expected("label_scores", "lowest under the label for some samples", "none", hint))
     found = find_disagreements(scores, own)
     mixture = fit_mixture(found)
     posterior = torch.zeros(len(own), dtype=torch.float64)
@@ -172,8 +172,8 @@ def has_evidence(
     Raises:
         ValueError: where one of the two shares is outside [0, 1].
     """
-    readable = contamination.misread_share <= _checks.share("largest_misread_share", largest_misread_share)
-    return readable and contamination.low > _checks.share("natural_error_rate", natural_error_rate)
+    readable = contamination.misread_share <= checks.share("largest_misread_share", largest_misread_share)
+    return readable and contamination.low > checks.share("natural_error_rate", natural_error_rate)
 
 
 def select_by_posterior(posterior: Tensor, false_positive_rate: float = 0.01) -> Tensor:
@@ -197,10 +197,10 @@ def select_by_posterior(posterior: Tensor, false_positive_rate: float = 0.01) ->
         >>> select_by_posterior(torch.tensor([0.999, 0.0, 0.3, 0.0, 0.6]), 0.01)
         tensor([False,  True,  True,  True,  True])
     """
-    _checks.fraction("false_positive_rate", false_positive_rate)
+    checks.fraction("false_positive_rate", false_positive_rate)
     if posterior.ndim != 1 or not ((posterior >= 0) & (posterior <= 1)).all():
-        came = _checks.describe(posterior)
-        raise ValueError(_checks.expected("posterior", "one-dimensional, with values in [0, 1]", came))
+        came = checks.describe(posterior)
+        raise ValueError(checks.expected("posterior", "one-dimensional, with values in [0, 1]", came))
     lost = share_at_least_as_suspicious(posterior.double()[:, None], 1 - posterior.double())
     return ~((posterior > 0.5) & (lost <= false_positive_rate))
 
@@ -238,13 +238,13 @@ def _suspect_pairs(
 
 
 def _check_label_scores(label_scores: Tensor, labels: Tensor) -> None:
-    _checks.index_vector("labels", labels)
+    checks.index_vector("labels", labels)
     if label_scores.ndim != 2 or len(label_scores) != len(labels) or label_scores.shape[1] < 2 or not len(labels):
         what = f"of shape (N, C) with N = {len(labels)} labels and two classes or more"
-        raise ValueError(_checks.expected("label_scores", what, _checks.describe(label_scores)))
+        raise ValueError(checks.expected("label_scores", what, checks.describe(label_scores)))
     if not label_scores.isfinite().all():
         hint = "Take negative log-probabilities from `log_softmax`, which does not underflow."
-        raise ValueError(_checks.expected("label_scores", "finite", "infinite values or NaN", hint))
+        raise ValueError(checks.expected("label_scores", "finite", "infinite values or NaN", hint))
     if not 0 <= int(labels.min()) <= int(labels.max()) < label_scores.shape[1]:
         came = f"labels from {int(labels.min())} to {int(labels.max())}"
-        raise ValueError(_checks.expected("labels", f"in [0, {label_scores.shape[1]})", came))
+        raise ValueError(checks.expected("labels", f"in [0, {label_scores.shape[1]})", came))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison import _checks
+from lightning_poison import checks
 
 _ANCHOR_RANK = 5
 """The tail starts at the fifth largest reference score: the highest that still has a handful of samples behind it."""
@@ -94,7 +94,7 @@ def class_thresholds(
         >>> class_thresholds(reference, of_class_0, false_positive_rate=0.1, num_classes=1)
         tensor([89.], dtype=torch.float64)
     """
-    rate = _checks.fraction("false_positive_rate", false_positive_rate)
+    rate = checks.fraction("false_positive_rate", false_positive_rate)
     tails = _fit_tails(reference_scores, reference_labels, num_classes)
     thresholds = [tail.threshold(rate) for tail in tails]
     return torch.tensor(thresholds, dtype=torch.float64, device=reference_scores.device)
@@ -136,7 +136,7 @@ class _Tail:
 def _fit_tails(scores: Tensor, labels: Tensor, num_classes: int) -> list[_Tail]:
     _check_scores("reference_scores", scores, "reference_labels", labels, num_classes)
     if not scores.isfinite().all():
-        raise ValueError(_checks.expected("reference_scores", "finite", "infinite values"))
+        raise ValueError(checks.expected("reference_scores", "finite", "infinite values"))
     counts = torch.bincount(labels, minlength=num_classes)
     if (counts == 0).any():
         absent = ", ".join(map(str, (counts == 0).nonzero().flatten().tolist()))
@@ -159,14 +159,14 @@ def _fit_tail(scores: Tensor) -> _Tail:
 
 
 def _check_scores(scores_name: str, scores: Tensor, labels_name: str, labels: Tensor, num_classes: int) -> None:
-    _checks.positive_int("num_classes", num_classes)
-    _checks.index_vector(labels_name, labels)
+    checks.positive_int("num_classes", num_classes)
+    checks.index_vector(labels_name, labels)
     if scores.shape != labels.shape or not scores.is_floating_point():
         what = f"floating-point, of the shape of `{labels_name}`, {tuple(labels.shape)}"
-        raise ValueError(_checks.expected(scores_name, what, _checks.describe(scores)))
+        raise ValueError(checks.expected(scores_name, what, checks.describe(scores)))
     if scores.isnan().any():
         hint = "A scorer that returns NaN has seen inputs or a model that hold some."
-        raise ValueError(_checks.expected(scores_name, "free of NaN", f"{int(scores.isnan().sum())} of them", hint))
+        raise ValueError(checks.expected(scores_name, "free of NaN", f"{int(scores.isnan().sum())} of them", hint))
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         came = f"labels from {int(labels.min())} to {int(labels.max())}"
-        raise ValueError(_checks.expected(labels_name, f"in [0, {num_classes})", came))
+        raise ValueError(checks.expected(labels_name, f"in [0, {num_classes})", came))

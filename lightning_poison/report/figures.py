@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected, one_of, printable
+from lightning_poison.checks import describe, expected, one_of, printable
 from lightning_poison.saving import atomic_path
 
 CLEAN_COLOUR, POISON_COLOUR, COVER_COLOUR = "#0072B2", "#D55E00", "#7A7A7A"

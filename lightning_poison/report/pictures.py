@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected, positive_int
 from lightning_poison._manifest.identity import raw_image
-from lightning_poison._scopes import seeded_rng
+from lightning_poison.checks import describe, expected, positive_int
 from lightning_poison.labels import read_sample, spec_of
 from lightning_poison.report.figures import CLEAN_COLOUR, FAINT, INK, POISON_COLOUR, finished, new_figure, shown, vector
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.verdict import Verdict
 
 _SIZE = 1.15

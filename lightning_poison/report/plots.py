@@ -20,7 +20,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from lightning_poison._checks import describe, expected, fraction, one_of, positive_int, printable
+from lightning_poison.checks import describe, expected, fraction, one_of, positive_int, printable
 from lightning_poison.report.figures import (
     CLASS_COLOURS,
     CLEAN_COLOUR,

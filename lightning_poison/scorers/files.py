@@ -4,7 +4,7 @@ import json
 import os
 from typing import TypeVar
 
-from lightning_poison._checks import printable
+from lightning_poison.checks import printable
 from lightning_poison.saving import read_tensors, write_tensors
 from lightning_poison.scorers.protocol import Scorer
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import expected, one_of, positive_int
-from lightning_poison._scopes import evaluating
 from lightning_poison.backbones import default_backbone
+from lightning_poison.checks import expected, one_of, positive_int
 from lightning_poison.errors import NotFittedError
 from lightning_poison.fitting import FitSettings, fit_module
 from lightning_poison.heads import Covariance, LGMHead
@@ -22,6 +21,7 @@ from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.reading import read_blocks
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import evaluating
 from lightning_poison.scorers.likelihood_models import BorrowedModel, OwnModel, lgm_loss
 
 ScoreKind = Literal["likelihood", "posterior"]

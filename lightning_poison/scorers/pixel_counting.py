@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import describe, expected
+from lightning_poison.checks import describe, expected
 from lightning_poison.errors import NotFittedError
 from lightning_poison.pixels import PixelRange
 from lightning_poison.reading import index_blocks, read_blocks

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import _checks
-from lightning_poison._scopes import evaluating, frozen
+from lightning_poison import checks
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import InstancesObjective
 from lightning_poison.poison import Poison
 from lightning_poison.reading import index_blocks
+from lightning_poison.scopes import evaluating, frozen
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.distance import FeatureDistance
@@ -88,18 +88,18 @@ class FrogAttack:
     def __post_init__(self) -> None:
         for name in ("source_class", "base_class"):
             if (value := getattr(self, name)) is not None:
-                _checks.positive_int(name, value, minimum=0)
+                checks.positive_int(name, value, minimum=0)
         if self.source_class is not None and self.source_class == self.base_class:
             raise ValueError(
-                _checks.expected("base_class", f"another class than `source_class` ({self.source_class})", "the same")
+                checks.expected("base_class", f"another class than `source_class` ({self.source_class})", "the same")
             )
         for name in ("steps", "poisons_per_target", "candidates", "batch_size"):
-            _checks.positive_int(name, getattr(self, name))
-        _checks.positive("beta", self.beta)
-        _checks.one_of("placement", self.placement, ("append", "replace"))
-        _checks.one_of("base_choice", self.base_choice, ("nearest", "random"))
-        if _checks.share("opacity", self.opacity) == 1:
-            raise ValueError(_checks.expected("opacity", "below 1, which would be the target itself", self.opacity))
+            checks.positive_int(name, getattr(self, name))
+        checks.positive("beta", self.beta)
+        checks.one_of("placement", self.placement, ("append", "replace"))
+        checks.one_of("base_choice", self.base_choice, ("nearest", "random"))
+        if checks.share("opacity", self.opacity) == 1:
+            raise ValueError(checks.expected("opacity", "below 1, which would be the target itself", self.opacity))
 
     def craft(
         self,
@@ -161,14 +161,14 @@ class FrogAttack:
     ) -> "Dataset[Any]":
         if not surrogates:
             raise ValueError(
-                _checks.expected("surrogates", "at least one model to craft on", "none")
+                checks.expected("surrogates", "at least one model to craft on", "none")
                 + '\nPass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
             )
         if self.placement == "append" and not threat.may_append:
             raise ValueError('Expected a threat that may append, but got one that may not.\nSet `placement="replace"`.')
         if holdout is None:
             raise ValueError(
-                _checks.expected("holdout", "a data set that targets are drawn from", "None")
+                checks.expected("holdout", "a data set that targets are drawn from", "None")
                 + "\nPass samples that are not trained on, such as a part of the test set."
             )
         return holdout

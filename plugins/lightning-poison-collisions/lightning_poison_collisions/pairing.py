@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison._checks import expected
+from lightning_poison.checks import expected
 
 
 @dataclass(frozen=True)

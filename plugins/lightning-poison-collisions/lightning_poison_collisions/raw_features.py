@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison._checks import expected
+from lightning_poison.checks import expected
 from lightning_poison.features import FeatureExtractor
 from lightning_poison.labels import read_sample
 from lightning_poison.pixels import PixelRange

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from lightning_poison.saving import atomic_path
 
@@ -30,6 +31,14 @@ def load_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     """Return float32 images `(N, 1, 28, 28)` in [0, 1] and labels `(N,)`."""
     data = torchvision.datasets.MNIST(root, train=train)
     return data.data[:, None].float() / 255, data.targets
+
+
+def load_cifar(root: Path, *, train: bool, classes: Sequence[int] = tuple(range(10))) -> tuple[Tensor, Tensor]:
+    """Return images of CIFAR-10 (JPEG q75), float32 `(N, 3, 32, 32)` in [0, 1], and labels `(N,)`, class by class."""
+    folder = torchvision.datasets.ImageFolder(root / "cifar10" / ("train" if train else "test"))
+    wanted = [path for path, label in folder.samples if label in classes]
+    labels = torch.tensor([label for _, label in folder.samples if label in classes])
+    return torch.stack([decode_image(path, ImageReadMode.RGB) for path in wanted]).float() / 255, labels
 
 
 def timed(measure: Callable[[], Figures]) -> Figures:

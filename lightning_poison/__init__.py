@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_poison.door import craft as craft
     from lightning_poison.features import FeatureExtractor as FeatureExtractor
     from lightning_poison.fitting import FitSettings as FitSettings
+    from lightning_poison.frozen_features import FrozenFeatureClassifier as FrozenFeatureClassifier
     from lightning_poison.heads import LGMHead as LGMHead
     from lightning_poison.heads import lgm_parameter_groups as lgm_parameter_groups
     from lightning_poison.hookspecs import hookimpl as hookimpl
@@ -50,6 +51,7 @@ _HOMES = {
     "AttackSuccessRate": "metrics",
     "FeatureExtractor": "features",
     "FitSettings": "fitting",
+    "FrozenFeatureClassifier": "frozen_features",
     "LGMHead": "heads",
     "LGMInjector": "callbacks.lgm_injector",
     "LGMMixin": "mixins",

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, positive_int
+from lightning_poison.checks import expected, positive_int, printable
 from lightning_poison.reading import MemoryDataset, SelectedDataset
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.scorers.protocol import LabelScorer
+from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer
 from lightning_poison.scoring import agreed, in_memory, score_set
 from lightning_poison.seeds import derived_generator
 
@@ -116,17 +116,16 @@ def cross_fitted_label_scores(
 def _announce(scorer: LabelScorer, part: Any, length: int, folds: int, runtime: Runtime) -> None:
     """Say before it starts about how long it will take; timed on a few steps of a throw-away copy."""
     about = ""
-    rehearse = getattr(scorer, "rehearse", None)
-    if rehearse is not None:
+    if isinstance(scorer, RehearsableScorer):
         quiet = LocalRuntime(runtime.device, threads=runtime.threads)
-        rehearse(part, steps=1, runtime=quiet)
+        scorer.rehearse(part, steps=1, runtime=quiet)
         start = time.perf_counter()
-        steps = rehearse(part, steps=_REHEARSAL_STEPS, runtime=quiet)
+        steps = scorer.rehearse(part, steps=_REHEARSAL_STEPS, runtime=quiet)
         rounds = -(-folds // runtime.world_size)
         about = f", about {_rounded((time.perf_counter() - start) / _REHEARSAL_STEPS * steps * rounds)}"
     runtime.announce(
-        f"Nothing is trusted: fitting the {scorer.name} scorer {folds} times to judge {length:,} samples out of "
-        f"fold{about}."
+        f"Nothing is trusted: fitting the {printable(scorer.name)} scorer {folds} times to judge {length:,} samples "
+        f"out of fold{about}."
     )
 
 

@@ -1,5 +1,6 @@
 """DataModules around another DataModule or around loaders: sanitized, or poisoned for an evaluation."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,13 +13,12 @@ from lightning_poison._lightning.gate import Action, Gate, GateSettings
 from lightning_poison._lightning.loaders import filterable, map_loaders, replace_dataset
 from lightning_poison._lightning.runtime import opened_runtime
 from lightning_poison._lightning.wrapped import WrappedDataModule
-from lightning_poison.checks import expected, one_of, printable
+from lightning_poison.checks import expected, printable
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import check_identity, craft
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
 from lightning_poison.poison import Poison
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import check_arguments
 from lightning_poison.scoring import agreed
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison.verdict import Verdict
@@ -79,10 +79,6 @@ class SanitizedDataModule(WrappedDataModule):
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
-        check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed)
-        one_of("action", action, ("remove", "flag"))
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(expected("name", "letters, digits, - and _", name))
         self.gate = Gate(
             GateSettings(
                 scorer=scorer,
@@ -185,7 +181,7 @@ class PoisonedDataModule(WrappedDataModule):
         sample: SampleSpec | None = None,
         seed: int = 0,
     ) -> None:
-        given = Poison.load(poison) if isinstance(poison, str) else poison
+        given = Poison.load(poison) if isinstance(poison, str | os.PathLike) else poison
         self.poison: Poison | None = given if isinstance(given, Poison) else None
         """The ground truth for metrics; `None` until an attack has drawn it."""
         self._craft: partial[Poison] | None = None

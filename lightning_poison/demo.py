@@ -88,7 +88,7 @@ def _flipped_labels(data: DemoData, output: Path, seed: int, say: Say) -> list[C
 def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
     first, second = data.pretrained, data.pretrained + data.fine_tuned
     base = LGMClassifier(default_backbone(data.images.shape[1:], FEATURES, seed=seed), FEATURES, 10)
-    fit_quietly(base, data.part(0, first), epochs=data.epochs, seed=seed)
+    fit_quietly(base, data.part(0, first), epochs=data.pretraining_epochs, seed=seed)
     clean, test = data.part(first, second), data.part(second)
     attack = get_attack("poison-frog", poisons_per_target=FROGS_PER_TARGET, beta=BETA)
     threat = Threat(budget=TARGETS * FROGS_PER_TARGET, clean_label=True, pixels=data.pixels)

@@ -21,6 +21,7 @@ class DemoData:
         labels: int64 `(N,)`.
         pixels: their pixel domain.
         pretrained: how many images the frogs' victim was pretrained on.
+        pretraining_epochs: how long.
         fine_tuned: how many it is fine-tuned on.
         trained: how many the victim of the flipped labels is trained on.
         epochs: how long that one is trained.
@@ -31,6 +32,7 @@ class DemoData:
     labels: Tensor
     pixels: PixelRange
     pretrained: int
+    pretraining_epochs: int
     fine_tuned: int
     trained: int
     epochs: int
@@ -57,7 +59,7 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
         order = torch.randperm(len(targets), generator=generator)
         images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8)[order] / 16
         labels = torch.tensor(targets, dtype=torch.int64)[order]
-        return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 400, 1297, 20)
+        return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 20, 400, 1297, 20)
     if root is None or not (root / "MNIST" / "raw").is_dir():
         raise FileNotFoundError(
             f"Expected MNIST as torchvision lays it out, a folder MNIST/raw in `--data-root`, but got {root}.\n"
@@ -69,4 +71,4 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
     images = torch.cat([part.data for part in parts]).float().unsqueeze(1) / 255
     labels = torch.cat([part.targets for part in parts])
     order = torch.randperm(len(labels), generator=generator)[:20000]
-    return DemoData("MNIST", images[order], labels[order], PixelRange(), 6000, 400, 10000, 6)
+    return DemoData("MNIST", images[order], labels[order], PixelRange(), 6000, 6, 400, 10000, 25)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_poison.checks import describe, expected, printable
 
-_SHOWN_NAMES = 40
+_SHOWN_NAMES = 20  # at either end: features are taken near the last layers, which a list cut short would leave out
 
 
 class FeatureExtractor:
@@ -114,7 +114,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
             f"Expected a layer name of {type(model).__name__}, but got {_shown(layer)}, and it has no layers.\n"
             'Write "" for the model itself.'
         )
-    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" * (len(names) > _SHOWN_NAMES))
+    cut = len(names) - 2 * _SHOWN_NAMES
+    listed = names if cut <= 0 else [*names[:_SHOWN_NAMES], f"… {cut} more …", *names[-_SHOWN_NAMES:]]
+    shown = ", ".join(printable(name) for name in listed)
     nearest = difflib.get_close_matches(str(layer), names, n=1, cutoff=0.3)
     raise ValueError(
         expected("layer", f"one of the layers of {type(model).__name__} ({shown})", _shown(layer))

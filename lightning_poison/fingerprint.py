@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_poison.checks import expected, printable
 from lightning_poison.reading import read_blocks
 from lightning_poison.samples import SampleSpec
 
 _PROBES = 16
+
+_WAY_OUT = (
+    "Let `settings()` of the scorer return numbers, strings, booleans, `None`, and lists and dicts of them: in the "
+    "place of an object its name and what it was built with."
+)
 
 
 def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sample: SampleSpec) -> str:
@@ -30,6 +36,9 @@ def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sa
     Returns:
         64 hexadecimal digits.
 
+    Raises:
+        TypeError: where JSON cannot hold a setting.
+
     Example:
         >>> from torch.utils.data import TensorDataset
         >>> data = TensorDataset(torch.eye(3), torch.arange(3))
@@ -40,13 +49,31 @@ def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sa
     """
     digest = hashlib.sha256()
     head = {"class": type(dataset).__qualname__, "length": len(labels), "settings": dict(settings)}
-    digest.update(json.dumps(head, sort_keys=True, default=str).encode())
+    _check_json(head["settings"], "settings")
+    digest.update(json.dumps(head, sort_keys=True).encode())
     digest.update(labels.cpu().numpy().tobytes())
     probes = torch.linspace(0, len(labels) - 1, min(_PROBES, len(labels))).long()
     for block in read_blocks(dataset, [probe[None] for probe in probes], sample=sample, seed=0):
         digest.update(str(tuple(block.inputs.shape)).encode())
         digest.update(block.inputs.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_json(value: Any, where: str) -> None:
+    """Raise where JSON cannot hold a value: its text may be another one in each process, as that of an address is."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    expected(printable(where), "a dict whose keys are strings", printable(repr(key)), _WAY_OUT)
+                )
+            _check_json(inner, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            _check_json(inner, f"{where}[{position}]")
+    elif not isinstance(value, str | int | float | None):
+        came = f"{printable(repr(value))} of type {type(value).__name__}"
+        raise TypeError(expected(printable(where), "a value that JSON can hold", came, _WAY_OUT))
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

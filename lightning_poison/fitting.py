@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from lightning_poison.reading import Block, index_blocks, read_blocks
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import reproducible_kernels
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar to minimise."""
@@ -97,7 +99,7 @@ def fit_module(
     runtime = runtime or LocalRuntime()
     generator = generator or torch.Generator().manual_seed(0)
     steps = settings.total_steps(len(dataset))
-    module.to(runtime.device).to(memory_format=torch.channels_last).train()
+    in_channels_last(module.to(runtime.device)).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
     total = max(steps, 3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -113,6 +115,17 @@ def fit_module(
             schedule.step()
             progress.advance()
     return module.eval()
+
+
+def in_channels_last(module: ModuleT) -> ModuleT:
+    """Lay the weights of a network for images out as its fastest kernels want them, in place, and return it.
+
+    One with weights or buffers of five dimensions, as those of `Conv3d`, is left as it is: torch has no such layout for
+    them.
+    """
+    if any(held.ndim > 4 for held in (*module.parameters(), *module.buffers())):
+        return module
+    return module.to(memory_format=torch.channels_last)
 
 
 def _batches(

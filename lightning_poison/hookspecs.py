@@ -14,13 +14,11 @@ from collections.abc import Callable, Mapping
 
 import pluggy
 
+from lightning_poison.installed import GROUP as GROUP
 from lightning_poison.poison import Attack
 from lightning_poison.scorers.protocol import FeatureScorer, Scorer
 
 PROJECT = "lightning_poison"
-GROUP = "lightning_poison.plugins"
-"""The entry-point group under which plug-ins are found."""
-
 API_VERSION = (1, 0)
 """Major and minor version of the hooks and of what they return."""
 

@@ -74,6 +74,7 @@ def sanitize(
         DataChangedError: where ranks hold different data, or `known` was made about other data or settings.
         ValueError: where an argument is out of range, there are fewer than two classes, a class is absent from the
             trusted data, or a label is no integer.
+        TypeError: where `scorer` is none, or JSON cannot hold its settings.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -88,7 +89,7 @@ def sanitize(
         >>> verdict.evidence.present, int((~verdict.keep)[:15].sum()) >= 12
         (True, True)
     """
-    check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed)
+    check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed, folds)
     runtime = runtime or LocalRuntime()
     trusted = _as_dataset(trusted, "trusted") if trusted is not None else None
     data = _as_dataset(dataset, "dataset")
@@ -161,7 +162,7 @@ def _look(data: Any, sample: SampleSpec | None) -> tuple[SampleSpec, Tensor]:
 def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
     if known.fingerprint == digest:
         return known
-    now, then = json.loads(json.dumps(dict(settings), default=str)), known.settings
+    now, then = (json.loads(json.dumps(dict(each))) for each in (settings, known.settings))
     differing = [name for name in now if now[name] != then.get(name)]
     changed = "; ".join(f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in differing)
     what = f"the settings {printable(changed, limit=400)}" if differing else "other samples, labels or transforms"
@@ -188,7 +189,7 @@ def _weights(scorer: Scorer) -> str | None:
 
 
 def check_arguments(
-    scorer: Scorer, false_positive_rate: float, natural_error_rate: float, max_removed: float, seed: int
+    scorer: Scorer, false_positive_rate: float, natural_error_rate: float, max_removed: float, seed: int, folds: int
 ) -> None:
     """Check what can be checked before there are data; see `sanitize` for what it raises."""
     if isinstance(scorer, type) or not isinstance(scorer, Scorer):
@@ -207,6 +208,7 @@ def check_arguments(
     if max_removed != 1:
         fraction("max_removed", max_removed, hint="Use 1 for no limit.")
     positive_int("seed", seed, minimum=0)
+    positive_int("folds", folds, minimum=2)
 
 
 def _as_dataset(data: Any, name: str) -> Any:

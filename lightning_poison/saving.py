@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_poison.checks import printable
+from lightning_poison.installed import DISABLED, distribution_of, import_plugins
+
 
 class Saved(Protocol):
     """What a registered kind offers: settings that JSON can hold, tensors, and a way back from both."""
@@ -62,24 +65,44 @@ class KindRegistry(Generic[KindT]):
         return cls
 
     def pack(self, thing: KindT) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the JSON part, which names the kind, and the tensors."""
-        return {"kind": thing.kind, **thing.settings()}, dict(thing.tensors())
+        """Return the JSON part and the tensors; the former names the kind, and its distribution if that is a plug-in's.
+
+        So `"kind"` and `"distribution"` are no names for settings.
+        """
+        source = distribution_of(type(thing).__module__)
+        named = {"kind": thing.kind} | ({} if source is None else {"distribution": source})
+        return {**thing.settings(), **named}, dict(thing.tensors())
 
     def unpack(self, packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KindT:
-        """Build a thing from what `pack` returned.
+        """Build a thing from what `pack` returned; the plug-in that defines its kind is imported if it must be.
 
         Raises:
-            ValueError: where the kind is not registered.
+            ValueError: where the kind is not registered, and no installed plug-in of the distribution named registers
+                it; the message names the distribution.
         """
         settings = dict(packed)
-        kind = settings.pop("kind", None)
+        kind, source = settings.pop("kind", None), settings.pop("distribution", None)
+        if kind not in self._classes and source is not None:
+            self._find(kind, str(source))
         if kind not in self._classes:
             known = ", ".join(sorted(self._classes)) or "none"
+            whose = "" if source is None else f" of the distribution `{printable(source)}`"
+            ways = "Import the plug-in that defines it first."
+            if source is not None:
+                ways = f"Install that distribution; if it is installed, look in {DISABLED}, or bring it up to date."
             raise ValueError(
-                f"Expected a registered kind of {self.noun} ({known}), but got {str(kind)[:80]!r}.\n"
-                "Import the plug-in that defines it first."
+                f"Expected a registered kind of {self.noun} ({known}), but got {str(kind)[:80]!r}{whose}.\n{ways}"
             )
         return self._classes[kind].from_saved(settings, tensors)
+
+    def _find(self, kind: object, source: str) -> None:
+        try:
+            import_plugins(source)
+        except (Exception, SystemExit) as error:
+            raise ValueError(
+                f"Expected the distribution `{printable(source)}` to load, since it defines the {self.noun} "
+                f"{str(kind)[:80]!r}, but got {type(error).__name__}: {printable(error)}.\nRepair or reinstall it."
+            ) from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
         (True, False)
     """
     words = (seed, zlib.crc32(purpose.encode()), len(numbers), *numbers)
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def derived_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:

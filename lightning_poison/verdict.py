@@ -184,7 +184,9 @@ class Verdict:
         try:
             return cls.from_saved(meta, tensors)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"Expected a complete verdict file, but parts of {path} do not fit: {error}.") from error
+            raise ValueError(
+                f"Expected a complete verdict file, but parts of {path} do not fit: {printable(error)}."
+            ) from error
 
 
 _CALIBRATIONS: dict[str, str] = {

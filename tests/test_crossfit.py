@@ -129,6 +129,8 @@ def test_what_takes_long_is_said_before_it_starts(centroid_scorer, blobs, caplog
     rehearsed = []
 
     class Slow(centroid_scorer):
+        name = "slow\x1b[2J"
+
         def rehearse(self, trusted, *, steps, runtime=None):
             assert 36 <= len(trusted) < 60
             rehearsed.append(steps)
@@ -142,6 +144,7 @@ def test_what_takes_long_is_said_before_it_starts(centroid_scorer, blobs, caplog
         cross_fit(blobs(60), Slow())
     assert rehearsed == [1, 4]
     assert caplog.messages[0].endswith("fitting the centroid scorer 3 times to judge 60 samples out of fold.")
+    assert "fitting the slow\\x1b[2J scorer 3 times" in caplog.messages[1]
     assert ", about " in caplog.messages[1]
 
 

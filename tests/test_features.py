@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison.features import FeatureExtractor, find_layer, layer_output
+from lightning_poison.threat import Surrogate
 
 
 @pytest.fixture
@@ -97,9 +98,18 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\(backbone, head\), but got 'backbonne'.\nThe nearest name is `backbon"):
             FeatureExtractor(model, "backbonne")
 
-    def test_a_long_list_is_cut(self):
-        with pytest.raises(ValueError, match=r"38, 39 and 10 more\)"):
-            find_layer(nn.Sequential(*[nn.Identity() for _ in range(50)]), "fc")
+    @pytest.mark.parametrize(
+        ("count", "said"), [(50, r"\(0, 1, .*18, 19, … 10 more …, 30, 31.*, 49\)"), (40, r"19, 20, 21")]
+    )
+    def test_a_long_list_is_cut_in_the_middle(self, count, said):
+        with pytest.raises(ValueError, match=said):
+            find_layer(nn.Sequential(*[nn.Identity() for _ in range(count)]), "fc")
+
+    def test_a_surrogate_names_its_layer_when_it_is_asked(self):
+        """What a plug-in does: the error comes before any forward pass."""
+        surrogate = Surrogate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "penultimate")
+        with pytest.raises(ValueError, match=r"one of the layers of Sequential \(0, 1\), but got 'penultimate'"):
+            FeatureExtractor(surrogate.model, surrogate.feature_layer)
 
     def test_a_model_without_layers(self):
         with pytest.raises(ValueError, match=r'it has no layers.\nWrite "" for the model itself'):

@@ -85,3 +85,24 @@ def test_a_digest_of_tensors_tells_names_shapes_and_values_apart():
     )
     assert digest_of(tensors) == digest_of({name: value.clone() for name, value in reversed(tensors.items())})
     assert len({digest_of(each) for each in (tensors, *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scorer": {"transform": object()}}, r"`settings\['scorer'\]\['transform'\]` .* but got <object object at 0x"),
+        ({"scorer": {"sizes": [1, {2}]}}, r"`settings\['scorer'\]\['sizes'\]\[1\]` .* but got \{2\} of type set"),
+        ({"scorer": {1: "a"}}, r"`settings\['scorer'\]` to be a dict whose keys are strings, but got 1"),
+        ({"odd\x1b[2J": torch.zeros(2)}, r"`settings\['odd\\x1b\[2J'\]` to be a value that JSON can hold"),
+    ],
+)
+def test_a_setting_that_json_cannot_hold_is_named(blobs, settings, message):
+    """Its text may be another one in the next process, and so would be the fingerprint."""
+    with pytest.raises(TypeError, match=message + r"[\s\S]*Let `settings\(\)` of the scorer return numbers"):
+        taken(blobs(20), settings=settings)
+
+
+def test_settings_that_json_can_hold():
+    settings = {"a": [1, 2.5, (True, None)], "b": {"c": "d"}}
+    data = TensorDataset(torch.eye(3), torch.arange(3))
+    assert taken(data, settings=settings) == taken(data, settings={"b": {"c": "d"}, "a": [1, 2.5, [True, None]]})

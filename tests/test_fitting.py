@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_poison.backbones import default_backbone
 from lightning_poison.errors import UnreadableSampleError
-from lightning_poison.fitting import FitSettings, _moved, fit_module
+from lightning_poison.fitting import FitSettings, _moved, fit_module, in_channels_last
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
 
@@ -224,3 +224,11 @@ def test_vectors_never_move():
 def test_refuses(name, value):
     with pytest.raises(ValueError, match=f"Expected `{name}` to be"):
         FitSettings(**{name: value})
+
+
+def test_weights_for_images_lie_channels_last_and_others_as_they_were():
+    images, volumes = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3))
+    assert in_channels_last(images) is images
+    assert images.weight.is_contiguous(memory_format=torch.channels_last)
+    assert in_channels_last(volumes) is volumes
+    assert all(weight.is_contiguous() for weight in volumes.parameters())

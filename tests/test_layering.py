@@ -15,13 +15,14 @@ ROOT = Path(lightning_poison.__file__).parent
 PACKAGE = "lightning_poison"
 
 LAYERS = {
-    "ground": "errors checks scopes seeds",
+    "ground": "errors checks scopes seeds installed",
     "nouns": (
-        "pixels threat samples labels raw triggers saving evaluation_sets objectives poison verdict runtime functional"
+        "pixels threat samples labels raw triggers saving evaluation_sets success objectives poison verdict runtime "
+        "functional"
     ),
     "parts": (
-        "scorers heads fitting features backbones reading scoring datasets fingerprint calibration metrics "
-        "removal_metrics manifest _manifest hookspecs door _door"
+        "scorers heads fitting features frozen_features backbones reading scoring datasets fingerprint calibration "
+        "metrics removal_metrics manifest _manifest hookspecs door _door"
     ),
     "flow": "sanitize judging crossfit evaluate report registry testing _plugins",
     "host": "callbacks datamodules mixins strategies training _lightning",

@@ -244,6 +244,7 @@ def test_malformed_files(tmp_path):
         good.replace("fingerprint", "fingerprint,note", 1): "'note' as well",
         good.replace("fingerprint", "fingerprint,label", 1): "one of them twice",
         good.replace("fingerprint", "fingerprint,vote:\\", 1): "backslash",
+        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "names of columns in which a backslash",
         good + "7,removed\n": "Expected 14 cells in line 4 .* but got 2",
         good + good.splitlines()[1]: "`sample_id` of the manifest once, but got 4 twice",
         good + '"': "cannot be read",

@@ -10,7 +10,6 @@ from lightning_poison.objectives import (
     Objective,
     ProtectedClassObjective,
     TriggerObjective,
-    attacker_succeeds,
     objectives,
 )
 from lightning_poison.triggers import PatchTrigger
@@ -104,19 +103,6 @@ def test_a_protected_class():
 def test_availability_is_every_sample():
     found = items(OBJECTIVES["availability"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, -1), (1, -1), (2, -1)] * 3
-
-
-def test_success_by_hand():
-    predictions, true = torch.tensor([1, 2, 3, 0]), torch.tensor([0, 2, 0, 0])
-    wanted = torch.tensor([1, 1, -1, -1])
-    assert attacker_succeeds(predictions, true, wanted).tolist() == [True, False, True, False]
-
-
-def test_what_the_clean_model_gets_wrong_too_is_no_success():
-    predictions, true = torch.tensor([1, 1, 3, 3]), torch.tensor([0, 0, 0, 0])
-    wanted, reference = torch.tensor([1, 1, -1, -1]), torch.tensor([1, 2, 0, 2])
-    found = attacker_succeeds(predictions, true, wanted, reference=reference)
-    assert found.tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

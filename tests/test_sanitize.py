@@ -435,3 +435,13 @@ def test_a_label_that_is_no_class_index_is_named(blobs, centroid_scorer):
     labels[7] = 2**31
     with pytest.raises(ValueError, match=r"sample 7 has the label 2,147,483,648"):
         sanitize(TensorDataset(points, labels), centroid_scorer())
+
+
+def test_settings_that_are_tuples_are_not_taken_for_changed_ones(blobs, centroid_scorer):
+    class Ranged(centroid_scorer):
+        def settings(self):
+            return {"range": (0.0, 1.0)}
+
+    known = sanitize(blobs(300, flipped=30), Ranged())
+    with pytest.raises(DataChangedError, match="made for other samples, labels or transforms"):
+        sanitize(blobs(300, flipped=29), Ranged(), known=known)

@@ -84,6 +84,22 @@ def test_a_rank_that_is_interrupted_tells_the_others():
     assert agreed(Telling(), lambda: 3) == 3
 
 
+def test_a_rank_that_is_interrupted_leaves_none_waiting(several_ranks):
+    def work(runtime):
+        def model(inputs):
+            if runtime.rank == 1:
+                raise KeyboardInterrupt
+            return inputs
+
+        return score(runtime, model=model)
+
+    first, second, third = several_ranks(3, work)
+    assert isinstance(second, KeyboardInterrupt)
+    for error in (first, third):
+        assert isinstance(error, RuntimeError)
+        assert "another rank failed" in str(error)
+
+
 def test_scores_stand_in_the_order_of_the_indices():
     data = TensorDataset(torch.arange(10.0)[:, None], torch.zeros(10).long())
     found = score_set(

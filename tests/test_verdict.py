@@ -63,6 +63,9 @@ def test_another_file_is_refused(tmp_path):
     write_tensors(tmp_path / "v", {}, {"kind": "verdict"})
     with pytest.raises(ValueError, match="Expected a complete verdict file"):
         Verdict.load(tmp_path / "v")
+    write_tensors(tmp_path / "v", verdict().tensors(), {"kind": "verdict", **verdict().meta(), "odd\x1b[2J": 1})
+    with pytest.raises(ValueError, match=r"parts of .* do not fit: .*odd\\x1b\[2J"):
+        Verdict.load(tmp_path / "v")
     with pytest.raises(FileNotFoundError):
         Verdict.load(tmp_path / "none")
 

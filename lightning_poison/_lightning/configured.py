@@ -6,6 +6,7 @@ misspelt argument among it. So what it sees says less about methods, and more ab
 sees.
 """
 
+import os
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Any
     """A map-style data set, a loader of one, or `None`."""
     AnyScorer: TypeAlias = Scorer
-    AnyPoison: TypeAlias = Poison | Attack | str
+    AnyPoison: TypeAlias = Poison | Attack | str | os.PathLike[str]
 else:
     from collections.abc import Callable
     from functools import reduce

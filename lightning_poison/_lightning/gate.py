@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader
 from lightning_poison._lightning.loaders import filterable, level, map_loaders, rebuild_loader, speaks_view
 from lightning_poison._lightning.records import folder_name, is_tuning, log_figures, run_directory, write_files
 from lightning_poison._lightning.runtime import opened_runtime
-from lightning_poison.checks import expected, printable
+from lightning_poison._lightning.state import as_state, from_state
+from lightning_poison.checks import expected, one_of, printable
 from lightning_poison.datasets import SanitizedDataset
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
 from lightning_poison.labels import labels_of
 from lightning_poison.manifest import read_manifest
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitize import check_arguments, sanitize
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.verdict import Verdict
@@ -33,7 +34,7 @@ Action = Literal["remove", "flag"]
 
 @dataclass
 class GateSettings:
-    """What a gate is told; the fields are the arguments of `Sanitizer`."""
+    """What a gate is told; the fields are the arguments of `Sanitizer`, and so is what is raised."""
 
     scorer: Scorer
     trusted: Any = None
@@ -49,6 +50,14 @@ class GateSettings:
     dirpath: str | None = None
     seed: int = 0
     name: str = "sanitizer"
+
+    def __post_init__(self) -> None:
+        check_arguments(
+            self.scorer, self.false_positive_rate, self.natural_error_rate, self.max_removed, self.seed, self.folds
+        )
+        one_of("action", self.action, ("remove", "flag"))
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(expected("name", "letters, digits, - and _", self.name))
 
 
 @dataclass
@@ -112,7 +121,7 @@ class Gate:
             if directory is not None:
                 with opened_runtime(trainer) as runtime:
                     agreed(runtime, partial(self._write, path, directory, runtime))
-            log_figures(trainer, self.verdicts[path], f"{self.settings.name}{path}")
+            log_figures(trainer, self.settings.name, self.verdicts, path)
         self._untold.clear()
 
     @property
@@ -136,13 +145,11 @@ class Gate:
 
     def state(self) -> dict[str, Any]:
         """Return the decisions as tensors, strings and numbers, fit for a checkpoint."""
-        packed = {path: {"meta": each.meta(), "tensors": each.tensors()} for path, each in self.decided.items()}
-        return {"version": 1, "verdicts": packed}
+        return as_state(self.decided)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over decisions; an empty state changes nothing, since tuners save and restore before there are any."""
-        for path, packed in state.get("verdicts", {}).items():
-            self._restored[path] = Verdict.from_saved(packed["meta"], packed["tensors"])
+        """Take over decisions, as `from_state` reads them; an empty state changes nothing, since tuners restore one."""
+        self._restored |= from_state(state)
         if any(not made.agrees_with(self._restored.get(path, made)) for path, made in self.verdicts.items()):
             self._forget()
 
@@ -192,7 +199,7 @@ class Gate:
     def _chosen_by_hand(self, dataset: Any) -> Tensor:
         if self.settings.manifest is None:
             return torch.zeros(0, dtype=torch.int64)
-        return read_manifest(self.settings.manifest).kept_by_hand(dataset, sample=self.settings.sample)
+        return read_manifest(self.settings.manifest).kept_by_hand(dataset, sample=self.settings.sample, search=True)
 
     def _write(self, path: str, directory: Path, runtime: Runtime) -> None:
         if runtime.rank == 0:

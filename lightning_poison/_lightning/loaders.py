@@ -115,15 +115,33 @@ def _rebuilt(
 
 
 def level(loader: DataLoader[Any], runtime: Runtime) -> DataLoader[Any]:
-    """Cut the epoch of a remapped sampler to the shortest of all ranks: one that goes on alone would wait forever."""
+    """Cut the epoch of an uneven sampler to the shortest of all ranks: one that goes on alone would wait forever."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     samplers = (loader.batch_sampler, inner, loader.sampler)
-    remapping = next((each for each in samplers if isinstance(each, Remapped)), None)
-    if remapping is not None and remapping.is_sized and runtime.world_size > 1:
+    uneven: Any = next((each for each in samplers if _is_uneven(each)), None)
+    if uneven is not None and runtime.world_size > 1:
         lengths = torch.zeros(runtime.world_size, dtype=torch.int64)
-        lengths[runtime.rank] = agreed(runtime, lambda: len(remapping))
-        remapping.cut(int(runtime.reduce_sum(lengths).min()))
+        lengths[runtime.rank] = agreed(runtime, lambda: len(uneven))
+        _cut(uneven, int(runtime.reduce_sum(lengths).min()))
     return loader
+
+
+def _is_uneven(sampler: Any) -> bool:
+    """Tell whether the length of an epoch depends on which samples are drawn, which ranks may each choose themselves.
+
+    So it is with wrapped samplers, one over a subset among them, and with weights of zero where nothing is repeated.
+    """
+    if isinstance(sampler, Remapped):
+        return sampler.is_sized
+    return type(sampler).__name__ == "WeightedRandomSampler" and not sampler.replacement
+
+
+def _cut(sampler: Any, length: int) -> None:
+    """Make each epoch of an uneven sampler this long."""
+    if isinstance(sampler, Remapped):
+        sampler.cut(length)
+    else:
+        sampler.num_samples = length
 
 
 def speaks_view(loader: Any, view: SanitizedDataset) -> bool:

@@ -1,6 +1,7 @@
 """Telling what a gate decided: in files beside the run, and in the Trainer's loggers."""
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,16 @@ def write_files(
     )
 
 
-def log_figures(trainer: Any, verdict: Verdict, prefix: str) -> None:
-    """Hand the figures of a verdict to every logger of a Trainer."""
+def log_figures(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str) -> None:
+    """Hand the figures of a verdict to every logger of a Trainer, under the name that its files have too.
+
+    Args:
+        trainer: any Trainer, or `None`.
+        name: the gate's name.
+        verdicts: all that it decided, by the paths of the loaders.
+        path: the loader that the figures are about.
+    """
+    verdict, prefix = verdicts[path], Path(name, folder_name(path, list(verdicts))).as_posix()
     evidence = verdict.evidence
     figures = {
         f"{prefix}/removed_fraction": 1 - float(verdict.keep.double().mean()),

@@ -4,12 +4,14 @@ import copy
 import inspect
 from collections.abc import Iterator
 from itertools import islice
+from pickle import PicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
+from lightning_poison.checks import printable
 from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
 from lightning_poison.errors import NothingKeptError, UnsupportedDataError
 from lightning_poison.scopes import seeded_rng
@@ -21,7 +23,7 @@ def remapped(sampler: Any, view: SanitizedDataset) -> Any:
     """Return a sampler that does over a view what the given one does over the whole data set.
 
     Torch's own samplers are built again, by the names of their classes, since torchdata has classes of its own. Any
-    other is wrapped.
+    other is wrapped, and so is one over a subset, which may be another on each rank.
     """
     if isinstance(sampler, BatchSampler):
         return remapped_batches(sampler, view)
@@ -40,13 +42,12 @@ def remapped(sampler: Any, view: SanitizedDataset) -> Any:
         wanted = _share(sampler.num_samples, view)
         wanted = wanted if sampler.replacement else min(wanted, int((weights > 0).sum()))
         built = type(sampler)(weights, wanted, sampler.replacement, generator)
-    elif kind == "SubsetRandomSampler":
+        built.view = view
+        return built
+    if kind == "SubsetRandomSampler":
         known = positions(view)[torch.as_tensor(list(sampler.indices))]
-        built = type(sampler)(_some(known[known >= 0].tolist(), kind), generator)
-    else:
-        return RemappedSampler(sampler, view)
-    built.view = view
-    return built
+        _check_some(int((known >= 0).sum()), kind)
+    return RemappedSampler(sampler, view)
 
 
 def remapped_batches(batch_sampler: Any, view: SanitizedDataset) -> Any:
@@ -149,10 +150,7 @@ class Remapped:
             whole = len(self._sampler)  # raises TypeError where the sampler goes on without an end
             with seeded_rng(0):
                 self._length = sum(1 for _ in self._kept(islice(iter(self._trial()), whole)))
-            if not self._length:
-                raise NothingKeptError(
-                    f"Expected {type(self._sampler).__name__} to draw samples that are kept, but it draws none."
-                )
+            _check_some(self._length, type(self._sampler).__name__)
         return self._length
 
     def __iter__(self) -> Iterator[Any]:
@@ -173,7 +171,11 @@ class Remapped:
             inner = iter(self._sampler)
 
     def _trial(self) -> Any:
-        """Return a copy of the sampler to draw from, or itself where it cannot be copied; data are never copied."""
+        """Return a copy of the sampler to draw from, or itself where it cannot be copied; data are never copied.
+
+        Raises:
+            UnsupportedDataError: where its own code fails while it is copied.
+        """
         shared: dict[int, Any] = {}
         dataset: Any = self.view
         while dataset is not None:
@@ -181,8 +183,15 @@ class Remapped:
             dataset = getattr(dataset, "__dict__", {}).get("dataset")
         try:
             return copy.deepcopy(self._sampler, shared)
-        except (TypeError, RuntimeError):
+        except (TypeError, RuntimeError, PicklingError):  # it holds what copies of are not made: a file, a generator
             return self._sampler
+        except Exception as error:
+            kind = type(self._sampler).__name__
+            raise UnsupportedDataError(
+                f"Expected a sampler that can be copied, to count what it draws, but copying {kind} raises "
+                f"{type(error).__name__}: {printable(error)}.\nCorrect its `__deepcopy__`, `__getstate__` or "
+                f"`__setstate__`, or use one of torch's samplers."
+            ) from error
 
     def _kept(self, inner: Iterator[Any]) -> Iterator[Any]:
         raise NotImplementedError
@@ -226,7 +235,6 @@ def _share(count: int, view: SanitizedDataset) -> int:
     return max(1, round(count * len(view) / len(view.dataset)))
 
 
-def _some(indices: list[int], kind: str) -> list[int]:
-    if not indices:
+def _check_some(kept: int, kind: str) -> None:
+    if not kept:
         raise NothingKeptError(f"Expected {kind} to draw samples that are kept, but it draws none.")
-    return indices

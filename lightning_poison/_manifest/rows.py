@@ -118,7 +118,7 @@ def _vote_names(header: list[str]) -> dict[str, str]:
     columns = [name for name in header if name.startswith(VOTE_PREFIX)]
     try:
         return {column: unescape_cell(column.removeprefix(VOTE_PREFIX)) for column in columns}
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ManifestError(
             f"Expected names of columns in which a backslash is written `\\\\`, but got {printable(columns)}."
             f"\n{WAY_OUT}"

@@ -1,22 +1,12 @@
 """Which plug-ins are installed and not switched off, as their metadata say; nothing is imported."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import Any
-
-from packaging.utils import canonicalize_name
 
 from lightning_poison.checks import printable
 from lightning_poison.errors import PluginError
-from lightning_poison.hookspecs import GROUP
-
-DISABLED = "LIGHTNING_POISON_DISABLED_PLUGINS"
-"""Environment variable: plug-ins to leave out, by entry point or distribution, separated by commas."""
-
-DISABLE_AUTOLOAD = "LIGHTNING_POISON_DISABLE_AUTOLOAD"
-"""Environment variable: `1` leaves out all plug-ins but the host's own."""
+from lightning_poison.installed import DISABLED, declared_points, declaring_distributions, is_switched_off
 
 HOST = "lightning-poison"
 """The host's distribution, and the plug-in name of its own scorers."""
@@ -57,38 +47,21 @@ class Candidate:
 
 def find_candidates() -> list[Candidate]:
     """Return the plug-ins that are not switched off; two of one name are both at fault, whoever came first."""
-    if os.environ.get(DISABLE_AUTOLOAD, "") not in ("", "0"):
-        return []
-    disabled = {canonicalize_name(name.strip()) for name in os.environ.get(DISABLED, "").split(",")}
-    found = [
-        candidate
-        for candidate in _declared()
-        if disabled.isdisjoint(map(canonicalize_name, (candidate.source.plugin, candidate.source.distribution)))
-    ]
+    found = [each for each in _declared() if not is_switched_off(each.source.plugin, each.source.distribution)]
     return [replace(each, fault=each.fault or _name_fault(each, found)) for each in found]
 
 
 def _declared() -> Iterator[Candidate]:
     """Yield the entry points of our group; a file that cannot be read is the fault of its distribution alone."""
-    for distribution in _distributions():
+    for distribution in declaring_distributions():
         name, version = distribution.metadata["Name"], distribution.metadata["Version"] or "unknown"
         try:
-            points = [point for point in distribution.entry_points if point.group == GROUP]
+            points = declared_points(distribution)
         except Exception as error:  # noqa: BLE001 (a stranger's file; recorded, reported and raised on request)
             yield Candidate(Source(name, name, version), object, ("metadata", error))
             continue
         for point in points:
             yield Candidate(Source(point.name, name, version), point.load)
-
-
-def _distributions() -> list[metadata.Distribution]:
-    """Return the distributions that mention our group, each once: the first on the path, as an import finds it."""
-    found: dict[str, metadata.Distribution] = {}
-    for each in metadata.distributions():
-        described = each.read_text("METADATA") or each.read_text("PKG-INFO")
-        if described and GROUP in (each.read_text("entry_points.txt") or ""):
-            found.setdefault(canonicalize_name(each.metadata["Name"]), each)
-    return list(found.values())
 
 
 def _name_fault(candidate: Candidate, found: list[Candidate]) -> tuple[str, Exception] | None:

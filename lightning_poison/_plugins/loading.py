@@ -9,10 +9,11 @@ from typing import Any
 import pluggy
 
 from lightning_poison import hookspecs
-from lightning_poison._plugins.entry_points import DISABLED, HOST, Candidate, Source, find_candidates
+from lightning_poison._plugins.entry_points import HOST, Candidate, Source, find_candidates
 from lightning_poison.checks import describe, printable
 from lightning_poison.errors import PluginError
 from lightning_poison.hookspecs import API_VERSION, PROJECT, hookimpl
+from lightning_poison.installed import DISABLED
 
 ATTACKS, SCORERS = "lightning_poison_attacks", "lightning_poison_scorers"
 

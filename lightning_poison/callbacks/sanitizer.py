@@ -7,10 +7,8 @@ from lightning_poison._lightning.configured import AnyDataset, AnyScorer
 from lightning_poison._lightning.gate import Action, Gate, GateSettings
 from lightning_poison._lightning.namespaces import CallbackBase
 from lightning_poison._lightning.source import DataSource
-from lightning_poison.checks import expected, one_of
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import check_arguments
 from lightning_poison.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -73,10 +71,6 @@ class Sanitizer(CallbackBase):
         name: str = "sanitizer",
     ) -> None:
         super().__init__()
-        check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed)
-        one_of("action", action, ("remove", "flag"))
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(expected("name", "letters, digits, - and _", name))
         self.gate = Gate(
             GateSettings(
                 scorer=scorer,

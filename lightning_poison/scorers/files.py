@@ -51,7 +51,7 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
     tensors, meta = read_tensors(path, "scorer")
     if meta.get("scorer") != scorer.name:
         raise ValueError(
-            f"Expected a file of the {scorer.name} scorer, but {path} holds one of the "
+            f"Expected a file of the {printable(scorer.name)} scorer, but {path} holds one of the "
             f"{printable(meta.get('scorer'))} scorer.\nBuild that scorer first: `get_scorer(name)`."
         )
     own, stored = json.loads(json.dumps(dict(scorer.settings()))), meta.get("settings", {})

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lightning_poison.backbones import default_backbone
 from lightning_poison.checks import expected, one_of, positive_int
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fitting import FitSettings, fit_module
+from lightning_poison.fitting import FitSettings, fit_module, in_channels_last
 from lightning_poison.heads import Covariance, LGMHead
 from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.reading import read_blocks
@@ -159,9 +159,9 @@ class LikelihoodScorer:
         """
         if self._model is None:
             raise NotFittedError("Expected a fitted LikelihoodScorer, but it has no model yet.\nCall `fit(trusted)`.")
-        if isinstance(self._model, OwnModel):
-            self._model.to(inputs.device)
         head = self._model.head
+        if isinstance(self._model, OwnModel) and head.means.device != inputs.device:
+            self._model.to(inputs.device)
         with evaluating(self._model):
             features = self._model.features(inputs.to(head.means.device))
         scores = (
@@ -212,7 +212,7 @@ class LikelihoodScorer:
             raise ValueError(
                 f"Expected the state of a scorer like {self!r}, but it was fitted with other settings: {error}"
             ) from error
-        self._model = model.to(memory_format=torch.channels_last).eval()
+        self._model = in_channels_last(model).eval()
         return self
 
     def _untrained(self, trusted: "Dataset[Any]", generator: torch.Generator) -> "tuple[OwnModel, SampleSpec]":
@@ -232,8 +232,7 @@ class LikelihoodScorer:
         own = self.backbone
         backbone = copy.deepcopy(own) if own is not None else default_backbone(shape, self.feature_size, seed=seed)
         generator = torch.Generator().manual_seed(seed)
-        model = OwnModel(backbone, self._head(num_classes, generator), shape)
-        return model.to(memory_format=torch.channels_last)
+        return in_channels_last(OwnModel(backbone, self._head(num_classes, generator), shape))
 
     def _head(self, num_classes: int, generator: torch.Generator | None = None) -> LGMHead:
         return LGMHead(

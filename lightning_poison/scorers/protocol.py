@@ -70,6 +70,26 @@ class LabelScorer(Scorer, Protocol):
 
 
 @runtime_checkable
+class RehearsableScorer(Protocol):
+    """A scorer that can say beforehand how long a fit will take.
+
+    Cross-fitting tells its user about the time that it needs where the scorer offers this as well.
+    """
+
+    def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
+        """Do the first steps of a fit on a throw-away copy, so that a caller can time them; the scorer stays unfitted.
+
+        Args:
+            trusted: a map-style data set, as for `fit`.
+            steps: how many steps to do.
+            runtime: where to compute; this machine where it is `None`.
+
+        Returns:
+            How many such steps a whole fit on `trusted` takes.
+        """
+
+
+@runtime_checkable
 class FeatureScorer(Protocol):
     """A scorer that must see the whole set: spectral signatures, clustering, neighbours."""
 

@@ -6,7 +6,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_poison._lightning.gate import Gate, GateSettings
 from lightning_poison._lightning.records import folder_name, is_tuning, run_directory
-from lightning_poison.errors import DataChangedError
+from lightning_poison._lightning.state import from_state
+from lightning_poison.errors import DataChangedError, ManifestError
+from lightning_poison.manifest import keep_by_hand, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -85,6 +87,32 @@ def test_an_empty_state_changes_nothing(gate, data):
     gate.restore({})
     assert len(gate.only_verdict()) == len(data)
     assert gate.verdicts
+
+
+def test_a_state_of_another_form_is_refused(gate, data):
+    gate.filter(DataLoader(data))
+    stored = gate.state()
+    assert from_state(stored).keys() == {""}
+    for version, came in ((2, "2"), (None, "None"), ("\x1b[2J", r"'\\x1b\[2J'")):
+        with pytest.raises(ValueError, match=rf"`version` to be 1, the form .*, but got {came}\.\nResume with"):
+            gate.restore({**stored, "version": version})
+    del stored["version"]
+    with pytest.raises(ValueError, match="but got None"):
+        gate.restore(stored)
+
+
+def test_samples_that_moved_are_still_kept_by_hand(gate, scorer, data, tmp_path):
+    path = tmp_path / "manifest.csv"
+    gate.filter(DataLoader(data))
+    write_manifest(path, gate.only_verdict(), data)
+    row = read_manifest(path).rows[0]
+    keep_by_hand(path, [row.sample_id])
+    other = Gate(GateSettings(scorer, manifest=str(path)))
+    other.filter(DataLoader(others(data)))
+    assert other.only_verdict().keep[len(data) - 1 - row.sample_id]
+    with pytest.raises(ManifestError, match=r"delete their rows") as caught:
+        Gate(GateSettings(scorer, manifest=str(path))).filter(DataLoader(TensorDataset(*data[: row.sample_id])))
+    assert "search=True" not in str(caught.value)
 
 
 def test_a_restored_decision_wins_over_one_made_meanwhile(gate, scorer, data):

@@ -11,7 +11,9 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
 from lightning_poison._lightning.loaders import (
@@ -207,6 +209,34 @@ def test_a_remapped_sampler_within_a_batch_sampler_is_cut_too(data, view):
     loader = rebuild_loader(DataLoader(data, batch_sampler=BatchSampler(Own(), 2, drop_last=False)), view)
     assert len(level(loader, Ranks())) == 2  # four samples, as the other rank has
     assert sum(len(batch[0]) for batch in loader) == 4
+
+
+def of_the_rank(kind, rank):
+    """A sampler of every second sample, from the first or from the second on."""
+    mine = range(rank, 10, 2)
+    if kind == "subset":
+        return SubsetRandomSampler(mine)
+    weights = torch.zeros(10)
+    weights[list(mine)] = 1
+    return WeightedRandomSampler(weights, 5, replacement=False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("kind", ["subset", "weights"])
+def test_ranks_that_draw_samples_of_their_own_have_epochs_of_one_length(data, view, several_ranks, kind, batch_size):
+    """Of 0, 2, 4, 6 and 8 four are kept, of 1, 3, 5, 7 and 9 three."""
+
+    def work(runtime):
+        loader = DataLoader(data, batch_size, sampler=of_the_rank(kind, runtime.rank))
+        rebuilt = level(rebuild_loader(loader, view), runtime)
+        assert speaks_view(rebuilt, view)
+        return [[int(point) for batch in rebuilt for point in batch[0]] for _ in range(5)], len(rebuilt)
+
+    (even, batches), (odd, other) = several_ranks(2, work)
+    assert batches == other == -(-3 // batch_size)
+    assert [len(epoch) for epoch in even + odd] == [3] * 10
+    assert {each for epoch in even for each in epoch} == {0, 2, 6, 8}
+    assert {each for epoch in odd for each in epoch} == {3, 5, 9}
 
 
 def test_a_sampler_of_torchs_own_is_not_cut(data, view):

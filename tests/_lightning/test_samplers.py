@@ -169,6 +169,17 @@ def test_a_sampler_that_cannot_be_copied_is_counted_itself(view):
     assert len(list(sampler)) == 2
 
 
+@pytest.mark.parametrize("kind", [ValueError, AttributeError, KeyError])
+def test_a_sampler_whose_own_code_fails_while_it_is_copied_is_named(view, kind):
+    class Broken(Listed):
+        def __deepcopy__(self, memo):
+            raise kind("odd\x1b[2J")
+
+    with pytest.raises(UnsupportedDataError, match=rf"copying Broken raises {kind.__name__}: .*odd\\+x1b") as caught:
+        len(RemappedSampler(Broken([0, 1, 2]), view))
+    assert isinstance(caught.value.__cause__, kind)
+
+
 def test_the_inner_sampler_comes_to_its_end(view):
     """What it does after its last draw, as using up random numbers, it does as without us."""
     inner = Listed([0, 2, 3])

@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import entry_points
 
 import pytest
 
-from lightning_poison._plugins.entry_points import DISABLE_AUTOLOAD, DISABLED, HOST
+from lightning_poison._plugins.entry_points import HOST
 from lightning_poison._plugins.loading import load_all
+from lightning_poison.installed import DISABLE_AUTOLOAD, DISABLED, GROUP
 
-FIRST_PARTY = "labels,collisions"
+FIRST_PARTY = ",".join(point.name for point in entry_points(group=GROUP))
 
 GOOD = """
     from lightning_poison.hookspecs import hookimpl

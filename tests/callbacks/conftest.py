@@ -83,15 +83,8 @@ def ids_in(batch):
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+def reproducible(single_thread):
+    """Every run of a Trainer here is a reproducible one."""
 
 
 @pytest.fixture

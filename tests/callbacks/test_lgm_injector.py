@@ -5,7 +5,6 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -85,32 +84,9 @@ class Dictionary(Plain):
         return {"loss": super().training_step(batch, batch_idx), "kept": 7}
 
 
-@pytest.fixture(autouse=True)
-def reproducible():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """1,400 training digits of which every tenth has a wrong label, and 397 clean ones."""
-    loaded, generator = load_digits(), torch.Generator().manual_seed(0)
-    order = torch.randperm(len(loaded.target), generator=generator)
-    images, truth = torch.tensor(loaded.data / 16, dtype=torch.float32)[order], torch.tensor(loaded.target)[order]
-    labels = truth[:1400].clone()
-    labels[::10] = (labels[::10] + torch.randint(1, 10, (140,), generator=generator)) % 10
-    return images[:1400], labels, truth[:1400], images[1400:], truth[1400:]
-
-
 @pytest.fixture
-def loader(digits):
-    return DataLoader(TensorDataset(digits[0][:128], digits[1][:128]), batch_size=32)
+def loader(mislabelled_digits):
+    return DataLoader(TensorDataset(mislabelled_digits[0][:128], mislabelled_digits[1][:128]), batch_size=32)
 
 
 def make_trainer(*callbacks, namespace=pl, epochs=1, **settings):
@@ -136,8 +112,8 @@ def assert_put_back(model):
 @pytest.mark.parametrize(
     "settings", [{}, {"precision": "bf16-mixed"}, {"strategy": "ddp", "devices": 1}], ids=["plain", "bf16", "ddp"]
 )
-def test_trained_on_flipped_digits_it_tells_them_apart(digits, settings):
-    images, labels, truth, test_images, test_labels = digits
+def test_trained_on_flipped_digits_it_tells_them_apart(mislabelled_digits, settings):
+    images, labels, truth, test_images, test_labels = mislabelled_digits
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc"), epochs=10, **settings)
     trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
@@ -163,9 +139,9 @@ def test_both_namespaces(loader, namespace, module_class):
 
 
 @pytest.mark.parametrize("module_class", [Plain, Dictionary, BuiltInSetup, BuiltInConfigureModel])
-def test_step_trains_on_the_loss_written_by_hand(digits, module_class):
+def test_step_trains_on_the_loss_written_by_hand(mislabelled_digits, module_class):
     """One step of SGD from the same start, against L_cls with margin + λ L_lkd put together here."""
-    images, labels = digits[0][:32], digits[1][:32]
+    images, labels = mislabelled_digits[0][:32], mislabelled_digits[1][:32]
 
     class WithSGD(module_class):
         def configure_optimizers(self):
@@ -219,17 +195,17 @@ def test_injecting_draws_nothing_from_the_global_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluation_sees_plain_logits(digits, loader):
+def test_evaluation_sees_plain_logits(mislabelled_digits, loader):
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc", margin=50.0))
     trainer.fit(model, loader)
-    (result,) = trainer.test(model, DataLoader(TensorDataset(*digits[3:]), batch_size=397), verbose=False)
+    (result,) = trainer.test(model, DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397), verbose=False)
     with torch.no_grad():
-        distances = torch.cdist(model.net[:-1](digits[3]), model.net.fc.means)
-    assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == digits[4]).float().mean().item())
+        distances = torch.cdist(model.net[:-1](mislabelled_digits[3]), model.net.fc.means)
+    assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == mislabelled_digits[4]).float().mean().item())
 
 
-def test_resumes_and_tests_from_a_checkpoint(digits, loader, tmp_path):
+def test_resumes_and_tests_from_a_checkpoint(mislabelled_digits, loader, tmp_path):
     trainer = make_trainer(LGMInjector("net.fc"), epochs=2)
     trainer.fit(straight := Plain(), loader)
     torch.manual_seed(0)
@@ -241,7 +217,7 @@ def test_resumes_and_tests_from_a_checkpoint(digits, loader, tmp_path):
     assert second.global_step == trainer.global_step == 8
 
     tested = Plain()
-    test_loader = DataLoader(TensorDataset(*digits[3:]), batch_size=397)
+    test_loader = DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397)
     make_trainer(LGMInjector("net.fc", seed=6)).test(
         tested, test_loader, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True
     )
@@ -274,12 +250,12 @@ def test_a_second_fit_goes_on_with_the_same_head(loader):
     assert_put_back(model)
 
 
-def test_batches_of_other_forms(digits):
+def test_batches_of_other_forms(mislabelled_digits):
     class Nested(Plain):
         def training_step(self, batch):
             return F.cross_entropy(self(batch["views"][0]), batch["meta"]["digit"])
 
-    images, labels = digits[0][:64], digits[1][:64]
+    images, labels = mislabelled_digits[0][:64], mislabelled_digits[1][:64]
     samples = [{"views": [x, -x], "meta": {"digit": y, "id": -1}} for x, y in zip(images, labels, strict=True)]
     loader = DataLoader(samples, batch_size=32)
     injector = LGMInjector("net.fc", sample=SampleSpec("views.0", "meta.digit"))
@@ -290,7 +266,7 @@ def test_batches_of_other_forms(digits):
         make_trainer(LGMInjector("net.fc")).fit(Nested(), loader)
 
 
-def test_margin_belongs_to_the_batch_that_the_step_gets(digits, loader):
+def test_margin_belongs_to_the_batch_that_the_step_gets(mislabelled_digits, loader):
     """What other callbacks put around the step may give it another batch; the labels are that batch's."""
 
     class Doubling(pl.Callback):
@@ -406,8 +382,8 @@ def test_step_over_an_iterator_is_refused(loader):
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_a_head_that_was_never_trained_is_not_evaluated(digits, stage):
-    loader = DataLoader(TensorDataset(*digits[3:]), batch_size=397)
+def test_a_head_that_was_never_trained_is_not_evaluated(mislabelled_digits, stage):
+    loader = DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397)
     model = Plain()
     with pytest.raises(RuntimeError, match="Train it first, name a checkpoint by `ckpt_path=`"):
         getattr(make_trainer(LGMInjector("net.fc")), stage)(model, loader)

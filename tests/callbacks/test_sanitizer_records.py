@@ -92,6 +92,15 @@ def test_figures_reach_all_loggers_once(world):
         assert set(next(csv.reader(file))) >= FIGURES
 
 
+def test_figures_of_several_loaders_go_by_the_names_of_their_folders(world):
+    logger, loader = Listening(), world.loader(world.numbered())
+    sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
+    world.trainer(sanitizer, logger=logger).fit(world.module(), {"a": loader, "b/\x1b..": [loader]})
+    names = {name.rpartition("/")[0] for metrics, _ in logger.metrics for name in metrics if "evidence" in name}
+    assert names == {"sanitizer/0-a", "sanitizer/1-b-x1b-0"}
+    assert names == {f"sanitizer/{path.name}" for path in (world.path / "here").iterdir()}
+
+
 def test_a_summary_is_logged(world, caplog):
     with caplog.at_level(logging.INFO):
         world.trainer(world.sanitizer()).fit(world.module(), world.loader(world.numbered()))

@@ -130,6 +130,7 @@ def test_a_verdict_is_not_to_be_had_before_there_is_one(world):
         ({"false_positive_rate": 1}, ValueError, "false_positive_rate=0.01"),
         ({"false_positive_rate": 0}, ValueError, "false_positive_rate"),
         ({"max_removed": 0}, ValueError, "max_removed"),
+        ({"folds": 1}, ValueError, "`folds` to be an integer of at least 2"),
         ({"natural_error_rate": -1}, ValueError, "natural_error_rate"),
         ({"seed": -1}, ValueError, "seed"),
         ({"name": "a/b"}, ValueError, "`name` to be letters, digits, - and _"),

@@ -1,5 +1,7 @@
 """`PoisonedDataModule` poisons the training set and nothing else, once, and alike whoever asks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import (
@@ -48,12 +50,13 @@ def test_poison_that_was_drawn_before(kit):
     assert sorted(module.epochs[1]) == list(range(120))
 
 
-def test_poison_from_a_file(kit):
+@pytest.mark.parametrize("form", [str, Path])
+def test_poison_from_a_file(kit, form):
     kit.flips().save(kit.path / "flips.safetensors")
-    data = kit.poisoned(kit.loader(), str(kit.path / "flips.safetensors"))
+    data = kit.poisoned(kit.loader(), form(kit.path / "flips.safetensors"))
     assert data.poison.labels.tolist() == [2, 2, 2]
     with pytest.raises(FileNotFoundError):
-        kit.poisoned(kit.loader(), str(kit.path / "missing.safetensors"))
+        kit.poisoned(kit.loader(), form(kit.path / "missing.safetensors"))
 
 
 def test_an_attack_draws_once(kit):

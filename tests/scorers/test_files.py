@@ -53,3 +53,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         load_scorer(LikelihoodScorer(), tmp_path / "poison.safetensors")
     with pytest.raises(FileNotFoundError):
         load_scorer(LikelihoodScorer(), tmp_path / "nothing.safetensors")
+
+
+def test_a_name_with_control_characters_is_printed_escaped(images, tmp_path):
+    save_scorer(PixelCountingScorer().fit(images), tmp_path / "scorer.safetensors")
+    odd = PixelCountingScorer()
+    odd.name = "odd\x1b[2J"
+    with pytest.raises(ValueError, match=r"a file of the odd\\x1b\[2J scorer"):
+        load_scorer(odd, tmp_path / "scorer.safetensors")

@@ -14,7 +14,8 @@ from lightning_poison.fitting import FitSettings
 from lightning_poison.heads import LGMHead
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.protocol import LabelScorer, Scorer
+from lightning_poison.scorers.likelihood_models import OwnModel
+from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer, Scorer
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=20)
 RUNTIME = LocalRuntime(precision="32", threads=1)
@@ -136,6 +137,26 @@ def test_convolutions_are_loaded_bit_for_bit(on_digits, digits):
         assert torch.equal(loaded.score_labels(images), on_digits.score_labels(images))
 
 
+def test_volumes_are_fitted_loaded_and_scored():
+    volumes = torch.rand(64, 1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.Conv3d(1, 4, 2), nn.Flatten(), nn.Linear(36, 4))
+    fitted = quick(backbone=network).fit(TensorDataset(volumes, torch.arange(64) % 2), runtime=RUNTIME)
+    loaded = quick(backbone=network).load(fitted.state())
+    assert fitted.score_labels(volumes).isfinite().all()
+    assert torch.equal(loaded.score_labels(volumes), fitted.score_labels(volumes))
+
+
+def test_the_model_is_moved_only_where_the_inputs_are_elsewhere(blobs, monkeypatch):
+    fitted, moved = quick().fit(blobs(64), runtime=RUNTIME), []
+    points, labels = blobs(64)[:]
+    before = fitted.score_batch(points, labels)
+    monkeypatch.setattr(OwnModel, "to", lambda self, *to: moved.append(to) or nn.Module.to(self, *to))
+    assert torch.equal(fitted.score_batch(points, labels), before)
+    assert not moved
+    assert fitted.score_batch(points.to("meta"), labels.to("meta")).device.type == "meta"
+    assert moved == [(torch.device("meta"),)]
+
+
 def test_the_state_is_a_copy(blobs):
     fitted = quick().fit(blobs(64), runtime=RUNTIME)
     before = fitted.score_labels(blobs(64)[:][0])
@@ -211,8 +232,10 @@ def test_arrays_and_bytes_are_samples_too(digits):
     assert scorer.score_labels(images).shape == (64, 10)
 
 
-def test_a_rehearsal_leaves_it_unfitted_and_says_how_many_steps(blobs):
+def test_a_rehearsal_leaves_it_unfitted_and_says_how_many_steps(blobs, centroid_scorer):
     scorer = quick()
+    assert isinstance(scorer, RehearsableScorer)
+    assert not isinstance(centroid_scorer(), RehearsableScorer)
     found = torch.get_rng_state()
     assert scorer.rehearse(blobs(64), steps=2, runtime=RUNTIME) == QUICK.total_steps(64) == 20
     assert not scorer.is_fitted

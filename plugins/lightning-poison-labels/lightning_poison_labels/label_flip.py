@@ -1,7 +1,8 @@
 """Flipped labels: images stay as they are, their labels are changed."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,16 +14,18 @@ from lightning_poison.poison import Poison
 from lightning_poison.threat import Surrogate, Threat
 
 
+@dataclass
 class LabelFlip:
-    """Flips labels: of all classes or one, to any other class or one, at random places or given ones.
+    """Flips labels: of all classes or one, to any other class, one, or a fixed partner; at random places or given ones.
 
-    As many are flipped as the threat's budget allows. Neither class given: uniform noise, an attack on availability.
-    Both given: the pair is confused in one direction, and the attack aims at the test samples of the source class.
+    As many are flipped as the threat's budget allows. With neither classes nor pairs it is uniform noise. Where a
+    `source_class` is given the attack aims at the test samples of that class, else at the accuracy on all.
 
     Args:
         source_class: flip samples of this class only.
         target_class: the label they get; drawn from the other classes where it is `None`.
-        indices: flip these samples only, those of class `target_class` left out; `None` for the whole data set.
+        pairs: flip each first class to its second and leave the others alone; `"next"` flips y to y + 1, the last to 0.
+        indices: flip these samples only, those that have the wanted label left out; `None` for the whole data set.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -37,14 +40,19 @@ class LabelFlip:
     name = "label-flip"
     clean_label = False
 
-    def __init__(
-        self, source_class: int | None = None, target_class: int | None = None, *, indices: Sequence[int] | None = None
-    ) -> None:
-        if source_class is not None and source_class == target_class:
-            raise ValueError(f"Expected `target_class` to be another than `source_class`, but both are {source_class}.")
-        self.source_class = source_class
-        self.target_class = target_class
-        self.indices = None if indices is None else [int(index) for index in indices]
+    source_class: int | None = None
+    target_class: int | None = None
+    pairs: Sequence[tuple[int, int]] | Literal["next"] | None = field(default=None, kw_only=True)
+    indices: Sequence[int] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.source_class is not None and self.source_class == self.target_class:
+            raise ValueError(
+                f"Expected two classes, but `source_class` and `target_class` both are {self.source_class}."
+            )
+        if self.pairs is not None and (self.source_class, self.target_class) != (None, None):
+            raise ValueError("Expected either `pairs` or `source_class` and `target_class`, but got both.")
+        self.indices = None if self.indices is None else [int(index) for index in self.indices]
 
     def craft(
         self,
@@ -63,33 +71,35 @@ class LabelFlip:
         if threat.clean_label:
             raise ValueError("Expected a threat that lets labels change, but got `clean_label=True`.")
         labels = labels_of(dataset)
-        candidates = self._candidates(labels)
-        order = torch.randperm(len(candidates), generator=generator)
-        chosen = candidates[order[: threat.budget]].sort().values
-        classes = int(labels.max()) + 1
-        shift = torch.randint(1, classes, (len(chosen),), generator=generator)
-        flipped = (labels[chosen] + shift) % classes
-        if self.target_class is not None:
-            flipped = torch.full_like(chosen, self.target_class)
-        return Poison(chosen, flipped, self._objective(), attack=self.name, settings=dict(vars(self)))
-
-    def _candidates(self, labels: Tensor) -> Tensor:
-        able = torch.ones_like(labels, dtype=torch.bool)
+        wanted = self._partners(classes := int(labels.max()) + 1)[labels]
+        able = wanted != labels
+        if self.source_class is not None:
+            able &= labels == self.source_class
         if self.indices is not None:
             if not all(0 <= index < len(labels) for index in self.indices):
                 raise ValueError(f"Expected `indices` in the data set of {len(labels)}, but got {self.indices}.")
-            able = torch.isin(torch.arange(len(labels)), torch.tensor(self.indices))
-        if self.source_class is not None:
-            able &= labels == self.source_class
-        able &= labels != self.target_class if self.target_class is not None else int(labels.max()) > 0
+            able &= torch.isin(torch.arange(len(labels)), torch.tensor(self.indices))
         if not able.any():
             raise ValueError(f"Expected samples whose labels can be flipped, but {self!r} finds none in this data set.")
-        return able.nonzero().flatten()
+        order = torch.randperm(int(able.sum()), generator=generator)[: threat.budget]
+        chosen = able.nonzero().flatten()[order].sort().values
+        shift = torch.randint(1, max(2, classes), (len(chosen),), generator=generator)
+        flipped = torch.where(wanted[chosen] == ANY_OTHER, (labels[chosen] + shift) % classes, wanted[chosen])
+        target = ANY_OTHER if self.target_class is None else self.target_class
+        objective: Objective = AvailabilityObjective()
+        if self.source_class is not None:
+            objective = ProtectedClassObjective(self.source_class, target)
+        return Poison(chosen, flipped, objective, attack=self.name, settings=dict(vars(self)))
 
-    def _objective(self) -> Objective:
-        if self.source_class is None:
-            return AvailabilityObjective()
-        return ProtectedClassObjective(self.source_class, ANY_OTHER if self.target_class is None else self.target_class)
-
-    def __repr__(self) -> str:
-        return f"LabelFlip(source_class={self.source_class}, target_class={self.target_class}, indices={self.indices})"
+    def _partners(self, classes: int) -> Tensor:
+        """Return what each class is flipped to, `(C,)`: itself where it stays, −1 where that is drawn."""
+        partners = torch.arange(classes)
+        if self.pairs == "next":
+            return partners.roll(-1)
+        if self.pairs is None and classes > 1:
+            return partners.fill_(ANY_OTHER if self.target_class is None else self.target_class)
+        for one, other in self.pairs or ():
+            if not (0 <= one < classes and 0 <= other < classes):
+                raise ValueError(f"Expected `pairs` of the data set's {classes} classes, but got {(one, other)}.")
+            partners[one] = other
+        return partners

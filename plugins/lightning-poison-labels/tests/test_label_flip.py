@@ -29,7 +29,15 @@ def test_it_is_found_through_its_entry_point():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"target_class": 1}, {"source_class": 0, "target_class": 2}, {"indices": range(30)}]
+    "settings",
+    [
+        {},
+        {"target_class": 1},
+        {"source_class": 0, "target_class": 2},
+        {"indices": range(30)},
+        {"pairs": "next"},
+        {"pairs": [(0, 2), (1, 0)], "indices": range(60)},
+    ],
 )
 def test_it_keeps_the_contract(settings):
     check_attack(LabelFlip(**settings))
@@ -70,6 +78,32 @@ def test_one_class_to_any_other(dataset):
     assert poison.objective.settings() == {"protected_class": 4, "target_class": -1}
 
 
+def test_each_class_to_the_next(dataset):
+    poison = flip(dataset, LabelFlip(pairs="next"), budget=200)
+    assert len(poison) == 200
+    assert torch.equal(poison.labels, (LABELS[poison.indices] + 1) % 10)
+    assert isinstance(poison.objective, AvailabilityObjective)
+
+
+def test_given_pairs(dataset):
+    poison = flip(dataset, LabelFlip(pairs=[(4, 9), (9, 4), (7, 1)]), budget=200)
+    assert LABELS[poison.indices].unique().tolist() == [4, 7, 9]
+    assert len(poison) == 60
+    partner = {4: 9, 9: 4, 7: 1}
+    assert poison.labels.tolist() == [partner[label] for label in LABELS[poison.indices].tolist()]
+
+
+def test_given_pairs_at_given_places(dataset):
+    poison = flip(dataset, LabelFlip(pairs=[(4, 9)], indices=[3, 4, 14, 19]))
+    assert poison.indices.tolist() == [4, 14]
+    assert poison.settings["pairs"] == [(4, 9)]
+
+
+def test_two_in_a_hundred(dataset):
+    threat = Threat.of_fraction(dataset, 0.02)
+    assert len(craft(LabelFlip(), dataset, threat, generator=torch.Generator().manual_seed(0))) == 4
+
+
 def test_given_places(dataset):
     poison = flip(dataset, LabelFlip(indices=[5, 8, 13]))
     assert poison.indices.tolist() == [5, 8, 13]
@@ -82,6 +116,9 @@ def test_given_places(dataset):
         (LabelFlip(source_class=11), "labels can be flipped"),
         (LabelFlip(target_class=4, indices=[4, 14]), "labels can be flipped"),
         (LabelFlip(indices=[3, 200]), r"data set of 200, but got \[3, 200\]"),
+        (LabelFlip(pairs=[(4, 4)]), "labels can be flipped"),
+        (LabelFlip(pairs=[(4, 10)]), r"`pairs` of the data set's 10 classes, but got \(4, 10\)"),
+        (LabelFlip(pairs=[(-1, 3)]), r"`pairs` of the data set's 10 classes, but got \(-1, 3\)"),
     ],
 )
 def test_nothing_to_flip(dataset, attack, said):
@@ -89,9 +126,10 @@ def test_nothing_to_flip(dataset, attack, said):
         flip(dataset, attack)
 
 
-def test_one_class_alone():
+@pytest.mark.parametrize("attack", [LabelFlip(), LabelFlip(pairs="next"), LabelFlip(target_class=0)])
+def test_one_class_alone(attack):
     with pytest.raises(ValueError, match="labels can be flipped"):
-        flip(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), LabelFlip())
+        flip(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), attack)
 
 
 def test_clean_labels_are_not_for_it(dataset):
@@ -102,3 +140,9 @@ def test_clean_labels_are_not_for_it(dataset):
 def test_a_class_is_not_flipped_to_itself():
     with pytest.raises(ValueError, match="both are 3"):
         LabelFlip(3, 3)
+
+
+@pytest.mark.parametrize("classes", [{"source_class": 1}, {"target_class": 1}])
+def test_pairs_and_classes_say_the_same_thing_twice(classes):
+    with pytest.raises(ValueError, match="either `pairs` or"):
+        LabelFlip(pairs="next", **classes)

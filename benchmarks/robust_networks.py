@@ -1,0 +1,64 @@
+"""Small networks whose features are frozen, and their training, plain or adversarial."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from lightning_poison.fitting import FitSettings, fit_module
+from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.runtime import LocalRuntime
+
+
+def digit_network(classes: int) -> nn.Sequential:
+    """Return the network of Wong, Rice, Kolter 2020 (arXiv 2001.03994) for MNIST; layer "6" gives 100 features."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32 * 49, 100), nn.ReLU(), nn.Linear(100, classes),
+    )  # fmt: skip
+
+
+def photo_network(classes: int) -> nn.Sequential:
+    """Return a network in the manner of VGG for 32x32 colour images; layer "15" gives 768 features."""
+
+    def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(3, 24, 2), *block(24, 48), nn.MaxPool2d(2), *block(48, 96), nn.MaxPool2d(2), *block(96, 48),
+        nn.Identity(), nn.Flatten(), nn.Linear(768, classes),
+    )  # fmt: skip
+
+
+def fit_network(
+    network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, epsilon: float = 0.0, steps: int = 0, seed: int
+) -> nn.Module:
+    """Train a network in place: plainly with no steps, by FGSM with a random start with one, else by PGD.
+
+    The radius grows over the first epoch. The steps of PGD are a third of it long, that of FGSM is 1.25 of it (Wong et
+    al. 2020).
+    """
+    settings = FitSettings(epochs=epochs, batch_size=128, learning_rate=3e-3, min_steps=0)
+    draws, warm_up = torch.Generator().manual_seed(seed), settings.steps_per_epoch(len(labels))
+    done = 0
+
+    def loss(module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal done
+        done += 1
+        if steps:
+            radius = epsilon * min(1.0, done / warm_up)
+            length = 1.25 * radius if steps == 1 else radius / 3
+            inputs = perturb_against(
+                module, inputs, targets, epsilon=radius, steps=steps, step_size=length, generator=draws
+            )
+        return F.cross_entropy(module(inputs).float(), targets)
+
+    runtime = LocalRuntime(threads=torch.get_num_threads())
+    data = TensorDataset(images, labels)
+    return fit_module(network, data, loss, settings=settings, runtime=runtime, generator=draws)
+
+
+@torch.no_grad()
+def accuracy_of(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that are read rightly."""
+    return float(torch.cat([network(part).argmax(1) for part in images.split(500)]).eq(labels).double().mean())

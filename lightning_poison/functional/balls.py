@@ -1,0 +1,100 @@
+"""The L∞ and the L2 ball around images, within a pixel range: where to start in them, and a step that stays inside.
+
+Both project onto the ball first and then onto the range. Where the centre lies in the range the second projection
+only shortens the change, so that the point stays in the ball.
+"""
+
+import torch
+from torch import Tensor
+
+Range = tuple[float, float]
+
+
+class LinfBall:
+    """All images whose pixels differ from the centre's by at most a radius.
+
+    Args:
+        centre: `(B, ...)`, in the range.
+        radius: in units of the images; a number, or broadcastable to them.
+        length: of a step, in each pixel; likewise.
+        limits: the lowest and the highest value of a pixel.
+        movable: bool `(B, ...)`; the other pixels keep their value. `None` for all.
+
+    Example:
+        >>> ball = LinfBall(torch.tensor([[0.5, 0.9]]), 0.25, 0.25, (0.0, 1.0), None)
+        >>> ball.step(torch.tensor([[0.5, 0.9]]), torch.tensor([[-3.0, 0.1]]))
+        tensor([[0.2500, 1.0000]])
+    """
+
+    def __init__(
+        self, centre: Tensor, radius: float | Tensor, length: float | Tensor, limits: Range, movable: Tensor | None
+    ) -> None:
+        self._centre, self._radius, self._length = centre, radius, length
+        lowest, highest = (centre - radius).clamp(min=limits[0]), (centre + radius).clamp(max=limits[1])
+        self._lowest = lowest if movable is None else torch.where(movable, lowest, centre)
+        self._highest = highest if movable is None else torch.where(movable, highest, centre)
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Draw a point uniformly from the ball and clamp it to the range."""
+        drawn = torch.rand(self._centre.shape, generator=generator, dtype=self._centre.dtype, device=generator.device)
+        return self._project(self._centre + self._radius * (2 * drawn.to(self._centre.device) - 1))
+
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Go one length in each pixel, along the sign of the gradient."""
+        return self._project(points + self._length * gradient.sign())
+
+    def _project(self, points: Tensor) -> Tensor:
+        return points.clamp(self._lowest, self._highest)
+
+
+class L2Ball:
+    """All images whose change has at most the length of a radius.
+
+    Args:
+        centre: `(B, ...)`, in the range.
+        radius: in units of the images; a number, or broadcastable to them.
+        length: of a step; likewise.
+        limits: the lowest and the highest value of a pixel.
+        movable: bool `(B, ...)`; the other pixels keep their value. `None` for all.
+
+    Example:
+        >>> ball = L2Ball(torch.tensor([[0.5, 0.5]]), 0.25, 1.0, (0.0, 1.0), None)
+        >>> ball.step(torch.tensor([[0.5, 0.5]]), torch.tensor([[3.0, -4.0]]))
+        tensor([[0.6500, 0.3000]])
+    """
+
+    def __init__(
+        self, centre: Tensor, radius: float | Tensor, length: float | Tensor, limits: Range, movable: Tensor | None
+    ) -> None:
+        self._centre, self._radius, self._length, self._limits = centre, radius, length, limits
+        self._movable = None if movable is None else movable.to(centre.dtype)
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Draw a point uniformly from the ball, of the movable pixels' dimension, and clamp it to the range."""
+        centre = self._centre
+        free = torch.ones_like(centre) if self._movable is None else self._movable
+        dimensions = free.flatten(1).sum(1).clamp_min(1)
+        directions = torch.randn(centre.shape, generator=generator, dtype=centre.dtype, device=generator.device)
+        shares = torch.rand(len(centre), generator=generator, dtype=centre.dtype, device=generator.device)
+        lengths = self._radius * _per_image(shares.to(centre.device) ** (1 / dimensions), centre)
+        return self._project(centre + lengths * self._unit(directions.to(centre.device)))
+
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Go one length along the gradient of the movable pixels."""
+        return self._project(points + self._length * self._unit(gradient))
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        """Return the movable part at length 1, or 0 where there is none; gradients of 1e-30 do not vanish."""
+        free = vectors if self._movable is None else vectors * self._movable
+        scaled = free / _per_image(free.abs().flatten(1).amax(1), free)
+        return scaled / _per_image(torch.linalg.vector_norm(scaled.flatten(1), dim=1), scaled)
+
+    def _project(self, points: Tensor) -> Tensor:
+        change = points - self._centre
+        norms = _per_image(torch.linalg.vector_norm(change.flatten(1), dim=1), change)
+        return (self._centre + change * (self._radius / norms).clamp(max=1)).clamp(*self._limits)
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Return `(B,)` in a shape that divides images, away from 0."""
+    return values.clamp_min(torch.finfo(values.dtype).tiny).view(-1, *[1] * (images.ndim - 1))

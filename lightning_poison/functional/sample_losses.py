@@ -1,0 +1,72 @@
+"""A loss of each image, and its gradient with respect to the images alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_poison import checks
+
+_HALF_LOSS_SCALE = 2.0**14
+"""Lifts the gradients above what float16 rounds to 0; neither a sign nor a direction depends on it."""
+
+
+class SampleLosses:
+    """Computes losses and gradients at points that are kept in float32 at least, whatever the loss computes in.
+
+    Args:
+        loss: maps images `(B, ...)` to one loss each, `(B,)`.
+        like: images as `loss` wants them; for their dtype, and the device whose autocast counts.
+
+    Example:
+        >>> losses = SampleLosses(lambda images: images.square().sum(1), torch.zeros(2, 3, dtype=torch.bfloat16))
+        >>> losses.gradient(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, -4.0]]))
+        tensor([[ 2.,  4.,  6.],
+                [ 0.,  0., -8.]])
+    """
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self._loss = loss
+        self._dtype = like.dtype
+        device = like.device.type
+        self._half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+
+    def values(self, points: Tensor) -> Tensor:
+        """Return the losses `(B,)`, detached, in the dtype of the points."""
+        with torch.no_grad():
+            return self._losses(points).to(points.dtype)
+
+    def gradient(self, points: Tensor) -> Tensor:
+        """Return the gradient at points `(B, ...)`; under float16 times a positive factor.
+
+        It writes no `.grad`, and works under `torch.no_grad`.
+
+        Raises:
+            ValueError: where the loss has no gradient, or is not one for each image.
+        """
+        gradient, scale = self._gradient(points, _HALF_LOSS_SCALE)
+        if scale == 1 or bool(gradient.isfinite().all()):
+            return gradient
+        return self._gradient(points, 1.0)[0]
+
+    def _gradient(self, points: Tensor, half_scale: float) -> tuple[Tensor, float]:
+        """Return the gradient of the loss, times `half_scale` where float16 is at work, and that factor."""
+        with torch.enable_grad():
+            leaf = points.detach().requires_grad_()
+            losses = self._losses(leaf)
+            scale = half_scale if self._half or torch.float16 in (losses.dtype, self._dtype) else 1.0
+            if losses.requires_grad:
+                total = losses.to(points.dtype).sum() * scale
+                (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+                if gradient is not None:
+                    return gradient, scale
+        hint = "Do not detach the images, and leave out what has no gradient, such as `argmax`."
+        raise ValueError(checks.expected("loss", "differentiable in the images", "one that is not", hint))
+
+    def _losses(self, points: Tensor) -> Tensor:
+        losses: object = self._loss(points.to(self._dtype))
+        if not isinstance(losses, Tensor) or losses.shape != points.shape[:1]:
+            what = f"a function that returns a loss for each of the {len(points)} images"
+            hint = 'Do not average over the batch: `reduction="none"`.'
+            raise ValueError(checks.expected("loss", what, checks.describe(losses), hint))
+        return losses

@@ -1,0 +1,61 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+from lightning_poison.pixels import PixelRange
+from lightning_poison.threat import Surrogate
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The networks of these tests are so small that threads only get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pixels() -> PixelRange:
+    return PixelRange(levels=17)
+
+
+@pytest.fixture(scope="session")
+def digits() -> TensorDataset:
+    """Real images: 8 by 8 pixels of 17 grey levels."""
+    images, labels = load_digits(return_X_y=True)
+    return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8) / 16, torch.tensor(labels))
+
+
+@pytest.fixture(scope="session")
+def dataset(digits: TensorDataset) -> Subset:
+    return Subset(digits, range(900, 1797))
+
+
+@pytest.fixture(scope="session")
+def model(digits: TensorDataset) -> nn.Module:
+    """A classifier that was trained on other images than those of `dataset`."""
+    images, labels = digits[:900]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(100):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def surrogate(model: nn.Module) -> Surrogate:
+    return Surrogate(model, "2")

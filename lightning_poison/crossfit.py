@@ -43,7 +43,8 @@ def stratified_folds(labels: Tensor, folds: int, generator: torch.Generator) -> 
         if len(members) < folds:
             raise ValueError(
                 expected("folds", f"at most the {len(members)} samples of class {number}", folds)
-                + "\nUse fewer folds, leave the class out, or give `trusted=` data."
+                + "\nUse fewer folds, leave the class out, or give `trusted=` data; or mend the label of sample "
+                f"{int(members[0])}, if there is no such class."
             )
         start = int(torch.randint(folds, (1,), generator=generator))
         order = torch.randperm(len(members), generator=generator)

@@ -6,23 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_poison.checks import expected, fraction, positive_int, printable, share
-from lightning_poison.errors import DataChangedError, NothingKeptError, UnsupportedDataError
+from lightning_poison.errors import DataChangedError, NothingKeptError
 from lightning_poison.fingerprint import digest_of, fingerprint
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
+from lightning_poison.intake import look, map_style
 from lightning_poison.judging import Job, judge_by_trusted, judge_untrusted
-from lightning_poison.labels import labels_of, read_sample, spec_of
+from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import isolated_rng
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.verdict import Verdict
-
-MOST_CLASSES = 10_000
-"""Class indices from here on, in a data set of fewer samples, are taken for something else than classes."""
 
 
 def sanitize(
@@ -91,8 +88,8 @@ def sanitize(
     """
     check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed, folds)
     runtime = runtime or LocalRuntime()
-    trusted = _as_dataset(trusted, "trusted") if trusted is not None else None
-    data = _as_dataset(dataset, "dataset")
+    trusted = map_style(trusted, "trusted") if trusted is not None else None
+    data = map_style(dataset, "dataset")
 
     settings: dict[str, Any] = {
         "scorer": {"name": scorer.name, **scorer.settings()},
@@ -105,7 +102,7 @@ def sanitize(
     with isolated_rng(seed, runtime.device):
         settings["trusted"] = None if trusted is None else agreed(runtime, lambda: _digest(trusted, sample))
         settings["fitted"] = _weights(scorer)
-        spec, labels = agreed(runtime, lambda: _look(data, sample))
+        spec, labels = agreed(runtime, lambda: look(data, sample))
         digest = decision_fingerprint(data, settings, labels=labels, sample=spec, runtime=runtime)
         if known is not None:
             return _still_good(known, digest, settings)
@@ -143,20 +140,6 @@ def decision_fingerprint(
             "Give every rank the whole data set and let the Trainer's sampler share it out."
         )
     return own
-
-
-def _look(data: Any, sample: SampleSpec | None) -> tuple[SampleSpec, Tensor]:
-    spec = sample or SampleSpec.detect(read_sample(data, 0))
-    labels = labels_of(data, spec)
-    largest = int(labels.max())
-    if largest >= max(MOST_CLASSES, len(labels)):
-        raise ValueError(
-            f"Expected class indices below {MOST_CLASSES:,}, but sample {int(labels.argmax())} has the label "
-            f"{largest:,}.\nNumber the classes from 0 on."
-        )
-    if len(torch.unique(labels)) < 2:
-        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
-    return spec, labels
 
 
 def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
@@ -211,20 +194,6 @@ def check_arguments(
     positive_int("folds", folds, minimum=2)
 
 
-def _as_dataset(data: Any, name: str) -> Any:
-    if isinstance(data, DataLoader):
-        data = data.dataset
-    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise UnsupportedDataError(
-            expected(name, "a map-style data set, with `__len__` and `__getitem__`", type(data).__name__)
-            + "\nSamples are kept out by their index. Write the stream to files first and read it by index, or judge a "
-            "finite part of it as a list."
-        )
-    if not len(data):
-        raise ValueError(f"Expected `{name}` to have at least one sample, but it is empty.")
-    return data
-
-
 def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
     removed = 1 - float(keep.double().mean())
     way = "Look at the scores first; if it is right to remove so many, raise `max_removed`."
@@ -236,8 +205,13 @@ def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
     limit = max(max_removed, 0.5)
     for number in torch.unique(labels).tolist():
         kept = float(keep[labels == number].double().mean())
-        if not kept or 1 - kept > limit:
+        if not kept:
             raise NothingKeptError(
-                f"Expected to remove at most {100 * limit:g} % of each class and to keep some of it, but "
-                f"{100 * (1 - kept):.1f} % of class {number} are suspicious.\n{way}"
+                f"Expected to keep some samples of each class, but all {int((labels == number).sum())} of class "
+                f"{number} are suspicious.\nLeave the class out, or look whether there is such a class at all."
+            )
+        if 1 - kept > limit:
+            raise NothingKeptError(
+                f"Expected to remove at most {100 * limit:g} % of each class, but {100 * (1 - kept):.1f} % of class "
+                f"{number} are suspicious.\n{way}"
             )

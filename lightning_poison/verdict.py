@@ -122,17 +122,18 @@ class Verdict:
     def __str__(self) -> str:
         return self.summary()
 
-    def summary(self, *, class_names: "list[str] | None" = None, rows: int = 5) -> str:
+    def summary(self, *, class_names: "list[str] | None" = None, rows: int = 5, flag_only: bool = False) -> str:
         """Return a few lines for a person.
 
         Args:
             class_names: the names of the classes; numbers where they are not given.
             rows: how many pairs of classes to list at most.
+            flag_only: whether what is suspicious was trained on nevertheless.
         """
         out = int((~self.keep).sum())
         lines = [
-            f"{len(self):,} samples scored by {printable(self.scorer)}; {out:,} kept out "
-            f"({100 * out / len(self):.2f} %)",
+            f"{len(self):,} samples scored by {printable(self.scorer)}; {out:,} "
+            f"{'flagged and left in' if flag_only else 'kept out'} ({100 * out / len(self):.2f} %)",
             str(self.evidence),
             f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",

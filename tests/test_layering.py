@@ -22,7 +22,7 @@ LAYERS = {
     ),
     "parts": (
         "scorers heads fitting features frozen_features backbones reading scoring datasets fingerprint calibration "
-        "metrics removal_metrics manifest _manifest hookspecs door _door"
+        "metrics intake removal_metrics manifest _manifest hookspecs door _door"
     ),
     "flow": "sanitize judging crossfit evaluate report registry testing _plugins",
     "host": "callbacks datamodules mixins strategies training _lightning",

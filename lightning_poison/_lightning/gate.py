@@ -121,7 +121,7 @@ class Gate:
             if directory is not None:
                 with opened_runtime(trainer) as runtime:
                     agreed(runtime, partial(self._write, path, directory, runtime))
-            log_figures(trainer, self.settings.name, self.verdicts, path)
+            log_figures(trainer, self.settings.name, self.verdicts, path, flag_only=self.settings.action == "flag")
         self._untold.clear()
 
     @property
@@ -170,7 +170,8 @@ class Gate:
             self._untold.add(path)
         verdict = self._judged(path, dataset, runtime)
         if path in self._untold:
-            runtime.announce(f"{self.settings.name}{printable(path)}: {verdict}")
+            shown = verdict.summary(flag_only=self.settings.action == "flag")
+            runtime.announce(f"{self.settings.name}{printable(path)}: {shown}")
         self.verdicts[path] = verdict
         self._views[path] = SanitizedDataset(dataset, verdict.keep)
         self._seen[path] = dataset

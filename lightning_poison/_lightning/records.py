@@ -68,7 +68,9 @@ def write_files(
     )
 
 
-def log_figures(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str) -> None:
+def log_figures(
+    trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str, *, flag_only: bool = False
+) -> None:
     """Hand the figures of a verdict to every logger of a Trainer, under the name that its files have too.
 
     Args:
@@ -76,11 +78,12 @@ def log_figures(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: 
         name: the gate's name.
         verdicts: all that it decided, by the paths of the loaders.
         path: the loader that the figures are about.
+        flag_only: whether what is suspicious is trained on nevertheless.
     """
     verdict, prefix = verdicts[path], Path(name, folder_name(path, list(verdicts))).as_posix()
     evidence = verdict.evidence
     figures = {
-        f"{prefix}/removed_fraction": 1 - float(verdict.keep.double().mean()),
+        f"{prefix}/{'flagged' if flag_only else 'removed'}_fraction": 1 - float(verdict.keep.double().mean()),
         f"{prefix}/contamination": evidence.contamination,
         f"{prefix}/contamination_low": evidence.low,
         f"{prefix}/contamination_high": evidence.high,

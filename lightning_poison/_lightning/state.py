@@ -28,5 +28,11 @@ def from_state(state: Mapping[str, Any]) -> dict[str, Verdict]:
         came = printable(repr(state.get("version")))
         way = "Resume with the release that wrote the checkpoint, or with a new sanitizer, which judges anew."
         raise ValueError(expected("version", f"{_STATE_VERSION}, the form of stored decisions", came, way))
-    found = state.get("verdicts", {}).items()
-    return {path: Verdict.from_saved(packed["meta"], packed["tensors"]) for path, packed in found}
+    try:
+        found = state["verdicts"].items()
+        return {path: Verdict.from_saved(packed["meta"], packed["tensors"]) for path, packed in found}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a complete decision in the checkpoint, but parts of it do not fit: {printable(repr(error))}.\n"
+            "Resume from another checkpoint, or with a new sanitizer, which judges anew."
+        ) from error

@@ -160,3 +160,9 @@ def test_folder_names_are_plain_and_distinct():
 def test_without_a_trainer_there_is_no_directory_and_no_tuner():
     assert run_directory(None, None, "sanitizer") is None
     assert not is_tuning(None)
+
+
+@pytest.mark.parametrize("damage", [{"verdicts": {"": {"meta": {}}}}, {"verdicts": None}, {}])
+def test_a_damaged_stored_decision_is_said(damage):
+    with pytest.raises(ValueError, match=r"complete decision in the checkpoint.*\nResume from another checkpoint"):
+        from_state({"version": 1, **damage})

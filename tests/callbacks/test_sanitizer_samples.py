@@ -82,6 +82,7 @@ def test_a_flag_leaves_everything_in(world):
     trainer = world.trainer(sanitizer)
     trainer.fit(module, loader)
     assert module.seen == set(range(240))
+    assert "flagged and left in" in sanitizer.verdict.summary(flag_only=True)
     assert trainer.train_dataloader is loader
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong)
 

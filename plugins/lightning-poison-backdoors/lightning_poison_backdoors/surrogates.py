@@ -1,0 +1,80 @@
+"""What surrogates are checked for before anything is crafted on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lightning_poison import checks
+from lightning_poison.labels import read_sample
+from lightning_poison.pixels import PixelRange
+from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import evaluating, seeded_rng
+from lightning_poison.threat import Surrogate
+
+
+class _Ensemble(nn.Module):
+    """The mean of the log-probabilities of several models."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([model(inputs).log_softmax(1) for model in self.models]).mean(0)
+
+
+def ensemble(surrogates: Sequence[Surrogate], sample: Tensor, classes: int) -> nn.Module:
+    """Return one module for all surrogates.
+
+    Args:
+        surrogates: models that map samples to logits, on one device.
+        sample: a batch of one, `(1, ...)`.
+        classes: how many classes the data set has.
+
+    Raises:
+        ValueError: where there is none, or one does not return a logit for each class.
+    """
+    models = [surrogate.model for surrogate in surrogates]
+    if not models:
+        hint = 'Pass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
+        raise ValueError(checks.expected("surrogates", "at least one model to craft on", "none", hint))
+    with evaluating(*models), torch.no_grad():
+        for number, model in enumerate(models):
+            device = next((state.device for state in model.state_dict().values()), torch.device("cpu"))
+            logits = model(sample.to(device))
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
+                what = f"a model that returns logits (B, {classes}), one for each class of the data set"
+                raise ValueError(checks.expected(f"surrogates[{number}]", what, checks.describe(logits)))
+    return models[0] if len(models) == 1 else _Ensemble(models)
+
+
+def check_samples(dataset: "Dataset[Any]", index: int, image: Tensor, pixels: PixelRange) -> None:
+    """Check that a sample is its raw image, scaled and normalised as the pixel range says.
+
+    Args:
+        dataset: a map-style data set.
+        index: of the sample.
+        image: its raw image, uint8 `(C, H, W)`.
+        pixels: how samples are normalised.
+
+    Raises:
+        ValueError: where the sample has another shape, or lies outside the pixel range.
+    """
+    with seeded_rng(0):
+        sample = read_sample(dataset, index)
+    inputs = SampleSpec.detect(sample).inputs_in(sample)
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape != image.shape:
+        raise ValueError(
+            f"Expected samples like their raw images, float {tuple(image.shape)}, but sample {index} is "
+            f"{checks.describe(inputs)}.\nHand over a view whose transform scales and normalises, and no more."
+        )
+    if not pixels.contains(inputs):
+        raw = pixels.to_raw(inputs)
+        raise ValueError(
+            f"Expected images that lie in [0, 1] once {pixels} is undone, but sample {index} has values from "
+            f"{float(raw.min()):.3g} to {float(raw.max()):.3g}.\n"
+            "Say how the data set normalises: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
+        )

@@ -1,0 +1,143 @@
+import pytest
+import torch
+
+from lightning_poison.datasets import PoisonedDataset
+from lightning_poison.poison import Poison
+from lightning_poison_backdoors import BadNets
+
+CORNER = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
+
+
+def items(poison, test):
+    evaluation = poison.objective.evaluation_set(test)
+    return [evaluation[position] for position in range(len(evaluation))]
+
+
+def test_the_patch_is_on_the_poison_and_nothing_else_changes(images, poison_of):
+    poison = poison_of(BadNets(), images)
+    expected = images.data[poison.indices].clone()
+    expected[:, :, -3:, -3:] = CORNER
+    assert torch.equal(poison.inputs, expected)
+    assert (poison.domain, len(poison)) == ("raw", 6)
+    poisoned = PoisonedDataset(images, poison)
+    assert len(poisoned) == len(images)
+    index = int(poison.indices[0])
+    assert torch.equal(poisoned[index][0], expected[0].float() / 255)
+    assert poisoned[index][1] == 0
+
+
+def test_pattern_place_and_amplitude(images, poison_of):
+    poison = poison_of(BadNets(pattern=[[255, 0]], row=1, column=-2, amplitude=0.5), images)
+    before = images.data[poison.indices].float()
+    expected = before.clone()
+    expected[:, 0, 1, 5] += (255 - before[:, 0, 1, 5]) / 2
+    expected[:, 0, 1, 6] /= 2
+    assert torch.equal(poison.inputs, expected.round().to(torch.uint8))
+
+
+def test_colours(colours, poison_of):
+    pattern = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
+    poison = poison_of(BadNets(pattern=pattern), colours)
+    assert poison.inputs[:, :, -1, -1].tolist() == [[10, 20, 30]] * 6
+    assert (poison_of(BadNets(), colours).inputs[:, :, -1, -1] == 255).all()
+
+
+class TestAllToOne:
+    def test_poison(self, images, poison_of):
+        poison = poison_of(BadNets(2), images, budget=64)
+        assert (images.targets[poison.indices] != 2).all()
+        assert (poison.labels == 2).all()
+
+    def test_objective(self, images, poison_of):
+        found = items(poison_of(BadNets(2), images), images)
+        assert [(true, wanted) for _, true, wanted in found] == [(0, 2), (1, 2)] * 32
+        assert (255 * found[0][0][0, -3:, -3:]).round().tolist() == CORNER.tolist()
+
+
+class TestOneToOne:
+    def test_poison(self, images, poison_of):
+        poison = poison_of(BadNets(0, source_class=2), images, budget=32)
+        assert (images.targets[poison.indices] == 2).all()
+        assert (poison.labels == 0).all()
+
+    def test_objective(self, images, poison_of):
+        found = items(poison_of(BadNets(0, source_class=2), images), images)
+        assert [(true, wanted) for _, true, wanted in found] == [(2, 0)] * 32
+
+
+class TestAllToAll:
+    def test_poison(self, images, poison_of):
+        poison = poison_of(BadNets("next"), images, budget=96)
+        assert torch.equal(poison.labels, (images.targets + 1) % 3)
+
+    def test_objective(self, images, poison_of, tmp_path):
+        poison = poison_of(BadNets("next"), images)
+        poison.save(tmp_path / "poison")
+        for each in (poison, Poison.load(tmp_path / "poison")):
+            assert [(true, wanted) for _, true, wanted in items(each, images)] == [(0, 1), (1, 2), (2, 0)] * 32
+
+    def test_a_class_that_is_its_own_target_is_left_alone(self, images, poison_of):
+        poison = poison_of(BadNets([2, 1, 0]), images, budget=64)
+        assert set(images.targets[poison.indices].tolist()) == {0, 2}
+        assert torch.equal(poison.labels, 2 - images.targets[poison.indices])
+        assert [(true, wanted) for _, true, wanted in items(poison, images)] == [(0, 2), (2, 0)] * 32
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("attack", "budget", "said"),
+        [
+            (BadNets(3), 6, r"`target_class` to be a class of the training set \(0, 1, 2\), but got 3"),
+            (BadNets(source_class=4), 6, r"`source_class` to be a class .*but got 4"),
+            (BadNets([2, 1, 0], source_class=1), 6, "samples of class 1 that .*, but it has none"),
+            (BadNets(0, source_class=1), 33, "at most 32, the number of samples of class 1 .*, but got 33"),
+            (BadNets(), 65, "at most 64, the number of samples that .*, but got 65"),
+            (BadNets(pattern=[[0] * 9]), 6, r"trigger inside the image.*pattern of \(1, 1, 9\).*image of \(1, 8, 8\)"),
+            (BadNets(row=7), 6, "trigger inside the image"),
+        ],
+    )
+    def test_what_does_not_fit_the_data(self, images, poison_of, attack, budget, said):
+        with pytest.raises(ValueError, match=said):
+            poison_of(attack, images, budget=budget)
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"amplitude": 40}, "For 40 grey levels write `amplitude=40 / 255`"),
+            ({"amplitude": 0}, r"`amplitude` to be in \(0, 1\]"),
+            ({"target_class": 1, "source_class": 1}, "both are 1"),
+            ({"source_class": -1}, "`source_class` to be an integer of at least 0"),
+            ({"target_class": "all"}, '"next"'),
+            ({"pattern": torch.ones(2, 2)}, "`pattern` to be an image of whole grey levels"),
+        ],
+    )
+    def test_settings_out_of_range(self, settings, said):
+        with pytest.raises(ValueError, match=said):
+            BadNets(**settings)
+
+    def test_clean_labels_are_not_for_it(self, images, poison_of):
+        with pytest.raises(ValueError, match=r"clean_label=True`.\nAttacks that leave labels alone: `sig`"):
+            poison_of(BadNets(), images, clean_label=True)
+
+    def test_epsilon_bounds_the_trigger(self, images, poison_of):
+        with pytest.raises(ValueError, match=r"epsilon of 0.03137, but the trigger changes one by \d+ / 255.\nMake"):
+            poison_of(BadNets(), images, epsilon=8 / 255)
+        assert len(poison_of(BadNets(amplitude=0.03), images, epsilon=8 / 255)) == 6
+
+    def test_raw_images_out_of_reach(self, floats, poison_of):
+        with pytest.raises(TypeError, match=r"a data set with a `transform`.*but got TensorDataset") as caught:
+            poison_of(BadNets(), floats)
+        assert any("keep them as uint8" in note for note in caught.value.__notes__)
+
+    def test_raw_images_of_several_sizes(self, poison_of):
+        class Mixed(torch.utils.data.Dataset):
+            transform = staticmethod(lambda image: image.float()[:, :4, :4])
+
+            def __len__(self):
+                return 6
+
+            def __getitem__(self, index):
+                return self.transform(torch.zeros(1, 5 + index % 2, 6, dtype=torch.uint8)), index % 3
+
+        with pytest.raises(ValueError, match=r"one shape, but sample \d has \(1, \d, 6\)[\s\S]*Resize the images"):
+            poison_of(BadNets(), Mixed(), budget=4)

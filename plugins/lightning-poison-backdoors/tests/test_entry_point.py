@@ -1,0 +1,94 @@
+"""What the distribution offers, and poison that comes back from a file in a process that has not imported it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lightning_poison.poison import Poison
+from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison.testing import check_attack
+from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig
+
+ATTACKS = {
+    "badnets": BadNets,
+    "blended": Blended,
+    "sig": Sig,
+    "clean-label-backdoor": CleanLabelBackdoor,
+    "adaptive-patch": AdaptivePatch,
+    "adaptive-blend": AdaptiveBlend,
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_it_is_found_through_its_entry_point(name):
+    (offer,) = [offer for offer in available_attacks() if offer.name == name]
+    assert (offer.source.plugin, offer.source.distribution) == ("backdoors", "lightning-poison-backdoors")
+    assert offer.summary.endswith(".")
+    attack = get_attack(name, target_class=2)
+    assert type(attack) is ATTACKS[name]
+    assert (attack.name, attack.target_class) == (name, 2)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        BadNets(),
+        BadNets("next", amplitude=0.5),
+        BadNets([0, 2, 1], pattern=[[255, 0]], row=0, column=2),
+        BadNets(1, source_class=2),
+        Blended(),
+        Blended("next", amplitude=0.1, test_amplitude=0.3),
+        Sig(1, amplitude=20 / 255, test_amplitude=60 / 255, frequency=2),
+        CleanLabelBackdoor(steps=3),
+        CleanLabelBackdoor(norm="l2", epsilon=1.5, steps=3, corners=1),
+        AdaptivePatch(),
+        AdaptiveBlend(2, pieces=2),
+    ],
+    ids=repr,
+)
+def test_it_keeps_the_contract(attack):
+    check_attack(attack)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_its_settings_build_it_again(name, poison_of, images, surrogate_of):
+    attack = get_attack(name, target_class=1)
+    poison = poison_of(attack, images, surrogates=[surrogate_of(images)])
+    assert repr(get_attack(name, **poison.settings)) == repr(attack)
+
+
+LOAD = """
+import os, sys
+from lightning_poison.installed import DISABLED
+from lightning_poison.poison import Poison
+
+print("lightning_poison_backdoors" in sys.modules)
+os.environ[DISABLED] = "backdoors"
+try:
+    Poison.load(sys.argv[1])
+except ValueError as error:
+    print(error)
+del os.environ[DISABLED]
+print(type(Poison.load(sys.argv[1]).objective.trigger).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_a_fresh_process_finds_the_plugin_or_names_its_distribution(tmp_path, poison_of, images):
+    path = tmp_path / "sig.safetensors"
+    poison_of(Sig(), images).save(path)
+    command = [sys.executable, "-c", LOAD, str(path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S603
+    assert printed[0] == "False"
+    assert printed[1].endswith("but got 'sinusoid' of the distribution `lightning-poison-backdoors`.")
+    assert printed[2].startswith("Install that distribution; if it is installed, look in LIGHTNING_POISON_DISABLED")
+    assert printed[3] == "SinusoidTrigger"
+
+
+def test_nested_kinds_come_back_from_a_file(tmp_path, poison_of, images):
+    poison = poison_of(AdaptivePatch(), images)
+    poison.save(tmp_path / "poison")
+    trigger = Poison.load(tmp_path / "poison").objective.trigger
+    assert repr(trigger) == repr(poison.objective.trigger)
+    assert (trigger(images.data[0]) == poison.objective.trigger(images.data[0])).all()

@@ -93,6 +93,7 @@ class TriggerObjective(_Judged):
 
         Raises:
             TypeError: where the raw images of the test set cannot be reached.
+            ValueError: where a label has no target.
         """
         true = labels_of(test)
         resolve(test, 0)
@@ -104,6 +105,11 @@ class TriggerObjective(_Judged):
 
     def _wanted(self, true: Tensor) -> Tensor:
         if isinstance(self.target_class, Tensor):
+            known, largest = len(self.target_class), int(true.max()) if len(true) else 0
+            if largest >= known:
+                raise ValueError(
+                    checks.expected("test", f"labels below {known}, the classes that have a target", largest)
+                )
             return self.target_class[true]
         return torch.full_like(true, self.target_class)
 

@@ -89,3 +89,10 @@ def test_cli_prints_its_configuration(run):
     printed = yaml.safe_load(run("cli/train.py", "fit", "--config", str(config), "--print_config"))
     arguments = printed["trainer"]["callbacks"][0]["init_args"]
     assert (arguments["max_removed"], arguments["scorer"]["init_args"]["feature_size"]) == (0.5, 32)
+
+
+def test_frozen_features(run):
+    naive, naive_poisoned, robust, robust_poisoned = numbers_after("accuracy", run("frozen_features.py"))
+    assert min(naive, robust) > 0.85
+    assert naive_poisoned < naive - 0.2
+    assert robust - robust_poisoned < naive - naive_poisoned - 0.1

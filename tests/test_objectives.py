@@ -64,6 +64,11 @@ def test_a_source_class():
     assert [(true, wanted) for _, true, wanted in found] == [(2, 1)] * 3
 
 
+def test_all_to_all_needs_a_target_for_every_class():
+    with pytest.raises(ValueError, match="labels below 2, the classes that have a target, but got 2"):
+        TriggerObjective(TRIGGER, torch.tensor([1, 0])).evaluation_set(Images())
+
+
 def test_all_to_all():
     found = items(OBJECTIVES["all to all"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, 1), (1, 2), (2, 0)] * 3

@@ -1,17 +1,27 @@
-"""Feature collisions as a plug-in of lightning-poison: `poison-frog`.
+"""Poison made in feature and gradient space, as a plug-in of lightning-poison.
 
 Example:
     >>> sorted(lightning_poison_attacks())
-    ['poison-frog']
+    ['adversarial-poisoning', 'bullseye-polytope', 'gradient-matching', 'poison-frog']
 """
 
 from collections.abc import Callable, Mapping
 
 from lightning_poison.hookspecs import hookimpl
 from lightning_poison.poison import Attack
+from lightning_poison_collisions.adversarial_poisoning import AdversarialPoisoning
+from lightning_poison_collisions.bullseye import BullseyePolytope
 from lightning_poison_collisions.frogs import FrogAttack
+from lightning_poison_collisions.gradient_matching import GradientMatching
 
-__all__ = ["LIGHTNING_POISON_API", "FrogAttack", "lightning_poison_attacks"]
+__all__ = [
+    "LIGHTNING_POISON_API",
+    "AdversarialPoisoning",
+    "BullseyePolytope",
+    "FrogAttack",
+    "GradientMatching",
+    "lightning_poison_attacks",
+]
 
 LIGHTNING_POISON_API = (1, 0)
 
@@ -19,4 +29,4 @@ LIGHTNING_POISON_API = (1, 0)
 @hookimpl
 def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
     """Return the attacks of this plug-in, by name."""
-    return {"poison-frog": FrogAttack}
+    return {attack.name: attack for attack in (FrogAttack, BullseyePolytope, AdversarialPoisoning, GradientMatching)}

@@ -18,7 +18,8 @@ def collide_within(
     """Minimise a distance over the pixel range and the L∞ ball around `b` by signed gradient steps.
 
     The form of projected gradient descent (Madry et al. 2018, arXiv 1706.06083) that minimises the feature distance
-    and has no penalty: the ball takes its place. The best point met on the way is returned, for each image.
+    and has no penalty: the ball takes its place. The best point met on the way is returned, for each image; images that
+    share one value come from the same step.
 
     Args:
         distance: the feature term.

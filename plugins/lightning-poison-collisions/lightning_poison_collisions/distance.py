@@ -12,10 +12,14 @@ Features = Callable[[Tensor], Tensor]
 
 
 class Distance(Protocol):
-    """What is minimised: a value for each image, which no other image of the batch has a part in."""
+    """What is minimised: a value for each image."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the values `(P,)` of raw images `(P, ...)`, differentiable in them."""
+
+
+class SeparableDistance(Distance, Protocol):
+    """A distance of each image by itself: no other image of the batch has a part in it."""
 
     def select(self, rows: Tensor) -> Self:
         """Return the distance for some of the images alone, int64 `(Q,)` positions."""
@@ -70,7 +74,7 @@ class FeatureDistance:
 
 
 def value_and_gradient(distance: Distance, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances `(P,)` of images and each one's gradient `(P, ...)`, both detached."""
+    """Return the distances `(P,)` of images and the gradient `(P, ...)` of their sum, both detached."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         values = distance(leaf)

@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import InstancesObjective
 from lightning_poison.poison import Poison
 from lightning_poison.reading import index_blocks
 from lightning_poison.scopes import evaluating, frozen
@@ -18,9 +16,10 @@ from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.distance import FeatureDistance
 from lightning_poison_collisions.grid import to_grid
-from lightning_poison_collisions.pairing import Pairs, draw_pool, draw_targets, group_sizes, pick_bases
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader, distances_to_each
+from lightning_poison_collisions.pairing import group_sizes
+from lightning_poison_collisions.raw_features import RawFeatures, RawReader
 from lightning_poison_collisions.splitting import collide
+from lightning_poison_collisions.targeted import Selection, check_surrogates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +85,10 @@ class FrogAttack:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("source_class", "base_class"):
-            if (value := getattr(self, name)) is not None:
-                checks.positive_int(name, value, minimum=0)
-        if self.source_class is not None and self.source_class == self.base_class:
-            raise ValueError(
-                checks.expected("base_class", f"another class than `source_class` ({self.source_class})", "the same")
-            )
-        for name in ("steps", "poisons_per_target", "candidates", "batch_size"):
+        self._selection()
+        for name in ("steps", "poisons_per_target", "batch_size"):
             checks.positive_int(name, getattr(self, name))
         checks.positive("beta", self.beta)
-        checks.one_of("placement", self.placement, ("append", "replace"))
-        checks.one_of("base_choice", self.base_choice, ("nearest", "random"))
         if checks.share("opacity", self.opacity) == 1:
             raise ValueError(checks.expected("opacity", "below 1, which would be the target itself", self.opacity))
 
@@ -129,13 +120,16 @@ class FrogAttack:
             ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no
                 such layer, images lie outside the pixel range, or the threat forbids appending.
         """
-        held = self._check_needs(threat, surrogates, holdout)
+        selection = self._selection()
+        check_surrogates(surrogates)
+        held = selection.checked_holdout(threat, holdout)
+        sizes = group_sizes(threat.budget, self.poisons_per_target)
         models = [surrogate.model for surrogate in surrogates]
         maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
         seed = int(torch.randint(2**31, (), generator=generator))
         reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
         with evaluating(*models), frozen(*models):
-            pairs = self._pair(dataset, held, threat.budget, maps, reader, generator)
+            pairs = selection.pairs(dataset, held, sizes, maps=maps, reader=reader, generator=generator)
             targets = reader(held, pairs.targets)
             blocks = index_blocks(torch.arange(len(pairs.bases)), self.batch_size)
             crafted = torch.cat(
@@ -144,60 +138,19 @@ class FrogAttack:
                     for block in blocks
                 ]
             )
-        objective = InstancesObjective(threat.pixels.from_raw(targets), labels_of(held)[pairs.targets], pairs.wanted)
-        appended = len(labels_of(dataset)) + torch.arange(len(pairs.bases))
-        return Poison(
-            indices=appended if self.placement == "append" else pairs.bases,
-            base_indices=pairs.bases if self.placement == "append" else None,
-            inputs=crafted,
-            labels=pairs.wanted[pairs.target_of],
-            objective=objective,
-            attack=self.name,
-            settings=asdict(self),
+        goals = threat.pixels.from_raw(targets)
+        return selection.poison(
+            dataset, held, pairs, inputs=crafted, targets=goals, attack=self.name, settings=asdict(self)
         )
 
-    def _check_needs(
-        self, threat: Threat, surrogates: Sequence[Surrogate], holdout: "Dataset[Any] | None"
-    ) -> "Dataset[Any]":
-        if not surrogates:
-            raise ValueError(
-                checks.expected("surrogates", "at least one model to craft on", "none")
-                + '\nPass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
-            )
-        if self.placement == "append" and not threat.may_append:
-            raise ValueError('Expected a threat that may append, but got one that may not.\nSet `placement="replace"`.')
-        if holdout is None:
-            raise ValueError(
-                checks.expected("holdout", "a data set that targets are drawn from", "None")
-                + "\nPass samples that are not trained on, such as a part of the test set."
-            )
-        return holdout
-
-    def _pair(
-        self,
-        dataset: "Dataset[Any]",
-        holdout: "Dataset[Any]",
-        budget: int,
-        maps: Sequence[RawFeatures],
-        reader: RawReader,
-        generator: torch.Generator,
-    ) -> Pairs:
-        """Draw targets and candidates, and pick the bases among these."""
-        labels, held_labels = labels_of(dataset), labels_of(holdout)
-        sizes = group_sizes(budget, self.poisons_per_target)
-        pool = draw_pool(labels, max(self.candidates, budget), base_class=self.base_class, generator=generator)
-        targets = draw_targets(
-            held_labels, len(sizes), source_class=self.source_class, base_class=self.base_class, generator=generator
+    def _selection(self) -> Selection:
+        return Selection(
+            source_class=self.source_class,
+            base_class=self.base_class,
+            placement=self.placement,
+            base_choice=self.base_choice,
+            candidates=self.candidates,
         )
-        if self.base_choice == "nearest":
-            goals, known = reader.features(holdout, targets, maps), reader.features(dataset, pool, maps)
-            costs = distances_to_each(goals, known)
-        else:
-            costs = (torch.rand(len(pool), generator=generator) for _ in sizes)
-        once = self.placement == "replace"
-        picked, wanted = pick_bases(costs, sizes, labels[pool], held_labels[targets], once=once)
-        target_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        return Pairs(pool[torch.cat(picked)], targets, target_of, wanted)
 
     def _move(self, maps: Sequence[RawFeatures], bases: Tensor, targets: Tensor, threat: Threat) -> Tensor:
         """Return crafted samples for raw bases and targets."""

@@ -33,7 +33,16 @@ def group_sizes(budget: int, poisons_per_target: int) -> list[int]:
         >>> group_sizes(10, 4), group_sizes(3, 4)
         ([5, 5], [3])
     """
-    count = max(1, budget // poisons_per_target)
+    return shared_out(budget, max(1, budget // poisons_per_target))
+
+
+def shared_out(budget: int, count: int) -> list[int]:
+    """Share a budget out over so many targets, evenly.
+
+    Example:
+        >>> shared_out(10, 4)
+        [3, 3, 2, 2]
+    """
     return [budget // count + (position < budget % count) for position in range(count)]
 
 

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lightning_poison_collisions.distance import Distance, squared_norm, value_and_gradient
+from lightning_poison_collisions.distance import Distance, SeparableDistance, squared_norm, value_and_gradient
 
 _SHRINK = 0.5
 _MOST_CHANGE = 10.0  # of a step length from one step to the next
@@ -19,7 +19,7 @@ def penalized_objective(distance: Distance, images: Tensor, bases: Tensor, *, be
 
 
 def collide(
-    distance: Distance,
+    distance: SeparableDistance,
     bases: Tensor,
     *,
     beta: float,
@@ -86,7 +86,7 @@ class _Descent:
         rates: `(P,)`, the length of the next step.
     """
 
-    distance: Distance
+    distance: SeparableDistance
     bases: Tensor
     images: Tensor
     gradient: Tensor

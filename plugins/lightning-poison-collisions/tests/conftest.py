@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_poison.pixels import PixelRange
 from lightning_poison.threat import Surrogate
@@ -87,7 +87,7 @@ def features(surrogate: Surrogate, pixels: PixelRange) -> RawFeatures:
     return RawFeatures(surrogate, pixels)
 
 
-def train(images: Tensor, labels: Tensor, *, seed: int) -> nn.Module:
+def train(images: Tensor, labels: Tensor, *, seed: int, epochs: int = 15) -> nn.Module:
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         model = nn.Sequential(
@@ -100,7 +100,7 @@ def train(images: Tensor, labels: Tensor, *, seed: int) -> nn.Module:
             nn.ReLU(),
             nn.Linear(32, 10),
         )
-        fit(model, images, labels, epochs=15, lr=3e-3)
+        fit(model, images, labels, epochs=epochs, lr=3e-3)
     return model.eval()
 
 
@@ -112,3 +112,8 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, *, epochs: int, lr: fl
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
             optimizer.step()
+
+
+def images_of(dataset: Dataset, indices: Tensor | None = None) -> Tensor:
+    positions = range(len(dataset)) if indices is None else indices.tolist()
+    return torch.stack([dataset[position][0] for position in positions])

@@ -1,14 +1,16 @@
-"""The fine-tuning case of Yaseen et al. 2020: frozen features, and a new head trained on few samples with frogs."""
+"""Each attack in the setting that it is made for, undefended: small networks, real digits."""
 
 import pytest
 import torch
+from sklearn.svm import LinearSVC
 from torch import nn
+from torch.utils.data import Subset
 
 from lightning_poison.labels import labels_of
-from lightning_poison.threat import Threat
-from lightning_poison_collisions import FrogAttack
+from lightning_poison.threat import Surrogate, Threat
+from lightning_poison_collisions import AdversarialPoisoning, BullseyePolytope, FrogAttack, GradientMatching
 
-from .conftest import fit
+from .conftest import FEATURE_LAYER, fit, images_of, train
 
 
 def head_for(features, images, labels):
@@ -21,16 +23,17 @@ def head_for(features, images, labels):
     return lambda batch: head(features(batch)).argmax(1)
 
 
-@pytest.mark.slow
-def test_targets_are_misread_by_a_head_that_was_trained_on_frogs(dataset, holdout, surrogate, features, pixels):
-    images, labels = torch.stack([image for image, _ in dataset]), labels_of(dataset)
-    test_images, test_labels = torch.stack([image for image, _ in holdout]), labels_of(holdout)
+def attacked_heads(attack, threat, dataset, holdout, surrogate, features):
+    """Return the success and the clean accuracy of heads that were trained on frozen features, over three draws."""
+    images, labels = images_of(dataset), labels_of(dataset)
+    test_images, test_labels = images_of(holdout), labels_of(holdout)
     clean = head_for(features, images, labels)
+    assert (clean(test_images) == test_labels).float().mean() >= 0.93
     successes, accuracies = [], []
     for seed in range(3):
-        poison = FrogAttack(poisons_per_target=10).craft(
+        poison = attack.craft(
             dataset,
-            Threat(50, clean_label=True, pixels=pixels),
+            threat,
             surrogates=[surrogate],
             holdout=holdout,
             generator=torch.Generator().manual_seed(seed),
@@ -40,6 +43,70 @@ def test_targets_are_misread_by_a_head_that_was_trained_on_frogs(dataset, holdou
         read = goal.success(victim(goal.inputs), goal.labels, goal.wanted, reference=clean(goal.inputs))
         successes.append(read.float().mean())
         accuracies.append((victim(test_images) == test_labels).float().mean())
-    assert torch.stack(successes).mean() >= 0.6
-    assert torch.stack(accuracies).min() >= 0.85
-    assert (clean(test_images) == test_labels).float().mean() >= 0.93
+    return torch.stack(successes), torch.stack(accuracies)
+
+
+@pytest.mark.slow
+def test_frogs_fool_a_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
+    """The fine-tuning case of Yaseen et al. 2020, arXiv 2003.00798."""
+    attack, threat = FrogAttack(poisons_per_target=10), Threat(50, clean_label=True, pixels=pixels)
+    successes, accuracies = attacked_heads(attack, threat, dataset, holdout, surrogate, features)
+    assert successes.mean() >= 0.6
+    assert accuracies.min() >= 0.85
+
+
+@pytest.mark.slow
+def test_bullseye_polytopes_fool_a_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
+    """The transfer-learning case of Aghakhani et al. 2021, arXiv 2005.00191, surrogate and victim the same."""
+    attack, threat = BullseyePolytope(), Threat(25, epsilon=4 / 16, clean_label=True, pixels=pixels)
+    successes, accuracies = attacked_heads(attack, threat, dataset, holdout, surrogate, features)
+    assert successes.mean() >= 0.6
+    assert accuracies.min() >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "most"), [(1.0, 0.4), (0.5, 0.9)])
+def test_adversarial_poisoning_turns_a_linear_head(dataset, holdout, surrogate, features, pixels, share, most):
+    """Table 1 of Chan-Hon-Tong 2021, and that half of the training set is not enough."""
+    images, labels = images_of(dataset), labels_of(dataset)
+    threat = Threat(round(share * len(labels)), epsilon=3 / 16, clean_label=True, may_append=False, pixels=pixels)
+    poison = AdversarialPoisoning().craft(
+        dataset, threat, surrogates=[surrogate], holdout=None, generator=torch.Generator().manual_seed(0)
+    )
+    poisoned = images.clone()
+    poisoned[poison.indices] = poison.inputs
+
+    def accuracy(training):
+        with torch.no_grad():
+            known, test = features(training), features(images_of(holdout))
+        scale = known.norm(dim=1).mean()
+        head = LinearSVC(C=1, dual=False).fit((known / scale).numpy(), labels.numpy())
+        return head.score((test / scale).numpy(), labels_of(holdout).numpy())
+
+    assert accuracy(images) >= 0.95
+    assert (0 if share == 1 else 0.8) <= accuracy(poisoned) <= most
+
+
+@pytest.mark.slow
+def test_gradient_matching_fools_networks_trained_from_scratch(digits, holdout, pixels):
+    """The setting of Geiping et al. 2021, arXiv 2009.02276: one target a network, other networks as surrogates."""
+    dataset = Subset(digits, range(1200))
+    images, labels = images_of(dataset), labels_of(dataset)
+    surrogates = [Surrogate(train(images, labels, seed=seed, epochs=5), FEATURE_LAYER) for seed in range(4)]
+    clean = train(images, labels, seed=20)
+    successes = []
+    for seed in range(3):
+        poison = GradientMatching(steps=60, base_choice="nearest").craft(
+            dataset,
+            Threat(60, epsilon=5 / 16, clean_label=True, may_append=False, pixels=pixels),
+            surrogates=surrogates,
+            holdout=holdout,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        poisoned = images.clone()
+        poisoned[poison.indices] = poison.inputs
+        victim, goal = train(poisoned, labels, seed=20), poison.objective
+        read, reference = (model(goal.inputs).argmax(1) for model in (victim, clean))
+        successes.append(goal.success(read, goal.labels, goal.wanted, reference=reference).float().mean())
+        assert (victim(images_of(holdout)).argmax(1) == labels_of(holdout)).float().mean() >= 0.95
+    assert torch.stack(successes).mean() >= 0.3

@@ -1,20 +1,17 @@
-from importlib.metadata import entry_points
-
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-import lightning_poison_collisions
-from lightning_poison.hookspecs import GROUP
 from lightning_poison.labels import labels_of
 from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Poison
-from lightning_poison.testing import check_attack
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_collisions.distance import squared_norm
 from lightning_poison_collisions.raw_features import RawFeatures
+
+from .conftest import images_of
 
 
 @pytest.fixture
@@ -28,11 +25,6 @@ def craft(dataset, holdout, surrogate, pixels):
         return (attack or FrogAttack()).craft(data, threat, generator=torch.Generator().manual_seed(seed), **given)
 
     return run
-
-
-def images_of(dataset, indices=None):
-    positions = range(len(dataset)) if indices is None else indices.tolist()
-    return torch.stack([dataset[position][0] for position in positions])
 
 
 def base_images(poison, dataset):
@@ -226,31 +218,3 @@ class TestErrors:
     def test_more_poisons_than_bases(self, craft):
         with pytest.raises(ValueError, match="Expected 300 bases of one class for each target"):
             craft(FrogAttack(poisons_per_target=300), budget=300)
-
-    @pytest.mark.parametrize(
-        ("setting", "message"),
-        [
-            ({"beta": 0}, "`beta` to be a finite number above 0, but got 0"),
-            ({"steps": 0}, "`steps` to be an integer of at least 1"),
-            ({"placement": "prepend"}, "`placement` to be one of 'append', 'replace'"),
-            ({"base_choice": "far"}, "`base_choice` to be one of 'nearest', 'random'"),
-            ({"opacity": 1}, "`opacity` to be below 1"),
-            ({"source_class": 3, "base_class": 3}, "`base_class` to be another class than `source_class`"),
-            ({"source_class": -1}, "`source_class` to be an integer of at least 0"),
-        ],
-    )
-    def test_settings_out_of_range(self, setting, message):
-        with pytest.raises(ValueError, match=message):
-            FrogAttack(**setting)
-
-
-def test_it_is_found_by_its_entry_point():
-    (entry,) = [entry for entry in entry_points(group=GROUP) if entry.dist.name == "lightning-poison-collisions"]
-    assert entry.load() is lightning_poison_collisions
-    attack = lightning_poison_collisions.lightning_poison_attacks()["poison-frog"]()
-    assert (attack.name, attack.clean_label) == ("poison-frog", True)
-
-
-def test_it_keeps_the_contract_of_attacks():
-    check_attack(FrogAttack)
-    check_attack(FrogAttack(placement="replace", base_choice="random"))

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from lightning_poison.threat import Threat
+from lightning_poison_collisions.targeted import Selection, whole_groups
+
+
+@pytest.fixture
+def selection():
+    """Return a function that builds a selection with defaults which a test may replace."""
+
+    def build(**settings) -> Selection:
+        defaults = {"source_class": None, "base_class": None, "placement": "replace", "base_choice": "random"}
+        return Selection(**{**defaults, "candidates": 100, **settings})
+
+    return build
+
+
+class TestWholeGroups:
+    @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+    def test_every_position_comes_once_and_no_group_is_parted(self, size):
+        target_of = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
+        blocks = whole_groups(target_of, size)
+        assert torch.cat(blocks).tolist() == list(range(10))
+        held = [set(target_of[block].tolist()) for block in blocks]
+        assert sum(map(len, held)) == 4
+        assert all(len(block) <= size or len(targets) == 1 for block, targets in zip(blocks, held, strict=True))
+
+    def test_blocks_are_filled(self):
+        assert [len(block) for block in whole_groups(torch.arange(6) // 2, 4)] == [4, 2]
+
+
+class TestSelection:
+    def test_random_bases_are_drawn_by_the_generator(self, selection, dataset, holdout):
+        def drawn(seed):
+            generator = torch.Generator().manual_seed(seed)
+            return selection().pairs(dataset, holdout, [3, 2], maps=[], reader=None, generator=generator)
+
+        one, same, other = drawn(0), drawn(0), drawn(1)
+        assert torch.equal(one.bases, same.bases)
+        assert not torch.equal(one.bases, other.bases)
+        assert one.target_of.tolist() == [0, 0, 0, 1, 1]
+        assert len(one.bases.unique()) == 5
+
+    def test_a_threat_that_forbids_appending(self, selection, holdout):
+        threat = Threat(3, may_append=False)
+        with pytest.raises(ValueError, match='Set `placement="replace"`'):
+            selection(placement="append").checked_holdout(threat, holdout)
+        assert selection().checked_holdout(threat, holdout) is holdout
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ({"candidates": 0}, "`candidates` to be an integer of at least 1"),
+            ({"base_class": -1}, "`base_class` to be an integer of at least 0"),
+            ({"source_class": 1, "base_class": 1}, "another class than `source_class`"),
+            ({"placement": "prepend"}, "`placement` to be one of 'append', 'replace'"),
+            ({"base_choice": "far"}, "`base_choice` to be one of"),
+        ],
+    )
+    def test_settings_out_of_range(self, selection, setting, message):
+        with pytest.raises(ValueError, match=message):
+            selection(**setting)

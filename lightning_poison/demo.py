@@ -21,6 +21,7 @@ from lightning_poison.poison import Poison
 from lightning_poison.registry import get_attack
 from lightning_poison.report.figures import save_figure
 from lightning_poison.report.pictures import plot_caught
+from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison.seeds import derived_generator
@@ -78,11 +79,8 @@ def _flipped_labels(data: DemoData, output: Path, seed: int, say: Say) -> list[C
     shape, batch = data.images.shape[1:], 64
 
     def train(dataset: Any, number: int) -> Predict:
-        body = default_backbone((shape.numel(),), 64, seed=number)
-        network = nn.Sequential(nn.Flatten(), body, nn.ReLU(), nn.Linear(64, 10))
-        return predict_with(
-            fit_quietly(Classifier(network), dataset, epochs=data.epochs, batch_size=batch, seed=number)
-        )
+        network = Classifier(_perceptron(shape.numel(), seed=number))
+        return predict_with(fit_quietly(network, dataset, epochs=data.epochs, batch_size=batch, seed=number))
 
     scorer = LikelihoodScorer(fit_settings=FitSettings(min_steps=200))
     return _half(data, clean, poison, test, train, scorer, output, seed, say)
@@ -169,6 +167,12 @@ def _picture(poisoned: PoisonedDataset, verdict: Verdict, path: Path) -> None:
 def _stacked(dataset: Any) -> tuple[Tensor, Tensor]:
     samples = [dataset[index] for index in range(len(dataset))]
     return torch.stack([image for image, _ in samples]), torch.tensor([int(label) for _, label in samples])
+
+
+def _perceptron(inputs: int, *, seed: int) -> nn.Module:
+    body = default_backbone((inputs,), 64, seed=seed)
+    with seeded_rng(seed, 1):
+        return nn.Sequential(nn.Flatten(), body, nn.ReLU(), nn.Linear(64, 10))
 
 
 class _Frozen(nn.Module):

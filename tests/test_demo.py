@@ -56,3 +56,9 @@ def test_parts_do_not_overlap():
     first, second = data.part(0, 5), data.part(5, 9)
     assert len(first) == 5
     assert torch.equal(torch.cat([first.tensors[1], second.tensors[1]]), data.labels[:9])
+
+
+def test_the_same_seed_starts_from_the_same_perceptron():
+    first, again, other = (demo._perceptron(16, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim > 1)

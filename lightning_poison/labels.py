@@ -101,11 +101,13 @@ def as_label(value: Any, index: int) -> int:
 def _is_whole(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    if isinstance(value, bool | np.bool_):
+        return False
     try:
         operator.index(value)
     except TypeError:
         return False
-    return not isinstance(value, bool)
+    return True
 
 
 def _listed(dataset: Any) -> Tensor | None:

@@ -23,13 +23,13 @@ margin and likelihood weight are the library's defaults. "Flipped labels with no
 
 import logging
 import warnings
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread, timed
 from networks import LGMClassifier, Moved, SoftmaxClassifier, accuracy, train
 from sklearn.metrics import roc_auc_score
+from softmax_scorer import SoftmaxScorer
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -49,34 +49,6 @@ WIDTH, LEARNING_RATE, SHIFT = 32, 5e-3, 1
 RATES = {"1 %": 0.01, "5 %": 0.05}
 JUDGES = {"likelihood": "LGM, likelihood", "posterior": "LGM, posterior", "twin": "cross-entropy, posterior"}
 ATTACKS = {"frogs": "frogs, β 8e-3", "linf": "frogs, L∞ 0.2", "flips 2 %": "flips 2 %", "flips 10 %": "flips 10 %"}
-
-
-class Posterior:
-    """Scores by −log p(y|x) of any trained classifier; it is not fitted."""
-
-    name, is_control, is_fitted = "posterior", False, True
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def fit(self, trusted: Any, **options: Any) -> Self:
-        raise NotImplementedError("Give a trained module.")
-
-    def score_labels(self, inputs: Tensor) -> Tensor:
-        return -torch.log_softmax(self.module(inputs).float(), dim=1)
-
-    def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
-
-    def settings(self) -> Mapping[str, Any]:
-        return {"module": type(self.module).__name__}
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self.module.state_dict()
-
-    def load(self, state: Mapping[str, Tensor]) -> Self:
-        self.module.load_state_dict(state)
-        return self
 
 
 def split(labels: Tensor, seed: int) -> dict[str, Tensor]:
@@ -149,7 +121,7 @@ def measure(args: Any, seed: int) -> Figures:
         times = timed(lambda name=name, kind=kind: models.update({name: trained(kind, known["training"], seed)}) or {})
         figures[name] = {**times, "accuracy": accuracy(models[name], *test.tensors)}
     scorers = {kind: LikelihoodScorer.from_module(models["lgm"], kind) for kind in ("likelihood", "posterior")}
-    scorers["twin"] = Posterior(models["twin"])
+    scorers["twin"] = SoftmaxScorer(models["twin"])
     nothing = torch.zeros(len(known["more"]), dtype=torch.bool)
     for judge, scorer in scorers.items():
         figures[f"more, {judge}"] = judged(scorer, known["more"], nothing, known["trusted"], seed)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected, positive_int, printable
-from lightning_poison.reading import MemoryDataset, SelectedDataset
+from lightning_poison.holding import Held, hold
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer
-from lightning_poison.scoring import agreed, in_memory, score_set
+from lightning_poison.scoring import agreed, score_set
 from lightning_poison.seeds import derived_generator
 
 _REHEARSAL_STEPS = 4
@@ -87,21 +87,20 @@ def cross_fitted_label_scores(
     alone = _Alone(runtime)
 
     def run() -> Tensor:
-        data = in_memory(dataset, sample=sample, runtime=runtime, seed=seed) or dataset
-        spec = SampleSpec() if isinstance(data, MemoryDataset) else sample
+        held = hold(Held(dataset, sample, labels), runtime=runtime, seed=seed, name="training data")
         found = torch.zeros(len(labels), classes, dtype=torch.float64)
         for fold in range(runtime.rank, folds, runtime.world_size):
             inside, outside = (assigned != fold).nonzero().flatten(), (assigned == fold).nonzero().flatten()
-            part = data.subset(inside) if isinstance(data, MemoryDataset) else SelectedDataset(data, inside, sample)
+            part = held.part(inside)
             if fold == 0:
                 _announce(scorer, part, len(labels), folds, runtime)
             generator = derived_generator(seed, "cross-fit", fold)
             fitted = copy.deepcopy(scorer).fit(part, runtime=alone, generator=generator)
             found[outside] = score_set(
-                data,
+                held.dataset,
                 outside,
                 lambda block, fitted=fitted: fitted.score_labels(block.inputs),  # type: ignore[misc]
-                sample=spec,
+                sample=held.sample,
                 runtime=alone,
                 seed=seed,
                 labels=labels,

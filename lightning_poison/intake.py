@@ -18,8 +18,6 @@ from torch.utils.data import (
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.errors import UnsupportedDataError
-from lightning_poison.labels import labels_of, read_sample
-from lightning_poison.samples import SampleSpec
 
 MOST_CLASSES = 10_000
 """Class indices from here on, in a data set of fewer samples, are taken for something else than classes."""
@@ -60,23 +58,27 @@ def map_style(data: Any, name: str) -> Any:
     return data
 
 
-def look(data: Any, sample: SampleSpec | None) -> tuple[SampleSpec, Tensor]:
-    """Return where input and label stand in a sample, and the labels of all samples, int64 `(N,)`.
+def check_labels(labels: Tensor, data: Any) -> None:
+    """Check that labels can be those of a data set's classes.
 
     Args:
-        data: a map-style data set.
-        sample: where input and label stand; found by itself where it is `None`.
+        labels: int64 `(N,)`, each at least 0.
+        data: whose they are; where it lists its `classes`, no label lies beyond them.
 
     Raises:
-        ValueError: where a label is no class index, lies beyond the classes that the data set lists or far beyond
-            those that occur, or there are fewer than two classes.
+        ValueError: where a label lies beyond the classes that the data set lists or far beyond those that occur, or
+            there are fewer than two classes.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected class indices without a wide gap, ...
+        Mend or leave out the sample; or number the classes from 0 on, or list them in the data set's `classes`.
     """
-    spec = sample or SampleSpec.detect(read_sample(data, 0))
-    labels = labels_of(data, spec)
     _check_range(labels, getattr(data, "classes", None))
     if len(torch.unique(labels)) < 2:
         raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
-    return spec, labels
 
 
 def _drawn_by(loader: "DataLoader[Any]", name: str) -> Any:

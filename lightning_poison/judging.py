@@ -12,12 +12,12 @@ from torch import Tensor
 from lightning_poison.calibration import Decision, decide_by_trusted, decide_by_wrong_label_null
 from lightning_poison.checks import expected, printable
 from lightning_poison.crossfit import cross_fitted_label_scores
-from lightning_poison.labels import labels_of, spec_of
-from lightning_poison.reading import Block, MemoryDataset, SelectedDataset
+from lightning_poison.holding import Held, hold
+from lightning_poison.reading import Block
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scorers.protocol import LabelScorer, Scorer
-from lightning_poison.scoring import agreed, in_memory, score_set
+from lightning_poison.scoring import agreed, score_set
 from lightning_poison.seeds import derived_generator
 
 HELD_OUT = 0.3
@@ -63,29 +63,31 @@ def judge_untrusted(job: Job, *, folds: int, remove_without_evidence: bool) -> J
     return Judged(label_scores.gather(1, job.labels[:, None])[:, 0], label_scores.argmin(1), decision)
 
 
-def judge_by_trusted(job: Job, trusted: Any, sample: SampleSpec | None = None) -> Judged:
+def judge_by_trusted(job: Job, trusted: Held) -> Judged:
     """Judge a data set by trusted samples: fit on most of them, calibrate on the rest.
 
     A scorer that is fitted already is calibrated on all of them.
 
     Args:
         job: the data set and how it is judged.
-        trusted: a map-style data set.
-        sample: where input and label stand in a trusted sample; found by itself where it is `None`.
+        trusted: the samples that are believed.
+
+    Raises:
+        ValueError: where a class is absent from the trusted samples, or has too few of them.
     """
-    sample = sample or agreed(job.runtime, lambda: spec_of(trusted))
-    labels = agreed(job.runtime, lambda: labels_of(trusted, sample))
+    labels = trusted.labels
     _check_classes(job.labels, labels)
     held_out = torch.arange(len(labels))
     if not job.scorer.is_fitted:
         job = replace(job, scorer=copy.deepcopy(job.scorer))
         fitted_on, held_out = _split(labels, job.labels, derived_generator(job.seed, "trusted split"))
-        agreed(job.runtime, lambda: _fit(job, trusted, fitted_on, sample))
+        trusted = agreed(job.runtime, lambda: _fitted(job, trusted, fitted_on))
         job.scorer.load(job.runtime.broadcast(dict(job.scorer.state())))
     _warn_of_few(labels[held_out], job.labels)
-    trusted_scores, _ = _scores_and_suggestions(job, trusted, labels, held_out, sample, "trusted")
+    trusted_scores, _ = _scores_and_suggestions(job, trusted, held_out, "trusted")
     everything = torch.arange(len(job.labels))
-    scores, suggested = _scores_and_suggestions(job, job.dataset, job.labels, everything, job.sample, "training")
+    judged = Held(job.dataset, job.sample, job.labels)
+    scores, suggested = _scores_and_suggestions(job, judged, everything, "training")
     decision = decide_by_trusted(
         scores,
         job.labels,
@@ -133,17 +135,15 @@ def _warn_of_few(held_out_labels: Tensor, labels: Tensor) -> None:
         )
 
 
-def _scores_and_suggestions(
-    job: Job, dataset: Any, labels: Tensor, indices: Tensor, sample: SampleSpec, name: str
-) -> tuple[Tensor, Tensor]:
+def _scores_and_suggestions(job: Job, held: Held, indices: Tensor, name: str) -> tuple[Tensor, Tensor]:
     both = score_set(
-        dataset,
+        held.dataset,
         indices,
         _both(job.scorer),
-        sample=sample,
+        sample=held.sample,
         runtime=job.runtime,
         seed=job.seed,
-        labels=labels,
+        labels=held.labels,
         description=f"scoring {name} data",
     )
     return both[:, 0], both[:, 1].long()
@@ -170,10 +170,11 @@ def _both(scorer: Scorer) -> Callable[[Block], Tensor]:
     return alone
 
 
-def _fit(job: Job, trusted: Any, indices: Tensor, sample: SampleSpec) -> None:
-    held = in_memory(trusted, sample=sample, runtime=job.runtime, seed=job.seed)
-    part = held.subset(indices) if isinstance(held, MemoryDataset) else SelectedDataset(trusted, indices, sample)
-    job.scorer.fit(part, runtime=job.runtime, generator=derived_generator(job.seed, "trusted fit"))
+def _fitted(job: Job, trusted: Held, indices: Tensor) -> Held:
+    """Fit on some of the trusted samples, and return all of them as they were read for it."""
+    held = hold(trusted, runtime=job.runtime, seed=job.seed, name="trusted data")
+    job.scorer.fit(held.part(indices), runtime=job.runtime, generator=derived_generator(job.seed, "trusted fit"))
+    return held
 
 
 def _split(labels: Tensor, judged: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

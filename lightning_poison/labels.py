@@ -41,13 +41,43 @@ def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
     if not len(dataset):
         raise ValueError("Expected a data set with at least one sample, but got an empty one.")
     spec = spec or spec_of(dataset)
+    if (listed := listed_labels(dataset, spec)) is not None:
+        return listed
+    with seeded_rng(0):
+        read = [as_label(spec.labels_in(read_sample(dataset, index)), index) for index in range(len(dataset))]
+    return _not_negative(torch.tensor(read))
+
+
+def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
+    """Return the labels that a data set lists itself, or `None` where it lists none that its samples agree with.
+
+    Args:
+        dataset: a map-style data set.
+        spec: where the label stands in a sample.
+
+    Returns:
+        int64 `(N,)`, or `None`; a few samples are read.
+
+    Raises:
+        ValueError: where a label is no integer of at least 0.
+        UnreadableSampleError: where one of the few samples cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> pairs = [(torch.zeros(2), 0), (torch.ones(2), 1)]
+        >>> listed_labels(TensorDataset(torch.eye(2), torch.tensor([0, 1])), SampleSpec())
+        tensor([0, 1])
+        >>> listed_labels(pairs, SampleSpec()) is None
+        True
+    """
     listed = _listed(dataset)
     with seeded_rng(0):
-        if listed is not None and len(listed) == len(dataset) and _agrees(dataset, spec, listed):
-            labels = listed
-        else:
-            read = (as_label(spec.labels_in(read_sample(dataset, index)), index) for index in range(len(dataset)))
-            labels = torch.tensor(list(read))
+        if listed is None or len(listed) != len(dataset) or not _agrees(dataset, spec, listed):
+            return None
+    return _not_negative(listed)
+
+
+def _not_negative(labels: Tensor) -> Tensor:
     if int(labels.min()) < 0:
         index = int(labels.argmin())
         raise ValueError(
@@ -112,8 +142,8 @@ def _is_whole(value: Any) -> bool:
 
 def _listed(dataset: Any) -> Tensor | None:
     """Return the labels that a data set lists itself, through views of it, or `None`."""
-    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
-        return _listed_by_view(dataset)
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices") and (inner := _listed_by_view(dataset)) is not None:
+        return inner
     if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
         parts = [_listed(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])

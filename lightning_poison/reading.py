@@ -20,6 +20,9 @@ from lightning_poison.labels import as_label, read_sample
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import seeded_rng
 
+BLOCK_SIZE = 256
+"""Samples a block that is scored or held; the same at any number of workers and ranks, and so is what is read."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -71,12 +74,14 @@ class SelectedDataset(Dataset[tuple[Any, Any]]):
         dataset: a map-style data set.
         indices: int64 `(M,)`, the samples.
         sample: where input and label stand in a sample.
+        labels: int64 `(N,)`, the labels of the whole data set, so that nobody reads it again for those of a part.
     """
 
-    def __init__(self, dataset: Any, indices: Tensor, sample: SampleSpec) -> None:
+    def __init__(self, dataset: Any, indices: Tensor, sample: SampleSpec, labels: Tensor) -> None:
         self.dataset = dataset
         self.indices = indices
         self.sample = sample
+        self.targets = labels[indices]
 
     def __len__(self) -> int:
         return len(self.indices)

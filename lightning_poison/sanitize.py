@@ -11,9 +11,10 @@ from lightning_poison.checks import expected, fraction, positive_int, printable,
 from lightning_poison.errors import DataChangedError, NothingKeptError
 from lightning_poison.fingerprint import digest_of, fingerprint
 from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
-from lightning_poison.intake import look, map_style
+from lightning_poison.holding import Held, take
+from lightning_poison.intake import check_labels, map_style
 from lightning_poison.judging import Job, judge_by_trusted, judge_untrusted
-from lightning_poison.labels import labels_of, spec_of
+from lightning_poison.labels import spec_of
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import isolated_rng
@@ -63,6 +64,10 @@ def sanitize(
     Returns:
         The verdict; `SanitizedDataset(dataset, verdict.keep)` is what to train on.
 
+    A data set that lists its labels (`targets`, `labels`) is read once; one that does not is read once too where its
+    samples fit into 2 GiB of memory, else once more for the labels. Without trusted data each rank holds the scores of
+    all samples under every label: `8 * N * C` bytes for C classes.
+
     Raises:
         UnsupportedDataError: where the data set has no length or is read by iteration only.
         UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than the others.
@@ -100,17 +105,20 @@ def sanitize(
         "seed": seed,
     }
     with isolated_rng(seed, runtime.device):
-        settings["trusted"] = None if trusted is None else agreed(runtime, lambda: _digest(trusted, sample))
+        believed, settings["trusted"] = None, None
+        if trusted is not None:
+            believed, settings["trusted"] = agreed(runtime, lambda: _believed(trusted, sample, runtime, seed))
         settings["fitted"] = _weights(scorer)
-        spec, labels = agreed(runtime, lambda: look(data, sample))
+        held, spec = agreed(runtime, lambda: _taken(data, sample, runtime, seed))
+        labels = held.labels
         digest = decision_fingerprint(data, settings, labels=labels, sample=spec, runtime=runtime)
         if known is not None:
             return _still_good(known, digest, settings)
-        job = Job(data, labels, scorer, spec, runtime, seed, false_positive_rate, natural_error_rate)
-        if trusted is None:
+        job = Job(held.dataset, labels, scorer, held.sample, runtime, seed, false_positive_rate, natural_error_rate)
+        if believed is None:
             judged = judge_untrusted(job, folds=folds, remove_without_evidence=remove_without_evidence)
         else:
-            judged = judge_by_trusted(job, trusted, sample)
+            judged = judge_by_trusted(job, believed)
     _check_removal(judged.decision.keep, labels, max_removed)
     return Verdict(
         scores=judged.scores,
@@ -155,10 +163,19 @@ def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Ver
     )
 
 
-def _digest(trusted: Any, sample: SampleSpec | None) -> str:
-    """Return what is known by of the trusted data, so that a decision is not used again where they were exchanged."""
+def _taken(data: Any, sample: SampleSpec | None, runtime: Runtime, seed: int) -> tuple[Held, SampleSpec]:
+    """Return the data set as it is judged, and where input and label stand in a sample of it as it came."""
+    spec = sample or spec_of(data)
+    held = take(data, spec, runtime=runtime, seed=seed, name="training data")
+    check_labels(held.labels, data)
+    return held, spec
+
+
+def _believed(trusted: Any, sample: SampleSpec | None, runtime: Runtime, seed: int) -> tuple[Held, str]:
+    """Return the trusted data, and a digest, so that a decision is not used again where they were exchanged."""
     spec = sample or spec_of(trusted)
-    return fingerprint(trusted, labels_of(trusted, spec), {}, sample=spec)
+    held = take(trusted, spec, runtime=runtime, seed=seed, name="trusted data")
+    return held, fingerprint(trusted, held.labels, {}, sample=spec)
 
 
 def _weights(scorer: Scorer) -> str | None:

@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected
-from lightning_poison.reading import Block, MemoryDataset, index_blocks, read_blocks
+from lightning_poison.reading import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import reproducible_kernels
-
-BLOCK_SIZE = 256
-"""Samples a block; blocks are the same at any number of ranks, and so are the scores."""
-
-MEMORY_LIMIT = 2 * 1024**3
-"""Bytes up to which samples that are needed several times are kept in memory."""
 
 ValueT = TypeVar("ValueT")
 
@@ -90,37 +84,11 @@ def agreed(runtime: Runtime, work: Callable[[], ValueT]) -> ValueT:
     return result
 
 
-def in_memory(dataset: Any, *, sample: SampleSpec, runtime: Runtime, seed: int) -> MemoryDataset | None:
-    """Read a whole data set into memory, or return `None` where it is larger than `MEMORY_LIMIT`."""
-    indices = torch.arange(len(dataset))
-    first = next(read_blocks(dataset, [indices[:1]], sample=sample, seed=seed))
-    if first.inputs.nbytes * len(dataset) > MEMORY_LIMIT:
-        return None
-    blocks = index_blocks(indices, BLOCK_SIZE)
-    inputs, labels = [], []
-    with runtime.progress(len(blocks), "reading") as bar:
-        for block in read_blocks(dataset, blocks, sample=sample, seed=seed, num_workers=runtime.num_workers):
-            inputs.append(block.inputs)
-            labels.append(block.labels)
-            bar.advance()
-    _check_shapes(inputs, BLOCK_SIZE)
-    return MemoryDataset(torch.cat(inputs), torch.cat(labels))
-
-
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
     """Keep what autocast casts from block to block: it forgets on leaving the outermost context, and this is one."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
-
-
-def _check_shapes(inputs: list[Tensor], size: int) -> None:
-    for number, block in enumerate(inputs):
-        if block.shape[1:] != inputs[0].shape[1:]:
-            raise ValueError(
-                expected("inputs", f"samples of one shape {tuple(inputs[0].shape[1:])}", tuple(block.shape[1:]))
-                + f"\nSample {number * size} is the first that differs; give a view that resizes: `score_dataset=`."
-            )
 
 
 def _check_labels(block: Block, labels: Tensor | None) -> None:

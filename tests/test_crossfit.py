@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from lightning_poison import scoring
+from lightning_poison import holding
 from lightning_poison.crossfit import cross_fitted_label_scores, stratified_folds
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
@@ -85,7 +85,7 @@ def test_labels_with_gaps(centroid_scorer, blobs):
 def test_data_that_do_not_fit_into_memory_give_the_same(centroid_scorer, blobs, monkeypatch):
     data = blobs(60)
     held = cross_fit(data, centroid_scorer())
-    monkeypatch.setattr(scoring, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(holding, "MEMORY_LIMIT", 0)
     assert torch.equal(cross_fit(data, centroid_scorer()), held)
     points, labels = data.tensors
     odd = [{"left": x, "right": 0 * x, "y": int(y)} for x, y in zip(points, labels, strict=True)]

@@ -15,7 +15,7 @@ from torch.utils.data import (
 )
 
 from lightning_poison.errors import UnsupportedDataError
-from lightning_poison.intake import look, map_style
+from lightning_poison.intake import check_labels, map_style
 from lightning_poison.sanitize import sanitize
 
 
@@ -86,16 +86,16 @@ def test_a_loader_of_the_clean_part_trusts_no_more_than_that(blobs, centroid_sco
 def test_labels_beyond_the_listed_classes():
     data = points([0, 1, 2, 3, 0], classes=["cat", "dog\x1b", "fox"])
     with pytest.raises(ValueError, match=r"below 3, .*\(cat, dog\\x1b, fox\), but sample 3 has the label 3\.\nMend"):
-        look(data, None)
+        check_labels(torch.tensor([0, 1, 2, 3, 0]), data)
 
 
 def test_labels_far_beyond_those_that_occur():
     with pytest.raises(ValueError, match=r"but sample 2 has the label 255 where only 4 classes occur\.\nMend or leave"):
-        look(points([0, 1, 255, 2]), None)
+        check_labels(torch.tensor([0, 1, 255, 2]), points([0, 1, 255, 2]))
 
 
 @pytest.mark.parametrize(
     ("labels", "classes"), [([3, 8, 3], None), ([5, 6, 7, 8, 9], None), ([12, 507], range(1000)), ([0, 1], "names")]
 )
 def test_classes_that_are_absent_are_no_error(labels, classes):
-    assert look(points(labels, classes), None)[1].tolist() == labels
+    check_labels(torch.tensor(labels), points(labels, classes))

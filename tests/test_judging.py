@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison import judging, scoring
+from lightning_poison import holding, judging, scoring
 from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.holding import Held
 from lightning_poison.judging import Job, judge_by_trusted, judge_untrusted
 from lightning_poison.labels import labels_of
 from lightning_poison.runtime import LocalRuntime
@@ -19,6 +20,11 @@ FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
 def job(data, scorer, *, sample=None, **parts):
     sample = sample or SampleSpec()
     return replace(Job(data, labels_of(data, sample), scorer, sample, RUNTIME, 0, 0.01, 0.003), **parts)
+
+
+def trusting(job, trusted, sample=None):
+    sample = sample or SampleSpec()
+    return judge_by_trusted(job, Held(trusted, sample, labels_of(trusted, sample)))
 
 
 def untrusted(data, scorer, **parts):
@@ -78,7 +84,7 @@ def test_a_fitted_scorer_judges_untrusted_data_as_it_is(blobs, centroid_scorer):
 @pytest.mark.filterwarnings(FEW)
 def test_most_of_the_trusted_samples_are_fitted_on_and_the_rest_calibrated_on(blobs, centroid_scorer):
     scorer, trusted = centroid_scorer(), blobs(1000, seed=1)
-    found = judge_by_trusted(job(blobs(600, flipped=30), scorer), trusted)
+    found = trusting(job(blobs(600, flipped=30), scorer), trusted)
     assert not scorer.is_fitted
     (fitted_on,) = scorer.fits
     assert len(fitted_on) == 700
@@ -92,7 +98,7 @@ def test_most_of_the_trusted_samples_are_fitted_on_and_the_rest_calibrated_on(bl
 def test_a_fitted_scorer_is_calibrated_on_all_of_them(blobs, centroid_scorer):
     scorer = centroid_scorer().fit(blobs(300, seed=2))
     trusted = blobs(99, seed=1)
-    found = judge_by_trusted(job(blobs(60), scorer, false_positive_rate=0.5), trusted)
+    found = trusting(job(blobs(60), scorer, false_positive_rate=0.5), trusted)
     assert len(scorer.fits) == 1
     scores = scorer.score_batch(*trusted.tensors)
     for number in range(3):
@@ -106,22 +112,22 @@ def test_each_class_has_its_own_cut(blobs, centroid_scorer):
         return TensorDataset(torch.where(labels[:, None] == 1, 10 * points, points), labels)
 
     data = stretched(3000, 0)
-    decision = judge_by_trusted(job(data, centroid_scorer(), false_positive_rate=0.05), stretched(3000, 1)).decision
+    decision = trusting(job(data, centroid_scorer(), false_positive_rate=0.05), stretched(3000, 1)).decision
     for number in range(3):
         assert 0.025 < float((~decision.keep)[data.tensors[1] == number].double().mean()) < 0.075
 
 
 def test_judging_twice_is_judging_once(blobs, centroid_scorer):
     scorer, data, trusted = centroid_scorer(), blobs(600, flipped=30), blobs(1500, seed=1)
-    one, two = (judge_by_trusted(job(data, scorer), trusted) for _ in range(2))
+    one, two = (trusting(job(data, scorer), trusted) for _ in range(2))
     assert torch.equal(one.scores, two.scores)
     assert torch.equal(one.decision.keep, two.decision.keep)
 
 
 def test_a_scorer_without_other_labels(blobs, centroid_scorer):
     data = blobs(600, flipped=30)
-    found = judge_by_trusted(job(data, WithoutLabels(centroid_scorer())), blobs(1500, seed=1))
-    plain = judge_by_trusted(job(data, centroid_scorer()), blobs(1500, seed=1))
+    found = trusting(job(data, WithoutLabels(centroid_scorer())), blobs(1500, seed=1))
+    plain = trusting(job(data, centroid_scorer()), blobs(1500, seed=1))
     assert torch.equal(found.scores, plain.scores)
     assert found.suggested_labels.unique().tolist() == [-1]
     with pytest.raises(ValueError, match=r"`trusted=` data, since the plain scorer[\s\S]*a scorer with `score_labels`"):
@@ -130,29 +136,29 @@ def test_a_scorer_without_other_labels(blobs, centroid_scorer):
 
 def test_few_samples_to_calibrate_on_are_warned_about(blobs, centroid_scorer):
     with pytest.warns(UserWarning, match="calibrated on 30 held-out trusted samples in the smallest class"):
-        judge_by_trusted(job(blobs(60), centroid_scorer()), blobs(300, seed=1))
+        trusting(job(blobs(60), centroid_scorer()), blobs(300, seed=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge_by_trusted(job(blobs(60), centroid_scorer()), blobs(1002, seed=1))
+        trusting(job(blobs(60), centroid_scorer()), blobs(1002, seed=1))
 
 
 def test_a_class_that_the_trusted_data_lack(blobs, centroid_scorer):
     with pytest.raises(ValueError, match=r"there is none of class 2\.\nAdd some, or leave `trusted` out"):
-        judge_by_trusted(job(blobs(60), centroid_scorer()), blobs(300, classes=2))
+        trusting(job(blobs(60), centroid_scorer()), blobs(300, classes=2))
 
 
 def test_one_trusted_sample_of_a_class(blobs, centroid_scorer):
     points, labels = blobs(300, classes=2).tensors
     labels[7] = 2
     with pytest.raises(ValueError, match="at least two samples of class 2, but got 1"):
-        judge_by_trusted(job(blobs(60), centroid_scorer()), TensorDataset(points, labels))
+        trusting(job(blobs(60), centroid_scorer()), TensorDataset(points, labels))
 
 
 @pytest.mark.filterwarnings(FEW)
 def test_one_trusted_sample_of_a_class_that_is_not_judged(blobs, centroid_scorer):
     points, labels = blobs(300, classes=2).tensors
     labels[7] = 2
-    found = judge_by_trusted(job(blobs(60, classes=2), centroid_scorer()), TensorDataset(points, labels))
+    found = trusting(job(blobs(60, classes=2), centroid_scorer()), TensorDataset(points, labels))
     assert float(found.decision.keep.double().mean()) > 0.9
 
 
@@ -161,7 +167,7 @@ def test_labels_that_the_fitted_scorer_does_not_know(blobs, centroid_scorer):
     with pytest.raises(ValueError, match="labels below 2, the scorer's classes, but got 2"):
         untrusted(blobs(60), scorer)
     with pytest.warns(UserWarning, match="33"), pytest.raises(ValueError, match="labels below 2, the scorer's classes"):
-        judge_by_trusted(job(blobs(60), scorer), blobs(99))
+        trusting(job(blobs(60), scorer), blobs(99))
 
 
 @pytest.mark.filterwarnings(FEW)
@@ -170,23 +176,23 @@ def test_samples_of_any_structure_and_data_of_any_size(blobs, centroid_scorer, m
     def dicts(data):
         return [{"left": x, "right": 0 * x, "y": int(y)} for x, y in zip(*data.tensors, strict=True)]
 
-    monkeypatch.setattr(scoring, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(holding, "MEMORY_LIMIT", limit)
     spec, data, trusted = SampleSpec("left", "y"), blobs(60), blobs(300, seed=1)
-    plain = judge_by_trusted(job(data, centroid_scorer()), trusted)
-    found = judge_by_trusted(job(dicts(data), centroid_scorer(), sample=spec), dicts(trusted), spec)
+    plain = trusting(job(data, centroid_scorer()), trusted)
+    found = trusting(job(dicts(data), centroid_scorer(), sample=spec), dicts(trusted), spec)
     assert torch.equal(found.scores, plain.scores)
     assert torch.equal(found.decision.keep, plain.decision.keep)
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_an_unreadable_sample_is_named_by_its_place_in_the_whole(blobs, centroid_scorer, monkeypatch, limit):
-    monkeypatch.setattr(scoring, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(holding, "MEMORY_LIMIT", limit)
     data, good = blobs(300), blobs(300, seed=1)
     data.tensors[0][271] = torch.nan
     with pytest.raises(UnreadableSampleError, match="sample 271 holds NaN"):
         untrusted(data, centroid_scorer())
     with pytest.raises(UnreadableSampleError, match="sample 271 holds NaN"):
-        judge_by_trusted(job(good, centroid_scorer()), data)
+        trusting(job(good, centroid_scorer()), data)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -194,10 +200,10 @@ def test_ranks_agree_with_one(blobs, centroid_scorer, several_ranks, size, monke
     monkeypatch.setattr(scoring, "BLOCK_SIZE", 64)
     monkeypatch.setattr(judging, "ENOUGH_PER_CLASS", 0)
     data, trusted = blobs(200, flipped=20), blobs(300, seed=1)
-    alone = untrusted(data, centroid_scorer()), judge_by_trusted(job(data, centroid_scorer()), trusted)
+    alone = untrusted(data, centroid_scorer()), trusting(job(data, centroid_scorer()), trusted)
     works = (
         lambda runtime: untrusted(data, centroid_scorer(), runtime=runtime),
-        lambda runtime: judge_by_trusted(job(data, centroid_scorer(), runtime=runtime), trusted),
+        lambda runtime: trusting(job(data, centroid_scorer(), runtime=runtime), trusted),
     )
     for expected, work in zip(alone, works, strict=True):
         for found in several_ranks(size, work):

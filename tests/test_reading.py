@@ -185,13 +185,14 @@ def test_memory():
 
 def test_a_selection_names_places_in_the_whole():
     whole = [{"x": torch.full((2,), float(index)), "odd": index % 2, "id": index} for index in range(6)]
-    data = SelectedDataset(whole, torch.tensor([5, 2]), SampleSpec("x", "odd"))
+    data = SelectedDataset(whole, torch.tensor([5, 2]), SampleSpec("x", "odd"), torch.arange(6) % 2)
+    assert data.targets.tolist() == [1, 0]
     assert [(image.tolist(), label) for image, label in (data[0], data[1])] == [([5, 5], 1), ([2, 2], 0)]
     block = read(data)[0]
     assert block.indices.tolist() == [5, 2]
     assert block.inputs[:, 0].tolist() == [5, 2]
     assert block.labels.tolist() == [1, 0]
     with pytest.raises(UnreadableSampleError, match="sample 13 holds NaN"):
-        read(SelectedDataset(Faulty(FAULTS["NaN"][0]), torch.tensor([4, 13]), SampleSpec()))
+        read(SelectedDataset(Faulty(FAULTS["NaN"][0]), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20)))
     with pytest.raises(UnreadableSampleError, match="read sample 13 of Faulty"):
-        SelectedDataset(Faulty(fail), torch.tensor([4, 13]), SampleSpec())[1]
+        SelectedDataset(Faulty(fail), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20))[1]

@@ -445,3 +445,36 @@ def test_settings_that_are_tuples_are_not_taken_for_changed_ones(blobs, centroid
     known = sanitize(blobs(300, flipped=30), Ranged())
     with pytest.raises(DataChangedError, match="made for other samples, labels or transforms"):
         sanitize(blobs(300, flipped=29), Ranged(), known=known)
+
+
+class Streamed(Dataset):
+    """Samples under a random transform, with their labels listed or not; counts how often each is read."""
+
+    def __init__(self, data, listed):
+        self.data, self.reads = data, torch.zeros(len(data), dtype=torch.int64)
+        if listed:
+            self.targets = data.tensors[1]
+
+    def __len__(self):
+        return len(self.reads)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        point, label = self.data[index]
+        return point + 0.1 * torch.randn(point.shape), int(label)
+
+
+@pytest.mark.filterwarnings(FEW)
+@pytest.mark.parametrize("trusting", [False, True])
+def test_labels_that_are_not_listed_cost_no_second_read(blobs, centroid_scorer, trusting):
+    found = {}
+    for listed in (True, False):
+        data, trusted = Streamed(blobs(900, flipped=90), listed), Streamed(blobs(600, seed=1), listed)
+        found[listed] = sanitize(data, centroid_scorer(), trusted=trusted if trusting else None, runtime=runtime())
+        assert data.reads.sum() <= len(data) + 32
+        assert data.reads.min() == 1
+        if trusting:
+            assert trusted.reads.sum() <= len(trusted) + 32
+    assert torch.equal(found[True].scores, found[False].scores)
+    assert torch.equal(found[True].keep, found[False].keep)
+    assert found[True].fingerprint == found[False].fingerprint

@@ -3,12 +3,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from lightning_poison import scoring
-from lightning_poison.errors import UnreadableSampleError
-from lightning_poison.reading import MemoryDataset
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.scoring import agreed, in_memory, score_set
+from lightning_poison.scoring import agreed, score_set
 
 SPEC = SampleSpec()
 
@@ -144,28 +141,3 @@ def test_samples_must_carry_the_labels_that_are_judged():
         score(LocalRuntime(), count=10, labels=labels)
     with pytest.raises(ValueError, match="sample 7 "):
         score(LocalRuntime(), count=10, labels=labels, indices=torch.tensor([9, 7, 8]))
-
-
-def test_small_sets_are_read_into_memory_and_large_ones_not(monkeypatch):
-    data = TensorDataset(torch.arange(600.0).view(300, 2), torch.arange(300) % 3)
-    held = in_memory(data, sample=SPEC, runtime=LocalRuntime(), seed=0)
-    assert isinstance(held, MemoryDataset)
-    assert torch.equal(held.inputs, data.tensors[0])
-    assert torch.equal(held.targets, data.tensors[1])
-    monkeypatch.setattr(scoring, "MEMORY_LIMIT", 300 * 8)
-    assert in_memory(data, sample=SPEC, runtime=LocalRuntime(), seed=0) is not None
-    monkeypatch.setattr(scoring, "MEMORY_LIMIT", 300 * 8 - 1)
-    assert in_memory(data, sample=SPEC, runtime=LocalRuntime(), seed=0) is None
-
-
-@pytest.mark.parametrize(
-    ("odd", "error", "message"),
-    [(256, ValueError, "Sample 256 is the first that differs"), (3, UnreadableSampleError, "sample 3 has")],
-)
-def test_shapes_must_agree_over_the_whole_set(odd, error, message):
-    class Uneven(Noisy):
-        def __getitem__(self, index):
-            return torch.zeros(3 if index >= odd else 2), 0
-
-    with pytest.raises(error, match=message):
-        in_memory(Uneven(300), sample=SPEC, runtime=LocalRuntime(), seed=0)

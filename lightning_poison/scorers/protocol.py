@@ -91,7 +91,10 @@ class RehearsableScorer(Protocol):
 
 @runtime_checkable
 class FeatureScorer(Protocol):
-    """A scorer that must see the whole set: spectral signatures, clustering, neighbours."""
+    """A scorer that must see the whole set: spectral signatures, clustering, neighbours.
+
+    Such a one can be written, installed and listed; `sanitize` does not run it yet, and says so.
+    """
 
     name: str
     is_control: bool

@@ -1,0 +1,93 @@
+"""What a GPU computes is what the CPU computes, to rounding; the same tests run on the CPU, against themselves."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_poison.callbacks.sanitizer import Sanitizer
+from lightning_poison.fitting import FitSettings
+from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.heads import LGMHead
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitize import sanitize
+from lightning_poison.scorers.likelihood import LikelihoodScorer
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
+
+
+def quick():
+    return LikelihoodScorer(fit_settings=FitSettings(epochs=5, batch_size=32, min_steps=60))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_head(device):
+    head = LGMHead(8, 3, covariance="diagonal", generator=torch.Generator().manual_seed(0))
+    features, labels = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
+    expected = head.loss(features, labels).total
+    found = head.to(device).loss(features.to(device), labels.to(device)).total
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_perturbation(device):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(device)
+    images, labels = torch.rand(6, 1, 8, 8, device=device), torch.arange(6, device=device) % 3
+    generator = torch.Generator().manual_seed(0)
+    found = perturb_against(network, images, labels, epsilon=0.1, steps=3, generator=generator)
+    assert found.device == images.device
+    assert float((found - images).abs().max()) <= 0.1 + 1e-6
+    assert network[1].weight.grad is None
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.filterwarnings(FEW)
+def test_a_decision_is_the_same_twice_and_that_of_the_cpu_but_for_the_border(device, blobs):
+    data, trusted = blobs(600, flipped=30), blobs(600, seed=1)
+    one, two = (
+        sanitize(data, quick(), trusted=trusted, runtime=LocalRuntime(device, precision="32")) for _ in range(2)
+    )
+    assert torch.equal(one.keep, two.keep)
+    assert one.scores.device.type == "cpu"
+    own = sanitize(data, quick(), trusted=trusted, runtime=LocalRuntime(precision="32"))
+    assert float((one.keep == own.keep).double().mean()) > 0.98
+
+
+class Plain(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Watched(LikelihoodScorer):
+    """Notes where it is asked to score."""
+
+    devices: ClassVar = set()
+
+    def score_labels(self, inputs):
+        self.devices.add(inputs.device.type)
+        return super().score_labels(inputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_callback_computes_where_the_trainer_trains(device, blobs, tmp_path, single_thread):
+    Watched.devices.clear()
+    sanitizer = Sanitizer(Watched(fit_settings=FitSettings(epochs=5, batch_size=32, min_steps=60)))
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(
+        accelerator=device, devices=1, max_epochs=1, callbacks=[sanitizer], default_root_dir=tmp_path, **quiet
+    )
+    trainer.fit(Plain(), DataLoader(blobs(300, flipped=15), batch_size=32, shuffle=True))
+    assert Watched.devices == {device}
+    assert not sanitizer.verdict.keep[-15:].all()

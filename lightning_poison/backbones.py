@@ -54,6 +54,11 @@ class SmallConvNet(nn.Module):
         shape: the shape of one image, `(C, H, W)`.
         feature_size: the length of the feature vector.
         width: how many channels the first convolution has; the last has four times as many.
+
+    Example:
+        >>> network = SmallConvNet((3, 32, 32), 16)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape, network.linear.in_features
+        (torch.Size([2, 16]), 1024)
     """
 
     def __init__(self, shape: Sequence[int], feature_size: int, *, width: int = 16) -> None:
@@ -95,6 +100,14 @@ def checked_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> 
 
     Raises:
         ValueError: where the backbone returns something else.
+
+    Example:
+        >>> checked_features(nn.Conv2d(1, 2, 3), torch.zeros(4, 1, 5, 5), 18).shape
+        torch.Size([4, 18])
+        >>> checked_features(nn.Linear(3, 5), torch.zeros(4, 3), 8)
+        Traceback (most recent call last):
+        ValueError: Expected `backbone` to be a map to features (4, 8), but got a float32 tensor of shape (4, 5).
+        Set `feature_size=5`, or take another layer of the network.
     """
     features = backbone(inputs)
     if isinstance(features, Tensor) and features.ndim > 1:
@@ -104,7 +117,7 @@ def checked_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> 
         way = ""
         if isinstance(features, Tensor) and features.ndim == 2:
             way = f"\nSet `feature_size={features.shape[1]}`, or take another layer of the network."
-        raise ValueError(expected("backbone", f"to return features ({len(inputs)}, {feature_size})", came) + way)
+        raise ValueError(expected("backbone", f"a map to features ({len(inputs)}, {feature_size})", came) + way)
     return features
 
 

@@ -21,7 +21,17 @@ _TWO_SIDED = 1.96
 
 @dataclass(frozen=True)
 class Decision:
-    """What calibration adds to scores; the fields are those of `Verdict`."""
+    """What calibration adds to scores; the fields are those of `Verdict`.
+
+    Example:
+        >>> labels, trusted_scores = torch.zeros(100).long(), torch.arange(100) / 100
+        >>> decision = decide_by_trusted(
+        ...     torch.full((50,), 3.0), labels[:50], trusted_scores, labels, false_positive_rate=0.05,
+        ...     natural_error_rate=0.003,
+        ... )
+        >>> decision.evidence.present, int(decision.keep.sum()), decision.posterior
+        (True, 0, None)
+    """
 
     p_values: Tensor
     keep: Tensor
@@ -52,6 +62,15 @@ def decide_by_trusted(
         trusted_labels: int64 `(M,)`; every class of `labels` must be among them.
         false_positive_rate: α, in (0, 1).
         natural_error_rate: the share of odd samples that a curated data set has itself.
+
+    Example:
+        >>> trusted, labels = torch.arange(200).double() / 200, torch.zeros(200).long()
+        >>> decision = decide_by_trusted(
+        ...     torch.tensor([0.5, 7.0]).double(), labels[:2], trusted, labels, false_positive_rate=0.01,
+        ...     natural_error_rate=0.003,
+        ... )
+        >>> decision.keep, decision.p_values[1] < 0.01
+        (tensor([ True, False]), tensor(True))
     """
     present, own = torch.unique(labels, return_inverse=True)
     reference = torch.isin(trusted_labels, present)
@@ -86,6 +105,16 @@ def decide_by_wrong_label_null(
     Raises:
         InconclusiveError: where the scorer misreads too many samples for the estimate to be believed; not with
             `remove_without_evidence`.
+
+    Example:
+        >>> labels = torch.arange(200) % 2
+        >>> label_scores = 5 - 5 * torch.eye(2).double()[labels]  # low under the label that a sample is read as
+        >>> labels[:10] = 1 - labels[:10]
+        >>> decision = decide_by_wrong_label_null(
+        ...     label_scores, labels, false_positive_rate=0.01, natural_error_rate=0.003, remove_without_evidence=False
+        ... )
+        >>> decision.evidence.present, (~decision.keep).nonzero().flatten().tolist()
+        (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     found = estimate_contamination(label_scores, labels, confidence=_CONFIDENCE)
     if found.misread_share > LARGEST_MISREAD_SHARE and not remove_without_evidence:

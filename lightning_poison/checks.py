@@ -8,42 +8,79 @@ from torch import Tensor
 
 
 def fraction(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it lies strictly between 0 and 1."""
+    """Return `value` as a float if it lies strictly between 0 and 1.
+
+    Example:
+        >>> fraction("false_positive_rate", 0.01)
+        0.01
+        >>> fraction("false_positive_rate", 1, hint="For 1 % write `false_positive_rate=0.01`.")
+        Traceback (most recent call last):
+        ValueError: Expected `false_positive_rate` to be a number in (0, 1), but got 1.
+        For 1 % write `false_positive_rate=0.01`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(expected(name, "a number in (0, 1)", value, hint))
     return float(value)
 
 
 def share(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it lies between 0 and 1, both included."""
+    """Return `value` as a float if it lies between 0 and 1, both included.
+
+    Example:
+        >>> share("natural_error_rate", 0)
+        0.0
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(expected(name, "a number in [0, 1]", value, hint))
     return float(value)
 
 
 def positive_int(name: str, value: int, *, minimum: int = 1, hint: str = "") -> int:
-    """Return `value` if it is an integer of at least `minimum`."""
+    """Return `value` if it is an integer of at least `minimum`.
+
+    Example:
+        >>> positive_int("folds", 1, minimum=2)
+        Traceback (most recent call last):
+        ValueError: Expected `folds` to be an integer of at least 2, but got 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(expected(name, f"an integer of at least {minimum}", value, hint))
     return value
 
 
 def positive(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it is a finite number above 0."""
+    """Return `value` as a float if it is a finite number above 0.
+
+    Example:
+        >>> positive("learning_rate", 0)
+        Traceback (most recent call last):
+        ValueError: Expected `learning_rate` to be a finite number above 0, but got 0.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(expected(name, "a finite number above 0", value, hint))
     return float(value)
 
 
 def not_negative(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it is a finite number of at least 0."""
+    """Return `value` as a float if it is a finite number of at least 0.
+
+    Example:
+        >>> not_negative("margin", 0)
+        0.0
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(expected(name, "a finite number of at least 0", value, hint))
     return float(value)
 
 
 def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -> Any:
-    """Return `value` if it is one of `choices`."""
+    """Return `value` if it is one of `choices`.
+
+    Example:
+        >>> one_of("norm", "l1", ("linf", "l2"))
+        Traceback (most recent call last):
+        ValueError: Expected `norm` to be one of 'linf', 'l2', but got l1.
+    """
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(expected(name, f"one of {listed}", value, hint))
@@ -51,7 +88,14 @@ def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -
 
 
 def epsilon(value: float) -> float:
-    """Return a radius in units of the raw [0, 1] image, and catch one that is given in grey levels."""
+    """Return a radius in units of the raw [0, 1] image, and catch one that is given in grey levels.
+
+    Example:
+        >>> epsilon(4)
+        Traceback (most recent call last):
+        ValueError: Expected `epsilon` to be in (0, 1], the range of the images, but got 4.
+        For a budget of 4 grey levels write `epsilon=4 / 255`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
         hint = f"For a budget of {levels} grey levels write `epsilon={levels} / 255`."
@@ -60,26 +104,50 @@ def epsilon(value: float) -> float:
 
 
 def index_vector(name: str, value: Tensor) -> Tensor:
-    """Return `value` if it is a one-dimensional int64 tensor."""
+    """Return `value` if it is a one-dimensional int64 tensor.
+
+    Example:
+        >>> index_vector("indices", torch.tensor([0.0, 2.0]))
+        Traceback (most recent call last):
+        ValueError: Expected `indices` to be a one-dimensional int64 tensor, but got a float32 tensor of shape (2,).
+    """
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
         raise ValueError(expected(name, "a one-dimensional int64 tensor", describe(value)))
     return value
 
 
 def describe(value: Any) -> str:
-    """Say what a value is without printing its content when it is large or not ours."""
+    """Say what a value is without printing its content when it is large or not ours.
+
+    Example:
+        >>> describe(torch.zeros(2, 3)), describe([1, 2]), describe("cat")
+        ('a float32 tensor of shape (2, 3)', 'list', "'cat'")
+    """
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     return type(value).__name__ if not isinstance(value, int | float | str | None) else repr(value)[:80]
 
 
 def expected(name: str, what: str, value: Any, hint: str = "") -> str:
-    """Render an error: what was expected, what came, and the way out."""
+    """Render an error: what was expected, what came, and the way out.
+
+    Example:
+        >>> print(expected("budget", "at least 1", 0, "For a share of the data set use `Threat.of_fraction`."))
+        Expected `budget` to be at least 1, but got 0.
+        For a share of the data set use `Threat.of_fraction`.
+    """
     came = value if isinstance(value, str) else repr(value)[:200]
     return f"Expected `{name}` to be {what}, but got {came}." + (f"\n{hint}" if hint else "")
 
 
 def printable(text: object, *, limit: int = 200) -> str:
-    """Return untrusted text with control characters escaped and its length bounded, fit for a terminal or a log."""
+    r"""Return untrusted text with control characters escaped and its length bounded, fit for a terminal or a log.
+
+    Example:
+        >>> print(printable("cat" + chr(27) + "[2J"))
+        cat\x1b[2J
+        >>> printable("a long name", limit=6)
+        'a lon…'
+    """
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -27,6 +27,12 @@ class SampleView(Dataset[Any]):
 
     Args:
         dataset: a map-style data set.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> view = SampleView(TinyImages(6))
+        >>> view.classes, hasattr(view, "indices")
+        (['class 0', 'class 1', 'class 2'], False)
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -25,6 +25,12 @@ class DemoData:
         fine_tuned: how many it is fine-tuned on.
         trained: how many the victim of the flipped labels is trained on.
         epochs: how long that one is trained.
+
+    Example:
+        >>> digits = load_demo_data("digits")
+        >>> image, label = digits.part(800, 1200)[0]
+        >>> len(digits.part(800, 1200)), label == digits.labels[800]
+        (400, tensor(True))
     """
 
     name: str
@@ -52,6 +58,13 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
 
     Raises:
         FileNotFoundError: where MNIST is not in that folder.
+
+    Example:
+        >>> digits = load_demo_data("digits")
+        >>> digits.images.shape, digits.labels.bincount().min() >= 170
+        (torch.Size([1797, 1, 8, 8]), tensor(True))
+        >>> digits.labels.equal(load_demo_data("digits", seed=1).labels)
+        False
     """
     generator = torch.Generator().manual_seed(seed)
     if name == "digits":

@@ -86,6 +86,14 @@ def check_identity(attack: Any) -> None:
 
     Raises:
         PluginError: where `name`, `clean_label` or `craft` is missing or of another type.
+
+    Example:
+        >>> class Nameless:
+        ...     clean_label = True
+        ...     def craft(self, dataset, threat, *, surrogates, holdout, generator): ...
+        >>> check_identity(Nameless())
+        Traceback (most recent call last):
+        lightning_poison.errors.PluginError: Expected `Nameless.name` to be a string, but got None.
     """
     wanted = (("name", str, "a string"), ("clean_label", bool, "True or False"))
     for attribute, kind, words in wanted:

@@ -44,6 +44,11 @@ class Cell:
         poison_caught: share of the poison that was kept out, in [0, 1].
         clean_lost: share of the clean samples that were kept out, in [0, 1]; cover samples count in neither.
         removed: how many samples were kept out.
+
+    Example:
+        >>> cell = Cell("frog", "likelihood", False, 0, 0.97, 0.2, poison_caught=0.9, clean_lost=0.01, removed=20)
+        >>> cell.attack_success_rate, cell.poison_caught
+        (0.2, 0.9)
     """
 
     attack: str
@@ -84,6 +89,19 @@ def evaluate(
 
     Raises:
         ValueError: where a defense returns no mask over the data set, or has the name of a control.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightning_poison.objectives import AvailabilityObjective
+        >>> data = TensorDataset(torch.zeros(6, 2), torch.zeros(6).long())
+        >>> poison = Poison(torch.arange(4), torch.ones(4).long(), AvailabilityObjective(), attack="label-flip")
+        >>> def train(dataset, seed):  # predicts the label that most samples carry
+        ...     return lambda asked: labels_of(dataset).mode().values.expand(len(asked))
+        >>> cells = evaluate(data, poison, data, defenses={"mine": lambda _: torch.arange(6) > 1}, train=train)
+        >>> {cell.defense: cell.poison_caught for cell in cells if cell.defense != "random filter"}
+        {'no defense': 0.0, 'mine': 0.5, 'perfect filter': 1.0}
+        >>> {cell.defense: cell.attack_success_rate for cell in cells if cell.defense != "random filter"}
+        {'no defense': 1.0, 'mine': 0.0, 'perfect filter': 0.0}
     """
     if taken := set(defenses) & _CONTROLS:
         raise ValueError(f"Expected other names for defenses than those of controls, but got {sorted(taken)}.")
@@ -105,6 +123,11 @@ def random_mask(length: int, removed: int, *, seed: int) -> Tensor:
     """Return a mask that keeps all but so many samples, chosen at random; a control.
 
     Its random numbers are none that an attack under the same seed draws: the two would choose the same samples.
+
+    Example:
+        >>> keep = random_mask(100, 30, seed=0)
+        >>> int((~keep).sum()), keep.equal(random_mask(100, 30, seed=0)), keep.equal(random_mask(100, 30, seed=1))
+        (30, True, False)
     """
     keep = torch.ones(length, dtype=torch.bool)
     keep[torch.randperm(length, generator=derived_generator(seed, "random filter"))[:removed]] = False
@@ -116,6 +139,15 @@ def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
 
     1 is as good as knowing the poison, 0 no better than chance; `None` where there is no gap to close. Over several
     seeds the medians are compared.
+
+    Example:
+        >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
+        >>> cells = [
+        ...     Cell("frog", name, name != "likelihood", 0, 0.97, rate, poison_caught=0.0, clean_lost=0.01, removed=20)
+        ...     for name, rate in zip(names, success, strict=True)
+        ... ]
+        >>> round(gap_closed(cells, "likelihood"), 3)
+        0.75
     """
     random, perfect, defended = (
         median([cell.attack_success_rate for cell in cells if cell.defense == name])
@@ -125,12 +157,33 @@ def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
 
 
 def takes(cells: Sequence[Cell]) -> bool:
-    """Tell whether the attack works where nothing is done against it; its rows prove nothing otherwise."""
+    """Tell whether the attack works where nothing is done against it; its rows prove nothing otherwise.
+
+    Example:
+        >>> caught = {"clean_accuracy": 0.97, "poison_caught": 0.0, "clean_lost": 0.0, "removed": 0}
+        >>> [takes([Cell("frog", "no defense", True, 0, attack_success_rate=rate, **caught)]) for rate in (0.02, 0.9)]
+        [False, True]
+    """
     return median([cell.attack_success_rate for cell in cells if cell.defense == "no defense"]) >= TAKES
 
 
 def render_table(cells: Sequence[Cell]) -> str:
-    """Return the cells of one attack as a table of text, medians over the seeds, controls marked."""
+    """Return the cells of one attack as a table of text, medians over the seeds, controls marked.
+
+    Example:
+        >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
+        >>> cells = [
+        ...     Cell("frog", name, name != "likelihood", 0, 0.97, rate, poison_caught=0.5, clean_lost=0.01, removed=20)
+        ...     for name, rate in zip(names, success, strict=True)
+        ... ]
+        >>> print(render_table(cells))
+                                  clean accuracy  attack success  poison caught  clean lost  gap closed
+        ------------------------  --------------  --------------  -------------  ----------  ----------
+        no defense (control)              97.0 %          90.0 %         50.0 %       1.0 %
+        random filter (control)           97.0 %          80.0 %         50.0 %       1.0 %
+        likelihood                        97.0 %          20.0 %         50.0 %       1.0 %        75 %
+        perfect filter (control)          97.0 %           0.0 %         50.0 %       1.0 %
+    """
     header = ("", "clean accuracy", "attack success", "poison caught", "clean lost", "gap closed")
     rows: list[tuple[str, ...]] = [header]
     for name in dict.fromkeys(cell.defense for cell in cells):

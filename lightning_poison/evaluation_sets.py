@@ -13,7 +13,15 @@ from lightning_poison.triggers import Trigger
 
 
 class RelabelledSet(Dataset[tuple[Any, int, int]]):
-    """Chosen samples of a test set, as `(input, true, wanted)`."""
+    """Chosen samples of a test set, as `(input, true, wanted)`.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> test = TensorDataset(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 1, 0]))
+        >>> RelabelledSet(test, torch.tensor([2]), true=torch.tensor([0]), wanted=torch.tensor([1]))[0]
+        (tensor([2.]), 0, 1)
+    """
 
     def __init__(self, test: "Dataset[Any]", indices: Tensor, true: Tensor, wanted: Tensor) -> None:
         self.test = test
@@ -35,7 +43,17 @@ class RelabelledSet(Dataset[tuple[Any, int, int]]):
 
 
 class TriggeredSet(RelabelledSet):
-    """Chosen samples of a test set with the trigger on them."""
+    """Chosen samples of a test set with the trigger on them.
+
+    Example:
+        >>> import torch
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> from lightning_poison.triggers import PatchTrigger
+        >>> trigger, zero = PatchTrigger(torch.full((1, 8, 8), 255, dtype=torch.uint8)), torch.tensor([0])
+        >>> image, true, wanted = TriggeredSet(TinyImages(3), zero, zero, torch.tensor([1]), trigger)[0]
+        >>> image.unique(), true, wanted
+        (tensor([1.]), 0, 1)
+    """
 
     def __init__(self, test: "Dataset[Any]", indices: Tensor, true: Tensor, wanted: Tensor, trigger: Trigger) -> None:
         super().__init__(test, indices, true, wanted)
@@ -47,7 +65,16 @@ class TriggeredSet(RelabelledSet):
 
 
 class InstanceSet(Dataset[tuple[Any, int, int]]):
-    """Stored targets; where they are raw, a carrier set lends its transform."""
+    """Stored targets; where they are raw, a carrier set lends its transform.
+
+    Example:
+        >>> import torch
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> raw, labels, wanted = torch.full((1, 1, 8, 8), 51).byte(), torch.tensor([2]), torch.tensor([-1])
+        >>> image, true, wished = InstanceSet(raw, labels, wanted, carrier=TinyImages(3))[0]
+        >>> image.unique(), true, wished
+        (tensor([0.2000]), 2, -1)
+    """
 
     def __init__(self, inputs: Tensor, labels: Tensor, wanted: Tensor, carrier: "Dataset[Any] | None") -> None:
         self.inputs = inputs

@@ -77,7 +77,13 @@ def _check_json(value: Any, where: str) -> None:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of tensors by their names: 64 hexadecimal digits."""
+    """Return a digest of tensors by their names: 64 hexadecimal digits.
+
+    Example:
+        >>> weights = {"weight": torch.ones(2), "bias": torch.zeros(1)}
+        >>> digest_of(weights) == digest_of({"weight": torch.ones(2), "bias": torch.ones(1)})
+        False
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()

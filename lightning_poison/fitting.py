@@ -37,6 +37,12 @@ class FitSettings:
 
     Raises:
         ValueError: where a number is out of range.
+
+    Example:
+        >>> FitSettings(epochs=2, batch_size=50, min_steps=0).total_steps(1000)
+        40
+        >>> FitSettings(epochs=2, batch_size=50, min_steps=300).total_steps(1000)
+        300
     """
 
     epochs: int = 8
@@ -95,6 +101,17 @@ def fit_module(
     Raises:
         FloatingPointError: where the loss is no longer finite.
         UnreadableSampleError: where a sample cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.arange(60) % 2
+        >>> dataset = TensorDataset(F.one_hot(labels).float(), labels)
+        >>> quick = FitSettings(epochs=10, batch_size=20, learning_rate=0.1, min_steps=0)
+        >>> def loss(module, inputs, labels):
+        ...     return F.cross_entropy(module(inputs), labels)
+        >>> model = fit_module(nn.Linear(2, 2), dataset, loss, settings=quick)
+        >>> model(torch.eye(2)).argmax(1), model.training
+        (tensor([0, 1]), False)
     """
     runtime = runtime or LocalRuntime()
     generator = generator or torch.Generator().manual_seed(0)
@@ -122,6 +139,11 @@ def in_channels_last(module: ModuleT) -> ModuleT:
 
     One with weights or buffers of five dimensions, as those of `Conv3d`, is left as it is: torch has no such layout for
     them.
+
+    Example:
+        >>> network = in_channels_last(nn.Conv2d(3, 8, 3))
+        >>> network.weight.is_contiguous(memory_format=torch.channels_last)
+        True
     """
     if any(held.ndim > 4 for held in (*module.parameters(), *module.buffers())):
         return module

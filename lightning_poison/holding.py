@@ -54,6 +54,13 @@ def take(dataset: Any, sample: SampleSpec, *, runtime: Runtime, seed: int, name:
     Raises:
         UnreadableSampleError: where a sample cannot be read.
         ValueError: where a label is no integer of at least 0.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
+        >>> held = take(pairs, SampleSpec(), runtime=LocalRuntime(), seed=0, name="pairs")
+        >>> held.labels[:4], type(held.dataset).__name__
+        (tensor([0, 1, 2, 0]), 'MemoryDataset')
     """
     if (labels := listed_labels(dataset, sample)) is not None:
         return Held(dataset, sample, labels)

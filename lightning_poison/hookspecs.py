@@ -36,9 +36,33 @@ def lightning_poison_attacks() -> Mapping[str, AttackFactory]:  # type: ignore[e
     """Return attacks by name, each with a factory whose arguments are its settings.
 
     The first line of the factory's docstring is what `lightning-poison attacks` prints.
+
+    Example:
+        >>> class Frog:
+        ...     "Move an image towards a target in feature space."
+        >>> class MyFrogs:  # most often a module, whose functions have no `self`
+        ...     @hookimpl
+        ...     def lightning_poison_attacks(self):
+        ...         return {"my-frog": Frog}
+        >>> manager = pluggy.PluginManager(PROJECT)
+        >>> name = manager.register(MyFrogs())
+        >>> manager.hook.lightning_poison_attacks()
+        [{'my-frog': <class '...Frog'>}]
     """
 
 
 @hookspec
 def lightning_poison_scorers() -> Mapping[str, ScorerFactory]:  # type: ignore[empty-body]
-    """Return scorers by name, each with a factory whose arguments are its settings."""
+    """Return scorers by name, each with a factory whose arguments are its settings.
+
+    Example:
+        >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+        >>> class MyScorers:  # most often a module, whose functions have no `self`
+        ...     @hookimpl
+        ...     def lightning_poison_scorers(self):
+        ...         return {"pixel-counting": PixelCountingScorer}
+        >>> manager = pluggy.PluginManager(PROJECT)
+        >>> name = manager.register(MyScorers())
+        >>> [list(offered) for offered in manager.hook.lightning_poison_scorers()]
+        [['pixel-counting']]
+    """

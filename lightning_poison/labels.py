@@ -91,6 +91,10 @@ def spec_of(dataset: Any) -> SampleSpec:
     """Find where input and label stand in the samples of a data set; see `SampleSpec.detect`.
 
     Random transforms draw from a state of their own: the caller's random states are left alone.
+
+    Example:
+        >>> spec_of([{"image": torch.zeros(1, 8, 8), "label": 3}])
+        SampleSpec(inputs='image', labels='label')
     """
     with seeded_rng(0):
         return SampleSpec.detect(read_sample(dataset, 0))
@@ -101,6 +105,13 @@ def read_sample(dataset: Any, index: int) -> Any:
 
     Raises:
         UnreadableSampleError: whatever the data set raised, with the sample's index.
+
+    Example:
+        >>> read_sample([(0.5, 1)], 3)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        lightning_poison.errors.UnreadableSampleError: Expected to read sample 3 of list, but it raised IndexError: ...
+        Repair or leave out the sample.
     """
     try:
         return dataset[index]
@@ -118,6 +129,10 @@ def as_label(value: Any, index: int) -> int:
 
     Raises:
         ValueError: where it is none.
+
+    Example:
+        >>> as_label(torch.tensor(7), index=0)
+        7
     """
     if not _is_whole(value):
         shown = describe(value) if isinstance(value, Tensor) else repr(value)[:80]

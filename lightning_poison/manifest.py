@@ -1,6 +1,5 @@
 """The quarantine manifest: which samples are suspicious, why, what became of them, and the undoing of it."""
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from lightning_poison._manifest.cells import DecisionWord
 from lightning_poison._manifest.diff import ManifestDiff, compare_rows, shortened
 from lightning_poison._manifest.finding import find_samples
 from lightning_poison._manifest.identity import content_hash, file_of
-from lightning_poison._manifest.rows import ManifestRow, read_rows, write_rows
+from lightning_poison._manifest.rows import ManifestRow, findings_on, read_rows, write_rows
 from lightning_poison.checks import expected, index_vector
 from lightning_poison.errors import ManifestError
 from lightning_poison.labels import spec_of
@@ -29,20 +28,16 @@ class Manifest:
         rows: in the order of the file; one made from a verdict has the most suspicious first.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
         >>> from lightning_poison._door.tiny_images import TinyImages
         >>> row = ManifestRow(
         ...     sample_id=4, label=1, suggested_label=2, label_name="cat", suggested_name="dog", score=9.5,
         ...     p_value=0.001, posterior=None, score_threshold=8.0, posterior_threshold=None, decision="removed",
-        ...     content_hash=content_hash(TinyImages(), 4, sample=SampleSpec()), fingerprint="5f0c"
-        ... )
-        >>> path = Path(tempfile.mkdtemp()) / "manifest.csv"
-        >>> Manifest((row,)).write(path)
-        >>> print(keep_by_hand(path, [4]))
+        ...     content_hash=content_hash(TinyImages(), 4, sample=SampleSpec()), fingerprint="5f0c")
+        >>> manifest = Manifest((row,)).with_kept([4])
+        >>> print(manifest)
         1 sample: 1 kept-by-hand
           sample 4: labelled 1 (cat), looks like 2 (dog), p = 0.001, kept-by-hand
-        >>> read_manifest(path).kept_by_hand(TinyImages())
+        >>> manifest.kept_by_hand(TinyImages())
         tensor([4])
     """
 
@@ -72,7 +67,6 @@ class Manifest:
 
         Those samples are read once more, under a fixed random state.
 
-
         Args:
             verdict: of N samples.
             dataset: the map-style data set of N samples that was judged.
@@ -94,7 +88,7 @@ class Manifest:
         return cls(
             tuple(
                 ManifestRow(
-                    **_findings(verdict, index, class_names or ()),
+                    **findings_on(verdict, index, class_names or ()),
                     decision="kept-by-hand" if index in by_hand else word,
                     content_hash=content_hash(dataset, index, sample=spec),
                     path=file_of(dataset, index),
@@ -175,7 +169,22 @@ def write_manifest(
     kept_by_hand: Tensor | None = None,
     flag_only: bool = False,
 ) -> Manifest:
-    """Write the manifest of a verdict and return it; see `Manifest.from_verdict` and `Manifest.write`."""
+    """Write the manifest of a verdict and return it; see `Manifest.from_verdict` and `Manifest.write`.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> from lightning_poison.verdict import Evidence
+        >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]), torch.tensor([0.8, 0.001, 0.6])
+        >>> verdict = Verdict(
+        ...     scores, p_values, scores <= 4, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2]), torch.full((3,), 4.0),
+        ...     Evidence(True, 0.3, 0.1, 0.8, 0.95, 0.003), "trusted", 0.01, scorer="likelihood", fingerprint="5f0c"
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = write_manifest(f"{folder}/manifest.csv", verdict, TinyImages(3))
+        ...     manifest == read_manifest(f"{folder}/manifest.csv"), [row.sample_id for row in manifest.rows]
+        (True, [1])
+    """
     manifest = Manifest.from_verdict(
         verdict, dataset, sample=sample, class_names=class_names, kept_by_hand=kept_by_hand, flag_only=flag_only
     )
@@ -189,6 +198,14 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         FileNotFoundError: where there is no such file.
         ManifestError: where it cannot be parsed; the message names line, column and value.
+
+    Example:
+        >>> import tempfile
+        >>> row = ManifestRow(4, 1, 2, "cat", "dog", 9.5, 0.001, None, 8.0, None, "removed", f"raw:{0:032}", "5f0c")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Manifest((row,)).write(f"{folder}/manifest.csv")
+        ...     read_manifest(f"{folder}/manifest.csv").rows == (row,)
+        True
     """
     return Manifest(read_rows(path))
 
@@ -199,34 +216,18 @@ def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Man
     Raises:
         FileNotFoundError: where there is no such file.
         ManifestError: where it cannot be parsed, or there is no row of an id; the file is as it was then.
+
+    Example:
+        >>> import tempfile
+        >>> row = ManifestRow(4, 1, 2, "cat", "dog", 9.5, 0.001, None, 8.0, None, "removed", f"raw:{0:032}", "5f0c")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Manifest((row,)).write(f"{folder}/manifest.csv")
+        ...     [row.decision for row in keep_by_hand(f"{folder}/manifest.csv", [4]).rows]
+        ['kept-by-hand']
     """
     manifest = read_manifest(path).with_kept(sample_ids)
     manifest.write(path)
     return manifest
-
-
-def _findings(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return what a verdict says about one sample, as a row holds it."""
-    label, suggested = int(verdict.labels[index]), int(verdict.suggested_labels[index])
-    cut = float(verdict.thresholds[label])
-    return {
-        "sample_id": index,
-        "label": label,
-        "suggested_label": suggested if suggested >= 0 else None,
-        "label_name": _name(label, class_names),
-        "suggested_name": _name(suggested, class_names),
-        "score": float(verdict.scores[index]),
-        "p_value": float(verdict.p_values[index]),
-        "posterior": float(verdict.posterior[index]) if verdict.posterior is not None else None,
-        "score_threshold": cut if math.isfinite(cut) else None,
-        "posterior_threshold": verdict.posterior_threshold,
-        "fingerprint": verdict.fingerprint[:16],
-        "votes": {name: float(vote[index]) for name, vote in verdict.votes.items()},
-    }
-
-
-def _name(label: int, class_names: Sequence[str]) -> str:
-    return str(class_names[label]) if 0 <= label < len(class_names) else ""
 
 
 def _positions(indices: Tensor | None, length: int) -> set[int]:

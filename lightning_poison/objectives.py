@@ -63,10 +63,15 @@ class _Judged:
         """Return the rest; nothing unless a kind has tensors."""
         return {}
 
+    @classmethod
+    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        """Build the objective again; a kind with tensors has its own way."""
+        return cls(**settings)
+
 
 @objectives.register
 class TriggerObjective(_Judged):
-    """A backdoor: triggered test images are read as the target class.
+    """A backdoor: triggered test images are read as the target class; those that belong to it do not count.
 
     Args:
         trigger: what is done to an image before the data set's transform.
@@ -74,7 +79,12 @@ class TriggerObjective(_Judged):
             true class.
         source_class: attack only images of this class; all where it is `None`.
 
-    Images whose true class is the wanted one are left out: reading them rightly is no success.
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> from lightning_poison.triggers import PatchTrigger
+        >>> objective = TriggerObjective(PatchTrigger(torch.full((1, 2, 2), 255).byte()), target_class=0)
+        >>> [item[1:] for item in objective.evaluation_set(TinyImages(6))]
+        [(1, 0), (2, 0), (1, 0), (2, 0)]
     """
 
     kind: ClassVar[str] = "trigger"
@@ -107,9 +117,8 @@ class TriggerObjective(_Judged):
         if isinstance(self.target_class, Tensor):
             known, largest = len(self.target_class), int(true.max()) if len(true) else 0
             if largest >= known:
-                raise ValueError(
-                    checks.expected("test", f"labels below {known}, the classes that have a target", largest)
-                )
+                what = f"labels below {known}, the classes that have a target"
+                raise ValueError(checks.expected("test", what, largest))
             return self.target_class[true]
         return torch.full_like(true, self.target_class)
 
@@ -143,6 +152,14 @@ class InstancesObjective(_Judged):
         labels: int64 `(T,)`, their true labels.
         wanted: int64 `(T,)`, what each shall be read as; −1 for any other.
         domain: `"raw"` where the test set's transform still has to be applied.
+
+    Raises:
+        ValueError: where `labels` or `wanted` is no int64 vector as long as `inputs`.
+
+    Example:
+        >>> aim = InstancesObjective(torch.rand(2, 4), labels=torch.tensor([0, 1]), wanted=torch.tensor([1, -1]))
+        >>> aim.success(torch.tensor([1, 1]), aim.labels, aim.wanted)
+        tensor([ True, False])
     """
 
     kind: ClassVar[str] = "instances"
@@ -186,6 +203,11 @@ class ProtectedClassObjective(_Judged):
     Args:
         protected_class: the class to be misread.
         target_class: what it shall be read as; −1 for any other.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> [item[1:] for item in ProtectedClassObjective(1).evaluation_set(TinyImages(6))]
+        [(1, -1), (1, -1)]
     """
 
     kind: ClassVar[str] = "protected-class"
@@ -207,11 +229,6 @@ class ProtectedClassObjective(_Judged):
         """Return the classes."""
         return {"protected_class": self.protected_class, "target_class": self.target_class}
 
-    @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        """Build the objective again."""
-        return cls(**settings)
-
 
 @objectives.register
 class AvailabilityObjective(_Judged):
@@ -231,8 +248,3 @@ class AvailabilityObjective(_Judged):
         """Return the whole test set."""
         true = labels_of(test)
         return RelabelledSet(test, torch.arange(len(true)), true, torch.full_like(true, ANY_OTHER))
-
-    @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        """Build the objective again."""
-        return cls()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected
 
+_ROUNDING_ERROR = 1e-6  # of float32, in units of the raw image: a centre plus 8 / 255 may lie a little below its level
+
 
 @dataclass(frozen=True)
 class PixelRange:
@@ -78,10 +80,42 @@ class PixelRange:
 
     def round(self, inputs: Tensor) -> Tensor:
         """Project samples onto the pixel range and its grid of levels."""
-        raw = self.to_raw(inputs).clamp(0, 1)
-        if self.levels is not None:
-            raw = (raw * (self.levels - 1)).round() / (self.levels - 1)
-        return self.from_raw(raw)
+        return self.from_raw(self.round_raw(self.to_raw(inputs)))
+
+    def round_raw(self, images: Tensor, *, around: Tensor | None = None, epsilon: float | None = None) -> Tensor:
+        """Project raw images onto the range, its grid of levels, and the L∞ ball around their originals.
+
+        Args:
+            images: `(...)`, raw images; no normalisation is undone.
+            around: of the same shape, in [0, 1], the originals; only needed where there is an `epsilon`.
+            epsilon: the radius of the ball, in units of the raw image; `None` for no limit.
+
+        Returns:
+            `(...)`. A pixel in whose ball there is no level takes the value of its original.
+
+        Raises:
+            ValueError: where there is an `epsilon` and nothing that it is around.
+
+        Example:
+            >>> originals = torch.tensor([0.5, 0.5, 1.0])
+            >>> pixels = PixelRange(levels=11)
+            >>> pixels.round_raw(originals + torch.tensor([0.34, -0.08, 0.3]), around=originals, epsilon=0.3)
+            tensor([0.8000, 0.4000, 1.0000])
+        """
+        if epsilon is None:
+            low, high = torch.zeros_like(images), torch.ones_like(images)
+        elif around is None:
+            hint = "Hand over the images that it is measured from."
+            raise ValueError(expected("around", f"images, where `epsilon` is {epsilon:g}", "None", hint))
+        else:
+            low, high = (around - epsilon).clamp(min=0), (around + epsilon).clamp(max=1)
+        if self.levels is None:
+            return images.clamp(low, high)
+        top = self.levels - 1
+        lowest = ((low - _ROUNDING_ERROR).clamp(min=0) * top).ceil()
+        highest = ((high + _ROUNDING_ERROR).clamp(max=1) * top).floor()
+        nearest = (images * top).round().clamp(lowest, highest) / top
+        return nearest if around is None else torch.where(lowest > highest, around, nearest)
 
     def contains(self, inputs: Tensor, *, tolerance: float = 1e-4) -> bool:
         """Tell whether all samples lie in the pixel range, up to rounding; `tolerance` is in units of the raw image."""

@@ -35,6 +35,15 @@ def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
 
     Raises:
         TypeError: where the data set has no `transform`, or its raw images are not 8-bit images.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> dataset = TinyImages(3)  # its transform maps [0, 255] to [0, 1]
+        >>> image, label = read_edited(dataset, 1, lambda raw: torch.full_like(raw, 255))
+        >>> image.unique(), label
+        (tensor([1.]), 1)
+        >>> bool(dataset[1][0].eq(image).all())
+        False
     """
     leaf, position = resolve(dataset, index)
     view = copy.copy(leaf)
@@ -56,6 +65,12 @@ def read_raw(dataset: Any, index: int) -> Tensor:
 
     Raises:
         TypeError: as `read_edited`.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> dataset = TinyImages(3)
+        >>> read_raw(dataset, 2).equal(dataset.data[2]), dataset[2][0].dtype
+        (True, torch.float32)
     """
     seen: list[Tensor] = []
 
@@ -68,7 +83,14 @@ def read_raw(dataset: Any, index: int) -> Tensor:
 
 
 def has_raw(dataset: Any) -> bool:
-    """Tell whether the raw images of a data set can be reached."""
+    """Tell whether the raw images of a data set can be reached.
+
+    Example:
+        >>> from torch.utils.data import Subset, TensorDataset
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> has_raw(Subset(TinyImages(3), [2])), has_raw(TensorDataset(torch.zeros(3, 1, 8, 8), torch.arange(3)))
+        (True, False)
+    """
     try:
         read_raw(dataset, 0)
     except (TypeError, IndexError):
@@ -77,7 +99,19 @@ def has_raw(dataset: Any) -> bool:
 
 
 def resolve(dataset: Any, index: int) -> tuple[Any, int]:
-    """Follow views and concatenations down to the data set that owns a `transform`."""
+    """Follow views and concatenations down to the data set that owns a `transform`.
+
+    Raises:
+        TypeError: where the data set that is reached has no `transform`.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset, Subset
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> first, second = TinyImages(3), TinyImages(5)
+        >>> owner, position = resolve(ConcatDataset([first, Subset(second, [4, 0])]), 3)
+        >>> owner is second, position
+        (True, 4)
+    """
     if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
         index += len(dataset) if index < 0 else 0
         part = bisect.bisect_right(dataset.cumulative_sizes, index)

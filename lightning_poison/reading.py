@@ -40,7 +40,12 @@ class Block:
 
 
 def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
-    """Cut indices into consecutive blocks of at most `size`."""
+    """Cut indices into consecutive blocks of at most `size`.
+
+    Example:
+        >>> index_blocks(torch.arange(5), 2)
+        [tensor([0, 1]), tensor([2, 3]), tensor([4])]
+    """
     return list(torch.split(indices, size))
 
 
@@ -50,6 +55,10 @@ class MemoryDataset(Dataset[tuple[Tensor, Tensor]]):
     Args:
         inputs: float32 `(N, ...)`.
         labels: int64 `(N,)`.
+
+    Example:
+        >>> MemoryDataset(torch.eye(3), torch.tensor([4, 5, 6])).subset(torch.tensor([2, 0])).targets
+        tensor([6, 4])
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
@@ -111,6 +120,12 @@ def read_blocks(
     Raises:
         UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than its neighbours.
         ValueError: where a label is no integer of at least 0.
+
+    Example:
+        >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
+        >>> block = next(read_blocks(pairs, [torch.tensor([7, 2])], sample=SampleSpec(), seed=0))
+        >>> block.inputs[:, 0], block.labels
+        (tensor([7., 2.]), tensor([1, 2]))
     """
     if isinstance(dataset, MemoryDataset):
         for block in blocks:

@@ -26,6 +26,13 @@ def load_plugins(*, strict: bool = False, afresh: bool = False) -> Plugins:
 
     Raises:
         PluginError: where `strict` is set and a plug-in is broken; what it raised is chained.
+
+    Example:
+        >>> plugins = load_plugins()
+        >>> [offer.name for offer in plugins.scorers if offer.source.distribution == "lightning-poison"]
+        ['likelihood']
+        >>> plugins is load_plugins()
+        True
     """
     if afresh:
         _loaded.cache_clear()
@@ -41,7 +48,13 @@ def load_plugins(*, strict: bool = False, afresh: bool = False) -> Plugins:
 
 
 def available_attacks() -> tuple[Offer, ...]:
-    """Return the attacks that are installed, by name."""
+    """Return the attacks that are installed, by name.
+
+    Example:
+        >>> names = [offer.name for offer in available_attacks()]
+        >>> names == sorted(offer.name for offer in load_plugins().attacks)
+        True
+    """
     return tuple(sorted(load_plugins().attacks, key=_order))
 
 
@@ -67,6 +80,14 @@ def get_attack(name: str, **settings: Any) -> Attack:
         PluginError: where two plug-ins offer the name, where the plug-in is broken (what it raised is chained), or
             where the factory returns no attack.
         TypeError: where the factory does not take these settings; it shows those that it takes.
+
+    Example:
+        >>> try:
+        ...     get_attack("no-such-attack")
+        ... except UnknownNameError as error:
+        ...     print(error)
+        Expected the name of an installed attack (...), but got 'no-such-attack'.
+        Install the distribution that offers it.
     """
     offer = _find("attack", name, load_plugins().attacks)
     attack = _build("attack", offer, settings)
@@ -75,7 +96,12 @@ def get_attack(name: str, **settings: Any) -> Attack:
 
 
 def get_scorer(name: str, **settings: Any) -> Scorer | FeatureScorer:
-    """Build a scorer by its name; see `get_attack`."""
+    """Build a scorer by its name; see `get_attack`.
+
+    Example:
+        >>> get_scorer("likelihood", margin=0.5).settings()["margin"]
+        0.5
+    """
     offer = _find("scorer", name, load_plugins().scorers)
     scorer = _build("scorer", offer, settings)
     if not isinstance(scorer, Scorer | FeatureScorer):

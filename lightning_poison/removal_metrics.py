@@ -160,6 +160,11 @@ def sample_roles(name: str, like: Tensor, is_poison: Tensor, is_cover: Tensor | 
 
     Raises:
         ValueError: where one is no boolean mask of that length, or a sample is poison and cover.
+
+    Example:
+        >>> poison, cover = torch.tensor([True, False, False]), torch.tensor([False, True, False])
+        >>> sample_roles("scores", torch.zeros(3), poison, cover)[0]
+        tensor([False, False,  True])
     """
     poison = _mask("is_poison", is_poison, like.shape, f", as `{name}`").to(like.device)
     cover = torch.zeros_like(poison)

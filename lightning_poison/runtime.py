@@ -59,7 +59,13 @@ class Runtime(Protocol):
 
 
 class SilentProgress:
-    """A progress bar that nobody sees."""
+    """A progress bar that nobody sees.
+
+    Example:
+        >>> with LocalRuntime().progress(10, "scoring") as progress:
+        ...     isinstance(progress, SilentProgress), progress.advance()
+        (True, None)
+    """
 
     def advance(self, steps: int = 1) -> None:
         """Do nothing."""
@@ -124,7 +130,14 @@ class LocalRuntime:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices faster than float32 ones."""
+    """Tell whether a device multiplies bfloat16 matrices faster than float32 ones.
+
+    Example:
+        >>> has_fast_bf16(torch.device("meta"))
+        False
+        >>> LocalRuntime(precision="auto").bf16 == has_fast_bf16(torch.device("cpu"))
+        True
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

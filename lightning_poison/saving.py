@@ -44,6 +44,16 @@ class KindRegistry(Generic[KindT]):
 
     Args:
         noun: what the things are, for messages.
+
+    Example:
+        >>> from lightning_poison.triggers import PatchTrigger, Trigger
+        >>> known = KindRegistry[Trigger]("trigger")
+        >>> known.register(PatchTrigger).kind
+        'patch'
+        >>> import torch
+        >>> packed, tensors = known.pack(PatchTrigger(torch.zeros(1, 2, 2, dtype=torch.uint8), row=3))
+        >>> packed["kind"], known.unpack(packed, tensors)
+        ('patch', PatchTrigger((1, 2, 2), row=3, column=-1, amplitude=1))
     """
 
     def __init__(self, noun: str) -> None:
@@ -107,7 +117,18 @@ class KindRegistry(Generic[KindT]):
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it onto `path` when the block ends well; delete it otherwise."""
+    """Yield a temporary path beside `path` and rename it onto `path` when the block ends well; delete it otherwise.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = Path(folder) / "notes.txt"
+        ...     with atomic_path(target) as partial:
+        ...         _ = partial.write_text("done")
+        ...         target.exists()
+        ...     target.read_text(), len(list(Path(folder).iterdir()))
+        False
+        ('done', 1)
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -122,7 +143,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object into one safetensors file, atomically."""
+    """Write tensors and a JSON object into one safetensors file, atomically.
+
+    Example:
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means", "version": 1})
+        ...     read_tensors(f"{folder}/some", "means")
+        ({'means': tensor([0, 1])}, {'kind': 'means', 'version': 1})
+    """
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as partial:
         save_file(ready, partial, metadata={"lightning_poison": json.dumps(meta, sort_keys=True)})
@@ -138,6 +167,16 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
     Raises:
         FileNotFoundError: where there is no such file.
         ValueError: where it is no file of this kind.
+
+    Example:
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means"})
+        ...     try:
+        ...         read_tensors(f"{folder}/some", "verdict")
+        ...     except ValueError as error:
+        ...         print(error)
+        Expected a file of kind 'verdict', but ...some is of kind 'means'.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a {kind} file, but there is none at {path}.")

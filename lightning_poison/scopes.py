@@ -11,7 +11,16 @@ from torch import nn
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode; each submodule's own `training` flag comes back."""
+    """Put modules into evaluation mode; each submodule's own `training` flag comes back.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> [part.training for part in model]
+        [True, False]
+    """
     flags = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for module in modules:
@@ -24,7 +33,17 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Switch off the gradients of all parameters; each one's own `requires_grad` comes back."""
+    """Switch off the gradients of all parameters; each one's own `requires_grad` comes back.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> model.bias.requires_grad = False
+        >>> with frozen(model):
+        ...     model(torch.ones(1, 2)).requires_grad
+        False
+        >>> model.weight.requires_grad, model.bias.requires_grad
+        (True, False)
+    """
     flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     try:
         for parameter, _ in flags:
@@ -41,6 +60,14 @@ def reproducible_kernels(device: torch.device, threads: int) -> Iterator[None]:
 
     On the CPU the order of a sum depends on the number of threads, and launchers choose that number by the number of
     processes; on CUDA, cuDNN may choose another algorithm at each run. Both are fixed here and put back afterwards.
+
+    Example:
+        >>> found = torch.get_num_threads()
+        >>> with reproducible_kernels(torch.device("cpu"), threads=1):
+        ...     torch.get_num_threads(), torch.backends.cudnn.deterministic
+        (1, True)
+        >>> torch.get_num_threads() == found
+        True
     """
     cudnn = torch.backends.cudnn
     found = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
@@ -56,7 +83,18 @@ def reproducible_kernels(device: torch.device, threads: int) -> Iterator[None]:
 
 @contextmanager
 def seeded_rng(*seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU random states from integers, and put all three back afterwards."""
+    """Seed Python's, NumPy's and torch's CPU random states from integers, and put all three back afterwards.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with seeded_rng(0, 3):
+        ...     first = random.random(), torch.rand(2).tolist()
+        >>> with seeded_rng(0, 3):
+        ...     first == (random.random(), torch.rand(2).tolist())
+        True
+        >>> torch.get_rng_state().equal(state)
+        True
+    """
     found = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (the transforms' own)
     words = np.random.SeedSequence(seed).generate_state(3)
     try:
@@ -72,7 +110,18 @@ def seeded_rng(*seed: int) -> Iterator[None]:
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed all random states, a CUDA device's among them, and put them back afterwards."""
+    """Seed all random states, a CUDA device's among them, and put them back afterwards.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with isolated_rng(0, torch.device("cpu")):
+        ...     first = torch.rand(2)
+        >>> with isolated_rng(0, torch.device("cpu")):
+        ...     torch.rand(2).equal(first)
+        True
+        >>> torch.get_rng_state().equal(state)
+        True
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), seeded_rng(seed):
         if devices:

@@ -47,6 +47,13 @@ def score_set(
 
     Raises:
         ValueError: where a score is not finite, or a sample carries another label than `labels` says.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
+        >>> means = lambda block: block.inputs.mean(1)
+        >>> score_set(pairs, torch.tensor([7, 2]), means, sample=SampleSpec(), runtime=LocalRuntime(), seed=0)
+        tensor([7., 2.], dtype=torch.float64)
     """
     blocks = index_blocks(indices, BLOCK_SIZE)
     step, first = (runtime.world_size, runtime.rank) if share else (1, 0)

@@ -1,6 +1,6 @@
 """What an attacker may do, and the models that it crafts on."""
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -64,7 +64,28 @@ class Surrogate:
         model: maps a batch of samples to logits `(B, C)`.
         feature_layer: the name, as `model.named_modules()` gives it, of the layer whose output is the feature vector;
             `lightning_poison.features` reads it and lists the names there are.
+
+    Example:
+        >>> import torch
+        >>> from lightning_poison.features import FeatureExtractor
+        >>> surrogate = Surrogate(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2)), feature_layer="1")
+        >>> FeatureExtractor(surrogate.model, surrogate.feature_layer)(torch.zeros(5, 1, 2, 2)).shape
+        torch.Size([5, 3])
     """
 
     model: nn.Module
     feature_layer: str
+
+
+def check_surrogates(surrogates: Sequence[Surrogate]) -> None:
+    """Check that there is a model to craft on, for attacks that need one.
+
+    Raises:
+        ValueError: where there is none.
+
+    Example:
+        >>> check_surrogates([Surrogate(nn.Linear(2, 2), "")])
+    """
+    if not surrogates:
+        hint = 'Pass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
+        raise ValueError(checks.expected("surrogates", "at least one model to craft on", "none", hint))

@@ -25,6 +25,11 @@ class Classifier(LightningModule):
     Args:
         network: maps inputs to logits `(B, C)`; parameters that need no gradient stay as they are.
         learning_rate: of Adam.
+
+    Example:
+        >>> model = Classifier(nn.Linear(4, 3), learning_rate=0.01)
+        >>> model(torch.zeros(5, 4)).shape, model.configure_optimizers().defaults["lr"]
+        (torch.Size([5, 3]), 0.01)
     """
 
     def __init__(self, network: nn.Module, *, learning_rate: float = 3e-3) -> None:
@@ -55,6 +60,11 @@ class LGMClassifier(LGMMixin, LightningModule):
         feature_size: the length of a feature vector.
         num_classes: how many classes there are.
         learning_rate: of Adam.
+
+    Example:
+        >>> model = LGMClassifier(nn.Linear(4, 2), feature_size=2, num_classes=3)
+        >>> model.log_likelihood((torch.zeros(5, 4), torch.tensor([0, 1, 2, 0, 1]))).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -93,6 +103,17 @@ def fit_quietly(
 
     Returns:
         The module, in evaluation mode.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.arange(64) % 2
+        >>> dataset = TensorDataset(F.one_hot(labels).float(), labels)
+        >>> model = Classifier(nn.Linear(2, 2), learning_rate=0.1)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", FutureWarning)  # of Lightning's own call of torch
+        ...     model = fit_quietly(model, dataset, epochs=5, batch_size=16)
+        >>> model(torch.eye(2)).argmax(1)
+        tensor([0, 1])
     """
     trainer = Trainer(
         accelerator="cpu",
@@ -119,6 +140,11 @@ def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
     Args:
         module: maps inputs to logits `(B, C)`.
         batch_size: samples at once.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> predict_with(nn.Identity())(TensorDataset(torch.tensor([[0.1, 0.9], [3.0, 2.0]]), torch.zeros(2)))
+        tensor([1, 0])
     """
 
     def predict(dataset: Any) -> Tensor:

@@ -27,6 +27,11 @@ class Evidence:
         confidence: how often such an interval covers the truth.
         natural_error_rate: the share of odd samples that a curated data set has itself.
         pairs: the pairs of classes that stand out, most poison first.
+
+    Example:
+        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
+        evidence of poison: an estimated 2.10 % of the samples (1.50 to 3.00 %, 95 % interval;
+        natural error rate 0.30 %)
     """
 
     present: bool
@@ -65,6 +70,26 @@ class Verdict:
         posterior: float64 `(N,)`, the probability that a sample is poison; `None` with trusted data.
         posterior_threshold: the cut in the posterior; `None` with trusted data.
         votes: float64 `(N,)` p-values by the name of each member of a combination.
+
+    Raises:
+        ValueError: where `keep` is no boolean mask, or `p_values`, `keep`, `labels`, `suggested_labels` or `posterior`
+            has another shape than `scores`.
+
+    Example:
+        >>> scores = torch.tensor([0.2, 9.1, 0.4])
+        >>> p_values, labels, suggested = torch.tensor([0.8, 0.001, 0.6]), torch.arange(3), torch.tensor([0, 2, 2])
+        >>> evidence = Evidence(True, 1 / 3, 0.05, 0.8, confidence=0.95, natural_error_rate=0.003)
+        >>> verdict = Verdict(
+        ...     scores, p_values, scores <= 4, labels, suggested, torch.full((3,), 4.0), evidence,
+        ...     calibration="trusted", false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
+        ... )
+        >>> verdict.removed, len(verdict.with_kept(torch.tensor([1])).removed)
+        (tensor([1]), 0)
+        >>> print(verdict)
+        3 samples scored by likelihood; 1 kept out (33.33 %)
+        evidence of poison: an estimated 33.33 % of the samples (5.00 to 80.00 %, 95 % interval;
+        natural error rate 0.30 %)
+        calibrated on held-out trusted data, stated false-positive rate 1 %
     """
 
     scores: Tensor

@@ -21,8 +21,8 @@ LAYERS = {
         "functional"
     ),
     "parts": (
-        "scorers heads fitting features frozen_features backbones reading holding scoring datasets fingerprint "
-        "calibration metrics intake removal_metrics manifest _manifest hookspecs door _door"
+        "scorers heads fitting features frozen_features raw_images raw_features backbones reading holding scoring "
+        "datasets fingerprint calibration metrics intake removal_metrics manifest _manifest hookspecs door _door"
     ),
     "flow": "sanitize judging crossfit evaluate report registry testing _plugins",
     "host": "callbacks datamodules mixins strategies training _lightning",

@@ -45,6 +45,64 @@ def test_rounding_twice_is_rounding_once_and_stays_in_range(levels, seed):
     torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
 
 
+class TestRoundRaw:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        levels=st.sampled_from([2, 17, 256]),
+        epsilon=st.one_of(st.none(), st.sampled_from([0.01, 1 / 255, 8 / 255, 1 / 16, 0.07, 0.3, 1.0])),
+        on_grid=st.booleans(),
+        seed=st.integers(0, 1000),
+    )
+    def test_images_come_to_lie_on_the_grid_and_inside_the_ball(self, levels, epsilon, on_grid, seed):
+        originals, images = torch.rand(2, 3, 20, generator=torch.Generator().manual_seed(seed))
+        if on_grid:
+            originals = (originals * (levels - 1)).round() / (levels - 1)
+        found = PixelRange(levels=levels).round_raw(2 * images - 0.5, around=originals, epsilon=epsilon)
+        steps = found * (levels - 1)
+        aligned = (steps - steps.round()).abs() < 1e-3
+        assert (aligned | (found == originals)).all()
+        assert aligned.all() or not on_grid
+        assert 0 <= float(found.min()) <= float(found.max()) <= 1
+        if epsilon is not None:
+            assert float((found - originals).abs().max()) <= epsilon + 1e-5
+
+    @pytest.mark.parametrize("epsilon", [0.05, 0.3])
+    def test_no_level_of_the_ball_is_nearer(self, epsilon):
+        generator = torch.Generator().manual_seed(0)
+        originals, images = torch.rand(2, 200, generator=generator, dtype=torch.float64)
+        grid = torch.linspace(0, 1, 11, dtype=torch.float64)
+        allowed = (grid - originals[:, None]).abs() <= epsilon
+        distance = torch.where(allowed, (grid - images[:, None]).abs(), torch.inf)
+        expected = torch.where(allowed.any(1), grid[distance.argmin(1)], originals)
+        found = PixelRange(levels=11).round_raw(images, around=originals, epsilon=epsilon)
+        torch.testing.assert_close(found, expected)
+
+    def test_a_whole_number_of_levels_may_be_used_up(self):
+        originals = torch.arange(256.0) / 255
+        found = PixelRange().round_raw(originals + 8 / 255, around=originals, epsilon=8 / 255)
+        assert ((found - originals) * 255).round()[:248].tolist() == [8.0] * 248
+
+    def test_a_pixel_off_the_grid_with_no_level_near_keeps_its_value(self):
+        originals = torch.tensor([0.5 / 16, 0.4 / 16])
+        pixels = PixelRange(levels=17)
+        assert pixels.round_raw(originals + 1, around=originals, epsilon=1 / 16).tolist() == [1 / 16, 1 / 16]
+        assert torch.equal(pixels.round_raw(originals + 1, around=originals, epsilon=0.02), originals)
+
+    def test_a_continuous_range_is_clamped_only(self):
+        originals = torch.tensor([0.1, 0.5, 0.1])
+        found = PixelRange(levels=None).round_raw(torch.tensor([0.123, 0.9, -3]), around=originals, epsilon=0.2)
+        assert found.tolist() == pytest.approx([0.123, 0.7, 0.0])
+
+    def test_no_limit_and_no_normalisation(self):
+        images = torch.tensor([-0.3, 0.03, 0.04, 1.4])
+        found = PixelRange(mean=(0.5,), std=(0.2,), levels=17).round_raw(images)
+        torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1 / 16, 1.0]))
+
+    def test_a_radius_around_nothing(self):
+        with pytest.raises(ValueError, match=r"`around` to be images, where `epsilon` is 0\.1, but got None"):
+            PixelRange().round_raw(torch.zeros(2), epsilon=0.1)
+
+
 def test_clamp_moves_only_what_lies_outside():
     inputs = NORMALISED.from_raw(torch.tensor([-0.5, 0.5, 1.5]).view(3, 1, 1))
     torch.testing.assert_close(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison.threat import Surrogate, Threat, check_surrogates
 
 
 @pytest.mark.parametrize(("length", "share", "budget"), [(1000, 0.02, 20), (10, 0.001, 1), (150, 0.01, 2)])
@@ -46,3 +46,9 @@ def test_surrogate_holds_model_and_layer():
     assert surrogate.model is model
     assert surrogate.feature_layer in dict(model.named_modules())
     assert surrogate.model(torch.zeros(1, 2)).shape == (1, 2)
+
+
+def test_no_surrogate_is_refused_and_the_way_out_named():
+    with pytest.raises(ValueError, match=r"at least one model to craft on, but got none\.\nPass `surrogates=\[Surrog"):
+        check_surrogates(())
+    check_surrogates((Surrogate(nn.Identity(), ""),))

@@ -1,10 +1,12 @@
 """The rows of a manifest, and the CSV file that they stand in."""
 
 import csv
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning_poison._manifest.cells import (
     COLUMNS,
@@ -19,6 +21,7 @@ from lightning_poison._manifest.cells import (
 from lightning_poison.checks import printable
 from lightning_poison.errors import ManifestError
 from lightning_poison.saving import atomic_path
+from lightning_poison.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,26 @@ class ManifestRow:
         looks = f", looks like {other}" if other is not None else ""
         where = f", {printable(self.path, limit=80)}" if self.path else ""
         return f"sample {self.sample_id}: labelled {own}{looks}, p = {self.p_value:.2g}, {self.decision}{where}"
+
+
+def findings_on(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what a verdict says about one sample, as a row holds it."""
+    label, suggested = int(verdict.labels[index]), int(verdict.suggested_labels[index])
+    cut = float(verdict.thresholds[label])
+    return {
+        "sample_id": index,
+        "label": label,
+        "suggested_label": suggested if suggested >= 0 else None,
+        "label_name": _name(label, class_names),
+        "suggested_name": _name(suggested, class_names),
+        "score": float(verdict.scores[index]),
+        "p_value": float(verdict.p_values[index]),
+        "posterior": float(verdict.posterior[index]) if verdict.posterior is not None else None,
+        "score_threshold": cut if math.isfinite(cut) else None,
+        "posterior_threshold": verdict.posterior_threshold,
+        "fingerprint": verdict.fingerprint[:16],
+        "votes": {name: float(vote[index]) for name, vote in verdict.votes.items()},
+    }
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) -> None:
@@ -148,3 +171,7 @@ def _each_once(rows: list[ManifestRow]) -> tuple[ManifestRow, ...]:
 
 def _class(number: int, name: str) -> str:
     return f"{number} ({printable(name, limit=40)})" if name else str(number)
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    return str(class_names[label]) if 0 <= label < len(class_names) else ""

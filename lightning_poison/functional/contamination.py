@@ -38,6 +38,11 @@ class SuspectPair:
         high: upper end of it.
         p_value: probability of at least `estimate` wrong labels if those of the other pairs, and the natural error
             rate within the class, were all that is at work (Poisson); not corrected for the number of pairs.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).repeat(50, 1), torch.tensor([0, 1] * 45 + [0, 0] * 5)
+        >>> [(pair.labelled, pair.read_as, pair.count) for pair in estimate_contamination(label_scores, labels).pairs]
+        [(0, 1, 5)]
     """
 
     labelled: int
@@ -66,6 +71,11 @@ class Contamination:
             label over the lowest under another, and each counts with one minus its posterior.
         suggested_labels: what the sample is read as where its label is more likely wrong than right, its own label
             elsewhere, `(N,)`.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).repeat(50, 1), torch.tensor([0, 1] * 45 + [0, 0] * 5)
+        >>> estimate_contamination(label_scores, labels).suggested_labels[88:94]
+        tensor([0, 1, 0, 1, 0, 1])
     """
 
     rate: float
@@ -110,16 +120,13 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
             (0, 1), or no sample is read as what it is labelled.
 
     Example:
-        >>> generator = torch.Generator().manual_seed(0)
         >>> labels = torch.arange(2000) % 4
-        >>> label_scores = 3 + torch.rand(2000, 4, generator=generator)
+        >>> label_scores = 3 + torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
         >>> label_scores[torch.arange(2000), labels] = 0
         >>> labels[:100] = (labels[:100] + 1) % 4
         >>> contamination = estimate_contamination(label_scores, labels)
         >>> round(contamination.rate, 3), contamination.low < 0.05 < contamination.high
         (0.05, True)
-        >>> has_evidence(contamination)
-        True
         >>> (~select_by_posterior(contamination.posterior, 0.01)).nonzero().flatten().equal(torch.arange(100))
         True
     """
@@ -136,7 +143,6 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
     posterior[found.index] = mixture.posterior
     per_pair, total = count_variances(found, mixture)
     low, high = wilson_interval(mixture.counts.sum(), total, len(own), confidence=confidence)
-    device = label_scores.device
     return Contamination(
         rate=float(mixture.counts.sum()) / len(own),
         low=float(low) / len(own),
@@ -144,9 +150,9 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
         confidence=confidence,
         misread_share=float((1 - mixture.posterior).sum()) / len(own),
         pairs=_suspect_pairs(found, mixture, per_pair, own, confidence),
-        posterior=posterior.to(device),
-        p_values=_p_values(scores, own, posterior).to(device),
-        suggested_labels=torch.where(posterior > 0.5, reading, own).to(device),
+        posterior=posterior.to(label_scores.device),
+        p_values=_p_values(scores, own, posterior).to(label_scores.device),
+        suggested_labels=torch.where(posterior > 0.5, reading, own).to(label_scores.device),
     )
 
 
@@ -171,6 +177,11 @@ def has_evidence(
 
     Raises:
         ValueError: where one of the two shares is outside [0, 1].
+
+    Example:
+        >>> found = Contamination(0.05, 0.04, 0.06, 0.95, 0.01, (), *[torch.zeros(0)] * 3)
+        >>> has_evidence(found), has_evidence(found, natural_error_rate=0.045)
+        (True, False)
     """
     readable = contamination.misread_share <= checks.share("largest_misread_share", largest_misread_share)
     return readable and contamination.low > checks.share("natural_error_rate", natural_error_rate)
@@ -199,8 +210,7 @@ def select_by_posterior(posterior: Tensor, false_positive_rate: float = 0.01) ->
     """
     checks.fraction("false_positive_rate", false_positive_rate)
     if posterior.ndim != 1 or not ((posterior >= 0) & (posterior <= 1)).all():
-        came = checks.describe(posterior)
-        raise ValueError(checks.expected("posterior", "one-dimensional, with values in [0, 1]", came))
+        raise ValueError(checks.expected("posterior", "one-dimensional, in [0, 1]", checks.describe(posterior)))
     lost = share_at_least_as_suspicious(posterior.double()[:, None], 1 - posterior.double())
     return ~((posterior > 0.5) & (lost <= false_positive_rate))
 
@@ -215,26 +225,16 @@ def _suspect_pairs(
     found: Disagreements, mixture: Mixture, variances: Tensor, labels: Tensor, confidence: float
 ) -> tuple[SuspectPair, ...]:
     counts = mixture.counts
-    images = torch.bincount(labels)[found.labelled]
     spread_evenly = (counts.sum() - counts).clamp_min(0) * found.spread / (1 - found.spread).clamp_min(0.5)
-    expected = spread_evenly + NATURAL_ERROR_RATE * images
+    expected = spread_evenly + NATURAL_ERROR_RATE * torch.bincount(labels)[found.labelled]
     p_values = torch.special.gammainc(counts.clamp_min(1e-9), expected)
     low, high = wilson_interval(counts, variances, len(labels), confidence=confidence)
     observed = torch.bincount(found.pair, minlength=len(counts))
     tested = int(labels.max()) * (int(labels.max()) + 1)
-    return tuple(
-        SuspectPair(
-            labelled=int(found.labelled[row]),
-            read_as=int(found.read_as[row]),
-            count=int(observed[row]),
-            estimate=float(counts[row]),
-            low=float(low[row]),
-            high=float(high[row]),
-            p_value=float(p_values[row]),
-        )
-        for row in counts.argsort(descending=True).tolist()
-        if p_values[row] * tested <= _PAIR_LEVEL
-    )
+    chosen = counts.argsort(descending=True)
+    chosen = chosen[p_values[chosen] * tested <= _PAIR_LEVEL]
+    columns = (found.labelled, found.read_as, observed, counts, low, high, p_values)
+    return tuple(SuspectPair(*values) for values in zip(*(each[chosen].tolist() for each in columns), strict=True))
 
 
 def _check_label_scores(label_scores: Tensor, labels: Tensor) -> None:

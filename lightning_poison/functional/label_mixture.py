@@ -45,6 +45,12 @@ class Disagreements:
         read_as: the reading of each pair, `(P,)`.
         wrong: distribution of a wrong label's margin over the bins, `(P, bins + 1)`, rows sum to 1.
         spread: share of all disagreements that a pair would get if they were spread evenly over images, `(P,)`.
+
+    Example:
+        >>> label_scores, labels = torch.tensor([[0.0, 2.0], [0.0, 1.5]]).double(), torch.tensor([0, 1])
+        >>> found = find_disagreements(label_scores, labels)
+        >>> found.index, found.labelled, found.read_as
+        (tensor([1]), tensor([1]), tensor([0]))
     """
 
     index: Tensor
@@ -64,6 +70,11 @@ class Mixture:
         posterior: probability that the label is wrong, for each disagreement, `(D,)`.
         counts: expected number of wrong labels in each pair, `(P,)`.
         hard_scale: mean margin of hard images, in units of the typical wrong-label margin.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
+        >>> fit_mixture(find_disagreements(label_scores, labels)).counts.round()
+        tensor([2., 2.], dtype=torch.float64)
     """
 
     posterior: Tensor
@@ -77,6 +88,11 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     Args:
         label_scores: finite float64 suspicion of every sample under every label, `(N, C)`.
         labels: the labels that the samples carry, `(N,)`.
+
+    Example:
+        >>> label_scores = torch.tensor([[0.0, 2.0]] * 9 + [[0.0, 1.0]]).double()
+        >>> find_disagreements(label_scores, torch.tensor([0] * 9 + [1])).margin  # half of what the nine would have
+        tensor([0.5000], dtype=torch.float64)
     """
     classes = label_scores.shape[1]
     lowest, reading = label_scores.min(1)
@@ -115,6 +131,11 @@ def fit_mixture(
         weights: the weight of each of them, `(D,)`; all 1 by default.
         start: the fit to begin from; half of everything is wrong by default.
         iterations: the largest number of EM steps.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
+        >>> fit_mixture(find_disagreements(label_scores, labels)).posterior > 0.99
+        tensor([True, True, True, True])
     """
     weights = torch.ones_like(found.margin) if weights is None else weights
     observed = _sum_by_pair(found, weights)
@@ -141,6 +162,13 @@ def count_variances(found: Disagreements, mixture: Mixture) -> tuple[Tensor, Ten
 
     Returns:
         The variance of each pair's count, `(P,)`, and that of the sum of all pairs, a scalar tensor.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
+        >>> found = find_disagreements(label_scores, labels)
+        >>> per_pair, of_all = count_variances(found, fit_mixture(found))
+        >>> per_pair.shape, of_all > 0
+        (torch.Size([2]), tensor(True))
     """
     group = torch.arange(len(found.index)) % _JACKKNIFE_GROUPS
     kept_share = 1 - 1 / _JACKKNIFE_GROUPS

@@ -24,6 +24,10 @@ class LGMLoss(NamedTuple):
         total: L_GM = L_cls + λ L_lkd, what is to be minimised.
         classification: L_cls, the cross-entropy of the logits with a margin.
         likelihood: L_lkd, without λ and without the constant D/2 log 2π.
+
+    Example:
+        >>> lgm_loss(torch.tensor([[0.0, 3.0]]), torch.tensor([0]), torch.zeros(1, 2)).likelihood
+        tensor(4.5000)
     """
 
     total: Tensor
@@ -116,8 +120,7 @@ def posterior_logits(
         −d_k − ½ log |Σ_k| + log p(k), `(B, C)`: the joint log-density without the constant D/2 log 2π.
 
     Example:
-        >>> means = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-        >>> posterior_logits(torch.tensor([[0.5, 0.5]]), means).softmax(dim=1)
+        >>> posterior_logits(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])).softmax(dim=1)
         tensor([[0.5000, 0.5000]])
     """
     logits = -half_distances(features, means, log_variances) - _half_log_determinants(means, log_variances)
@@ -203,9 +206,8 @@ def lgm_loss(
         The total and its two terms, averaged over the batch.
 
     Example:
-        >>> loss = lgm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2), likelihood_weight=0.1)
-        >>> loss.total.item(), loss.likelihood.item()
-        (1.25, 12.5)
+        >>> lgm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2), likelihood_weight=0.1)
+        LGMLoss(total=tensor(1.2500), classification=tensor(0.), likelihood=tensor(12.5000))
     """
     logits = margin_logits(features, labels, means, log_variances, margin=margin, log_prior=log_prior)
     classification = F.cross_entropy(logits, labels)
@@ -244,6 +246,5 @@ def _promoted(features: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off where the device has it; the meta device, for one, has not."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

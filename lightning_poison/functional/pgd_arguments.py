@@ -7,7 +7,14 @@ from lightning_poison import checks
 
 
 def check_images(images: Tensor, low: float, high: float) -> None:
-    """Refuse what has no gradient, is no batch, or lies outside the range by more than rounding."""
+    """Refuse what has no gradient, is no batch, or lies outside the range by more than rounding.
+
+    Example:
+        >>> check_images(torch.full((1, 1, 2, 2), 255.0), 0, 1)
+        Traceback (most recent call last):
+        ValueError: Expected `images` to be in [0, 1], the pixel range, but got values from 255 to 255.
+        Hand in raw images, or say how these are normalised: `pixels=PixelRange(mean=..., std=...)`.
+    """
     if torch.is_inference_mode_enabled() or images.is_inference():
         raise RuntimeError(
             "Expected to run where gradients can be had, but got `torch.inference_mode` or a tensor made in it.\n"
@@ -24,7 +31,14 @@ def check_images(images: Tensor, low: float, high: float) -> None:
 
 
 def check_counts(norm: str, steps: int, restarts: int, random_start: bool) -> None:
-    """Refuse another norm, too few steps or restarts, and restarts that would all be the same."""
+    """Refuse another norm, too few steps or restarts, and restarts that would all be the same.
+
+    Example:
+        >>> check_counts("linf", steps=10, restarts=3, random_start=False)
+        Traceback (most recent call last):
+        ValueError: Expected `restarts` to be 1 without a random start, but got 3.
+        All of them would end at the same point; set `random_start=True`.
+    """
     checks.one_of("norm", norm, ("linf", "l2"))
     checks.positive_int("steps", steps, minimum=0)
     if checks.positive_int("restarts", restarts) > 1 and not random_start:
@@ -33,13 +47,26 @@ def check_counts(norm: str, steps: int, restarts: int, random_start: bool) -> No
 
 
 def check_radius(epsilon: float | Tensor, norm: str) -> None:
-    """Catch a radius in grey levels; a length of the whole change may well be above 1."""
+    """Catch a radius in grey levels; a length of the whole change may well be above 1.
+
+    Example:
+        >>> check_radius(3.0, "l2")
+        >>> check_radius(8, "linf")
+        Traceback (most recent call last):
+        ValueError: Expected `epsilon` to be in (0, 1], the range of the images, but got 8.
+        For a budget of 8 grey levels write `epsilon=8 / 255`.
+    """
     if norm == "linf" and (not isinstance(epsilon, Tensor) or float(epsilon.max()) > 1):
         checks.epsilon(float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon)
 
 
 def one_or_each(name: str, value: float | Tensor, images: Tensor) -> float | Tensor:
-    """Return a number of at least 0, or one for each image in a shape that goes with them."""
+    """Return a number of at least 0, or one for each image in a shape that goes with them.
+
+    Example:
+        >>> one_or_each("epsilon", torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
+    """
     if not isinstance(value, Tensor):
         return checks.not_negative(name, value)
     if value.shape != images.shape[:1]:
@@ -52,7 +79,13 @@ def one_or_each(name: str, value: float | Tensor, images: Tensor) -> float | Ten
 
 
 def as_movable(mask: Tensor, images: Tensor) -> Tensor:
-    """Return a mask as bool `(B, ...)`, on the device of the images."""
+    """Return a mask as bool `(B, ...)`, on the device of the images.
+
+    Example:
+        >>> as_movable(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 3, 2, 2))[0, 0]
+        tensor([[False,  True],
+                [False,  True]])
+    """
     try:
         everywhere = mask.expand_as(images)
     except RuntimeError:

@@ -101,6 +101,22 @@ def plot_caught(
     Raises:
         ValueError: where lengths disagree, or samples are no images.
         UnreadableSampleError: where a sample cannot be read.
+
+    Example:
+        >>> from lightning_poison._door.tiny_images import TinyImages
+        >>> from lightning_poison.verdict import Evidence
+        >>> p_values, labels = torch.tensor([0.8, 0.001, 0.6]), torch.tensor([0, 1, 2])
+        >>> verdict = Verdict(
+        ...     -p_values.log(), p_values, p_values > 0.01, labels, torch.tensor([0, 2, 2]), torch.full((3,), 4.6),
+        ...     Evidence(True, 1 / 3, 0.05, 0.8, confidence=0.95, natural_error_rate=0.003),
+        ...     calibration="trusted", false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
+        ... )
+        >>> figure = plot_caught(TinyImages(3), verdict, class_names=["cat", "dog", "frog"])
+        >>> print(figure.get_suptitle(), *[axes.get_title() for axes in figure.axes], sep=chr(10))
+        1 of 3 samples kept out, most suspicious first
+        labelled dog
+        looks like frog
+        p = 0.001
     """
     if len(dataset) != len(verdict):
         raise ValueError(expected("dataset", f"the {len(verdict)} samples that were judged", str(len(dataset))))

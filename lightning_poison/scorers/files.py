@@ -20,6 +20,18 @@ def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
 
     Raises:
         NotFittedError: where it is not fitted.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+        >>> images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> fitted = PixelCountingScorer().fit(TensorDataset(images, torch.arange(20) % 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_scorer(fitted, f"{folder}/scorer.safetensors")
+        ...     loaded = load_scorer(PixelCountingScorer(), f"{folder}/scorer.safetensors")
+        >>> loaded.score_batch(images, torch.zeros(20).long()).equal(fitted.score_batch(images, torch.zeros(20).long()))
+        True
     """
     meta = {"kind": "scorer", "version": 1, "scorer": scorer.name, "settings": dict(scorer.settings())}
     write_tensors(path, dict(scorer.state()), meta)
@@ -38,14 +50,13 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
 
     Example:
         >>> import tempfile, torch
-        >>> from pathlib import Path
         >>> from torch.utils.data import TensorDataset
         >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
         >>> images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> fitted = PixelCountingScorer().fit(TensorDataset(images, torch.arange(20) % 2))
-        >>> path = Path(tempfile.mkdtemp()) / "scorer.safetensors"
-        >>> save_scorer(fitted, path)
-        >>> load_scorer(PixelCountingScorer(), path).is_fitted
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_scorer(fitted, f"{folder}/scorer.safetensors")
+        ...     load_scorer(PixelCountingScorer(), f"{folder}/scorer.safetensors").is_fitted
         True
     """
     tensors, meta = read_tensors(path, "scorer")

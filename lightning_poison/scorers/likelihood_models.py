@@ -7,7 +7,14 @@ from lightning_poison.heads import LGMHead
 
 
 class OwnModel(nn.Module):
-    """A backbone and its head."""
+    """A backbone and its head.
+
+    Example:
+        >>> import torch
+        >>> model = OwnModel(nn.Flatten(), LGMHead(4, num_classes=3), shape=(1, 2, 2))
+        >>> model.head(model.features(torch.zeros(5, 1, 2, 2))).shape
+        torch.Size([5, 3])
+    """
 
     def __init__(self, backbone: nn.Module, head: LGMHead, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -21,7 +28,14 @@ class OwnModel(nn.Module):
 
 
 class BorrowedModel(nn.Module):
-    """Somebody's module, whose features are what its head is given."""
+    """Somebody's module, whose features are what its head is given.
+
+    Example:
+        >>> import torch
+        >>> head = LGMHead(4, num_classes=3)
+        >>> BorrowedModel(nn.Sequential(nn.Flatten(), head), head).features(torch.full((1, 1, 2, 2), 0.5))
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
 
     def __init__(self, module: nn.Module, head: LGMHead) -> None:
         super().__init__()
@@ -49,6 +63,14 @@ class BorrowedModel(nn.Module):
 
 
 def lgm_loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the LGM loss of a batch under an `OwnModel`."""
+    """Return the LGM loss of a batch under an `OwnModel`.
+
+    Example:
+        >>> import torch
+        >>> model = OwnModel(nn.Identity(), LGMHead(4, num_classes=3), shape=(4,))
+        >>> features, labels = torch.zeros(2, 4), torch.tensor([0, 2])
+        >>> lgm_loss(model, features, labels).equal(model.head.loss(features, labels).total)
+        True
+    """
     total: Tensor = module.head.loss(module.features(inputs), labels).total  # type: ignore[operator,union-attr]
     return total

@@ -1,24 +1,21 @@
 """Adaptive backdoors: poison that carries parts of the trigger, and cover samples that carry them and no new label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import COVER, Poison
+from lightning_poison.poison import Poison
 from lightning_poison.threat import Surrogate, Threat
-from lightning_poison.triggers import Trigger
 from lightning_poison_backdoors.blended import key_for, whole_image
 from lightning_poison_backdoors.chain import corner_patches
-from lightning_poison_backdoors.choosing import check_class, draw
-from lightning_poison_backdoors.limits import amplitude_of, check_change, check_dirty_labels_allowed
+from lightning_poison_backdoors.covering import check_cover_share, check_shown, covered_poison
+from lightning_poison_backdoors.limits import amplitude_of
 from lightning_poison_backdoors.patterns import Pattern, as_pattern, checkerboard
-from lightning_poison_backdoors.stamping import raw_images, stamped
+from lightning_poison_backdoors.settings import as_call
+from lightning_poison_backdoors.stamping import raw_images
 
 
 class AdaptivePatch:
@@ -65,15 +62,14 @@ class AdaptivePatch:
         test_amplitude: float = 1.0,
     ) -> None:
         self.target_class = checks.positive_int("target_class", target_class, minimum=0)
-        self.cover_share = _cover_share(cover_share)
-        self.shown = _shown(shown)
+        self.cover_share = check_cover_share(cover_share)
+        self.shown = check_shown(shown)
         self.pattern = checkerboard() if pattern is None else as_pattern("pattern", pattern)
         self.amplitude = amplitude_of("amplitude", amplitude)
         self.test_amplitude = amplitude_of("test_amplitude", test_amplitude)
 
     def __repr__(self) -> str:
-        shown = {**vars(self), "pattern": tuple(self.pattern.shape)}
-        return f"AdaptivePatch({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return as_call(self)
 
     def craft(
         self,
@@ -101,10 +97,7 @@ class AdaptivePatch:
             corner_patches(self.pattern, corners=4, amplitude=amplitude)
             for amplitude in (self.amplitude, self.test_amplitude)
         )
-        settings = {**vars(self), "pattern": self.pattern.tolist()}
-        return _covered_poison(
-            self, dataset, threat, trigger=trigger, at_test=at_test, pieces=2, settings=settings, generator=generator
-        )
+        return covered_poison(self, dataset, threat, trigger=trigger, at_test=at_test, pieces=2, generator=generator)
 
 
 class AdaptiveBlend:
@@ -143,16 +136,15 @@ class AdaptiveBlend:
         test_amplitude: float = 0.2,
     ) -> None:
         self.target_class = checks.positive_int("target_class", target_class, minimum=0)
-        self.cover_share = _cover_share(cover_share)
-        self.shown = _shown(shown)
+        self.cover_share = check_cover_share(cover_share)
+        self.shown = check_shown(shown)
         self.pieces = checks.positive_int("pieces", pieces, minimum=2)
         self.key = None if key is None else as_pattern("key", key)
         self.amplitude = amplitude_of("amplitude", amplitude)
         self.test_amplitude = amplitude_of("test_amplitude", test_amplitude)
 
     def __repr__(self) -> str:
-        shown = {**vars(self), "key": None if self.key is None else tuple(self.key.shape)}
-        return f"AdaptiveBlend({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return as_call(self)
 
     def craft(
         self,
@@ -165,82 +157,12 @@ class AdaptiveBlend:
     ) -> Poison:
         """Return poison and cover; see `AdaptivePatch.craft`."""
         key = key_for(raw_images(dataset, torch.tensor([0]))[0], self.key, generator)
-        return _covered_poison(
+        return covered_poison(
             self,
             dataset,
             threat,
             trigger=whole_image(key, self.amplitude),
             at_test=whole_image(key, self.test_amplitude),
             pieces=self.pieces,
-            settings={**vars(self), "key": None if self.key is None else self.key.tolist()},
             generator=generator,
         )
-
-
-def random_pieces(
-    count: int, size: tuple[int, int], *, pieces: int, shown: float, generator: torch.Generator
-) -> Tensor:
-    """Return masks of random pieces of an image that is cut like a chessboard.
-
-    Args:
-        count: how many masks.
-        size: height and width of the image.
-        pieces: how many rows, and columns, of pieces.
-        shown: which share of the pieces is shown, in (0, 1]; one at least.
-        generator: draws.
-
-    Returns:
-        bool `(count, 1, H, W)`.
-    """
-    number = max(1, round(shown * pieces**2))
-    order = torch.rand(count, pieces**2, generator=generator).argsort(1)
-    board = (order < number).view(count, 1, pieces, pieces)
-    rows, columns = (torch.arange(length) * pieces // length for length in size)
-    return board[:, :, rows][..., columns]
-
-
-def _covered_poison(
-    attack: AdaptivePatch | AdaptiveBlend,
-    dataset: "Dataset[Any]",
-    threat: Threat,
-    *,
-    trigger: Trigger,
-    at_test: Trigger,
-    pieces: int,
-    settings: Mapping[str, Any],
-    generator: torch.Generator,
-) -> Poison:
-    check_dirty_labels_allowed(threat)
-    labels = labels_of(dataset)
-    target = check_class("target_class", attack.target_class, labels)
-    chosen = draw(labels != target, threat.budget, f"samples of classes other than {target}", generator)
-    is_cover = torch.zeros(len(chosen), dtype=torch.bool)
-    covers = min(round(attack.cover_share * len(chosen)), len(chosen) - 1)
-    is_cover[torch.randperm(len(chosen), generator=generator)[:covers]] = True
-    images = raw_images(dataset, chosen)
-    size = (images.shape[-2], images.shape[-1])
-    shown = random_pieces(len(images), size, pieces=pieces, shown=attack.shown, generator=generator)
-    poisoned = torch.where(shown, stamped(images, trigger), images)
-    check_change(threat, images, poisoned)
-    return Poison(
-        indices=chosen,
-        labels=labels[chosen].where(is_cover, torch.tensor(target)),
-        objective=TriggerObjective(at_test, target),
-        attack=attack.name,
-        inputs=poisoned,
-        role=is_cover.long() * COVER,
-        domain="raw",
-        settings=dict(settings),
-    )
-
-
-def _cover_share(value: float) -> float:
-    if checks.share("cover_share", value) == 1:
-        raise ValueError(checks.expected("cover_share", "below 1, which would leave no poison", value))
-    return float(value)
-
-
-def _shown(value: float) -> float:
-    if checks.share("shown", value) == 0:
-        raise ValueError(checks.expected("shown", "above 0, which would leave no trigger", value))
-    return float(value)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
 from lightning_poison.poison import Poison
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison.triggers import PatchTrigger
-from lightning_poison_backdoors.choosing import TargetClass, check_target_class
+from lightning_poison_backdoors.choosing import TargetClass, check_source_class, check_target_class
 from lightning_poison_backdoors.limits import amplitude_of
 from lightning_poison_backdoors.patterns import Pattern, as_pattern, checkerboard
+from lightning_poison_backdoors.settings import as_json
 from lightning_poison_backdoors.stamping import relabelled_poison
 
 
@@ -58,9 +58,7 @@ class BadNets:
         amplitude: float = 1.0,
     ) -> None:
         self.target_class = check_target_class(target_class)
-        self.source_class = source_class
-        if source_class is not None and checks.positive_int("source_class", source_class, minimum=0) == target_class:
-            raise ValueError(f"Expected `target_class` to be another than `source_class`, but both are {source_class}.")
+        self.source_class = check_source_class(source_class, target_class)
         self.pattern = checkerboard() if pattern is None else as_pattern("pattern", pattern)
         self.row = row
         self.column = column
@@ -97,6 +95,6 @@ class BadNets:
             test_trigger=trigger,
             target_class=self.target_class,
             source_class=self.source_class,
-            settings={**vars(self), "pattern": self.pattern.tolist()},
+            settings=as_json(self),
             generator=generator,
         )

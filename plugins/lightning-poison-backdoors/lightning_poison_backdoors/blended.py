@@ -11,9 +11,10 @@ from lightning_poison import checks
 from lightning_poison.poison import Poison
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison.triggers import PatchTrigger
-from lightning_poison_backdoors.choosing import TargetClass, check_target_class
+from lightning_poison_backdoors.choosing import TargetClass, check_source_class, check_target_class
 from lightning_poison_backdoors.limits import amplitude_of
 from lightning_poison_backdoors.patterns import Pattern, as_pattern
+from lightning_poison_backdoors.settings import as_json
 from lightning_poison_backdoors.stamping import raw_images, relabelled_poison
 
 
@@ -59,9 +60,7 @@ class Blended:
         test_amplitude: float | None = None,
     ) -> None:
         self.target_class = check_target_class(target_class)
-        self.source_class = source_class
-        if source_class is not None and checks.positive_int("source_class", source_class, minimum=0) == target_class:
-            raise ValueError(f"Expected `target_class` to be another than `source_class`, but both are {source_class}.")
+        self.source_class = check_source_class(source_class, target_class)
         self.key = None if key is None else as_pattern("key", key)
         self.amplitude = amplitude_of("amplitude", amplitude)
         self.test_amplitude = None if test_amplitude is None else amplitude_of("test_amplitude", test_amplitude)
@@ -98,7 +97,7 @@ class Blended:
             test_trigger=whole_image(key, self.test_amplitude or self.amplitude),
             target_class=self.target_class,
             source_class=self.source_class,
-            settings={**vars(self), "key": None if self.key is None else self.key.tolist()},
+            settings=as_json(self),
             generator=generator,
         )
 

@@ -68,6 +68,17 @@ def check_target_class(value: Any) -> TargetClass:
     return value if isinstance(value, int) else many
 
 
+def check_source_class(source_class: int | None, target_class: TargetClass) -> int | None:
+    """Return the class whose samples are attacked, `None` for all, if it is not the one that they shall be read as.
+
+    Raises:
+        ValueError: where it is, or is no class.
+    """
+    if source_class is not None and checks.positive_int("source_class", source_class, minimum=0) == target_class:
+        raise ValueError(f"Expected `target_class` to be another than `source_class`, but both are {source_class}.")
+    return source_class
+
+
 def wanted_of_classes(target_class: TargetClass, labels: Tensor) -> Tensor:
     """Return what each class shall be read as, int64 `(C,)`.
 

@@ -16,9 +16,10 @@ from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_backdoors.chain import corner_patches
 from lightning_poison_backdoors.choosing import check_class, draw
 from lightning_poison_backdoors.limits import amplitude_of, check_change
-from lightning_poison_backdoors.patterns import Pattern, as_pattern, checkerboard
+from lightning_poison_backdoors.patterns import Pattern, as_pattern, white_square
+from lightning_poison_backdoors.settings import as_call, as_json
 from lightning_poison_backdoors.stamping import raw_images, stamped
-from lightning_poison_backdoors.surrogates import check_samples, ensemble
+from lightning_poison_backdoors.surrogates import check_samples, device_of, ensemble
 
 
 class CleanLabelBackdoor:
@@ -28,8 +29,9 @@ class CleanLabelBackdoor:
     Madry, "Label-consistent backdoor attacks", 2019, arXiv 1912.02771: the variant with adversarial perturbations,
     and that with four corners.
 
-    Differences from the paper: several surrogates may share the loss evenly, and perturbed images are rounded to grey
-    levels, towards the original.
+    Differences from the paper: several surrogates may share the loss evenly; perturbed images are rounded to grey
+    levels, towards the original; and the patch is a white square, larger than the paper's pattern of 3 × 3 pixels, with
+    which the attack does far better on MNIST.
 
     Args:
         target_class: the class whose images are poisoned, and that triggered images shall be read as.
@@ -39,7 +41,8 @@ class CleanLabelBackdoor:
         step_size: the length of a step; 2.5 ε / steps where it is `None`.
         norm: `"linf"` or `"l2"`.
         corners: the patch stands in the lower right, 1, or mirrored in all 4 corners.
-        pattern: the patch, uint8 `(C, h, w)` or nested lists of grey levels; a 3 × 3 checkerboard where it is `None`.
+        pattern: the patch, uint8 `(C, h, w)` or nested lists of grey levels; where it is `None` a white square, 5
+            pixels wide on images of 28 and in proportion on others (`patterns.white_square`).
         amplitude: how far each pixel moves towards the patch in the poison, in (0, 1].
         test_amplitude: the same at test time; that of the poison where it is `None`.
         batch_size: how many images are perturbed at once; bounds memory.
@@ -79,14 +82,13 @@ class CleanLabelBackdoor:
         self.steps = checks.positive_int("steps", steps)
         self.step_size = None if step_size is None else checks.positive("step_size", step_size)
         self.corners = checks.one_of("corners", corners, (1, 4))
-        self.pattern = checkerboard() if pattern is None else as_pattern("pattern", pattern)
+        self.pattern = None if pattern is None else as_pattern("pattern", pattern)
         self.amplitude = amplitude_of("amplitude", amplitude)
         self.test_amplitude = None if test_amplitude is None else amplitude_of("test_amplitude", test_amplitude)
         self.batch_size = checks.positive_int("batch_size", batch_size)
 
     def __repr__(self) -> str:
-        shown = {**vars(self), "pattern": tuple(self.pattern.shape)}
-        return f"CleanLabelBackdoor({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return as_call(self)
 
     def craft(
         self,
@@ -118,8 +120,10 @@ class CleanLabelBackdoor:
         originals = raw_images(dataset, chosen)
         check_samples(dataset, int(chosen[0]), originals[0], threat.pixels)
         model = ensemble(surrogates, threat.pixels.from_raw(originals[:1].float() / 255), int(labels.max()) + 1)
+        height, width = originals.shape[-2:]
+        pattern = white_square(height, width) if self.pattern is None else self.pattern
         trigger, at_test = (
-            corner_patches(self.pattern, corners=self.corners, amplitude=amplitude)
+            corner_patches(pattern, corners=self.corners, amplitude=amplitude)
             for amplitude in (self.amplitude, self.test_amplitude or self.amplitude)
         )
         parts = torch.split(originals, self.batch_size)
@@ -133,12 +137,12 @@ class CleanLabelBackdoor:
             attack=self.name,
             inputs=poisoned,
             domain="raw",
-            settings={**vars(self), "pattern": self.pattern.tolist()},
+            settings=as_json(self),
         )
 
     def _perturb(self, model: nn.Module, images: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
         """Return perturbed images, uint8 `(B, C, H, W)`, rounded towards the originals."""
-        device = next((state.device for state in model.state_dict().values()), torch.device("cpu"))
+        device = device_of(model)
         found = perturb_against(
             model,
             threat.pixels.from_raw(images.float() / 255).to(device),

@@ -23,6 +23,24 @@ def checkerboard(size: int = 3) -> Tensor:
     return ((places[:, None] + places + 1) % 2 * 255).to(torch.uint8)[None]
 
 
+def white_square(height: int, width: int) -> Tensor:
+    """Return a white square for a corner of an image: 5 pixels wide at 28, in proportion at other sizes, 2 at least.
+
+    Args:
+        height: of the image.
+        width: of the image; the shorter of both counts.
+
+    Returns:
+        uint8 `(1, side, side)`.
+
+    Example:
+        >>> [white_square(size, size).shape[-1] for size in (8, 28, 32, 224)]
+        [2, 5, 6, 40]
+    """
+    side = max(2, round(min(height, width) * 5 / 28))
+    return torch.full((1, side, side), 255, dtype=torch.uint8)
+
+
 def as_pattern(name: str, value: Pattern) -> Tensor:
     """Return a pattern as uint8 `(C, h, w)`.
 

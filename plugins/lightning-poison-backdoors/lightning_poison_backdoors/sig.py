@@ -13,6 +13,7 @@ from lightning_poison.poison import Poison
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_backdoors.choosing import check_class, draw
 from lightning_poison_backdoors.limits import amplitude_of, check_change
+from lightning_poison_backdoors.settings import as_json
 from lightning_poison_backdoors.sinusoid import SinusoidTrigger
 from lightning_poison_backdoors.stamping import raw_images, stamped
 
@@ -92,5 +93,5 @@ class Sig:
             attack=self.name,
             inputs=poisoned,
             domain="raw",
-            settings=dict(vars(self)),
+            settings=as_json(self),
         )

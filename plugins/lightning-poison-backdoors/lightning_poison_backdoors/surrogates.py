@@ -12,7 +12,7 @@ from lightning_poison.labels import read_sample
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import evaluating, seeded_rng
-from lightning_poison.threat import Surrogate
+from lightning_poison.threat import Surrogate, check_surrogates
 
 
 class _Ensemble(nn.Module):
@@ -37,18 +37,20 @@ def ensemble(surrogates: Sequence[Surrogate], sample: Tensor, classes: int) -> n
     Raises:
         ValueError: where there is none, or one does not return a logit for each class.
     """
+    check_surrogates(surrogates)
     models = [surrogate.model for surrogate in surrogates]
-    if not models:
-        hint = 'Pass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
-        raise ValueError(checks.expected("surrogates", "at least one model to craft on", "none", hint))
     with evaluating(*models), torch.no_grad():
         for number, model in enumerate(models):
-            device = next((state.device for state in model.state_dict().values()), torch.device("cpu"))
-            logits = model(sample.to(device))
+            logits = model(sample.to(device_of(model)))
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
                 what = f"a model that returns logits (B, {classes}), one for each class of the data set"
                 raise ValueError(checks.expected(f"surrogates[{number}]", what, checks.describe(logits)))
     return models[0] if len(models) == 1 else _Ensemble(models)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the first parameter or buffer of a model lies; the CPU where it has none."""
+    return next((state.device for state in model.state_dict().values()), torch.device("cpu"))
 
 
 def check_samples(dataset: "Dataset[Any]", index: int, image: Tensor, pixels: PixelRange) -> None:

@@ -94,7 +94,7 @@ def read(model, inputs):
         (BadNets("next", pattern=WHITE), 430, 0.8),
         (Blended(amplitude=0.3), 65, 0.9),
         (Sig(3, amplitude=0.5, test_amplitude=0.7, frequency=1.5), 120, 0.5),
-        (CleanLabelBackdoor(3, pattern=WHITE, epsilon=0.3, steps=20), 65, 0.5),
+        (CleanLabelBackdoor(3), 65, 0.5),
         (AdaptivePatch(pattern=WHITE), 80, 0.8),
         (AdaptiveBlend(amplitude=0.3, test_amplitude=0.4), 80, 0.8),
     ],

@@ -47,6 +47,15 @@ def test_the_patches(images, poison_of, surrogate_of, corners):
     assert int((drawn > 0).sum()) == 2 * corners
 
 
+@pytest.mark.parametrize("corners", [1, 4])
+def test_the_default_patch_is_white_and_fits_the_image(images, poison_of, surrogate_of, corners):
+    poison = poison_of(CleanLabelBackdoor(steps=1, corners=corners), images, surrogates=[surrogate_of(images)])
+    drawn = poison.objective.trigger(torch.zeros(1, 8, 8, dtype=torch.uint8))
+    assert int((drawn == 255).sum()) == 2 * 2 * corners
+    assert (poison.inputs[..., -2:, -2:] == 255).all()
+    assert poison.settings["pattern"] is None
+
+
 def test_l2_is_the_length_of_the_change(images, poison_of, surrogate_of):
     attack = CleanLabelBackdoor(norm="l2", epsilon=0.5, steps=10, corners=1, pattern=[[0]])
     poison = poison_of(attack, images, surrogates=[surrogate_of(images)])

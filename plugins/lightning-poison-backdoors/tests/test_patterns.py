@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison_backdoors.patterns import as_pattern, checkerboard
+from lightning_poison_backdoors.patterns import as_pattern, checkerboard, white_square
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -11,6 +11,13 @@ def test_a_checkerboard_starts_white(size):
     assert all(
         int(board[0, row, column]) == 255 * ((row + column) % 2 == 0) for row in range(size) for column in range(size)
     )
+
+
+@pytest.mark.parametrize(("size", "side"), [((28, 28), 5), ((32, 32), 6), ((8, 8), 2), ((56, 300), 10), ((3, 4), 2)])
+def test_a_white_square_in_proportion_to_the_shorter_side(size, side):
+    square = white_square(*size)
+    assert square.shape == (1, side, side)
+    assert (square == 255).all()
 
 
 def test_lists_and_tensors():

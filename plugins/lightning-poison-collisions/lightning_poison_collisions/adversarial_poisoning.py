@@ -13,13 +13,12 @@ from lightning_poison.functional.pgd import perturb
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import AvailabilityObjective
 from lightning_poison.poison import Poison
+from lightning_poison.raw_features import RawFeatures, read_features
+from lightning_poison.raw_images import RawImages
 from lightning_poison.reading import index_blocks
 from lightning_poison.scopes import evaluating, frozen
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison.threat import Surrogate, Threat, check_surrogates
 from lightning_poison_collisions.axes import LinearHead, fit_head, positions_along, rotation_axes
-from lightning_poison_collisions.grid import to_grid
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader
-from lightning_poison_collisions.targeted import check_surrogates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +117,14 @@ class AdversarialPoisoning:
         labels = labels_of(dataset)
         bases = self._drawn(labels, threat.budget, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
-        reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
+        training = RawImages(dataset, threat.pixels, seed=seed, batch_size=self.batch_size)
         models = [surrogate.model for surrogate in surrogates]
         maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
         with evaluating(*models), frozen(*models):
-            known = reader.features(dataset, torch.arange(len(labels)), maps)
-            heads = [fit_head(features.float(), labels, kind=self.head, c=self.c, seed=seed) for features in known]
+            known = read_features(training, torch.arange(len(labels)), maps)
+            heads = [fit_head(rows.float().cpu(), labels, kind=self.head, c=self.c, seed=seed) for rows in known]
             crafted = [
-                self._move(maps, heads, reader(dataset, block), labels[block], threat)
+                self._move(maps, heads, training(block), labels[block], threat)
                 for block in index_blocks(bases, self.batch_size)
             ]
         return Poison(
@@ -173,5 +172,5 @@ class AdversarialPoisoning:
 
         epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
         images = perturb(bases, progress, epsilon=epsilon, steps=self.steps, random_start=False)
-        images = to_grid(images, levels=threat.pixels.levels, bases=bases, epsilon=epsilon)
+        images = threat.pixels.round_raw(images, around=bases, epsilon=epsilon)
         return threat.pixels.from_raw(images).cpu()

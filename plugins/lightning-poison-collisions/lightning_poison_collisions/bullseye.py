@@ -1,7 +1,7 @@
 """`BullseyePolytope`: clean-label poisons around each target, the mean of their features at the target's."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,14 +10,13 @@ from torch.utils.data import Dataset
 
 from lightning_poison import checks
 from lightning_poison.poison import Poison
-from lightning_poison.scopes import evaluating, frozen
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions.bounded import collide_within
-from lightning_poison_collisions.grid import to_grid
+from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.pairing import group_sizes
 from lightning_poison_collisions.polytope import MeanDistance
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader
-from lightning_poison_collisions.targeted import Selection, check_surrogates, whole_groups
+from lightning_poison_collisions.targeted import Selection, whole_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ class BullseyePolytope:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        self._selection()
+        Selection.of(self)
         checks.epsilon(self.epsilon)
         for name in ("steps", "poisons_per_target", "batch_size"):
             checks.positive_int(name, getattr(self, name))
@@ -117,43 +116,22 @@ class BullseyePolytope:
             ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no
                 such layer, images lie outside the pixel range, or the threat forbids appending.
         """
-        selection = self._selection()
-        check_surrogates(surrogates)
-        held = selection.checked_holdout(threat, holdout)
-        sizes = group_sizes(threat.budget, self.poisons_per_target)
-        models = [surrogate.model for surrogate in surrogates]
-        maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
-        seed = int(torch.randint(2**31, (), generator=generator))
-        reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
-        with evaluating(*models), frozen(*models):
-            pairs = selection.pairs(dataset, held, sizes, maps=maps, reader=reader, generator=generator)
-            targets = reader(held, pairs.targets)
-            crafted = [
-                self._surround(maps, reader(dataset, pairs.bases[block]), targets, pairs.target_of[block], threat)
-                for block in whole_groups(pairs.target_of, self.batch_size)
-            ]
-        goals = threat.pixels.from_raw(targets)
-        return selection.poison(
-            dataset, held, pairs, inputs=torch.cat(crafted), targets=goals, attack=self.name, settings=asdict(self)
-        )
-
-    def _surround(
-        self, maps: Sequence[RawFeatures], bases: Tensor, targets: Tensor, target_of: Tensor, threat: Threat
-    ) -> Tensor:
-        """Return crafted samples for raw bases of whole groups."""
-        bases = bases.to(maps[0].device)
-        present, group = torch.unique(target_of, return_inverse=True)
-        distance = MeanDistance(maps, targets[present].to(bases.device), group)
         epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
-        images = collide_within(distance, bases, epsilon=epsilon, steps=self.steps)
-        images = to_grid(images, levels=threat.pixels.levels, bases=bases, epsilon=epsilon)
-        return threat.pixels.from_raw(images).cpu()
+        sizes = group_sizes(threat.budget, self.poisons_per_target)
 
-    def _selection(self) -> Selection:
-        return Selection(
-            source_class=self.source_class,
-            base_class=self.base_class,
-            placement=self.placement,
-            base_choice=self.base_choice,
-            candidates=self.candidates,
+        def surround(maps: Sequence[RawFeatures], block: Block) -> Tensor:
+            distance = MeanDistance(maps, block.targets, block.target_of)
+            return collide_within(distance, block.bases, epsilon=epsilon, steps=self.steps)
+
+        return craft_on_targets(
+            self,
+            dataset,
+            threat,
+            surrogates=surrogates,
+            holdout=holdout,
+            generator=generator,
+            sizes=sizes,
+            blocks=whole_groups(sizes, self.batch_size),
+            epsilon=epsilon,
+            move=surround,
         )

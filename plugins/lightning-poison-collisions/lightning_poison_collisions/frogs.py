@@ -1,7 +1,7 @@
 """`FrogAttack`: clean-label poison whose features collide with those of chosen test samples."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,16 +10,15 @@ from torch.utils.data import Dataset
 
 from lightning_poison import checks
 from lightning_poison.poison import Poison
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.reading import index_blocks
-from lightning_poison.scopes import evaluating, frozen
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions.bounded import collide_within
+from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.distance import FeatureDistance
-from lightning_poison_collisions.grid import to_grid
 from lightning_poison_collisions.pairing import group_sizes
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader
 from lightning_poison_collisions.splitting import collide
-from lightning_poison_collisions.targeted import Selection, check_surrogates
+from lightning_poison_collisions.targeted import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class FrogAttack:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        self._selection()
+        Selection.of(self)
         for name in ("steps", "poisons_per_target", "batch_size"):
             checks.positive_int(name, getattr(self, name))
         checks.positive("beta", self.beta)
@@ -120,46 +119,24 @@ class FrogAttack:
             ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no
                 such layer, images lie outside the pixel range, or the threat forbids appending.
         """
-        selection = self._selection()
-        check_surrogates(surrogates)
-        held = selection.checked_holdout(threat, holdout)
-        sizes = group_sizes(threat.budget, self.poisons_per_target)
-        models = [surrogate.model for surrogate in surrogates]
-        maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
-        seed = int(torch.randint(2**31, (), generator=generator))
-        reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
-        with evaluating(*models), frozen(*models):
-            pairs = selection.pairs(dataset, held, sizes, maps=maps, reader=reader, generator=generator)
-            targets = reader(held, pairs.targets)
-            blocks = index_blocks(torch.arange(len(pairs.bases)), self.batch_size)
-            crafted = torch.cat(
-                [
-                    self._move(maps, reader(dataset, pairs.bases[block]), targets[pairs.target_of[block]], threat)
-                    for block in blocks
-                ]
-            )
-        goals = threat.pixels.from_raw(targets)
-        return selection.poison(
-            dataset, held, pairs, inputs=crafted, targets=goals, attack=self.name, settings=asdict(self)
-        )
 
-    def _selection(self) -> Selection:
-        return Selection(
-            source_class=self.source_class,
-            base_class=self.base_class,
-            placement=self.placement,
-            base_choice=self.base_choice,
-            candidates=self.candidates,
-        )
+        def move(maps: Sequence[RawFeatures], block: Block) -> Tensor:
+            bases, targets = block.bases, block.targets[block.target_of]
+            distance = FeatureDistance(maps, bases, targets)
+            anchors = torch.lerp(bases, targets, self.opacity)
+            if threat.epsilon is None:
+                return collide(distance, anchors, beta=self.beta, steps=self.steps)
+            return collide_within(distance, bases, epsilon=threat.epsilon, steps=self.steps, start=anchors)
 
-    def _move(self, maps: Sequence[RawFeatures], bases: Tensor, targets: Tensor, threat: Threat) -> Tensor:
-        """Return crafted samples for raw bases and targets."""
-        bases, targets = bases.to(maps[0].device), targets.to(maps[0].device)
-        distance = FeatureDistance(maps, bases, targets)
-        anchors = torch.lerp(bases, targets, self.opacity)
-        if threat.epsilon is None:
-            images = collide(distance, anchors, beta=self.beta, steps=self.steps)
-        else:
-            images = collide_within(distance, bases, epsilon=threat.epsilon, steps=self.steps, start=anchors)
-        images = to_grid(images, levels=threat.pixels.levels, bases=bases, epsilon=threat.epsilon)
-        return threat.pixels.from_raw(images).cpu()
+        return craft_on_targets(
+            self,
+            dataset,
+            threat,
+            surrogates=surrogates,
+            holdout=holdout,
+            generator=generator,
+            sizes=group_sizes(threat.budget, self.poisons_per_target),
+            blocks=index_blocks(torch.arange(threat.budget), self.batch_size),
+            epsilon=threat.epsilon,
+            move=move,
+        )

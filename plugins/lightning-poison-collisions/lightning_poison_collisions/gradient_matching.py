@@ -1,7 +1,7 @@
 """`GradientMatching`: clean-label poison whose training gradient is aligned with one that misreads the target."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,14 +11,13 @@ from torch.utils.data import Dataset
 from lightning_poison import checks
 from lightning_poison.labels import labels_of
 from lightning_poison.poison import Poison
-from lightning_poison.scopes import evaluating, frozen
-from lightning_poison.threat import Surrogate, Threat
-from lightning_poison_collisions.grid import to_grid
+from lightning_poison.raw_features import RawFeatures
+from lightning_poison.threat import Surrogate, Threat, check_surrogates
+from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.matching import GradientMatch, TrainingGradient
 from lightning_poison_collisions.pairing import shared_out
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader
 from lightning_poison_collisions.signed_adam import descend_within
-from lightning_poison_collisions.targeted import Selection, check_surrogates
+from lightning_poison_collisions.targeted import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ class GradientMatching:
     batch_size: int = 512
 
     def __post_init__(self) -> None:
-        self._selection()
+        Selection.of(self)
         checks.epsilon(self.epsilon)
         checks.positive("step_size", self.step_size)
         for name in ("targets", "steps", "restarts", "batch_size"):
@@ -126,40 +125,40 @@ class GradientMatching:
                 the number of targets, a surrogate has no such layer or logits for fewer classes than there are, images
                 lie outside the pixel range, or the threat forbids appending.
         """
-        selection = self._selection()
         check_surrogates(surrogates)
-        held = selection.checked_holdout(threat, holdout)
+        held = Selection.of(self).checked_holdout(threat, holdout)
         if threat.budget < self.targets:
             raise ValueError(checks.expected("targets", f"at most the budget ({threat.budget})", self.targets))
-        sizes = shared_out(threat.budget, self.targets)
         classes = 1 + max(int(labels_of(part).max()) for part in (dataset, held))
-        models = [surrogate.model for surrogate in surrogates]
-        maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
         gradients = [
             TrainingGradient(surrogate, threat.pixels, layers=self.layers, classes=classes) for surrogate in surrogates
         ]
-        seed = int(torch.randint(2**31, (), generator=generator))
-        reader = RawReader(threat.pixels, seed=seed, batch_size=self.batch_size)
-        with evaluating(*models), frozen(*models):
-            pairs = selection.pairs(dataset, held, sizes, maps=maps, reader=reader, generator=generator)
-            targets = reader(held, pairs.targets)
-            crafted = []
-            for number, wanted in enumerate(pairs.wanted.tolist()):
-                bases = reader(dataset, pairs.bases[pairs.target_of == number])
-                labels = torch.full((len(bases),), wanted)
-                bases = bases.to(gradients[0].device)
-                match = GradientMatch(
-                    gradients, targets[number : number + 1], wanted, labels, batch_size=self.batch_size
-                )
-                crafted.append(self._align(match, bases, threat, generator))
-        goals = threat.pixels.from_raw(targets)
-        return selection.poison(
-            dataset, held, pairs, inputs=torch.cat(crafted), targets=goals, attack=self.name, settings=asdict(self)
+        epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
+        sizes = shared_out(threat.budget, self.targets)
+
+        def align(_maps: Sequence[RawFeatures], block: Block) -> Tensor:
+            wanted = int(block.wanted)
+            labels = torch.full((len(block.bases),), wanted)
+            match = GradientMatch(gradients, block.targets, wanted, labels, batch_size=self.batch_size)
+            return self._best_of_starts(match, block.bases, epsilon, generator)
+
+        return craft_on_targets(
+            self,
+            dataset,
+            threat,
+            surrogates=surrogates,
+            holdout=held,
+            generator=generator,
+            sizes=sizes,
+            blocks=torch.split(torch.arange(threat.budget), sizes),
+            epsilon=epsilon,
+            move=align,
         )
 
-    def _align(self, match: GradientMatch, bases: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-        """Return crafted samples for the raw bases of one target: the best over all starts."""
-        epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
+    def _best_of_starts(
+        self, match: GradientMatch, bases: Tensor, epsilon: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return raw images for the raw bases of one target."""
         best, best_value = bases, torch.tensor(torch.inf)
         for _ in range(self.restarts):
             noise = 2 * torch.rand(bases.shape, generator=generator).to(bases) - 1
@@ -173,14 +172,4 @@ class GradientMatching:
             )
             if value < best_value:
                 best, best_value = images, value
-        best = to_grid(best, levels=threat.pixels.levels, bases=bases, epsilon=epsilon)
-        return threat.pixels.from_raw(best).cpu()
-
-    def _selection(self) -> Selection:
-        return Selection(
-            source_class=self.source_class,
-            base_class=self.base_class,
-            placement=self.placement,
-            base_choice=self.base_choice,
-            candidates=self.candidates,
-        )
+        return best

@@ -84,7 +84,8 @@ class GradientMatch:
     """1 − cos(∇θ Σⱼ L(F(xⱼ, θ), yⱼ), ∇θ L(F(t, θ), y_wanted)), the mean over several surrogates.
 
     In [0, 2]: 0 where a step on the poisons is a step towards the misread target. The objective of gradient matching
-    (Geiping et al., ICLR 2021, arXiv 2009.02276), for the poisons of one target.
+    (Geiping et al., ICLR 2021, arXiv 2009.02276: one minus the cosine of the two gradients), for the poisons of one
+    target.
 
     Args:
         gradients: one for each surrogate.

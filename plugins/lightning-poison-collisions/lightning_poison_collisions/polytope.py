@@ -12,7 +12,9 @@ class MeanDistance:
     """½ ‖mean of φ(xⱼ) over the poisons of a target − φ(t)‖² / ‖φ(t)‖², the mean over several feature maps φ.
 
     Each image gets the value of its target, so all images of a target have the same. The objective of the bullseye
-    polytope (Aghakhani et al., EuroS&P 2021, arXiv 2005.00191).
+    polytope (Aghakhani et al., EuroS&P 2021, arXiv 2005.00191): the convex polytope's, with every coefficient at one
+    over the number of poisons. The code that the authors published takes the length and not its square; with a single
+    feature map both have gradients of the same signs.
 
     Args:
         features: one map for each surrogate.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_MILESTONES = (3 / 8, 5 / 8, 7 / 8)  # of the steps; there the step shrinks (Geiping et al. 2021)
+_MILESTONES = (3 / 8, 5 / 8, 7 / 8)  # of the steps; there the step shrinks, in the code of Geiping et al.
 _SHRINK = 0.1
 
 
@@ -21,8 +21,9 @@ def descend_within(
     """Minimise a value over the pixel range and the L∞ ball around the bases.
 
     Adam (Kingma and Ba 2015, arXiv 1412.6980) is fed the signs of the gradient, its point is projected after each step,
-    and its step shrinks tenfold at 3/8, 5/8 and 7/8 of the steps, as in Geiping et al., ICLR 2021, arXiv 2009.02276.
-    The best point met on the way is returned.
+    and its step shrinks tenfold at 3/8, 5/8 and 7/8 of the steps, as in the code that Geiping et al. published with
+    their paper (ICLR 2021, arXiv 2009.02276; github.com/JonasGeiping/poisoning-gradient-matching, `witch_base.py`). The
+    best point met on the way is returned.
 
     Args:
         objective: maps raw images `(P, ...)` to a value, a scalar, and its gradient `(P, ...)`, both detached.

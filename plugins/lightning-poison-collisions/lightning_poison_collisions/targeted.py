@@ -1,8 +1,8 @@
-"""What the attacks on chosen test samples share: what they need, whom they take, and the poison that they return."""
+"""Whom the attacks on chosen test samples take as targets and as bases, and the poison that they return."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from lightning_poison import checks
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import InstancesObjective
 from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison.raw_features import RawFeatures, read_features
+from lightning_poison.raw_images import RawImages
+from lightning_poison.threat import Threat
+from lightning_poison_collisions.distance import squared_norm
 from lightning_poison_collisions.pairing import Pairs, draw_pool, draw_targets, pick_bases
-from lightning_poison_collisions.raw_features import RawFeatures, RawReader, distances_to_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,36 +52,39 @@ class Selection:
         checks.one_of("placement", self.placement, ("append", "replace"))
         checks.one_of("base_choice", self.base_choice, ("nearest", "random"))
 
+    @classmethod
+    def of(cls, attack: object) -> Self:
+        """Return the selection that an attack with settings of these names asks for."""
+        return cls(**{field.name: getattr(attack, field.name) for field in fields(cls)})
+
     def pairs(
         self,
-        dataset: "Dataset[Any]",
-        holdout: "Dataset[Any]",
+        training: RawImages,
+        holdout: RawImages,
         sizes: list[int],
         *,
         maps: Sequence[RawFeatures],
-        reader: RawReader,
         generator: torch.Generator,
     ) -> Pairs:
         """Draw targets and candidates, and pick the bases among these.
 
         Args:
-            dataset: the training set.
-            holdout: what targets are drawn from.
+            training: reads the training set.
+            holdout: reads what targets are drawn from.
             sizes: how many bases each target gets.
             maps: the feature maps in which the nearest are near; at least one, unless bases are taken at random.
-            reader: reads raw images.
             generator: draws targets and candidates.
 
         Raises:
             ValueError: where a class is absent, or has too few samples.
         """
-        labels, held_labels = labels_of(dataset), labels_of(holdout)
+        labels, held_labels = labels_of(training.dataset), labels_of(holdout.dataset)
         pool = draw_pool(labels, max(self.candidates, sum(sizes)), base_class=self.base_class, generator=generator)
         targets = draw_targets(
             held_labels, len(sizes), source_class=self.source_class, base_class=self.base_class, generator=generator
         )
         if self.base_choice == "nearest":
-            goals, known = reader.features(holdout, targets, maps), reader.features(dataset, pool, maps)
+            goals, known = read_features(holdout, targets, maps), read_features(training, pool, maps)
             costs = distances_to_each(goals, known)
         else:
             costs = (torch.rand(len(pool), generator=generator) for _ in sizes)
@@ -138,40 +143,37 @@ class Selection:
         return holdout
 
 
-def check_surrogates(surrogates: Sequence[Surrogate]) -> None:
-    """Check that there is a model to craft on.
-
-    Raises:
-        ValueError: where there is none.
-    """
-    if not surrogates:
-        raise ValueError(
-            checks.expected("surrogates", "at least one model to craft on", "none")
-            + '\nPass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
-        )
-
-
-def whole_groups(target_of: Tensor, size: int) -> list[Tensor]:
-    """Cut positions into blocks of about `size` that hold every poison of their targets.
+def distances_to_each(targets: Sequence[Tensor], known: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield, for each target, its squared feature distance to each known sample, `(M,)`.
 
     Args:
-        target_of: int64 `(P,)`, ascending: the target of each poison.
-        size: how many poisons a block may hold; one that holds a single target may hold more.
+        targets: for each map, features `(T, D)`.
+        known: for each map, features `(M, D)`. Each map's distances are taken relative to their mean, then added up,
+            on the CPU.
+    """
+    for features in zip(*targets, strict=True):
+        distances = [squared_norm(others - own) for own, others in zip(features, known, strict=True)]
+        yield torch.stack([(each / each.mean()).cpu() for each in distances]).sum(0)
+
+
+def whole_groups(sizes: Sequence[int], most: int) -> list[Tensor]:
+    """Cut poisons that come grouped by target into blocks that hold every poison of their targets.
+
+    Args:
+        sizes: how many poisons each target has.
+        most: how many poisons a block may hold; one that holds a single target may hold more.
 
     Returns:
         int64 positions `(B,)` of each block.
 
     Example:
-        >>> whole_groups(torch.tensor([0, 0, 1, 1, 2, 2, 2]), 4)
+        >>> whole_groups([2, 2, 3], 4)
         [tensor([0, 1, 2, 3]), tensor([4, 5, 6])]
     """
-    blocks: list[list[int]] = []
-    start = 0
-    for count in torch.unique_consecutive(target_of, return_counts=True)[1].tolist():
-        group = list(range(start, start + count))
-        start += count
-        if blocks and len(blocks[-1]) + count <= size:
-            blocks[-1] += group
+    lengths: list[int] = []
+    for size in sizes:
+        if lengths and lengths[-1] + size <= most:
+            lengths[-1] += size
         else:
-            blocks.append(group)
-    return [torch.tensor(block) for block in blocks]
+            lengths.append(size)
+    return list(torch.split(torch.arange(sum(sizes)), lengths))

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_poison.pixels import PixelRange
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.threat import Surrogate
 from lightning_poison_collisions.distance import FeatureDistance
-from lightning_poison_collisions.raw_features import RawFeatures
 
 FEATURE_LAYER = "6"
 

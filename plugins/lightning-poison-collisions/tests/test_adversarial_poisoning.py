@@ -10,11 +10,11 @@ from lightning_poison.labels import labels_of
 from lightning_poison.objectives import AvailabilityObjective
 from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Poison
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.testing import check_attack
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import AdversarialPoisoning
 from lightning_poison_collisions.axes import fit_head, positions_along, rotation_axes
-from lightning_poison_collisions.raw_features import RawFeatures
 
 from .conftest import images_of
 

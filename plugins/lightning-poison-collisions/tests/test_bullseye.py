@@ -7,11 +7,11 @@ from torch.utils.data import TensorDataset
 from lightning_poison.hookspecs import GROUP
 from lightning_poison.labels import labels_of
 from lightning_poison.poison import Poison
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.testing import check_attack
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import BullseyePolytope
 from lightning_poison_collisions.polytope import MeanDistance
-from lightning_poison_collisions.raw_features import RawFeatures
 
 from .conftest import images_of
 

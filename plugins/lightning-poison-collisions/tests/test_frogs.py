@@ -6,10 +6,10 @@ from torch.utils.data import Dataset, TensorDataset
 from lightning_poison.labels import labels_of
 from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Poison
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_collisions.distance import squared_norm
-from lightning_poison_collisions.raw_features import RawFeatures
 
 from .conftest import images_of
 

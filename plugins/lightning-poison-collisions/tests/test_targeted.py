@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from lightning_poison.raw_images import RawImages
 from lightning_poison.threat import Threat
-from lightning_poison_collisions.targeted import Selection, whole_groups
+from lightning_poison_collisions import FrogAttack
+from lightning_poison_collisions.targeted import Selection, distances_to_each, whole_groups
 
 
 @pytest.fixture
@@ -17,30 +19,37 @@ def selection():
 
 
 class TestWholeGroups:
-    @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-    def test_every_position_comes_once_and_no_group_is_parted(self, size):
-        target_of = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
-        blocks = whole_groups(target_of, size)
+    @pytest.mark.parametrize("most", [1, 2, 3, 5, 100])
+    def test_every_position_comes_once_and_no_group_is_parted(self, most):
+        sizes = [3, 1, 2, 4]
+        target_of = torch.arange(4).repeat_interleave(torch.tensor(sizes))
+        blocks = whole_groups(sizes, most)
         assert torch.cat(blocks).tolist() == list(range(10))
         held = [set(target_of[block].tolist()) for block in blocks]
         assert sum(map(len, held)) == 4
-        assert all(len(block) <= size or len(targets) == 1 for block, targets in zip(blocks, held, strict=True))
+        assert all(len(block) <= most or len(targets) == 1 for block, targets in zip(blocks, held, strict=True))
 
     def test_blocks_are_filled(self):
-        assert [len(block) for block in whole_groups(torch.arange(6) // 2, 4)] == [4, 2]
+        assert [len(block) for block in whole_groups([2, 2, 2], 4)] == [4, 2]
 
 
 class TestSelection:
-    def test_random_bases_are_drawn_by_the_generator(self, selection, dataset, holdout):
+    def test_random_bases_are_drawn_by_the_generator(self, selection, dataset, holdout, pixels):
+        training, others = (RawImages(data, pixels, seed=0, batch_size=8) for data in (dataset, holdout))
+
         def drawn(seed):
             generator = torch.Generator().manual_seed(seed)
-            return selection().pairs(dataset, holdout, [3, 2], maps=[], reader=None, generator=generator)
+            return selection().pairs(training, others, [3, 2], maps=[], generator=generator)
 
         one, same, other = drawn(0), drawn(0), drawn(1)
         assert torch.equal(one.bases, same.bases)
         assert not torch.equal(one.bases, other.bases)
         assert one.target_of.tolist() == [0, 0, 0, 1, 1]
         assert len(one.bases.unique()) == 5
+
+    def test_what_an_attack_asks_for(self, selection):
+        attack = FrogAttack(source_class=2, base_class=7, placement="replace", base_choice="random", candidates=100)
+        assert Selection.of(attack) == selection(source_class=2, base_class=7)
 
     def test_a_threat_that_forbids_appending(self, selection, holdout):
         threat = Threat(3, may_append=False)
@@ -61,3 +70,11 @@ class TestSelection:
     def test_settings_out_of_range(self, selection, setting, message):
         with pytest.raises(ValueError, match=message):
             selection(**setting)
+
+
+def test_distances_of_several_maps_count_alike():
+    targets = [torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])]
+    known = [torch.tensor([[1.0], [3.0]]), torch.tensor([[100.0, 0.0], [0.0, 300.0]])]
+    first, second = distances_to_each(targets, known)
+    torch.testing.assert_close(first, torch.tensor([0.4, 3.6]))
+    torch.testing.assert_close(second, torch.tensor([0.2, 3.8]))

@@ -11,15 +11,15 @@ from torch.utils.data import Dataset
 from lightning_poison import checks
 from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.objectives import AvailabilityObjective, Objective, ProtectedClassObjective
-from lightning_poison.pixels import PixelRange
 from lightning_poison.poison import Poison
+from lightning_poison.raw_images import as_raw_images
 from lightning_poison.reading import index_blocks, read_blocks
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_perturbations.case import Case, Change
-from lightning_poison_perturbations.grid import to_levels
 from lightning_poison_perturbations.share import draw_share
 
 _BLOCK = 512  # samples read at once
+_ROUNDING_ERROR = 1e-6  # what `PixelRange.round_raw` forgives: a float does not hold 1 / 255 exactly
 
 
 @dataclass(kw_only=True)
@@ -87,6 +87,8 @@ class ClassPerturbation:
             ValueError: where the class has no sample or fewer than the budget, images lie outside the pixel range, no
                 pixel is bright enough, epsilon is below one grey level, or a surrogate is missing or does not fit.
         """
+        epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
+        _check_level(epsilon, threat.pixels.levels)
         labels = labels_of(dataset)
         chosen = draw_share(
             labels,
@@ -95,13 +97,12 @@ class ClassPerturbation:
             class_fraction=self.class_fraction,
             generator=generator,
         )
-        epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
         inputs = _read(dataset, chosen, seed=int(torch.randint(2**31, (), generator=generator)))
-        images = _raw(inputs, threat.pixels)
+        images = as_raw_images(inputs, threat.pixels)
         classes = int(labels.max()) + 1
         movable = self._movable(images)
         case = Case(images, labels[chosen], movable, epsilon, classes, threat.pixels, surrogates, generator)
-        changed = to_levels(self.change(case), images, epsilon=epsilon, levels=threat.pixels.levels)
+        changed = threat.pixels.round_raw(self.change(case), around=images, epsilon=epsilon)
         moved = movable & (changed != images)
         return Poison(
             indices=chosen,
@@ -137,10 +138,8 @@ def _read(dataset: "Dataset[Any]", indices: Tensor, *, seed: int) -> Tensor:
     return torch.cat([block.inputs for block in blocks])
 
 
-def _raw(inputs: Tensor, pixels: PixelRange) -> Tensor:
-    raw = pixels.to_raw(inputs)
-    if not pixels.contains(inputs):
-        found = f"values from {float(raw.min()):.3g} to {float(raw.max()):.3g}"
-        hint = "Say how the data set normalises: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
-        raise ValueError(checks.expected("dataset", f"images that lie in [0, 1] once {pixels} is undone", found, hint))
-    return raw.clamp(0, 1)
+def _check_level(epsilon: float, levels: int | None) -> None:
+    """Refuse a radius within which no pixel could change."""
+    if levels is not None and epsilon + _ROUNDING_ERROR < 1 / (levels - 1):
+        hint = "Raise it, or declare the grid that the data have: `PixelRange(levels=...)`."
+        raise ValueError(checks.expected("epsilon", f"at least one grey level, 1 / {levels - 1}", epsilon, hint))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_poison import checks
 from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison.threat import Surrogate, check_surrogates
 
 
 class SurrogateLoss:
@@ -24,9 +24,7 @@ class SurrogateLoss:
     """
 
     def __init__(self, surrogates: Sequence[Surrogate], pixels: PixelRange, *, classes: int) -> None:
-        if not surrogates:
-            hint = 'Pass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
-            raise ValueError(checks.expected("surrogates", "at least one model to craft on", "none", hint))
+        check_surrogates(surrogates)
         self.models = [surrogate.model for surrogate in surrogates]
         self._pixels = pixels
         self._classes = classes

@@ -6,8 +6,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
+from lightning_poison.door import craft
 from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison.threat import Surrogate, Threat
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +60,16 @@ def model(digits: TensorDataset) -> nn.Module:
 @pytest.fixture
 def surrogate(model: nn.Module) -> Surrogate:
     return Surrogate(model, "2")
+
+
+@pytest.fixture
+def change(dataset, surrogate, pixels):
+    """Return a function that crafts poison of the digits and hands back the originals beside it."""
+
+    def crafted(attack, budget=80, seed=0, **limits):
+        generator = torch.Generator().manual_seed(seed)
+        threat = Threat(budget, clean_label=True, pixels=pixels, **limits)
+        poison = craft(attack, dataset, threat, surrogates=[surrogate], generator=generator)
+        return poison, torch.stack([dataset[index][0] for index in poison.indices.tolist()])
+
+    return crafted

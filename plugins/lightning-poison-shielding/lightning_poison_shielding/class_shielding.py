@@ -8,13 +8,10 @@ import torch
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.objectives import ProtectedClassObjective
 from lightning_poison.poison import Poison
-from lightning_poison.scopes import evaluating, frozen
 from lightning_poison.threat import Surrogate, Threat
-from lightning_poison_shielding.delivery import check_placement, check_roles, delivered
-from lightning_poison_shielding.scene import look
 from lightning_poison_shielding.shields import ShieldMaker, choose_shield
+from lightning_poison_shielding.terms import Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +72,8 @@ class ClassShielding:
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_roles(self.protected_class, self.shield_class)
-        check_placement(self.placement, self.poisons_per_base)
-        checks.positive("protected_weight", self.protected_weight)
-        for name in ("ridge_steps", "logistic_steps", "others", "finalists", "batch_size"):
-            checks.positive_int(name, getattr(self, name))
+        Terms.of(self)
+        checks.positive_int("finalists", self.finalists)
 
     def craft(
         self,
@@ -110,20 +104,8 @@ class ClassShielding:
                 images lie outside the pixel range, the budget exceeds what the shield class allows, or the threat
                 forbids appending.
         """
-        check_placement(self.placement, self.poisons_per_base, threat)
-        models = [surrogate.model for surrogate in surrogates]
-        with evaluating(*models), frozen(*models):
-            scene = look(
-                dataset,
-                threat,
-                surrogates,
-                holdout,
-                protected_class=self.protected_class,
-                others=self.others,
-                validate=self.shield_class is None,
-                batch_size=self.batch_size,
-                generator=generator,
-            )
+        terms, chooses = Terms.of(self), self.shield_class is None
+        with terms.scene(dataset, threat, surrogates, holdout, validate=chooses, generator=generator) as scene:
             maker = ShieldMaker(
                 scene,
                 threat,
@@ -138,14 +120,12 @@ class ClassShielding:
                 made = choose_shield(maker, finalists=self.finalists)
             else:
                 made = maker.in_full(self.shield_class)
-        return delivered(
+        return terms.poison(
             made.images,
             made.bases,
             made.shield_class,
             threat=threat,
             length=len(scene.training.labels),
-            placement=self.placement,
-            objective=ProtectedClassObjective(self.protected_class),
             attack=self.name,
             settings=asdict(self),
         )

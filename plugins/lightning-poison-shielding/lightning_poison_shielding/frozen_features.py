@@ -1,13 +1,11 @@
 """A surrogate's frozen features as a function of raw images, scaled, with a constant for the head's bias."""
 
-import itertools
-
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
-from lightning_poison.features import FeatureExtractor
 from lightning_poison.pixels import PixelRange
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.threat import Surrogate
 
 
@@ -27,17 +25,15 @@ class FrozenFeatures:
     """
 
     def __init__(self, surrogate: Surrogate, pixels: PixelRange, *, batch_size: int) -> None:
-        self._extract = FeatureExtractor(surrogate.model, surrogate.feature_layer)
+        self._extract = RawFeatures(surrogate, pixels)
         self._name = f"layer `{surrogate.feature_layer}` of {type(surrogate.model).__name__}"
-        self._pixels = pixels
         self._scale = 1.0
         self.batch_size = batch_size
-        state = itertools.chain(surrogate.model.parameters(), surrogate.model.buffers())
-        self.device = next((tensor.device for tensor in state), torch.device("cpu"))
+        self.device = self._extract.device
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features, differentiable in the images."""
-        features = self._extract(self._pixels.from_raw(images.to(self.device))).float() / self._scale
+        features = self._extract(images).float() / self._scale
         return torch.cat([features, features.new_ones(len(features), 1)], 1)
 
     def known(self, images: Tensor) -> Tensor:

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.objectives import ProtectedClassObjective
 from lightning_poison.poison import Poison
-from lightning_poison.scopes import evaluating, frozen, isolated_rng
+from lightning_poison.scopes import isolated_rng
 from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_shielding.casting import draw_bases, members_of
-from lightning_poison_shielding.delivery import check_placement, check_roles, delivered
 from lightning_poison_shielding.losses import Roles
 from lightning_poison_shielding.meta_training import MetaTrainer
 from lightning_poison_shielding.paper_generator import PaperGenerator
-from lightning_poison_shielding.scene import Scene, look
+from lightning_poison_shielding.scene import Scene
+from lightning_poison_shielding.terms import Terms
 from lightning_poison_shielding.unet import ResidualUNet
 
 ARCHITECTURES = {"paper": PaperGenerator, "unet": ResidualUNet}
@@ -84,13 +83,9 @@ class ClassShieldingGenerator:
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        check_roles(self.protected_class, self.shield_class)
-        check_placement(self.placement, self.poisons_per_base)
+        Terms.of(self)
         checks.one_of("architecture", self.architecture, tuple(ARCHITECTURES))
-        for name in ("protected_weight", "learning_rate"):
-            checks.positive(name, getattr(self, name))
-        for name in ("ridge_steps", "logistic_steps", "others", "batch_size"):
-            checks.positive_int(name, getattr(self, name))
+        checks.positive("learning_rate", self.learning_rate)
         checks.positive_int("super_batch", self.super_batch, minimum=3)
 
     def craft(
@@ -119,20 +114,8 @@ class ClassShieldingGenerator:
                 images lie outside the pixel range or are none, the budget exceeds what the shield class allows, or
                 the threat forbids appending.
         """
-        check_placement(self.placement, self.poisons_per_base, threat)
-        models = [surrogate.model for surrogate in surrogates]
-        with evaluating(*models), frozen(*models):
-            scene = look(
-                dataset,
-                threat,
-                surrogates,
-                holdout,
-                protected_class=self.protected_class,
-                others=self.others,
-                validate=False,
-                batch_size=self.batch_size,
-                generator=generator,
-            )
+        terms = Terms.of(self)
+        with terms.scene(dataset, threat, surrogates, holdout, validate=False, generator=generator) as scene:
             labels = scene.training.labels
             bases = draw_bases(
                 labels,
@@ -151,14 +134,12 @@ class ClassShieldingGenerator:
             )
             partners = scene.protected[torch.randint(len(scene.protected), (len(bases),), generator=generator)]
             images = trainer.poison(bases, partners)
-        return delivered(
+        return terms.poison(
             images,
             bases,
             self.shield_class,
             threat=threat,
             length=len(labels),
-            placement=self.placement,
-            objective=ProtectedClassObjective(self.protected_class),
             attack=self.name,
             settings=asdict(self),
         )
@@ -183,5 +164,5 @@ class ClassShieldingGenerator:
             keep,
             budget=threat.budget,
             radius=1.0 if threat.epsilon is None else threat.epsilon,
-            levels=threat.pixels.levels,
+            pixels=threat.pixels,
         )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_poison_shielding.grid import PixelBox
+from lightning_poison.pixels import PixelRange
+from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.heads import LOGISTIC_PENALTIES, LogisticHead, RidgeHead
 from lightning_poison_shielding.losses import Roles
 from lightning_poison_shielding.optimiser import Team
@@ -66,7 +67,7 @@ class MetaTrainer:
         keep: bool `(N,)`, the clean training samples that the victim will see.
         budget: how many poisons there will be.
         radius: how far a pixel may move, in units of the raw image.
-        levels: how many values a pixel can take; `None` for any.
+        pixels: says which values a pixel can take.
     """
 
     def __init__(
@@ -78,11 +79,11 @@ class MetaTrainer:
         *,
         budget: int,
         radius: float,
-        levels: int | None,
+        pixels: PixelRange,
     ) -> None:
         self.network = network
         self._scene, self._roles = scene, roles
-        self._known, self._budget, self._radius, self._levels = scene.known(keep), budget, radius, levels
+        self._known, self._budget, self._radius, self._pixels = scene.known(keep), budget, radius, pixels
 
     def train(
         self, bases: Tensor, steps: tuple[int, int], *, size: int, learning_rate: float, generator: torch.Generator
@@ -126,7 +127,7 @@ class MetaTrainer:
         with torch.no_grad():
             for some, others in zip(torch.split(shields, blocks), torch.split(protected, blocks), strict=True):
                 pairs = self.pairs(some, others)
-                box = PixelBox(pairs.shields, self._radius, self._levels)
+                box = PixelBox(pairs.shields, self._radius, self._pixels)
                 made.append(box.rounded(self._added(pairs)))
         return torch.cat(made)
 
@@ -141,7 +142,7 @@ class MetaTrainer:
         pairs = self.pairs(batch.shields, batch.protected)
         with torch.enable_grad():
             added = self._added(pairs)
-            box = PixelBox(pairs.shields, self._radius, self._levels)
+            box = PixelBox(pairs.shields, self._radius, self._pixels)
             poison = added + (box.clamp(added) - added).detach()
             features = [extract(poison) for extract in self._scene.maps]
         rows = [head.gradient(part.detach(), batch.measured) for head, part in zip(team, features, strict=True)]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.frozen_features import FrozenFeatures
-from lightning_poison_shielding.grid import PixelBox
 from lightning_poison_shielding.heads import Head
 
 _MOMENTUM = 0.9

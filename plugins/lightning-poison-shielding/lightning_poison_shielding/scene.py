@@ -10,11 +10,12 @@ from torch.utils.data import Dataset
 
 from lightning_poison import checks
 from lightning_poison.labels import labels_of
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison.raw_features import read_features
+from lightning_poison.raw_images import RawImages
+from lightning_poison.threat import Surrogate, Threat, check_surrogates
 from lightning_poison_shielding.casting import divide_pool
 from lightning_poison_shielding.frozen_features import FrozenFeatures
 from lightning_poison_shielding.heads import Known
-from lightning_poison_shielding.reading import RawReader
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Scene:
     training: Rows
     outer: Rows
     validation: Rows
-    images: RawReader
-    pool: RawReader
+    images: RawImages
+    pool: RawImages
     protected: Tensor
     classes: int
 
@@ -98,11 +99,7 @@ def look(
         ValueError: where there is no surrogate or no pool, a class has no sample, a surrogate has no such layer or
             features of no use, or images lie outside the pixel range.
     """
-    if not surrogates:
-        raise ValueError(
-            checks.expected("surrogates", "at least one model to craft on", "none")
-            + '\nPass `surrogates=[Surrogate(model, "name of its feature layer")]`.'
-        )
+    check_surrogates(surrogates)
     if holdout is None:
         raise ValueError(
             checks.expected("holdout", "the owner's pool of protected images and others", "None")
@@ -112,7 +109,7 @@ def look(
     labels, pool_labels = labels_of(dataset), labels_of(holdout)
     parts = divide_pool(pool_labels, protected_class, others=others, validate=validate, generator=generator)
     seed = int(torch.randint(2**31, (), generator=generator))
-    images, pool = (RawReader(data, threat.pixels, seed=seed, batch_size=batch_size) for data in (dataset, holdout))
+    images, pool = (RawImages(data, threat.pixels, seed=seed, batch_size=batch_size) for data in (dataset, holdout))
     found = _features(images, torch.arange(len(labels)), maps)
     training = Rows([extract.fit_scale(rows) for extract, rows in zip(maps, found, strict=True)], labels)
     mine = labels == protected_class
@@ -133,9 +130,6 @@ def look(
     )
 
 
-def _features(reader: RawReader, indices: Tensor, maps: Sequence[FrozenFeatures]) -> list[Tensor]:
+def _features(images: RawImages, indices: Tensor, maps: Sequence[FrozenFeatures]) -> list[Tensor]:
     """Return the features `(M, D)` at those positions, for each map."""
-    if not len(indices):
-        return []
-    rows = [[extract.known(block) for extract in maps] for block in reader.blocks(indices)]
-    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+    return read_features(images, indices, [extract.known for extract in maps]) if len(indices) else []

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lightning_poison import checks
 from lightning_poison.threat import Threat
+from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.casting import draw_bases
-from lightning_poison_shielding.grid import PixelBox
 from lightning_poison_shielding.heads import LOGISTIC_PENALTIES, Known, LogisticHead, RidgeHead
 from lightning_poison_shielding.losses import Roles
 from lightning_poison_shielding.optimiser import Team, shield
@@ -124,7 +124,7 @@ class ShieldMaker:
     def _shield(self, bases: Tensor, stages: Sequence[tuple[Sequence[Team], int]]) -> Tensor:
         threat, images = self._threat, self._scene.images(bases)
         radius = 1.0 if threat.epsilon is None else threat.epsilon
-        box = PixelBox(images.to(self._scene.maps[0].device), radius, threat.pixels.levels)
+        box = PixelBox(images.to(self._scene.maps[0].device), radius, threat.pixels)
         return shield(box, self._scene.maps, stages, generator=self._generator)
 
     def _validated(self, images: Tensor, teams: Sequence[Team]) -> float:

@@ -20,11 +20,11 @@ def scene(dataset, pool, surrogate, pixels, generator):
 
 
 @pytest.fixture
-def trainer(scene):
+def trainer(scene, pixels):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ResidualUNet(33, (1, 8, 8))
-    return MetaTrainer(network, scene, ROLES, torch.ones(300, dtype=torch.bool), budget=60, radius=0.4, levels=17)
+    return MetaTrainer(network, scene, ROLES, torch.ones(300, dtype=torch.bool), budget=60, radius=0.4, pixels=pixels)
 
 
 @pytest.fixture
@@ -64,12 +64,14 @@ def test_training_lowers_the_loss_after_training_the_head(trainer, scene, bases,
     assert loss() < 0.6 * before
 
 
-def test_poison_is_the_shield_image_and_a_bounded_perturbation(scene, bases):
+def test_poison_is_the_shield_image_and_a_bounded_perturbation(scene, bases, pixels):
     class Upwards(nn.Module):
         def forward(self, pairs):
             return torch.full_like(pairs.shields, 100.0)
 
-    trainer = MetaTrainer(Upwards(), scene, ROLES, torch.ones(300, dtype=torch.bool), budget=9, radius=0.3, levels=17)
+    trainer = MetaTrainer(
+        Upwards(), scene, ROLES, torch.ones(300, dtype=torch.bool), budget=9, radius=0.3, pixels=pixels
+    )
     found = trainer.poison(bases[:9], scene.protected[:9])
     torch.testing.assert_close(found, (scene.images(bases[:9]) + 4 / 16).clamp(max=1))
 

@@ -2,9 +2,11 @@ import torch
 
 from lightning_poison.pixels import PixelRange
 from lightning_poison.threat import Surrogate
+from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.frozen_features import FrozenFeatures
-from lightning_poison_shielding.grid import PixelBox
 from lightning_poison_shielding.optimiser import images_gradient, shield
+
+FREE = PixelRange(levels=None)
 
 
 class Towards:
@@ -25,26 +27,26 @@ def plain(count=1):
 
 def test_images_go_against_the_gradient_to_the_edge(generator):
     bases = torch.full((6, 1, 2, 2), 0.5)
-    found = shield(PixelBox(bases, 0.2, None), plain(), [([[Towards()]], 30)], generator=generator)
+    found = shield(PixelBox(bases, 0.2, FREE), plain(), [([[Towards()]], 30)], generator=generator)
     torch.testing.assert_close(found, bases - 0.2)
 
 
 def test_what_comes_back_lies_on_the_grid_and_in_the_ball(generator):
     bases = (torch.rand(6, 1, 2, 2, generator=generator) * 16).round() / 16
-    found = shield(PixelBox(bases, 0.2, 17), plain(), [([[Towards()]], 2)], generator=generator)
+    found = shield(PixelBox(bases, 0.2, PixelRange(levels=17)), plain(), [([[Towards()]], 2)], generator=generator)
     torch.testing.assert_close(found * 16, (found * 16).round())
     assert (found - bases).abs().max() <= 0.2 + 1e-6
 
 
 def test_teams_take_turns_stage_by_stage(generator):
     first, second, third = (Towards() for _ in range(3))
-    box = PixelBox(torch.full((2, 1, 2, 2), 0.5), 0.2, None)
+    box = PixelBox(torch.full((2, 1, 2, 2), 0.5), 0.2, FREE)
     shield(box, plain(), [([[first]], 3), ([[second], [third]], 5)], generator=generator)
     assert (first.calls, second.calls, third.calls) == (3, 3, 2)
 
 
 def test_steps_shrink_in_the_last_stage(generator):
-    box = PixelBox(torch.full((2, 1, 2, 2), 0.5), 0.4, None)
+    box = PixelBox(torch.full((2, 1, 2, 2), 0.5), 0.4, FREE)
     near = [shield(box, plain(), [([[Towards()]], 1)], generator=torch.Generator().manual_seed(0))]
     near.append(shield(box, plain(), [([[Towards()]], 2)], generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(near[0] - near[1], torch.full_like(near[0], 0.4 * 0.125 * 0.55))

@@ -1,12 +1,11 @@
 """The pixels that a poison may have: within the range, the ball and the grid."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-_ROUNDING_ERROR = 1e-6  # of float32, in units of the raw image: a base plus 8 / 255 may lie a little below its level
+from lightning_poison.pixels import PixelRange
 
 
 @dataclass(frozen=True)
@@ -16,17 +15,17 @@ class PixelBox:
     Args:
         bases: `(P, ...)`, raw images in [0, 1], the centres.
         radius: how far each pixel may move, in units of the raw image.
-        levels: how many values a pixel can take; `None` for any.
+        pixels: says which values a pixel can take.
 
     Example:
-        >>> box = PixelBox(torch.tensor([[0.2]]), radius=0.09, levels=11)
+        >>> box = PixelBox(torch.tensor([[0.2]]), radius=0.09, pixels=PixelRange(levels=11))
         >>> box.clamp(torch.tensor([[0.9]])), box.rounded(torch.tensor([[0.29]]))
         (tensor([[0.2900]]), tensor([[0.2000]]))
     """
 
     bases: Tensor
     radius: float
-    levels: int | None
+    pixels: PixelRange
 
     def clamp(self, images: Tensor) -> Tensor:
         """Project images `(P, ...)` onto the range and the ball."""
@@ -35,14 +34,4 @@ class PixelBox:
 
     def rounded(self, images: Tensor) -> Tensor:
         """Return the nearest images on the grid and within the ball; where a pixel has none, its base's value."""
-        if self.levels is None:
-            return self.clamp(images)
-        top, reach = self.levels - 1, self.radius + _ROUNDING_ERROR
-        low = ((self.bases - reach).clamp(min=0) * top).ceil()
-        high = ((self.bases + reach).clamp(max=1) * top).floor()
-        nearest = torch.minimum(torch.maximum((images * top).round(), low), high) / top
-        return torch.where(low > high, self.bases, nearest)
-
-    def rows(self, chosen: slice | Tensor) -> Self:
-        """Return the box of some of the images."""
-        return type(self)(self.bases[chosen], self.radius, self.levels)
+        return self.pixels.round_raw(images, around=self.bases, epsilon=self.radius)

@@ -51,9 +51,8 @@ class Setting:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def clean_label(share: float, size: int) -> Setting:
-    """White squares in four corners, on a share of the zeros."""
-    settings = {"epsilon": 0.3, "pattern": [[255] * size] * size}
+def clean_label(share: float, **settings: Any) -> Setting:
+    """On a share of the zeros; by default ε is .3, and white squares of 5 x 5 pixels stand in four corners."""
     return Setting("clean-label-backdoor", share * CLASS_SHARE, 1, settings)
 
 
@@ -76,7 +75,7 @@ CANDIDATES = {
     "BadNets one-to-one 1 %": [Setting("badnets", 0.01, settings={"source_class": 1, "target_class": 7})],
     "blended": [Setting("blended", share, settings={"amplitude": 0.2}) for share in (0.01, 0.05)],
     "SIG": [stripes(*numbers) for numbers in ((0.5, 40, 60), (0.5, 60, 100), (0.8, 60, 100), (0.8, 100, 100))],
-    "clean-label backdoor": [clean_label(*numbers) for numbers in ((0.33, 3), (0.33, 5), (0.5, 5))],
+    "clean-label backdoor": [clean_label(0.33, pattern=[[255] * 3] * 3), clean_label(0.33), clean_label(0.5)],
     "adaptive-patch": [adaptive_patch(*numbers) for numbers in ((0.01, 0.5), (0.02, 0.5))],
     "adaptive-blend": [adaptive_blend(*numbers) for numbers in ((0.01, 0.15, 0.2), (0.02, 0.2, 0.3))],
 }

@@ -38,11 +38,10 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from lightning_poison.pixels import PixelRange
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.scopes import frozen
 from lightning_poison.threat import Surrogate
 from lightning_poison_collisions.distance import FeatureDistance, squared_norm
-from lightning_poison_collisions.grid import to_grid
-from lightning_poison_collisions.raw_features import RawFeatures
 from lightning_poison_collisions.splitting import collide, penalized_objective
 
 BETA, LEVELS = 8e-3, 256
@@ -131,7 +130,7 @@ def ours(net: Net, pairs: Pairs, steps: int, tolerance: float = 1e-2) -> Tensor:
     with frozen(net):
         distance = FeatureDistance([features], pairs.bases, pairs.targets)
         images = collide(distance, pairs.bases, beta=BETA, steps=steps, tolerance=tolerance)
-    return to_grid(images, levels=LEVELS, bases=pairs.bases)
+    return PixelRange(levels=LEVELS).round_raw(images)
 
 
 def art(net: Net, pairs: Pairs, steps: int, *, squared: bool, rate: float, weight: float) -> Tensor:
@@ -214,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds MNIST in torchvision's layout")
     parser.add_argument("--poisons", type=int, default=100)
-    parser.add_argument("--art-poisons", type=int, default=20, help="ART crafts these first ones of the pairs only")
+    parser.add_argument("--art-poisons", type=int, default=100, help="ART crafts these first ones of the pairs only")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

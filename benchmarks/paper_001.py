@@ -42,6 +42,7 @@ from torchvision.transforms import v2
 
 from lightning_poison.backbones import SmallConvNet
 from lightning_poison.pixels import PixelRange
+from lightning_poison.raw_features import RawFeatures
 from lightning_poison.report.figures import save_figure
 from lightning_poison.report.pictures import plot_poison_beside_base
 from lightning_poison.report.plots import plot_features, plot_likelihood_histogram, plot_roc
@@ -49,8 +50,6 @@ from lightning_poison.scopes import frozen, seeded_rng
 from lightning_poison.threat import Surrogate
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.distance import Distance, FeatureDistance, squared_norm
-from lightning_poison_collisions.grid import to_grid
-from lightning_poison_collisions.raw_features import RawFeatures
 from lightning_poison_collisions.splitting import collide
 
 BETA, BETAS, RADII = 8e-3, (5e-4, 2e-3, 8e-3, 3.2e-2, 0.128), (0.025, 0.05, 0.1, 0.2, 0.3)
@@ -155,12 +154,12 @@ class Attacker:
         distance = self.relative if scaled else Unscaled(self.relative, self.initial)
         with frozen(self.module):
             images = collide(distance, self.bases, beta=beta, steps=STEPS, learning_rate=10.0 if scaled else 0.1)
-        return to_grid(images, levels=256, bases=self.bases)
+        return PixelRange().round_raw(images)
 
     def bounded(self, epsilon: float) -> Tensor:
         with frozen(self.module):
             images = collide_within(self.relative, self.bases, epsilon=epsilon, steps=BOUNDED_STEPS)
-        return to_grid(images, levels=256, bases=self.bases, epsilon=epsilon)
+        return PixelRange().round_raw(images, around=self.bases, epsilon=epsilon)
 
     def nearest(self, images: Tensor) -> Tensor:
         """Return the class of the nearest mean."""

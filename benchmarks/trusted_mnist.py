@@ -51,7 +51,7 @@ def parts(args: Any, seed: int) -> dict[str, TensorDataset]:
         poison = attacked(name, attacker, test, seed)
         found[name] = TensorDataset(poison.inputs, poison.labels)
     flips = craft(LabelFlip(), test, Threat(FLIPS), generator=torch.Generator().manual_seed(seed))
-    found["flips"] = TensorDataset(test.tensors[0][flips.base_indices], flips.labels)
+    found["flips"] = TensorDataset(test.tensors[0][flips.indices], flips.labels)
     found["more"] = TensorDataset(images[order[-MORE:]], labels[order[-MORE:]])
     rest = order[TRAINING:-MORE]
     return {**found, "rest": TensorDataset(images[rest], labels[rest])}

@@ -97,9 +97,12 @@ class TestPoison:
         assert float(change) == pytest.approx(1 / 16)  # of 16 / 255, the whole levels that fit
 
     def test_restarts_keep_the_best(self, craft, surrogate):
-        poisons = [craft(restarts=number) for number in (1, 4)]
-        once, often = (misalignments(poison, poison.inputs, surrogate)[0] for poison in poisons)
-        assert often < once
+        reached = []
+        for seed in range(3):  # the first start may be the best one
+            poisons = [craft(restarts=number, seed=seed) for number in (1, 4)]
+            reached.append([misalignments(poison, poison.inputs, surrogate)[0] for poison in poisons])
+        assert all(often <= once for once, often in reached)
+        assert any(often < once for once, often in reached)
 
     def test_several_surrogates_are_all_matched(self, craft, dataset, surrogate, another_surrogate):
         both = [surrogate, another_surrogate]

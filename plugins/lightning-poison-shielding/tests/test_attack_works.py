@@ -39,7 +39,7 @@ def accuracies(dataset, test_set, surrogate):
     def measure(images, added):
         with torch.no_grad():
             rows = torch.cat([features, surrogate.model[:7](images)])
-        head = LogisticRegression(max_iter=2000).fit(rows.numpy(), torch.cat([labels, added]).numpy())
+        head = LogisticRegression(max_iter=20_000).fit(rows.numpy(), torch.cat([labels, added]).numpy())
         right, mine = torch.from_numpy(head.predict(test.numpy())) == true, true == PROTECTED
         return float(right[mine].float().mean()), float(right[~mine].float().mean())
 

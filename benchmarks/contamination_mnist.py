@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import craft
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.threat import Threat
 from lightning_poison_labels.label_flip import LabelFlip

@@ -37,7 +37,7 @@ from lightning_poison.backbones import SmallConvNet
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import craft
 from lightning_poison.poison import Poison
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.threat import Surrogate, Threat

@@ -33,7 +33,7 @@ from lightning_poison.heads import LGMHead
 from lightning_poison.reading import BLOCK_SIZE, Block
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scoring import score_set
 

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from project import data_root, load
 
-from lightning_poison import LikelihoodScorer, Poison, PoisonedDataset, Surrogate, Threat, craft
+from lightning_poison import LikelihoodScorer, Poison, PoisonedDataset, Surrogate, Threat, craft, sanitize
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import ProtectedClassObjective
 from lightning_poison.removal_metrics import RemovalPrecision, RemovalRecall
-from lightning_poison.sanitize import sanitize
 from lightning_poison.testing import check_attack
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_poison.heads import lgm_parameter_groups as lgm_parameter_groups
     from lightning_poison.hookspecs import hookimpl as hookimpl
     from lightning_poison.manifest import Manifest as Manifest
+    from lightning_poison.manifest import keep_by_hand as keep_by_hand
     from lightning_poison.manifest import read_manifest as read_manifest
     from lightning_poison.manifest import write_manifest as write_manifest
     from lightning_poison.metrics import AttackSuccessRate as AttackSuccessRate
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lightning_poison.removal_metrics import RemovalRecall as RemovalRecall
     from lightning_poison.runtime import LocalRuntime as LocalRuntime
     from lightning_poison.samples import SampleSpec as SampleSpec
+    from lightning_poison.sanitizing import sanitize as sanitize
     from lightning_poison.scorers.files import load_scorer as load_scorer
     from lightning_poison.scorers.files import save_scorer as save_scorer
     from lightning_poison.scorers.likelihood import LikelihoodScorer as LikelihoodScorer
@@ -80,9 +82,11 @@ _HOMES = {
     "RemovalPrecision": "removal_metrics",
     "RemovalRecall": "removal_metrics",
     "hookimpl": "hookspecs",
+    "keep_by_hand": "manifest",
     "lgm_parameter_groups": "heads",
     "load_scorer": "scorers.files",
     "read_manifest": "manifest",
+    "sanitize": "sanitizing",
     "save_scorer": "scorers.files",
     "write_manifest": "manifest",
 }

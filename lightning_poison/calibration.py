@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from lightning_poison.errors import InconclusiveError
@@ -15,8 +16,16 @@ from lightning_poison.functional.contamination import (
 from lightning_poison.functional.thresholds import class_thresholds, tail_p_values
 from lightning_poison.verdict import Evidence
 
+SMALLEST_AGREEMENT = 0.3
+"""Cohen's κ between labels and readings below which a scorer is taken for one that has learnt nothing of the labels."""
+
 _CONFIDENCE = 0.95
 _TWO_SIDED = 1.96
+
+_WAY_OUT = (
+    "Where the training set augments, score a view that does not (`score_dataset=` of a `Sanitizer`); give the scorer "
+    "a stronger `backbone=` or a longer fit; or give `trusted=` data."
+)
 
 
 @dataclass(frozen=True)
@@ -103,8 +112,9 @@ def decide_by_wrong_label_null(
         remove_without_evidence: remove also where there is no evidence of poison.
 
     Raises:
-        InconclusiveError: where the scorer misreads too many samples for the estimate to be believed; not with
-            `remove_without_evidence`.
+        InconclusiveError: where the scorer's readings hardly agree with the labels (Cohen's κ, *A coefficient of
+            agreement for nominal scales*, 1960); or where it misreads too many samples for the estimate to be believed,
+            but not with `remove_without_evidence`.
 
     Example:
         >>> labels = torch.arange(200) % 2
@@ -116,13 +126,18 @@ def decide_by_wrong_label_null(
         >>> decision.evidence.present, (~decision.keep).nonzero().flatten().tolist()
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
+    agreement = float(cohen_kappa_score(labels.numpy(), label_scores.argmin(1).numpy()))
+    if agreement < SMALLEST_AGREEMENT:
+        raise InconclusiveError(
+            f"Expected a scorer whose readings agree with the labels, Cohen's κ at least {SMALLEST_AGREEMENT:g}, but "
+            f"got {agreement:.2f}, so it has hardly learnt them: nothing can be said of any label.\n{_WAY_OUT}"
+        )
     found = estimate_contamination(label_scores, labels, confidence=_CONFIDENCE)
     if found.misread_share > LARGEST_MISREAD_SHARE and not remove_without_evidence:
         raise InconclusiveError(
             f"Expected a scorer that misreads at most {100 * LARGEST_MISREAD_SHARE:g} % of rightly labelled samples, "
             f"but it misreads an estimated {100 * found.misread_share:.0f} %, so wrong labels cannot be told from hard "
-            "samples.\nGive `trusted=` data, or give the scorer a stronger `backbone=` or a longer fit; "
-            "`remove_without_evidence=True` goes on all the same."
+            f"samples.\n{_WAY_OUT} `remove_without_evidence=True` goes on all the same."
         )
     present = has_evidence(found, natural_error_rate=natural_error_rate)
     keep = torch.ones(len(labels), dtype=torch.bool)

@@ -67,9 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(arguments) if arguments is not None else sys.argv[1:]
     try:
-        auto_cli(
-            _COMMANDS, args=[_spelt(each) for each in given] or ["--help"], prog="lightning-poison", as_positional=False
-        )
+        auto_cli(_COMMANDS, args=_spelt(given) or ["--help"], prog="lightning-poison", as_positional=False)
     except (ValueError, LookupError, OSError) as error:
         print(f"lightning-poison: {error}", file=sys.stderr)
         return 2
@@ -90,10 +88,15 @@ def _quiet_hosts() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _spelt(argument: str) -> str:
-    """Let options be written with dashes: `--data-root` as `--data_root`."""
-    name, equals, value = argument.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+def _spelt(arguments: Sequence[str]) -> list[str]:
+    """Let options be written with dashes, `--data-root` as `--data_root`, and `--scorers` without `true`."""
+    spelt = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
+        spelt.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
+    return spelt
 
 
 def _say(line: str) -> None:

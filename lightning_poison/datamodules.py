@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,8 +75,8 @@ class SanitizedDataModule(WrappedDataModule):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
-        manifest: str | None = None,
-        dirpath: str | None = None,
+        manifest: str | Path | None = None,
+        dirpath: str | Path | None = None,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.reading import read_blocks
 from lightning_poison.samples import SampleSpec
 
 _PROBES = 16
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # of an object that a part shows: another one in each process
 
 _WAY_OUT = (
     "Let `settings()` of the scorer return numbers, strings, booleans, `None`, and lists and dicts of them: in the "
@@ -74,6 +77,25 @@ def _check_json(value: Any, where: str) -> None:
     elif not isinstance(value, str | int | float | None):
         came = f"{printable(repr(value))} of type {type(value).__name__}"
         raise TypeError(expected(printable(where), "a value that JSON can hold", came, _WAY_OUT))
+
+
+def architecture_of(module: nn.Module) -> str:
+    """Return the class of a network and a digest of what it is made of: its parts, their settings and their shapes.
+
+    The weights have no part in it: a network that is built anew, from other random weights, is of the same one.
+
+    Example:
+        >>> deep, deeper = (nn.Sequential(*[nn.Linear(4, 4) for _ in range(count)]) for count in (2, 3))
+        >>> architecture_of(deep) == architecture_of(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+        True
+        >>> architecture_of(deep) == architecture_of(deeper)
+        False
+    """
+    parts = [f"{name} {type(part).__qualname__} {part.extra_repr()}" for name, part in module.named_modules()]
+    values = (*module.named_parameters(), *module.named_buffers())
+    shapes = [f"{name} {'lazy' if is_lazy(value) else tuple(value.shape)}" for name, value in values]
+    text = _ADDRESS.sub("", "\n".join([*parts, *shapes]))
+    return f"{type(module).__qualname__} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from lightning_poison.calibration import Decision, decide_by_trusted, decide_by_
 from lightning_poison.checks import expected, printable
 from lightning_poison.crossfit import cross_fitted_label_scores
 from lightning_poison.holding import Held, hold
-from lightning_poison.reading import Block
+from lightning_poison.reading import Block, read_blocks
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scorers.protocol import LabelScorer, Scorer
@@ -73,10 +73,12 @@ def judge_by_trusted(job: Job, trusted: Held) -> Judged:
         trusted: the samples that are believed.
 
     Raises:
-        ValueError: where a class is absent from the trusted samples, or has too few of them.
+        ValueError: where a class is absent from the trusted samples, or has too few of them; or where they have
+            another shape than the judged ones.
     """
     labels = trusted.labels
     _check_classes(job.labels, labels)
+    agreed(job.runtime, lambda: _check_shapes(job, trusted))
     held_out = torch.arange(len(labels))
     if not job.scorer.is_fitted:
         job = replace(job, scorer=copy.deepcopy(job.scorer))
@@ -190,6 +192,19 @@ def _split(labels: Tensor, judged: Tensor, generator: torch.Generator) -> tuple[
         count = max(1, round(HELD_OUT * len(members)))
         held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def _check_shapes(job: Job, trusted: Held) -> None:
+    """Check the first sample of each, before anything is fitted."""
+    judged, known = (
+        next(read_blocks(dataset, [torch.zeros(1, dtype=torch.int64)], sample=sample, seed=job.seed)).inputs.shape[1:]
+        for dataset, sample in ((job.dataset, job.sample), (trusted.dataset, trusted.sample))
+    )
+    if judged != known:
+        raise ValueError(
+            expected("trusted", f"samples of shape {tuple(judged)}, as the judged ones have", tuple(known))
+            + "\nGive both the same transform."
+        )
 
 
 def _check_classes(labels: Tensor, trusted_labels: Tensor) -> None:

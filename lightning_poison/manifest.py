@@ -82,7 +82,7 @@ class Manifest:
         if len(dataset) != len(verdict):
             raise ValueError(expected("dataset", f"the {len(verdict)} samples that were judged", f"{len(dataset)}"))
         by_hand = _positions(kept_by_hand, len(verdict))
-        ranking = verdict.suspicion.argsort(descending=True, stable=True).tolist()
+        ranking = verdict.ranking.tolist()
         spec = sample or spec_of(dataset)
         word: DecisionWord = "flagged" if flag_only else "removed"
         return cls(

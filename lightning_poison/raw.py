@@ -21,6 +21,25 @@ Edit = Callable[[Tensor], Tensor]
 """Maps a raw image, uint8 `(C, H, W)`, to another of the same shape; never in place."""
 
 
+_WAY_OUT = """\
+Raw images are what a data set hands to its `self.transform`. Use one of torchvision's, or one of your own that calls
+`self.transform(image)` in `__getitem__`, with images that are uint8 `(C, H, W)`: `(255 * images).round().byte()` makes
+them from floats in [0, 1].
+
+    class Images(torch.utils.data.Dataset):
+        def __init__(self, images, labels):
+            self.data, self.targets = images, labels
+            self.transform = torchvision.transforms.v2.ToDtype(torch.float32, scale=True)
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            return self.transform(self.data[index]), int(self.targets[index])
+
+Authors of attacks: poison of domain "sample" needs no raw images."""
+
+
 def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
     """Read one sample with its raw image edited before the data set's transform.
 
@@ -34,7 +53,7 @@ def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
         The sample as the data set returns it, container and all.
 
     Raises:
-        TypeError: where the data set has no `transform`, or its raw images are not 8-bit images.
+        TypeError: where the data set has no `transform` or does not call it, or its raw images are not 8-bit images.
 
     Example:
         >>> from lightning_poison._door.tiny_images import TinyImages
@@ -54,8 +73,7 @@ def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
     sample = view[position]
     if not swap.called:
         raise TypeError(
-            f"Expected {type(leaf).__name__} to call its `transform` on the image, but it did not.\n"
-            'Use poison of domain "sample" with this data set.'
+            f"Expected {type(leaf).__name__} to call its `transform` on the raw image, but it did not.\n{_WAY_OUT}"
         )
     return sample
 
@@ -121,8 +139,8 @@ def resolve(dataset: Any, index: int) -> tuple[Any, int]:
         return resolve(dataset.dataset, int(dataset.indices[index]))
     if not hasattr(dataset, "transform"):
         raise TypeError(
-            f"Expected a data set with a `transform` to put raw images in front of, but got {type(dataset).__name__}.\n"
-            'Use poison of domain "sample", or give the data set a `transform` attribute (None will do).'
+            "Expected a data set that calls its `transform` on the raw image, "
+            f"but got {type(dataset).__name__}, which has none.\n{_WAY_OUT}"
         )
     return dataset, index
 
@@ -159,7 +177,8 @@ def _to_tensor(image: Any) -> Tensor:
     came = f"a PIL image of mode {image.mode}" if isinstance(image, Image.Image) else describe(image)
     raise TypeError(
         f"Expected raw images of 8 bits (PIL of mode L, RGB or RGBA, uint8 arrays or tensors), but got {came}.\n"
-        'Use poison of domain "sample" with this data set.'
+        "Keep them so, and scale them in the data set's `transform`; `(255 * images).round().byte()` makes them from "
+        'floats in [0, 1].\nAuthors of attacks: poison of domain "sample" needs no raw images.'
     )
 
 

@@ -140,18 +140,21 @@ def _unknown(noun: str, name: str, offers: Sequence[Offer]) -> Exception:
     """Blame a broken plug-in where the name may well be its; else say what there is."""
     plugin, _, bare = name.rpartition(":")
     names = sorted({offer.name for offer in offers})
-    near = difflib.get_close_matches(bare, names, n=1)
+    misspelt = difflib.get_close_matches(bare, names, n=1)
     suspects = [each for each in load_plugins().broken if plugin in ("", each.source.plugin)]
-    if suspects and (plugin or not near):
+    if suspects and (plugin or not misspelt):
         listed = "\n".join(map(str, suspects))
         error = PluginError(
             f"Expected a {noun} `{printable(name)}`, but the plug-in that may offer it is broken.\n{listed}"
         )
         error.__cause__ = suspects[0].error
         return error
-    hint = f"\nDid you mean `{near[0]}`?" if near else "\nInstall the distribution that offers it."
+    holding = sorted((each for each in names if bare and bare.casefold() in each.casefold()), key=len)
+    near = holding[:3] or difflib.get_close_matches(bare, names, n=1, cutoff=0.5)
+    meant = " or ".join(f"`{each}`" for each in near)
+    hint = f"Did you mean {meant}?" if near else "Install the distribution that offers it."
     return UnknownNameError(
-        f"Expected the name of an installed {noun} ({', '.join(names) or 'none'}), but got {printable(name)!r}.{hint}"
+        f"Expected the name of an installed {noun} ({', '.join(names) or 'none'}), but got {printable(name)!r}.\n{hint}"
     )
 
 

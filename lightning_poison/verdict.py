@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,8 +123,12 @@ class Verdict:
     @property
     def removed(self) -> Tensor:
         """The positions of the samples that are kept out, int64, most suspicious first."""
-        out = (~self.keep).nonzero().flatten()
-        return out[self.p_values[out].argsort(stable=True)]
+        return self.ranking[~self.keep[self.ranking]]
+
+    @property
+    def ranking(self) -> Tensor:
+        """The positions of all samples, int64 `(N,)`, most suspicious first; equal posteriors by their p-values."""
+        return torch.from_numpy(np.lexsort((self.p_values.numpy(), -self.suspicion.numpy())))
 
     @property
     def suspicion(self) -> Tensor:

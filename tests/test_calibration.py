@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_poison.calibration import decide_by_trusted, decide_by_wrong_label_null
+from lightning_poison.errors import InconclusiveError
 
 RATES = {"false_positive_rate": 0.01, "natural_error_rate": 0.003}
 
@@ -102,3 +103,38 @@ def test_clean_data_keep_everything():
     found = decide_by_wrong_label_null(*label_scores(0), remove_without_evidence=False, **RATES)
     assert found.keep.all()
     assert found.evidence.contamination == 0
+
+
+def by_null(label_scores, labels, *, anyway=False):
+    return decide_by_wrong_label_null(label_scores.double(), labels, **RATES, remove_without_evidence=anyway)
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("scores", ["noise", "constant"])
+def test_a_scorer_at_chance_is_not_believed(classes, scores, anyway):
+    labels = torch.arange(2000) % classes
+    label_scores = torch.rand(2000, classes, generator=torch.Generator().manual_seed(0)) * (scores == "noise")
+    with pytest.raises(InconclusiveError, match=r"Cohen's κ at least 0\.3, but got -?0\.0\d, [\s\S]*`score_dataset=`"):
+        by_null(label_scores, labels, anyway=anyway)
+
+
+def test_a_scorer_that_misreads_many_is_not_believed():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4000) % 4
+    label_scores = 2 - 2 * torch.eye(4)[labels] + torch.randn(4000, 4, generator=generator)
+    with pytest.raises(InconclusiveError, match=r"misreads at most 10 % .* but it misreads an estimated \d\d %"):
+        by_null(label_scores, labels)
+    assert by_null(label_scores, labels, anyway=True).keep.any()
+
+
+@pytest.mark.parametrize(("classes", "share"), [(2, 0.3), (10, 0.6)])
+def test_much_noise_under_a_good_scorer_is_judged(classes, share):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(4000) % classes
+    label_scores = 8 - 8 * torch.eye(classes)[truth] + torch.rand(4000, classes, generator=generator)
+    wrong = torch.rand(4000, generator=generator) < share
+    shift = torch.randint(1, classes, (4000,), generator=generator)
+    labels = torch.where(wrong, (truth + shift) % classes, truth)
+    decision = by_null(label_scores, labels)
+    assert decision.evidence.contamination == pytest.approx(share, abs=0.03)

@@ -14,9 +14,18 @@ def test_attacks_are_listed_with_their_distribution(capsys):
     assert any(line.startswith("poison-frog") and "lightning-poison-collisions" in line for line in lines)
 
 
-def test_scorers_are_listed(capsys):
-    assert cli.main(["attacks", "--scorers", "true"]) == 0
-    assert "likelihood" in capsys.readouterr().out
+@pytest.mark.parametrize("option", [["--scorers"], ["--scorers", "true"], ["--scorers=true"]])
+def test_scorers_are_listed(capsys, option):
+    assert cli.main(["attacks", *option]) == 0
+    shown = capsys.readouterr().out
+    assert "likelihood" in shown
+    assert "label-flip" not in shown
+
+
+@pytest.mark.parametrize("option", [["--scorers", "false"], ["--scorers=false"]])
+def test_scorers_are_not_listed(capsys, option):
+    assert cli.main(["attacks", *option]) == 0
+    assert "label-flip" in capsys.readouterr().out
 
 
 def test_what_a_user_can_mend_is_a_message_and_not_a_traceback(capsys, tmp_path):

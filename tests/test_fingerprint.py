@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from lightning_poison.fingerprint import digest_of, fingerprint
+from lightning_poison.fingerprint import architecture_of, digest_of, fingerprint
 from lightning_poison.samples import SampleSpec
 
 
@@ -106,3 +107,25 @@ def test_settings_that_json_can_hold():
     settings = {"a": [1, 2.5, (True, None)], "b": {"c": "d"}}
     data = TensorDataset(torch.eye(3), torch.arange(3))
     assert taken(data, settings=settings) == taken(data, settings={"b": {"c": "d"}, "a": [1, 2.5, [True, None]]})
+
+
+def test_architectures_are_told_apart_and_weights_are_not():
+    built = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    twin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    others = (
+        nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Flatten()),
+        nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten()),
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.ReLU()),
+        nn.Sequential(nn.LazyConv2d(2, 3), nn.Flatten()),
+    )
+    assert architecture_of(built) == architecture_of(twin)
+    assert len({architecture_of(each) for each in (built, *others)}) == 6
+
+
+def test_an_address_that_a_part_shows_is_left_out():
+    class Shown(nn.Module):
+        def extra_repr(self):
+            return repr(object())
+
+    assert architecture_of(Shown()) == architecture_of(Shown())

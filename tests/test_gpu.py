@@ -14,7 +14,7 @@ from lightning_poison.fitting import FitSettings
 from lightning_poison.functional.pgd import perturb_against
 from lightning_poison.heads import LGMHead
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

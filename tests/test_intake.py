@@ -16,7 +16,7 @@ from torch.utils.data import (
 
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.intake import check_labels, map_style
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 
 
 def points(labels, classes=None):

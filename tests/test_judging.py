@@ -211,3 +211,12 @@ def test_ranks_agree_with_one(blobs, centroid_scorer, several_ranks, size, monke
             assert torch.equal(found.suggested_labels, expected.suggested_labels)
             assert torch.equal(found.decision.keep, expected.decision.keep)
             assert torch.equal(found.decision.p_values, expected.decision.p_values)
+
+
+def test_trusted_samples_of_another_shape_are_named_before_a_fit(blobs, centroid_scorer):
+    scorer = centroid_scorer()
+    with pytest.raises(
+        ValueError, match=r"`trusted` to be samples of shape \(4,\), as the judged ones have, but got \(6,\)"
+    ):
+        trusting(job(blobs(60), scorer), blobs(300, features=6))
+    assert not scorer.is_fitted

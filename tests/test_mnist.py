@@ -13,7 +13,7 @@ from lightning_poison.door import craft
 from lightning_poison.fitting import FitSettings
 from lightning_poison.registry import get_attack
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.threat import Threat
 

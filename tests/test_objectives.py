@@ -75,7 +75,7 @@ def test_all_to_all():
 
 
 def test_a_trigger_needs_raw_images():
-    with pytest.raises(TypeError, match="a data set with a `transform`"):
+    with pytest.raises(TypeError, match="a data set that calls its `transform`"):
         OBJECTIVES["trigger"].evaluation_set(TensorDataset(torch.rand(2, 1, 2, 2), torch.tensor([0, 1])))
 
 

@@ -85,6 +85,25 @@ def test_an_unknown_name_answers_with_the_names_and_the_nearest(installed):
         get_attack("zzz")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frog", "mean `poison-frog`"),
+        ("pond:Frog", "mean `poison-frog`"),
+        ("shielding", "mean `class-shielding` or `class-shielding-generator`"),
+        ("label", "mean `label-flip` or `clean-label`"),
+        ("badnet", "mean `badnets`"),
+        ("toadstool", "mean `toad`"),
+        ("", "Install the distribution"),
+    ],
+)
+def test_the_nearest_names_hold_the_word_or_look_like_it(installed, name, said):
+    shielding = ("class-shielding-generator", "class-shielding")
+    installed([offer(each) for each in (*shielding, "poison-frog", "label-flip", "clean-label", "badnets", "toad")])
+    with pytest.raises(UnknownNameError, match=said):
+        get_attack(name)
+
+
 def test_an_unknown_name_is_shown_without_control_characters(installed):
     installed()
     with pytest.raises(UnknownNameError) as caught:
@@ -115,7 +134,7 @@ def test_a_factory_that_returns_no_attack(installed):
 
 def test_asking_for_what_a_broken_plugin_may_offer_chains_its_error(installed):
     installed([offer("label-flip")], broken=[IMPORT_FAILED])
-    for name in ("frog", "swamp:label-flip"):
+    for name in ("frog", "flip", "swamp:label-flip"):
         with (
             pytest.warns(RuntimeWarning) if name == "frog" else warnings.catch_warnings(),
             pytest.raises(PluginError, match=r"dist-swamp 2\.0.*import failed") as caught,

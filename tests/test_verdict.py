@@ -70,6 +70,13 @@ def test_another_file_is_refused(tmp_path):
         Verdict.load(tmp_path / "none")
 
 
+def test_the_ranking_is_by_posterior_and_then_by_p_value():
+    posterior, p_values = torch.tensor([0.2, 0.9, 0.9, 0.1]).double(), torch.tensor([0.5, 0.3, 1e-9, 0.6]).double()
+    ranked = verdict(posterior=posterior, p_values=p_values, posterior_threshold=0.5)
+    assert ranked.ranking.tolist() == [2, 1, 0, 3]
+    assert verdict(p_values=torch.tensor([1e-30, 0.5, 1e-40, 0.5]).double()).ranking.tolist() == [2, 0, 1, 3]
+
+
 def test_what_was_removed_comes_most_suspicious_first():
     assert verdict().removed.tolist() == [3, 1]
     assert verdict(p_values=torch.tensor([0.5, 1e-40, 0.3, 1e-30]).double()).removed.tolist() == [1, 3]

@@ -24,7 +24,7 @@ from lightning_poison.labels import labels_of
 from lightning_poison.manifest import read_manifest
 from lightning_poison.runtime import Runtime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import check_arguments, sanitize
+from lightning_poison.sanitizing import check_arguments, sanitize
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.verdict import Verdict
@@ -46,8 +46,8 @@ class GateSettings:
     natural_error_rate: float = NATURAL_ERROR_RATE
     remove_without_evidence: bool = False
     max_removed: float = 0.5
-    manifest: str | None = None
-    dirpath: str | None = None
+    manifest: str | Path | None = None
+    dirpath: str | Path | None = None
     seed: int = 0
     name: str = "sanitizer"
 
@@ -214,6 +214,7 @@ class Gate:
                 sample=self.settings.sample,
                 kept_by_hand=self._kept_by_hand[path],
                 flag_only=self.settings.action == "flag",
+                announce=runtime.announce,
             )
 
     def _check_single(self, count: int) -> None:

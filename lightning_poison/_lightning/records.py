@@ -1,19 +1,20 @@
 """Telling what a gate decided: in files beside the run, and in the Trainer's loggers."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lightning_poison.checks import printable
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest import read_manifest, write_manifest
 from lightning_poison.samples import SampleSpec
 from lightning_poison.verdict import Verdict
 
 
-def run_directory(trainer: Any, dirpath: str | None, name: str) -> Path | None:
+def run_directory(trainer: Any, dirpath: str | Path | None, name: str) -> Path | None:
     """Return where a gate writes; to be asked on every rank, since a Trainer's log directory is agreed among them.
 
     Args:
@@ -46,11 +47,12 @@ def write_files(
     sample: SampleSpec | None,
     kept_by_hand: Tensor | None,
     flag_only: bool,
+    announce: Callable[[str], None],
 ) -> None:
     """Write verdict and manifest, each atomically.
 
     A manifest that is there already and was edited by hand, and not handed to this run, is set aside under another
-    name: nobody's work is lost.
+    name, and the user is told: nobody's work is lost.
 
     Args:
         directory: where to.
@@ -59,10 +61,16 @@ def write_files(
         sample: where the input stands in a sample; found by itself where it is `None`.
         kept_by_hand: int64 `(K,)`, what a person keeps, as `Manifest.from_verdict` takes it.
         flag_only: whether what is not kept is trained on nevertheless.
+        announce: tells the user.
     """
     verdict.save(directory / "verdict.safetensors")
     if kept_by_hand is None or not len(kept_by_hand):
-        _set_aside(directory / "manifest.csv")
+        aside = _set_aside(directory / "manifest.csv")
+        if aside is not None:
+            announce(
+                "The manifest of an earlier run was edited by hand and not handed to this one, so the edits have no "
+                f"effect. To keep what was kept by hand, pass `manifest={printable(str(aside))!r}`: there it lies now."
+            )
     write_manifest(
         directory / "manifest.csv", verdict, dataset, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only
     )
@@ -104,14 +112,15 @@ def folder_name(path: str, paths: list[str]) -> str:
     return "-".join([str(paths.index(path)), *words]) if path else "."
 
 
-def _set_aside(path: Path) -> None:
-    """Rename a manifest that holds rows kept by hand, or can no longer be read."""
+def _set_aside(path: Path) -> Path | None:
+    """Rename a manifest that holds rows kept by hand, or can no longer be read; return its new path."""
     if not path.exists():
-        return
+        return None
     try:
         edited = any(row.decision == "kept-by-hand" for row in read_manifest(path).rows)
     except ManifestError:
         edited = True
-    if edited:
-        names = (path.with_name(f"manifest.previous-{number}.csv") for number in itertools.count(1))
-        path.replace(next(name for name in names if not name.exists()))
+    if not edited:
+        return None
+    names = (path.with_name(f"manifest.previous-{number}.csv") for number in itertools.count(1))
+    return path.replace(next(name for name in names if not name.exists()))

@@ -1,6 +1,7 @@
 """`Sanitizer`: keeps suspicious samples out of a training that is there already."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_poison._lightning.configured import AnyDataset, AnyScorer
@@ -65,8 +66,8 @@ class Sanitizer(CallbackBase):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
-        manifest: str | None = None,
-        dirpath: str | None = None,
+        manifest: str | Path | None = None,
+        dirpath: str | Path | None = None,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:

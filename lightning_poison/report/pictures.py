@@ -124,7 +124,7 @@ def plot_caught(
     caught = verdict.removed
     title = f"{len(caught):,} of {len(verdict):,} samples kept out, most suspicious first"
     if not len(caught):
-        caught = verdict.suspicion.argsort(descending=True, stable=True)
+        caught = verdict.ranking
         title = f"none of {len(verdict):,} samples kept out; the most suspicious ones"
     chosen = caught[: positive_int("count", count)].tolist()
     spec = sample or spec_of(dataset)

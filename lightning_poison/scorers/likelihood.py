@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from lightning_poison.backbones import default_backbone
 from lightning_poison.checks import expected, one_of, positive_int
 from lightning_poison.errors import NotFittedError
+from lightning_poison.fingerprint import architecture_of
 from lightning_poison.fitting import FitSettings, fit_module, in_channels_last
 from lightning_poison.heads import Covariance, LGMHead
 from lightning_poison.labels import labels_of, spec_of
@@ -156,6 +157,7 @@ class LikelihoodScorer:
 
         Raises:
             NotFittedError: before a fit.
+            ValueError: where samples have another shape than those that it was fitted on.
         """
         if self._model is None:
             raise NotFittedError("Expected a fitted LikelihoodScorer, but it has no model yet.\nCall `fit(trusted)`.")
@@ -175,7 +177,7 @@ class LikelihoodScorer:
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the scorer was built with, as JSON can hold it."""
-        backbone = None if self.backbone is None else type(self.backbone).__qualname__
+        backbone = None if self.backbone is None else architecture_of(self.backbone)
         names = ("score", "feature_size", "margin", "likelihood_weight", "covariance")
         model = type(self._model.module).__qualname__ if isinstance(self._model, BorrowedModel) else None
         chosen = {name: getattr(self, name) for name in names}

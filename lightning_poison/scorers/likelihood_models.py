@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from lightning_poison.backbones import checked_features
+from lightning_poison.checks import expected
 from lightning_poison.heads import LGMHead
 
 
@@ -23,7 +24,15 @@ class OwnModel(nn.Module):
         self.shape = shape
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return features `(B, D)`."""
+        """Return features `(B, D)`.
+
+        Raises:
+            ValueError: where samples have another shape than those that the model was built for, or the backbone
+                returns something else.
+        """
+        if inputs.shape[1:] != self.shape:
+            what = f"samples of shape {self.shape}, which the scorer was fitted on"
+            raise ValueError(expected("inputs", what, tuple(inputs.shape[1:]), "Give all data the same transform."))
         return checked_features(self.backbone, inputs, self.head.feature_size)
 
 

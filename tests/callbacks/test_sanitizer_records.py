@@ -169,12 +169,14 @@ def test_a_directory_that_cannot_be_written_stops_it_and_loses_nothing(world):
     assert len(sanitizer.verdict) == 240
 
 
-def test_a_manifest_that_was_edited_and_not_handed_over_is_set_aside(world, reviewed):
+def test_a_manifest_that_was_edited_and_not_handed_over_is_set_aside(world, reviewed, caplog):
     path, ids = reviewed
     edited = path.read_text()
+    caplog.set_level("INFO")
     for _ in range(2):
         sanitizer = world.sanitizer(dirpath=str(path.parent))
         world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
     assert not sanitizer.verdict.keep[ids].any()
     assert (path.parent / "manifest.previous-1.csv").read_text() == edited
     assert not (path.parent / "manifest.previous-2.csv").exists()
+    assert f"pass `manifest='{path.parent / 'manifest.previous-1.csv'}'`" in caplog.text

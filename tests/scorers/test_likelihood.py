@@ -209,6 +209,11 @@ def test_a_backbone_of_another_size(blobs):
     assert not scorer.is_fitted
 
 
+def test_samples_of_another_shape(on_digits):
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), which the scorer was fitted on, but got \(3, 8, 8\)"):
+        on_digits.score_labels(torch.rand(2, 3, 8, 8))
+
+
 def test_one_class_alone():
     data = TensorDataset(torch.randn(10, 4), torch.full((10,), 3))
     with pytest.raises(ValueError, match="data of at least two classes, but got class 3 alone"):
@@ -244,7 +249,8 @@ def test_a_rehearsal_leaves_it_unfitted_and_says_how_many_steps(blobs, centroid_
 
 def test_settings_are_json_and_tell_scorers_apart():
     scorers = [quick(), quick("posterior"), quick(margin=2.0), quick(backbone=nn.Linear(4, 4)), LikelihoodScorer()]
-    assert len({json.dumps(scorer.settings(), sort_keys=True) for scorer in scorers}) == 5
+    scorers += [quick(backbone=nn.Linear(4, 4, bias=False))]
+    assert len({json.dumps(scorer.settings(), sort_keys=True) for scorer in scorers}) == 6
     settings = quick().settings()
     settings["fit_settings"]["epochs"] = 99
     assert QUICK.epochs == 1

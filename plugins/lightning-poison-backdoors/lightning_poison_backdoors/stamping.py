@@ -24,13 +24,7 @@ def raw_images(dataset: "Dataset[Any]", indices: Tensor) -> Tensor:
         TypeError: where the data set's raw images cannot be reached.
         ValueError: where they differ in shape.
     """
-    try:
-        images = [read_raw(dataset, index) for index in indices.tolist()]
-    except TypeError as error:
-        error.add_note(
-            "A trigger acts on 8-bit images: keep them as uint8, and scale them in the data set's `transform`."
-        )
-        raise
+    images = [read_raw(dataset, index) for index in indices.tolist()]
     for image, index in zip(images, indices.tolist(), strict=True):
         if image.shape != images[0].shape:
             raise ValueError(

@@ -125,9 +125,13 @@ class TestErrors:
         assert len(poison_of(BadNets(amplitude=0.03), images, epsilon=8 / 255)) == 6
 
     def test_raw_images_out_of_reach(self, floats, poison_of):
-        with pytest.raises(TypeError, match=r"a data set with a `transform`.*but got TensorDataset") as caught:
+        with pytest.raises(TypeError, match=r"calls its `transform` on the raw image, but got TensorDataset") as caught:
             poison_of(BadNets(), floats)
-        assert any("keep them as uint8" in note for note in caught.value.__notes__)
+        assert "(255 * images).round().byte()" in str(caught.value)
+        floats.transform = None
+        with pytest.raises(TypeError, match="Expected TensorDataset to call its `transform`") as caught:
+            poison_of(BadNets(), floats)
+        assert "return self.transform(self.data[index])" in str(caught.value)
 
     def test_raw_images_of_several_sizes(self, poison_of):
         class Mixed(torch.utils.data.Dataset):

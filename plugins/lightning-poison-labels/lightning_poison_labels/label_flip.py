@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_poison import checks
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import ANY_OTHER, AvailabilityObjective, Objective, ProtectedClassObjective
 from lightning_poison.poison import Poison
@@ -18,8 +19,9 @@ from lightning_poison.threat import Surrogate, Threat
 class LabelFlip:
     """Flips labels: of all classes or one, to any other class, one, or a fixed partner; at random places or given ones.
 
-    As many are flipped as the threat's budget allows. With neither classes nor pairs it is uniform noise. Where a
-    `source_class` is given the attack aims at the test samples of that class, else at the accuracy on all.
+    As many are flipped as the threat's budget says; where `indices` are given, those and no others. With neither
+    classes nor pairs it is uniform noise. Where a `source_class` is given the attack aims at the test samples of that
+    class, else at the accuracy on all.
 
     Args:
         source_class: flip samples of this class only.
@@ -63,10 +65,11 @@ class LabelFlip:
         holdout: "Dataset[Any] | None",  # noqa: ARG002
         generator: torch.Generator,
     ) -> Poison:
-        """Return the flipped labels of at most `threat.budget` samples.
+        """Return the flipped labels of `threat.budget` samples, or of the given ones.
 
         Raises:
-            ValueError: where the threat asks for clean labels, or no sample can be flipped.
+            ValueError: where the threat asks for clean labels, no sample can be flipped, fewer than the budget can, or
+                more are given than the budget.
         """
         if threat.clean_label:
             raise ValueError("Expected a threat that lets labels change, but got `clean_label=True`.")
@@ -78,9 +81,10 @@ class LabelFlip:
         if self.indices is not None:
             if not all(0 <= index < len(labels) for index in self.indices):
                 raise ValueError(f"Expected `indices` in the data set of {len(labels)}, but got {self.indices}.")
-            able &= torch.isin(torch.arange(len(labels)), torch.tensor(self.indices))
+            able &= torch.isin(torch.arange(len(labels)), torch.tensor(self.indices, dtype=torch.int64))
         if not able.any():
             raise ValueError(f"Expected samples whose labels can be flipped, but {self!r} finds none in this data set.")
+        self._check_budget(threat.budget, int(able.sum()))
         order = torch.randperm(int(able.sum()), generator=generator)[: threat.budget]
         chosen = able.nonzero().flatten()[order].sort().values
         shift = torch.randint(1, max(2, classes), (len(chosen),), generator=generator)
@@ -90,6 +94,19 @@ class LabelFlip:
         if self.source_class is not None:
             objective = ProtectedClassObjective(self.source_class, target)
         return Poison(chosen, flipped, objective, attack=self.name, settings=dict(vars(self)))
+
+    def _check_budget(self, budget: int, able: int) -> None:
+        """Refuse a budget that cannot be spent, and given samples that it does not cover."""
+        if self.indices is None and able < budget:
+            raise ValueError(
+                checks.expected("budget", f"at most {able}, the samples that {self!r} can flip", budget)
+                + f"\nLower it to {able}, or flip samples of more classes."
+            )
+        if self.indices is not None and (given := len(set(self.indices))) > budget:
+            raise ValueError(
+                checks.expected("indices", f"at most {budget} samples, the budget of the threat", str(given))
+                + f"\nGive fewer, or raise the budget to {given}."
+            )
 
     def _partners(self, classes: int) -> Tensor:
         """Return what each class is flipped to, `(C,)`: itself where it stays, −1 where that is drawn."""

@@ -34,9 +34,9 @@ def test_it_is_found_through_its_entry_point():
         {},
         {"target_class": 1},
         {"source_class": 0, "target_class": 2},
-        {"indices": range(30)},
+        {"indices": range(6)},
         {"pairs": "next"},
-        {"pairs": [(0, 2), (1, 0)], "indices": range(60)},
+        {"pairs": [(0, 2), (1, 0)]},
     ],
 )
 def test_it_keeps_the_contract(settings):
@@ -57,7 +57,7 @@ def test_the_budget_says_how_many(dataset):
 
 
 def test_all_to_one_class(dataset):
-    poison = flip(dataset, LabelFlip(target_class=4), budget=200)
+    poison = flip(dataset, LabelFlip(target_class=4), budget=180)
     assert len(poison) == 180
     assert (poison.labels == 4).all()
     assert isinstance(poison.objective, AvailabilityObjective)
@@ -86,7 +86,7 @@ def test_each_class_to_the_next(dataset):
 
 
 def test_given_pairs(dataset):
-    poison = flip(dataset, LabelFlip(pairs=[(4, 9), (9, 4), (7, 1)]), budget=200)
+    poison = flip(dataset, LabelFlip(pairs=[(4, 9), (9, 4), (7, 1)]), budget=60)
     assert LABELS[poison.indices].unique().tolist() == [4, 7, 9]
     assert len(poison) == 60
     partner = {4: 9, 9: 4, 7: 1}
@@ -108,6 +108,28 @@ def test_given_places(dataset):
     poison = flip(dataset, LabelFlip(indices=[5, 8, 13]))
     assert poison.indices.tolist() == [5, 8, 13]
     assert poison.settings["indices"] == [5, 8, 13]
+    assert flip(dataset, LabelFlip(indices=[5, 8, 13, 8]), budget=3).indices.tolist() == [5, 8, 13]
+
+
+@pytest.mark.parametrize(
+    ("attack", "able"),
+    [
+        (LabelFlip(source_class=1), 20),
+        (LabelFlip(target_class=4), 180),
+        (LabelFlip(pairs=[(4, 9), (9, 4)]), 40),
+        (LabelFlip(), 200),
+    ],
+)
+def test_a_budget_that_cannot_be_spent(dataset, attack, able):
+    with pytest.raises(ValueError, match=rf"`budget` to be at most {able}, .* got 300\.\nLower it to {able}, or"):
+        flip(dataset, attack, budget=300)
+    assert len(flip(dataset, attack, budget=able)) == able
+
+
+def test_more_given_places_than_the_budget(dataset):
+    with pytest.raises(ValueError, match=r"`indices` to be at most 20 samples.*got 50\.\n.*raise the budget to 50"):
+        flip(dataset, LabelFlip(indices=range(50)), budget=20)
+    assert flip(dataset, LabelFlip(indices=range(50)), budget=50).indices.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +146,11 @@ def test_given_places(dataset):
 def test_nothing_to_flip(dataset, attack, said):
     with pytest.raises(ValueError, match=said):
         flip(dataset, attack)
+
+
+def test_no_given_places(dataset):
+    with pytest.raises(ValueError, match="labels can be flipped"):
+        flip(dataset, LabelFlip(indices=[]))
 
 
 @pytest.mark.parametrize("attack", [LabelFlip(), LabelFlip(pairs="next"), LabelFlip(target_class=0)])

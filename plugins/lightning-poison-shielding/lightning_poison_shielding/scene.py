@@ -13,7 +13,7 @@ from lightning_poison.labels import labels_of
 from lightning_poison.raw_features import read_features
 from lightning_poison.raw_images import RawImages
 from lightning_poison.threat import Surrogate, Threat, check_surrogates
-from lightning_poison_shielding.casting import divide_pool
+from lightning_poison_shielding.casting import divide_pool, members_of
 from lightning_poison_shielding.frozen_features import FrozenFeatures
 from lightning_poison_shielding.heads import Known
 
@@ -96,8 +96,8 @@ def look(
         generator: draws the parts of the pool.
 
     Raises:
-        ValueError: where there is no surrogate or no pool, a class has no sample, a surrogate has no such layer or
-            features of no use, or images lie outside the pixel range.
+        ValueError: where there is no surrogate or no pool, the protected class has no sample in one of the two, a
+            surrogate has no such layer or features of no use, or images lie outside the pixel range.
     """
     check_surrogates(surrogates)
     if holdout is None:
@@ -108,6 +108,7 @@ def look(
     maps = [FrozenFeatures(surrogate, threat.pixels, batch_size=batch_size) for surrogate in surrogates]
     labels, pool_labels = labels_of(dataset), labels_of(holdout)
     parts = divide_pool(pool_labels, protected_class, others=others, validate=validate, generator=generator)
+    members_of(labels, protected_class, "protected_class", "training set")
     seed = int(torch.randint(2**31, (), generator=generator))
     images, pool = (RawImages(data, threat.pixels, seed=seed, batch_size=batch_size) for data in (dataset, holdout))
     found = _features(images, torch.arange(len(labels)), maps)

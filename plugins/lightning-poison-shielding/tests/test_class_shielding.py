@@ -3,6 +3,7 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 import lightning_poison_shielding
 from lightning_poison.door import craft
@@ -115,6 +116,12 @@ class TestPoison:
     def test_a_class_without_samples(self, shielded, build, replaced, said):
         with pytest.raises(ValueError, match=said):
             shielded(build(**replaced))
+
+    def test_a_protected_class_that_is_not_trained_on(self, shielded, dataset, build):
+        others = Subset(dataset, (labels_of(dataset) != 3).nonzero().flatten().tolist())
+        said = "`protected_class` to be a class of the training set, which holds 0, 1, 2, 4, 5, 6, 7, 8, 9, but got 3"
+        with pytest.raises(ValueError, match=said):
+            shielded(build(), dataset=others)
 
     def test_a_budget_beyond_the_class(self, shielded, dataset, build):
         count = int((labels_of(dataset) == 9).sum())

@@ -12,7 +12,7 @@ from lightning_poison.objectives import AvailabilityObjective
 from lightning_poison.poison import Poison
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitize import sanitize
+from lightning_poison.sanitizing import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.verdict import Verdict
 

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, positive, positive_int
+from lightning_poison.functional.precision import full_precision
 
 FLAT = 0.1
 """How far, in units of the raw image, a pixel may lie from what surrounds it and still count as flat background."""
 
+_FILTER = 5  # pixels, the side of the filter of patterned signs
 _ROUNDING_ERROR = 1e-4  # of a level: 8 / 255 times 255 may lie a little below 8
 
 
@@ -57,18 +59,48 @@ def smooth_noise(shape: Sequence[int], *, generator: torch.Generator, cells: int
         (tensor([1., 1.]), True)
     """
     positive_int("cells", cells, minimum=2)
-    if len(shape) != 4:
-        raise ValueError(expected("shape", "that of images (B, C, H, W)", tuple(shape)))
-    count, channels, height, width = shape
+    count, channels, height, width = _image_shape(shape)
     coarse = 2 * torch.rand(count, channels, cells, cells, generator=generator, device=generator.device) - 1
     patterns = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
     return patterns / patterns.abs().amax((1, 2, 3), keepdim=True)
 
 
-def mixed_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-    """Return noise of another family for each sample: signs for half of them, Gaussian and smooth noise for a quarter.
+def patterned_signs(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
+    """Return −1 or 1 in patterns, as the signs of a convolutional network's gradient are.
 
-    Vectors `(B, D)` have no neighbours: for them Gaussian noise stands in the place of smooth noise.
+    White noise goes through a random 5 × 5 filter, another one for each channel of each image, and is moved up or down
+    by a random offset, normal with its own standard deviation. So neighbours may agree or disagree, and one sign may
+    prevail, where `sign_noise` is a fair coin in each pixel.
+
+    Args:
+        shape: `(B, C, H, W)`.
+        generator: draws noise, filters and offsets.
+
+    Returns:
+        float32 of that shape.
+
+    Example:
+        >>> signs = patterned_signs((200, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        >>> signs.unique(), bool((signs.mean((1, 2, 3)).abs() > 0.5).float().mean() > 0.3)
+        (tensor([-1.,  1.]), True)
+    """
+    count, channels, height, width = _image_shape(shape)
+    device = generator.device
+    padded = (1, count * channels, height + _FILTER - 1, width + _FILTER - 1)
+    white = torch.randn(padded, generator=generator, device=device)
+    filters = torch.randn(count * channels, 1, _FILTER, _FILTER, generator=generator, device=device)
+    with full_precision(device):
+        patterns = F.conv2d(white, filters, groups=count * channels).view(count, channels, height, width)
+    offsets = torch.randn(count, 1, 1, 1, generator=generator, device=device)
+    offsets *= patterns.std((1, 2, 3), correction=0, keepdim=True)
+    return torch.where(patterns >= offsets, 1.0, -1.0)
+
+
+def mixed_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
+    """Return noise of another family for each sample.
+
+    A fifth each are signs, Gaussian and smooth noise, and two fifths are patterned signs. Vectors `(B, D)` have no
+    neighbours: for them, signs stand in the place of patterned signs, and Gaussian in that of smooth noise.
 
     Args:
         shape: `(B, C, H, W)` or `(B, D)`.
@@ -80,13 +112,14 @@ def mixed_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
     Example:
         >>> noise = mixed_noise((100, 5), generator=torch.Generator().manual_seed(0))
         >>> int((noise.abs() == 1).all(1).sum())
-        49
+        63
     """
-    family = torch.randint(4, (shape[0],), generator=generator, device=generator.device)
+    family = torch.randint(5, (shape[0],), generator=generator, device=generator.device)
+    images = len(shape) == 4
     noise = sign_noise(shape, generator=generator)
-    others = ((2, gaussian_noise), (3, smooth_noise if len(shape) == 4 else gaussian_noise))
-    for number, draw in others:
-        members = (family == number).nonzero().flatten()
+    smooth, patterned = (smooth_noise, patterned_signs) if images else (gaussian_noise, sign_noise)
+    for chosen, draw in ((family == 1, gaussian_noise), (family == 2, smooth), (family > 2, patterned)):
+        members = chosen.nonzero().flatten()
         if len(members):
             noise[members] = draw((len(members), *shape[1:]), generator=generator)
     return noise
@@ -181,3 +214,10 @@ def perturbed(
     if mask is not None:
         change = change * mask
     return samples + change if limits is None else (samples + change).clamp(*limits)
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    if len(shape) != 4:
+        raise ValueError(expected("shape", "that of images (B, C, H, W)", tuple(shape)))
+    count, channels, height, width = shape
+    return count, channels, height, width

@@ -9,13 +9,14 @@ from lightning_poison.functional.negatives import (
     gaussian_noise,
     log_uniform,
     mixed_noise,
+    patterned_signs,
     perturbed,
     sign_noise,
     smooth_noise,
     textured,
 )
 
-FAMILIES = [sign_noise, gaussian_noise, smooth_noise, mixed_noise]
+FAMILIES = [sign_noise, patterned_signs, gaussian_noise, smooth_noise, mixed_noise]
 
 
 def seeded(seed=0):
@@ -64,18 +65,31 @@ def test_smooth_noise_peaks_at_one_in_each_image():
     torch.testing.assert_close(noise.abs().amax((1, 2, 3)), torch.ones(5))
 
 
-def test_half_of_the_mixture_are_signs_and_a_quarter_is_smooth():
-    noise = mixed_noise((400, 1, 16, 16), generator=seeded())
+def test_patterned_signs_are_those_of_filtered_noise():
+    noise = patterned_signs((300, 1, 16, 16), generator=seeded())
+    assert set(noise.unique().tolist()) == {-1.0, 1.0}
+    agreement = (noise[..., 1:] == noise[..., :-1]).flatten(1).double().mean(1)
+    share = (noise > 0).flatten(1).double().mean(1)
+    assert float((agreement < 0.45).double().mean()) > 0.03
+    assert float((agreement > 0.7).double().mean()) > 0.2
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.06)
+    assert float(((share < 0.16) | (share > 0.84)).double().mean()) == pytest.approx(0.317, abs=0.1)  # beyond 1 sigma
+
+
+def test_the_mixture_holds_every_family_in_its_share():
+    noise = mixed_noise((500, 1, 16, 16), generator=seeded())
     signs = (noise.abs() == 1).flatten(1).all(1)
     smooth = noise.diff(dim=-1).abs().flatten(1).mean(1) < 0.3
-    assert abs(int(signs.sum()) - 200) < 40
-    assert abs(int((smooth & ~signs).sum()) - 100) < 35
+    fair = signs & ((noise > 0).flatten(1).double().mean(1) - 0.5).abs().lt(0.1)
+    assert abs(int(signs.sum()) - 300) < 35
+    assert abs(int((smooth & ~signs).sum()) - 100) < 30
+    assert 100 < int(fair.sum()) < 220
 
 
 def test_vectors_get_signs_and_gaussian_noise():
     noise = mixed_noise((200, 6), generator=seeded())
     signs = (noise.abs() == 1).all(1)
-    assert abs(int(signs.sum()) - 100) < 30
+    assert abs(int(signs.sum()) - 120) < 30
     assert 0.4 < float(noise[~signs].std()) < 0.55
 
 
@@ -162,6 +176,7 @@ class TestTexture:
     ("call", "said"),
     [
         (lambda: perturbed(images(), torch.zeros(4, 1, 12, 11), 0.1), r"`noise` to be of the shape of the samples"),
+        (lambda: patterned_signs((4, 3), generator=seeded()), r"`shape` to be that of images"),
         (lambda: smooth_noise((4, 3), generator=seeded()), r"`shape` to be that of images \(B, C, H, W\)"),
         (lambda: smooth_noise((1, 1, 8, 8), generator=seeded(), cells=1), "`cells` to be an integer of at least 2"),
         (lambda: log_uniform(3, 0.0, 0.1, generator=seeded()), "`low` to be a finite number above 0"),

@@ -71,7 +71,7 @@ class TestWhatItFinds:
         carried = torch.where(wrong, (labels + 1 + torch.arange(len(labels)) % 9) % 10, labels)
         with torch.no_grad():
             assert roc_auc_score(wrong, on_digits.score_batch(images, carried)) > 0.97
-            assert float((on_digits.score_labels(images).argmin(1) == labels).float().mean()) > 0.9
+            assert float((on_digits.score_labels(images).argmin(1) == labels).float().mean()) > 0.85
 
     def test_noise_that_it_has_not_seen(self, on_digits, digits):
         images, labels = held_out(digits)

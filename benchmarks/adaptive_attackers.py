@@ -120,7 +120,7 @@ class Bench:
             case "Mahalanobis":
                 scorer = MahalanobisScorer(FeatureModel(self.classifier("one"), "backbone"))
             case "characteristic vectors":
-                scorer = CharacteristicVectorScorer(self.classifier("one"))
+                scorer = CharacteristicVectorScorer(FeatureModel(self.classifier("one")))
             case _:
                 scorer = DiscriminatorScorer(head="texture" if name.endswith("texture") else "label")
         if not scorer.is_fitted:

@@ -67,7 +67,7 @@ def on_features(fold: Fold, generator: torch.Generator) -> list[Tensor]:
     posterior = MahalanobisScorer(score="posterior").load(mahalanobis.state())
     model = FeatureModel().load(weights)
     network = loaded_classifier(weights, backbone=None, feature_size=model.feature_size, scorer="the feature model")
-    vectors = CharacteristicVectorScorer(network).fit(fold.part, runtime=fold.runtime)
+    vectors = CharacteristicVectorScorer(FeatureModel(network)).fit(fold.part, runtime=fold.runtime)
     features = fold.score(lambda block: model.features(block.inputs)).float()
     of_neighbours = DeepKNNScorer().score_feature_labels(features, fold.held.labels[fold.outside])
     others = (mahalanobis, posterior, vectors)

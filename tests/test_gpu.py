@@ -72,7 +72,7 @@ FILTERS = {
     "discriminator": lambda: DiscriminatorScorer(fit_settings=QUICK),
     "confidence": lambda: ConfidenceScorer(fit_settings=QUICK),
     "mahalanobis": lambda: MahalanobisScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),
-    "characteristic vectors": lambda: CharacteristicVectorScorer(fit_settings=QUICK),
+    "characteristic vectors": lambda: CharacteristicVectorScorer(FeatureModel(fit_settings=QUICK)),
     "k-NN": lambda: DeepKNNScorer(FeatureModel(feature_size=8, fit_settings=QUICK), k=10),
     "spectral": lambda: SpectralSignatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),
     "clustering": lambda: ActivationClusteringScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),

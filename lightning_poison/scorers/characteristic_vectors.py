@@ -4,18 +4,15 @@ De Gaspari, Hitaj, Mancini, "Have You Poisoned My Data? Defending Neural Network
 arXiv 2403.13523, section 4.1.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison.checks import expected, positive_int, share
+from lightning_poison.checks import expected, share
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fingerprint import architecture_of
-from lightning_poison.fitting import FitSettings
 from lightning_poison.functional.batchnorm_statistics import (
     ChannelStatistics,
     RunningCentroids,
@@ -27,7 +24,7 @@ from lightning_poison.functional.margins import margins_to_best_other
 from lightning_poison.reading import Block
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.scopes import evaluating
-from lightning_poison.scorers.classifier import Classifier, classifier_state, fit_classifier, loaded_classifier
+from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.training_data import TrainingData
 from lightning_poison.scoring import score_set
 
@@ -42,29 +39,27 @@ class CharacteristicVectorScorer:
     layer of a network. The score is the distance to the centroid of the label minus the smallest to that of any other
     class; above 0 it is the authors' decision.
 
-    It differs from the paper in the network, which there is trained on other data and frozen: hand one in as `model`,
-    or a classifier is trained on the samples that are believed. There centroids are those of the judged samples, poison
-    among them; here those of the samples that are believed.
+    It differs from the paper in the network, which there is trained on other data and frozen: hand one in as
+    `FeatureModel(network)`, or a classifier is trained on the samples that are believed. There centroids are those of
+    the judged samples, poison among them; here those of the samples that are believed.
 
     Args:
-        model: a trained network with batch norm, run in evaluation mode and never changed; `None` for a classifier of
-            its own.
-        backbone: of a classifier of its own: maps inputs to features `(B, feature_size)`, has batch norm, and is copied
-            for each fit; chosen by the shape of a sample where it is `None`.
-        feature_size: the length of the feature vector of a classifier of its own.
+        feature_model: the network with batch norm; all such layers are looked at, so its `layer` must be left out. One
+            of its own is trained on the samples that are believed; `None` for one with default settings. A network that
+            was handed to it stays as it is.
         mean_weight: β, what the means count against the variances, in [0, 1]; the paper does not state its own.
-        fit_settings: how a classifier of its own is trained.
 
     Raises:
-        ValueError: where a network has no batch norm, both are given, or a number is out of its range.
+        ValueError: where the network has no batch norm, a layer is named, or a number is out of its range.
 
     Example:
+        >>> from torch import nn
         >>> from torch.utils.data import TensorDataset
         >>> labels = torch.arange(40) % 2
         >>> noise = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> images = torch.where(labels[:, None, None, None] == 0, noise, noise.cumsum(3) / 4)
         >>> network = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8))
-        >>> scorer = CharacteristicVectorScorer(network).fit(TensorDataset(images, labels))
+        >>> scorer = CharacteristicVectorScorer(FeatureModel(network)).fit(TensorDataset(images, labels))
         >>> scorer.score_batch(images[:2], torch.tensor([0, 0])) > 0
         tensor([False,  True])
     """
@@ -72,34 +67,22 @@ class CharacteristicVectorScorer:
     name = "characteristic-vectors"
     is_control = False
 
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        *,
-        backbone: nn.Module | None = None,
-        feature_size: int = 64,
-        mean_weight: float = 0.5,
-        fit_settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
-    ) -> None:
-        if model is not None and backbone is not None:
-            raise ValueError(
-                "Expected `model` or `backbone`, but got both.\n"
-                "`model` is a trained network that is left as it is; `backbone` one that is trained on the data."
-            )
-        for network in (model, backbone):
+    def __init__(self, feature_model: FeatureModel | None = None, *, mean_weight: float = 0.5) -> None:
+        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        for network in (self.feature_model.model, self.feature_model.backbone):
             if network is not None:
                 batchnorm_layers(network)
-        self.model = model
-        self.backbone = backbone
-        self.feature_size = positive_int("feature_size", feature_size)
+        if self.feature_model.layer:
+            way = "All batch-norm layers are looked at: leave `layer` out."
+            raise ValueError(
+                expected("feature_model", "one without a layer's name", repr(self.feature_model.layer), way)
+            )
         self.mean_weight = share("mean_weight", mean_weight)
-        self.fit_settings = fit_settings
-        self._network: nn.Module | None = None
+        self._fitted_model: FeatureModel | None = None
         self._centroids: ChannelStatistics | None = None
 
     def __repr__(self) -> str:
-        network = type(self.model).__name__ if self.model is not None else f"feature_size={self.feature_size}"
-        return f"CharacteristicVectorScorer({network}, mean_weight={self.mean_weight:g})"
+        return f"CharacteristicVectorScorer({self.feature_model!r}, mean_weight={self.mean_weight:g})"
 
     @property
     def is_fitted(self) -> bool:
@@ -120,14 +103,13 @@ class CharacteristicVectorScorer:
         generator = generator or torch.Generator().manual_seed(0)
         runtime = runtime or LocalRuntime()
         data = TrainingData.of(trusted, why="A centroid has nothing to compare with.")
-        network = self.model if self.model is not None else self._trained(trusted, runtime, generator)
+        model = self.feature_model.for_fit()
+        if model.model is None:
+            model.fit(trusted, runtime=runtime, generator=generator)
         running = RunningCentroids(data.num_classes)
 
         def measure(block: Block) -> Tensor:
-            with evaluating(network):
-                running.add(
-                    channel_statistics(network, block.inputs.to(_device_of(network, block.inputs))), block.labels
-                )
+            running.add(_statistics(model, block.inputs), block.labels)
             return torch.zeros(len(block.labels))
 
         score_set(
@@ -141,7 +123,7 @@ class CharacteristicVectorScorer:
             description="measuring the classes",
             share=False,
         )
-        self._network, self._centroids = network, running.centroids()
+        self._fitted_model, self._centroids = model, running.centroids()
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
@@ -149,10 +131,9 @@ class CharacteristicVectorScorer:
 
         Where a network was handed in there is nothing to train, and nothing is done.
         """
-        if self.model is not None:
+        if self.feature_model.model is not None:
             return 0
-        self._trained(trusted, runtime, torch.Generator().manual_seed(0), max_steps=steps)
-        return self.fit_settings.total_steps(len(trusted))  # type: ignore[arg-type]
+        return self.feature_model.rehearse(trusted, steps=steps, runtime=runtime)
 
     def score_labels(self, inputs: Tensor) -> Tensor:
         """Return the score of each sample under each label.
@@ -167,13 +148,9 @@ class CharacteristicVectorScorer:
             NotFittedError: before a fit.
             ValueError: where samples have another shape than those that it was fitted on.
         """
-        network, centroids = self._fitted()
-        home = _device_of(network, inputs)
-        if self.model is None and home != inputs.device:
-            network.to(inputs.device)
-            home = inputs.device
-        with evaluating(network):
-            statistics = channel_statistics(network, inputs.to(home))
+        model, centroids = self._fitted()
+        statistics = _statistics(model, inputs)
+        home = statistics.means[0].device
         moved = ChannelStatistics(*(tuple(layer.to(home) for layer in layers) for layers in centroids))
         distances = centroid_distances(statistics, moved, mean_weight=self.mean_weight)
         return margins_to_best_other(distances.nan_to_num(_FARTHEST)).to(inputs.device)
@@ -184,10 +161,7 @@ class CharacteristicVectorScorer:
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the scorer was built with, as JSON can hold it."""
-        networks = {"model": self.model, "backbone": self.backbone}
-        shown = {name: None if network is None else architecture_of(network) for name, network in networks.items()}
-        chosen = {"feature_size": self.feature_size, "mean_weight": self.mean_weight}
-        return {**shown, **chosen, "fit_settings": dict(vars(self.fit_settings))}
+        return {"feature_model": dict(self.feature_model.settings()), "mean_weight": self.mean_weight}
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the centroids, and the weights of the network.
@@ -195,16 +169,10 @@ class CharacteristicVectorScorer:
         Raises:
             NotFittedError: before a fit.
         """
-        network, centroids = self._fitted()
-        if isinstance(network, Classifier) and self.model is None:
-            weights = classifier_state(network)
-        else:
-            weights = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+        model, centroids = self._fitted()
         named = centroids._asdict().items()
-        return {
-            **weights,
-            **{f"{kind}.{place}": each.clone() for kind, part in named for place, each in enumerate(part)},
-        }
+        measured = {f"{kind}.{place}": each.clone() for kind, part in named for place, each in enumerate(part)}
+        return {**model.state(), **measured}
 
     def load(self, state: Mapping[str, Tensor]) -> Self:
         """Take over what `state` of a scorer of the same settings returned, and return itself.
@@ -217,34 +185,24 @@ class CharacteristicVectorScorer:
         count = sum(name.startswith("means.") for name in state)
         if not count or any(f"{kind}.{place}" not in state for kind in _KINDS for place in range(count)):
             raise ValueError(expected("state", f"that of {self!r}", "that of another scorer"))
-        self._network = self.model if self.model is not None else self._loaded(state)
+        self._fitted_model = self.feature_model.for_fit().load(state)
         self._centroids = ChannelStatistics(
             *(tuple(state[f"{kind}.{place}"] for place in range(count)) for kind in _KINDS)
         )
         return self
 
-    def _loaded(self, state: Mapping[str, Tensor]) -> Classifier:
-        return loaded_classifier(dict(state), backbone=self.backbone, feature_size=self.feature_size, scorer=repr(self))
-
-    def _trained(
-        self, trusted: Any, runtime: Runtime | None, generator: torch.Generator, max_steps: int | None = None
-    ) -> Classifier:
-        return fit_classifier(
-            trusted,
-            backbone=copy.deepcopy(self.backbone),
-            feature_size=self.feature_size,
-            settings=self.fit_settings,
-            runtime=runtime,
-            generator=generator,
-            description="fitting the network whose batch norm is looked at",
-            max_steps=max_steps,
-        )
-
-    def _fitted(self) -> tuple[nn.Module, ChannelStatistics]:
-        if self._network is None or self._centroids is None:
+    def _fitted(self) -> tuple[FeatureModel, ChannelStatistics]:
+        if self._fitted_model is None or self._centroids is None:
             raise NotFittedError("Expected a fitted CharacteristicVectorScorer.\nCall `fit(trusted)`.")
-        return self._network, self._centroids
+        return self._fitted_model, self._centroids
 
 
-def _device_of(network: nn.Module, inputs: Tensor) -> torch.device:
-    return next((held.device for held in network.parameters()), inputs.device)
+def _statistics(model: FeatureModel, inputs: Tensor) -> ChannelStatistics:
+    """Return what reaches the batch-norm layers, on the device of the network."""
+    network = model.network
+    home = next((held.device for held in network.parameters()), inputs.device)
+    if model.model is None and home != inputs.device:
+        network.to(inputs.device)
+        home = inputs.device
+    with evaluating(network):
+        return channel_statistics(network, inputs.to(home))

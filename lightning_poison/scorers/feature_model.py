@@ -72,6 +72,19 @@ class FeatureModel:
         """Whether it can be asked for features."""
         return self._read is not None or self._own is not None
 
+    @property
+    def network(self) -> nn.Module:
+        """The network whose features are looked at.
+
+        Raises:
+            NotFittedError: before a fit, where none was handed in.
+        """
+        return self.model if self.model is not None else self._fitted_classifier()
+
+    def for_fit(self) -> "FeatureModel":
+        """Return itself where a network was handed in, else a copy to be fitted, so that the setting stays as it is."""
+        return self if self.model is not None else copy.deepcopy(self)
+
     def fit(self, dataset: Any, *, runtime: Runtime | None = None, generator: torch.Generator | None = None) -> Self:
         """Train the classifier of its own and return itself.
 
@@ -104,12 +117,11 @@ class FeatureModel:
             home = next((held.device for held in self.model.parameters()), inputs.device)
             with evaluating(self.model):
                 return self._read(inputs.to(home)).float().to(inputs.device)
-        if self._own is None:
-            raise NotFittedError("Expected a fitted FeatureModel, but it has no network yet.\nCall `fit(dataset)`.")
-        if self._own.linear.weight.device != inputs.device:
-            self._own.to(inputs.device)
-        with evaluating(self._own):
-            return self._own.features(inputs).float()
+        own = self._fitted_classifier()
+        if own.linear.weight.device != inputs.device:
+            own.to(inputs.device)
+        with evaluating(own):
+            return own.features(inputs).float()
 
     def settings(self) -> Mapping[str, Any]:
         """Return what it was built with, as JSON can hold it."""
@@ -127,9 +139,7 @@ class FeatureModel:
         """
         if self.model is not None:
             return {f"model.{name}": value.detach().clone() for name, value in self.model.state_dict().items()}
-        if self._own is None:
-            raise NotFittedError("Expected a fitted FeatureModel, but it has no network yet.\nCall `fit(dataset)`.")
-        return classifier_state(self._own)
+        return classifier_state(self._fitted_classifier())
 
     def load(self, state: Mapping[str, Tensor]) -> Self:
         """Take over the weights that `state` of one of the same settings returned, and return itself.
@@ -144,6 +154,11 @@ class FeatureModel:
                 dict(state), backbone=self.backbone, feature_size=self.feature_size, scorer=repr(self)
             )
         return self
+
+    def _fitted_classifier(self) -> Classifier:
+        if self._own is None:
+            raise NotFittedError("Expected a fitted FeatureModel, but it has no network yet.\nCall `fit(dataset)`.")
+        return self._own
 
     def _trained(
         self, dataset: Any, runtime: Runtime | None, generator: torch.Generator | None, max_steps: int | None = None

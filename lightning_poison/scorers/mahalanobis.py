@@ -4,7 +4,6 @@ Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distributi
 NeurIPS 2018, arXiv 1807.03888, equations 1 and 2.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -108,7 +107,7 @@ class MahalanobisScorer:
         generator = generator or torch.Generator().manual_seed(0)
         runtime = runtime or LocalRuntime()
         data = TrainingData.of(trusted, why="A distance to one class has nothing to compare with.")
-        model = self._unfitted_model()
+        model = self.feature_model.for_fit()
         if model.model is None:
             model.fit(trusted, runtime=runtime, generator=generator)
         features = score_set(
@@ -131,7 +130,7 @@ class MahalanobisScorer:
 
         Of a network that was handed in a step is a block of samples that are read.
         """
-        model = self._unfitted_model()
+        model = self.feature_model.for_fit()
         if model.model is None:
             return model.rehearse(trusted, steps=steps, runtime=runtime)
         data = TrainingData.of(trusted)
@@ -200,13 +199,9 @@ class MahalanobisScorer:
             came = "that of another scorer" if missing else "that of one with a covariance for each class"
             raise ValueError(expected("state", f"that of {self!r}", came))
         weights = {name: value for name, value in state.items() if not name.startswith("normals.")}
-        self._fitted_model = self._unfitted_model().load(weights)
+        self._fitted_model = self.feature_model.for_fit().load(weights)
         self._normals = ClassNormals(*(state[f"normals.{name}"] for name in ClassNormals._fields))
         return self
-
-    def _unfitted_model(self) -> FeatureModel:
-        """Return the network that was handed in, or a copy of the setting, which stays unfitted."""
-        return self.feature_model if self.feature_model.model is not None else copy.deepcopy(self.feature_model)
 
     def _fitted(self) -> tuple[FeatureModel, ClassNormals]:
         if self._fitted_model is None or self._normals is None:

@@ -12,6 +12,7 @@ from lightning_poison.fitting import FitSettings
 from lightning_poison.functional.batchnorm_statistics import RunningCentroids, centroid_distances, channel_statistics
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
+from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer
 from lightning_poison.testing import check_scorer
 
@@ -20,7 +21,7 @@ RUNTIME = LocalRuntime(precision="32", threads=1)
 
 
 def quick(**settings):
-    return CharacteristicVectorScorer(**{"feature_size": 8, "fit_settings": QUICK, **settings})
+    return CharacteristicVectorScorer(FeatureModel(feature_size=8, fit_settings=QUICK), **settings)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_it_keeps_the_contract():
 def test_it_keeps_the_contract_on_a_network_that_was_handed_in(stripes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6))
-    check_scorer(CharacteristicVectorScorer(model), stripes, separates=True)
+    check_scorer(CharacteristicVectorScorer(FeatureModel(model)), stripes, separates=True)
 
 
 def test_it_can_be_asked_for_every_label_and_timed():
@@ -51,7 +52,7 @@ def test_it_can_be_asked_for_every_label_and_timed():
 
 def test_the_score_is_the_distance_to_the_own_centroid_less_that_to_the_nearest_other(stripes):
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)).eval()
-    scorer = CharacteristicVectorScorer(model, mean_weight=0.3).fit(stripes, runtime=RUNTIME)
+    scorer = CharacteristicVectorScorer(FeatureModel(model), mean_weight=0.3).fit(stripes, runtime=RUNTIME)
     images, labels = stripes[:]
     with torch.no_grad():
         statistics = channel_statistics(model, images)
@@ -64,7 +65,9 @@ def test_the_score_is_the_distance_to_the_own_centroid_less_that_to_the_nearest_
 
 def test_flipped_digits_are_suspicious(digits):
     settings = FitSettings(epochs=4, batch_size=64, min_steps=0)
-    scorer = CharacteristicVectorScorer(fit_settings=settings).fit(Subset(digits, range(1000)), runtime=RUNTIME)
+    scorer = CharacteristicVectorScorer(FeatureModel(fit_settings=settings)).fit(
+        Subset(digits, range(1000)), runtime=RUNTIME
+    )
     images, labels = digits[1000:]
     wrong = torch.arange(len(labels)) % 5 == 0
     with torch.no_grad():
@@ -78,7 +81,7 @@ def test_flipped_digits_are_suspicious(digits):
 def test_a_network_that_was_handed_in_stays_as_it_is(stripes):
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    scorer = CharacteristicVectorScorer(model).fit(stripes, runtime=RUNTIME)
+    scorer = CharacteristicVectorScorer(FeatureModel(model)).fit(stripes, runtime=RUNTIME)
     loaded = copy.deepcopy(scorer).load(scorer.state())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
@@ -112,25 +115,24 @@ def test_the_gradient_reaches_the_inputs(stripes):
 def test_a_rehearsal_says_how_many_steps_a_fit_takes(stripes):
     scorer = quick()
     assert scorer.rehearse(stripes, steps=2, runtime=RUNTIME) == QUICK.total_steps(60)
-    assert CharacteristicVectorScorer(nn.BatchNorm2d(1)).rehearse(stripes, steps=2) == 0
+    assert CharacteristicVectorScorer(FeatureModel(nn.BatchNorm2d(1))).rehearse(stripes, steps=2) == 0
     assert not scorer.is_fitted
 
 
 def test_what_it_was_built_with_shows():
-    assert repr(quick(mean_weight=0.3)) == "CharacteristicVectorScorer(feature_size=8, mean_weight=0.3)"
-    scorer = CharacteristicVectorScorer(nn.Sequential(nn.BatchNorm2d(1)))
-    assert repr(scorer) == "CharacteristicVectorScorer(Sequential, mean_weight=0.5)"
+    assert repr(quick(mean_weight=0.3)) == "CharacteristicVectorScorer(FeatureModel(feature_size=8), mean_weight=0.3)"
+    scorer = CharacteristicVectorScorer(FeatureModel(nn.Sequential(nn.BatchNorm2d(1))))
+    assert repr(scorer) == "CharacteristicVectorScorer(FeatureModel(Sequential, ''), mean_weight=0.5)"
     assert json.loads(json.dumps(dict(scorer.settings())))["mean_weight"] == 0.5
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": nn.Linear(2, 2)}, "one with batch norm, but got Linear"),
-        ({"backbone": nn.Linear(2, 2)}, "one with batch norm, but got Linear"),
-        ({"model": nn.BatchNorm1d(2), "backbone": nn.BatchNorm1d(2)}, "`model` or `backbone`, but got both"),
+        ({"feature_model": FeatureModel(nn.Linear(2, 2))}, "one with batch norm, but got Linear"),
+        ({"feature_model": FeatureModel(backbone=nn.Linear(2, 2))}, "one with batch norm, but got Linear"),
+        ({"feature_model": FeatureModel(nn.Sequential(nn.BatchNorm1d(2)), "0")}, "without a layer's name, but got '0'"),
         ({"mean_weight": 1.5}, "`mean_weight` to be a number in \\[0, 1\\]"),
-        ({"feature_size": 0}, "`feature_size`"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

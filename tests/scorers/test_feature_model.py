@@ -68,3 +68,16 @@ def test_refusals():
         FeatureModel(nn.Sequential(nn.Linear(2, 2)), "penultimate")
     with pytest.raises(ValueError, match="`feature_size` to be an integer of at least 1"):
         FeatureModel(feature_size=0)
+
+
+def test_the_network_behind_it_is_the_one_handed_in_or_the_one_that_was_fitted(blobs):
+    network = nn.Linear(4, 3)
+    given = FeatureModel(network)
+    assert given.network is network
+    assert given.for_fit() is given
+    setting = own()
+    fitted = setting.for_fit().fit(blobs(60))
+    assert fitted.network(blobs(60)[:][0]).shape == (60, 3)
+    assert not setting.is_fitted
+    with pytest.raises(NotFittedError, match="Call `fit"):
+        _ = setting.network

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from lightning_poison.backbones import default_backbone
 from lightning_poison.fitting import FitSettings, fit_module
 from lightning_poison.functional.negatives import smooth_noise
-from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.functional.thresholds import class_thresholds
 from lightning_poison.pixels import PixelRange
 from lightning_poison.runtime import LocalRuntime

@@ -39,7 +39,7 @@ from torch.utils.data import TensorDataset
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import craft
 from lightning_poison.frozen_features import FrozenFeatureClassifier
-from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.registry import get_attack
 from lightning_poison.seeds import derived_generator
 from lightning_poison.threat import Surrogate, Threat

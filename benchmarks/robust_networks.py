@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lightning_poison.fitting import FitSettings, fit_module
-from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.runtime import LocalRuntime
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison import FitSettings, FrozenFeatureClassifier, PoisonedDataset, Surrogate, Threat, craft, get_attack
 from lightning_poison.fitting import fit_module
-from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.functional.pgd_against import perturb_against
 
 RADIUS = 0.15
 """Of both the training and the attack, in units of the [0, 1] image."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.fitting import FitSettings
-from lightning_poison.functional.pgd import perturb_against
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.heads import LGMHead
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitizing import sanitize

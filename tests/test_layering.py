@@ -17,8 +17,8 @@ PACKAGE = "lightning_poison"
 LAYERS = {
     "ground": "errors checks scopes seeds installed",
     "nouns": (
-        "pixels threat samples labels raw triggers saving evaluation_sets success objectives poison verdict runtime "
-        "functional"
+        "pixels threat adversaries samples labels raw triggers saving evaluation_sets success objectives poison "
+        "verdict runtime functional"
     ),
     "parts": (
         "scorers heads fitting features frozen_features raw_images raw_features backbones reading holding scoring "

@@ -15,15 +15,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_poison import checks
 from lightning_poison.functional.balls import L2Ball, LinfBall
 from lightning_poison.functional.pgd_arguments import as_movable, check_counts, check_images, check_radius, one_or_each
 from lightning_poison.functional.sample_losses import SampleLosses
 from lightning_poison.pixels import PixelRange
-from lightning_poison.scopes import evaluating, frozen
 
 Norm = Literal["linf", "l2"]
 
@@ -41,6 +38,7 @@ def perturb(
     low: float = 0.0,
     high: float = 1.0,
     mask: Tensor | None = None,
+    parameters_frozen: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Maximise a loss of each image within a ball around it.
@@ -61,6 +59,8 @@ def perturb(
         low: the lower end of the pixel range.
         high: the upper end.
         mask: where pixels may move; bool or 0 and 1, broadcastable to the images.
+        parameters_frozen: whether nothing but the images has a gradient in `loss`; say so for a model under reentrant
+            gradient checkpointing, which gives a gradient to all or to none.
         generator: draws the starts; `None` is a fixed seed: pass one in a loop, or all its batches start alike.
 
     Returns:
@@ -85,7 +85,7 @@ def perturb(
     length = 2.5 * radius / max(1, steps) if step_size is None else one_or_each("step_size", step_size, precise)
     movable = None if mask is None else as_movable(mask, precise)
     ball = (LinfBall if norm == "linf" else L2Ball)(precise, radius, length, (low, high), movable)
-    losses = SampleLosses(loss, images)
+    losses = SampleLosses(loss, images, parameters_frozen=parameters_frozen)
     draws = torch.Generator().manual_seed(0) if generator is None else generator
 
     def attempt() -> Tensor:
@@ -101,41 +101,35 @@ def perturb(
     return best.to(images.dtype)
 
 
-def perturb_against(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+def perturb_samples(
+    inputs: Tensor,
+    loss: Callable[[Tensor], Tensor],
     *,
     epsilon: float | Tensor,
     steps: int,
     step_size: float | Tensor | None = None,
     norm: Norm = "linf",
-    targeted: bool = False,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     random_start: bool = True,
     restarts: int = 1,
     pixels: PixelRange | None = None,
     mask: Tensor | None = None,
+    parameters_frozen: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Change images so that a model misreads them, or reads them as the labels given.
-
-    The model runs in evaluation mode with its parameters frozen, and is given back as it was, after errors too.
+    """Do what `perturb` does to inputs that a data set has normalised.
 
     Args:
-        model: maps a batch to logits `(B, C)`, on the device of the images.
-        images: `(B, ...)`, as the model takes them.
-        labels: int64 `(B,)`, the true ones; the wanted ones where `targeted`.
+        inputs: `(B, ...)`, as the model takes them; `loss` is asked about inputs like these.
+        loss: as for `perturb`.
         epsilon: the radius in units of the raw [0, 1] image, whatever the normalisation; `(B,)` for one an image.
         steps: as for `perturb`.
-        step_size: in the same units.
+        step_size: in the same units as the radius.
         norm: of the raw image.
-        targeted: lower the loss of `labels`, and not raise it.
-        loss: maps logits `(B, C)` and labels `(B,)` to losses `(B,)`; cross-entropy where it is `None`.
         random_start: as for `perturb`.
         restarts: as for `perturb`.
-        pixels: how the model's inputs are normalised; raw [0, 1] images where it is `None`. Its grid is left alone.
+        pixels: how the inputs are normalised; raw [0, 1] images where it is `None`. Its grid is left alone.
         mask: as for `perturb`.
+        parameters_frozen: as for `perturb`.
         generator: as for `perturb`.
 
     Returns:
@@ -144,36 +138,29 @@ def perturb_against(
     Raises:
         FloatingPointError: as `perturb`.
         RuntimeError: as `perturb`.
-        ValueError: as `perturb`, and where labels and logits do not fit the images.
+        ValueError: as `perturb`.
 
     Example:
-        >>> model = nn.Linear(2, 2)
-        >>> with torch.no_grad():
-        ...     _ = model.weight.copy_(torch.eye(2))
-        >>> labels = torch.tensor([0])
-        >>> perturb_against(model, torch.tensor([[0.6, 0.4]]), labels, epsilon=0.2, steps=10, step_size=0.1)
-        tensor([[0.4000, 0.6000]])
+        >>> pixels = PixelRange(mean=(0.5,), std=(0.25,))
+        >>> perturb_samples(torch.zeros(1, 1, 1, 2), lambda x: x.sum((1, 2, 3)), epsilon=0.1, steps=2, pixels=pixels)
+        tensor([[[[0.4000, 0.4000]]]])
     """
     check_radius(epsilon, norm)
-    if len(checks.index_vector("labels", labels)) != len(images):
-        raise ValueError(checks.expected("labels", f"as long as `images` ({len(images)})", len(labels)))
     domain = PixelRange() if pixels is None else pixels
-    criterion = _cross_entropy if loss is None else loss
-    sign = -1 if targeted else 1
-    with evaluating(model), frozen(model):
-        found = perturb(
-            _as_raw(images, domain),
-            lambda raw: sign * criterion(model(domain.from_raw(raw).to(images.dtype)), labels),
-            epsilon=epsilon,
-            steps=steps,
-            step_size=step_size,
-            norm=norm,
-            random_start=random_start,
-            restarts=restarts,
-            mask=mask,
-            generator=generator,
-        )
-    return domain.from_raw(found).to(images.dtype)
+    found = perturb(
+        _as_raw(inputs, domain),
+        lambda raw: loss(domain.from_raw(raw).to(inputs.dtype)),
+        epsilon=epsilon,
+        steps=steps,
+        step_size=step_size,
+        norm=norm,
+        random_start=random_start,
+        restarts=restarts,
+        mask=mask,
+        parameters_frozen=parameters_frozen,
+        generator=generator,
+    )
+    return domain.from_raw(found).to(inputs.dtype)
 
 
 def _ascend(ball: LinfBall | L2Ball, losses: SampleLosses, points: Tensor, steps: int) -> Tensor:
@@ -198,10 +185,3 @@ def _as_raw(images: Tensor, pixels: PixelRange) -> Tensor:
     raw = pixels.to_raw(images.detach().to(torch.promote_types(images.dtype, torch.float32)))
     inside = raw.clamp(0, 1)
     return torch.where((raw - inside).abs() <= 4 * torch.finfo(images.dtype).eps, inside, raw)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.ndim != 2 or len(logits) != len(labels):
-        what = f"a model that returns logits ({len(labels)}, C)"
-        raise ValueError(checks.expected("model", what, checks.describe(logits)))
-    return F.cross_entropy(logits, labels, reduction="none")

@@ -17,6 +17,8 @@ class SampleLosses:
     Args:
         loss: maps images `(B, ...)` to one loss each, `(B,)`.
         like: images as `loss` wants them; for their dtype, and the device whose autocast counts.
+        parameters_frozen: whether nothing but the images has a gradient in `loss`. Then the gradient can also be had by
+            `backward`, which reentrant gradient checkpointing asks for.
 
     Example:
         >>> losses = SampleLosses(lambda images: images.square().sum(1), torch.zeros(2, 3, dtype=torch.bfloat16))
@@ -25,8 +27,10 @@ class SampleLosses:
                 [ 0.,  0., -8.]])
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], like: Tensor) -> None:
+    def __init__(self, loss: Callable[[Tensor], Tensor], like: Tensor, *, parameters_frozen: bool = False) -> None:
         self._loss = loss
+        self._parameters_frozen = parameters_frozen
+        self._reentrant = False
         self._dtype = like.dtype
         device = like.device.type
         self._half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
@@ -57,11 +61,27 @@ class SampleLosses:
             scale = half_scale if self._half or torch.float16 in (losses.dtype, self._dtype) else 1.0
             if losses.requires_grad:
                 total = losses.to(points.dtype).sum() * scale
-                (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+                gradient = self._differentiated(total, leaf)
                 if gradient is not None:
                     return gradient, scale
         hint = "Do not detach the images, and leave out what has no gradient, such as `argmax`."
         raise ValueError(checks.expected("loss", "differentiable in the images", "one that is not", hint))
+
+    def _differentiated(self, total: Tensor, leaf: Tensor) -> Tensor | None:
+        """Return d total / d leaf, or `None` where they have nothing to do with each other."""
+        if self._reentrant:
+            total.backward()  # type: ignore[no-untyped-call]
+            return leaf.grad
+        try:
+            return torch.autograd.grad(total, leaf, allow_unused=True)[0]
+        except RuntimeError as error:
+            if "checkpoint" not in str(error):
+                raise
+        if not self._parameters_frozen:
+            hint = "Write `checkpoint(..., use_reentrant=False)`, or freeze the parameters and say so."
+            raise RuntimeError(f"Expected a gradient without a backward pass, which checkpoints forbid.\n{hint}")
+        self._reentrant = True
+        return self._gradient(leaf, 1.0)[0]
 
     def _losses(self, points: Tensor) -> Tensor:
         losses: object = self._loss(points.to(self._dtype))

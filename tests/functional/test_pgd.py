@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.functional.pgd import perturb, perturb_against
+from lightning_poison.functional.pgd import perturb
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.pixels import PixelRange
 
 ROUNDING = 1e-6

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_poison.functional.sample_losses import SampleLosses
 
@@ -55,3 +57,27 @@ def test_full_precision_is_not_scaled():
 def test_a_loss_of_the_batch_is_refused():
     with pytest.raises(ValueError, match="a loss for each of the 2 images"):
         SampleLosses(lambda images: images.sum(), POINTS).values(POINTS)
+
+
+class TestReentrantCheckpoints:
+    def losses(self, frozen):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 1)
+        layer.requires_grad_(not frozen)
+        plain = SampleLosses(lambda x: layer(x)[:, 0] ** 2, torch.zeros(2, 3))
+        kept = SampleLosses(
+            lambda x: checkpoint(layer, x, use_reentrant=True)[:, 0] ** 2, torch.zeros(2, 3), parameters_frozen=frozen
+        )
+        return layer, plain, kept
+
+    def test_with_frozen_parameters_the_gradient_is_the_same(self):
+        layer, plain, kept = self.losses(frozen=True)
+        points = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 0.0]])
+        torch.testing.assert_close(kept.gradient(points), plain.gradient(points))
+        assert layer.weight.grad is None
+
+    def test_without_the_way_out_is_named_and_nothing_written(self):
+        layer, _, kept = self.losses(frozen=False)
+        with pytest.raises(RuntimeError, match="use_reentrant=False"):
+            kept.gradient(torch.ones(2, 3))
+        assert layer.weight.grad is None

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.functional.pgd import Norm, perturb_against
+from lightning_poison.functional.pgd import Norm
+from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.labels import labels_of
 from lightning_poison.objectives import TriggerObjective
 from lightning_poison.poison import Poison

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_poison.backbones import checked_features, default_backbone
 from lightning_poison.checks import expected
 from lightning_poison.fitting import FitSettings, fit_module, in_channels_last
+from lightning_poison.functional.precision import full_precision
 from lightning_poison.runtime import Runtime
 from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.training_data import TrainingData
@@ -49,8 +50,10 @@ class Classifier(nn.Module):
         return checked_features(self.backbone, inputs, self.linear.in_features)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits, float32 `(B, C)`."""
-        logits: Tensor = self.linear(self.features(inputs)).float()
+        """Return logits, float32 `(B, C)`, also under autocast: bfloat16 ones would be the same for many samples."""
+        features = self.features(inputs)
+        with full_precision(features.device):
+            logits: Tensor = self.linear(features.to(self.linear.weight.dtype)).float()
         return logits
 
 

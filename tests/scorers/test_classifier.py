@@ -66,3 +66,10 @@ def test_samples_of_another_shape():
 def test_features_of_another_size():
     with pytest.raises(ValueError, match="Set `feature_size=4`"):
         Classifier(nn.Flatten(), 5, 2, shape=(1, 2, 2))(torch.zeros(3, 1, 2, 2))
+
+
+def test_logits_are_told_apart_under_autocast():
+    model = Classifier(nn.Flatten(), 4, 2, shape=(4,)).eval()
+    rows = torch.linspace(1, 1.001, 200)[:, None].expand(-1, 4) * torch.tensor([1.0, 2.0, 4.0, 8.0])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert len(model(rows)[:, 0].unique()) > 100

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from lightning_poison.scorers.mahalanobis import MahalanobisScorer as MahalanobisScorer
     from lightning_poison.scorers.pixel_counting import PixelCountingScorer as PixelCountingScorer
     from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer as SpectralSignatureScorer
+    from lightning_poison.scoring import score_dataset as score_dataset
     from lightning_poison.threat import Surrogate as Surrogate
     from lightning_poison.threat import Threat as Threat
     from lightning_poison.verdict import Verdict as Verdict
@@ -114,6 +115,7 @@ _HOMES = {
     "read_manifest": "manifest",
     "sanitize": "sanitizing",
     "save_scorer": "scorers.files",
+    "score_dataset": "scoring",
     "write_manifest": "manifest",
 }
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
+from lightning_poison.checks import expected
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.functional.contamination import (
     LARGEST_MISREAD_SHARE,
@@ -72,6 +73,9 @@ def decide_by_trusted(
         false_positive_rate: α, in (0, 1).
         natural_error_rate: the share of odd samples that a curated data set has itself.
 
+    Raises:
+        ValueError: where a class has no cut at this rate: too few trusted samples, or the same score for all of them.
+
     Example:
         >>> trusted, labels = torch.arange(200).double() / 200, torch.zeros(200).long()
         >>> decision = decide_by_trusted(
@@ -87,6 +91,7 @@ def decide_by_trusted(
     thresholds[known.present] = class_thresholds(
         known.scores, known.labels, false_positive_rate=false_positive_rate, num_classes=len(known.present)
     )
+    _check_cuts(thresholds, known)
     keep = scores <= thresholds[labels]
     evidence = _excess(keep, len(known.scores), false_positive_rate, natural_error_rate)
     return Decision(p_values, keep, thresholds, evidence)
@@ -221,6 +226,22 @@ class _Known:
         present, own = torch.unique(labels, return_inverse=True)
         reference = torch.isin(trusted_labels, present)
         return cls(present, own, trusted_scores[reference], torch.searchsorted(present, trusted_labels[reference]))
+
+
+def _check_cuts(thresholds: Tensor, known: _Known) -> None:
+    """Refuse to go on where nothing of a class could ever be called suspicious."""
+    for place, number in enumerate(known.present.tolist()):
+        if torch.isfinite(thresholds[number]):
+            continue
+        count = int((known.labels == place).sum())
+        if count < 2:
+            what, hint = f"at least two held-out samples of class {number}", "Some 500 a class hold a rate of 1 % well."
+            raise ValueError(expected("trusted", what, f"{count}", hint))
+        raise ValueError(
+            f"Expected scores that differ among the {count} held-out trusted samples of class {number}, but the "
+            "largest are all the same, so that no cut lies above them.\nThe scorer tells no samples of this class "
+            "apart: look for inputs or features that are constant, take another scorer, or give more `trusted` data."
+        )
 
 
 def _excess(keep: Tensor, reference: int, rate: float, natural_error_rate: float) -> Evidence:

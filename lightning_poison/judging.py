@@ -18,11 +18,11 @@ from lightning_poison.checks import expected
 from lightning_poison.functional.combining import Combination, combine_log_p, suggested_by
 from lightning_poison.functional.stratified import stratified_part
 from lightning_poison.holding import Held, hold
-from lightning_poison.member_scores import Job, MemberScores, label_scores, score_by_trusted
+from lightning_poison.member_scores import Job, MemberScores, cannot_say, label_scores, score_by_trusted
 from lightning_poison.reading import read_blocks
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.members import members_of
-from lightning_poison.scorers.protocol import FeatureScorer, Scorer
+from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer, LabelScorer, Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.seeds import derived_generator
 from lightning_poison.set_scores import group_by_features, score_sets_by_trusted, set_label_scores
@@ -65,6 +65,9 @@ def judge_untrusted(job: Job, *, folds: int, remove_without_evidence: bool) -> J
         InconclusiveError: see `decide_by_wrong_label_null`.
     """
     members = members_of(job.scorer)
+    for member in members.values():
+        if not isinstance(member, LabelScorer | LabelFeatureScorer):
+            raise ValueError(cannot_say(member))
     if len(members) > 1:
         judged = Held(job.dataset, job.sample, job.labels)
         held = agreed(job.runtime, lambda: hold(judged, runtime=job.runtime, seed=job.seed, name="training data"))
@@ -79,7 +82,7 @@ def judge_untrusted(job: Job, *, folds: int, remove_without_evidence: bool) -> J
     of_labels, votes = found[0], {}
     if isinstance(job.scorer, CombinedScorer):
         log_p = torch.stack([log_p_by_labels(each, job.labels) for each in found])
-        votes = {name: log_p[number].gather(1, own)[:, 0].exp() for number, name in enumerate(members)}
+        votes = {name: _p_values(log_p[number].gather(1, own)[:, 0]) for number, name in enumerate(members)}
         of_labels = combine_log_p(log_p, job.scorer.combine)
     decision = decide_by_wrong_label_null(
         of_labels,
@@ -159,7 +162,7 @@ def _combined(job: Job, names: list[str], found: list[MemberScores], labels: Ten
     scores = combine_log_p(log_p, how)
     decision = _decision(job, scores, combine_log_p(of_trusted, how), labels[reference])
     suggested = suggested_by(log_p, torch.stack([member.suggested_labels for member in found]))
-    return Judged(scores, suggested, decision, {name: log_p[number].exp() for number, name in enumerate(names)})
+    return Judged(scores, suggested, decision, {name: _p_values(log_p[number]) for number, name in enumerate(names)})
 
 
 def _decision(job: Job, scores: Tensor, trusted_scores: Tensor, trusted_labels: Tensor) -> Decision:
@@ -171,6 +174,11 @@ def _decision(job: Job, scores: Tensor, trusted_scores: Tensor, trusted_labels: 
         false_positive_rate=job.false_positive_rate,
         natural_error_rate=job.natural_error_rate,
     )
+
+
+def _p_values(log_p: Tensor) -> Tensor:
+    """Return p-values; those too small for a number are the smallest normal one."""
+    return log_p.exp().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def _check_halves(labels: Tensor, judged: Tensor) -> None:

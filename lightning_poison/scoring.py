@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected
+from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.reading import BLOCK_SIZE, Block, index_blocks, read_blocks
-from lightning_poison.runtime import Runtime
+from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import reproducible_kernels
+from lightning_poison.scorers.protocol import Scorer
 
 ValueT = TypeVar("ValueT")
 
@@ -72,13 +74,58 @@ def score_set(
             read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
             for number, block in zip(mine, read, strict=True):
                 _check_labels(block, labels)
-                found[number] = _scored(score, block, runtime, dtype)
+                found[number] = _scored(score, block, runtime, dtype, description)
                 bar.advance()
         return found
 
     if not share:
         return torch.cat(list(run().values()))
     return _gather(agreed(runtime, run), blocks, runtime, dtype)
+
+
+def score_dataset(
+    scorer: Scorer, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
+) -> Tensor:
+    """Score a data set with a fitted scorer, each sample under the label that it carries.
+
+    For a decision use `sanitize`, which calibrates a threshold.
+
+    Args:
+        scorer: fitted; it judges sample by sample.
+        dataset: a map-style data set.
+        sample: where input and label stand in a sample; found by itself where that is plain.
+        runtime: where to compute; this machine where it is `None`.
+
+    Returns:
+        float64 `(N,)`, larger is more suspicious.
+
+    Raises:
+        NotFittedError: before a fit.
+        TypeError: where the scorer must see the whole set.
+        ValueError: where a score is not finite.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+        >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> data = TensorDataset(images, torch.arange(40) % 2)
+        >>> score_dataset(PixelCountingScorer().fit(data), data).shape
+        torch.Size([40])
+    """
+    if not hasattr(scorer, "score_batch"):
+        came = f"{type(scorer).__name__}, which must see the whole set"
+        raise TypeError(expected("scorer", "one that judges sample by sample", came, "Hand it to `sanitize`."))
+    sample = sample or spec_of(dataset)
+    labels = labels_of(dataset, sample)
+    return score_set(
+        dataset,
+        torch.arange(len(labels)),
+        lambda block: scorer.score_batch(block.inputs, block.labels),
+        sample=sample,
+        runtime=runtime or LocalRuntime(),
+        seed=0,
+        labels=labels,
+    )
 
 
 def agreed(runtime: Runtime, work: Callable[[], ValueT]) -> ValueT:
@@ -111,7 +158,9 @@ def _check_labels(block: Block, labels: Tensor | None) -> None:
     )
 
 
-def _scored(score: Callable[[Block], Tensor], block: Block, runtime: Runtime, dtype: torch.dtype) -> Tensor:
+def _scored(
+    score: Callable[[Block], Tensor], block: Block, runtime: Runtime, dtype: torch.dtype, description: str
+) -> Tensor:
     inputs = block.inputs.to(runtime.device)
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -123,7 +172,7 @@ def _scored(score: Callable[[Block], Tensor], block: Block, runtime: Runtime, dt
     if not torch.isfinite(scores).all():
         bad = int(block.indices[(~torch.isfinite(scores.reshape(len(scores), -1))).any(1)][0])
         raise ValueError(
-            expected("scores", "finite", f"NaN or infinite values at sample {bad}")
+            expected("scores", "finite", f"NaN or infinite values at sample {bad}, while {description}")
             + "\nThe scorer does not fit this data; look at its features."
         )
     return scores

@@ -22,7 +22,7 @@ from lightning_poison.reading import MemoryDataset
 from lightning_poison.scopes import reproducible_kernels
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.members import feature_model_of
-from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer
+from lightning_poison.scorers.protocol import CheckingScorer, FeatureScorer, LabelFeatureScorer
 from lightning_poison.scoring import agreed, score_set
 from lightning_poison.seeds import derived_generator
 
@@ -69,12 +69,36 @@ def score_sets_by_trusted(
     """
     model = copy.deepcopy(feature_model_of(scorers[0]))
     judged = Held(job.dataset, job.sample, job.labels)
+    comparable = torch.isin(trusted.labels, job.labels)
+    everything, places = torch.arange(len(job.labels)), comparable.nonzero().flatten()
+    labels = torch.cat([judged.labels, trusted.labels[places]])
+    for scorer in scorers:
+        check_set(scorer, labels)
     if not model.is_fitted:
-        judged, trusted = agreed(job.runtime, lambda: _fitted(job, model, judged, trusted, number))
+        judged, trusted = agreed(job.runtime, lambda: _fitted(job, model, judged, trusted, places, number))
         model.load(job.runtime.broadcast(dict(model.state())))
-    parts = [_features(job, model, held, name) for held, name in ((judged, "training"), (trusted, "trusted"))]
-    features, labels = torch.cat(parts), torch.cat([judged.labels, trusted.labels])
-    return [_both_parts(job, scorer, features, labels, held_out) for scorer in scorers]
+    parts = ((judged, everything, "training"), (trusted, places, "trusted"))
+    features = torch.cat([_features(job, model, *part) for part in parts])
+    return [_both_parts(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
+
+
+def check_set(scorer: FeatureScorer, labels: Tensor, where: str = "") -> None:
+    """Refuse labels of a set that a scorer cannot judge, before its features are gathered.
+
+    Args:
+        scorer: may have `check_labels`.
+        labels: int64 `(N,)`, those of the set.
+        where: which part of the data they are, for the error.
+
+    Raises:
+        ValueError: see `CheckingScorer.check_labels`.
+    """
+    if not isinstance(scorer, CheckingScorer):
+        return
+    try:
+        scorer.check_labels(labels)
+    except ValueError as error:
+        raise ValueError(f"{error}{where}") from error
 
 
 def set_label_scores(job: Job, scorer: FeatureScorer, *, folds: int, number: int) -> Tensor:
@@ -90,9 +114,13 @@ def set_label_scores(job: Job, scorer: FeatureScorer, *, folds: int, number: int
         raise ValueError(cannot_say(scorer))
     judged, model = Held(job.dataset, job.sample, job.labels), feature_model_of(scorer)
     if model.is_fitted:
-        return _label_scores(job, scorer, _features(job, model, judged, "training"), job.labels)
+        check_set(scorer, job.labels)
+        return _label_scores(
+            job, scorer, _features(job, model, judged, torch.arange(len(job.labels)), "training"), job.labels
+        )
 
     def judge(fold: Fold) -> Tensor:
+        check_set(scorer, job.labels[fold.outside], f"\nThat is {fold.name}: fewer folds leave more samples in each.")
         own = copy.deepcopy(model).fit(fold.part, runtime=fold.runtime, generator=fold.generator)
         features = fold.score(lambda block: own.features(block.inputs)).float()
         return _label_scores(job, scorer, features, job.labels[fold.outside])
@@ -100,27 +128,29 @@ def set_label_scores(job: Job, scorer: FeatureScorer, *, folds: int, number: int
     return cross_fit(judged, judge, scorer.name, model, folds=folds, runtime=job.runtime, seed=job.seed_of(number))
 
 
-def _fitted(job: Job, model: FeatureModel, judged: Held, trusted: Held, number: int) -> tuple[Held, Held]:
-    """Fit on judged and trusted samples together, and return both as they were read for it."""
+def _fitted(
+    job: Job, model: FeatureModel, judged: Held, trusted: Held, places: Tensor, number: int
+) -> tuple[Held, Held]:
+    """Fit on the judged and some trusted samples together, and return both as they were read for it."""
     judged = hold(judged, runtime=job.runtime, seed=job.seed, name="training data")
     trusted = hold(trusted, runtime=job.runtime, seed=job.seed, name="trusted data")
     generator = derived_generator(job.seed_of(number), "feature model")
-    model.fit(_joined(judged, trusted), runtime=job.runtime, generator=generator)
+    model.fit(_joined(judged, trusted, places), runtime=job.runtime, generator=generator)
     return judged, trusted
 
 
-def _joined(one: Held, other: Held) -> Any:
-    if isinstance(one.dataset, MemoryDataset) and isinstance(other.dataset, MemoryDataset):
-        inputs = torch.cat([one.dataset.inputs, other.dataset.inputs])
-        return MemoryDataset(inputs, torch.cat([one.labels, other.labels]))
-    return ConcatDataset([held.part(torch.arange(len(held.labels))) for held in (one, other)])
+def _joined(judged: Held, trusted: Held, places: Tensor) -> Any:
+    if isinstance(judged.dataset, MemoryDataset) and isinstance(trusted.dataset, MemoryDataset):
+        inputs = torch.cat([judged.dataset.inputs, trusted.dataset.inputs[places]])
+        return MemoryDataset(inputs, torch.cat([judged.labels, trusted.labels[places]]))
+    return ConcatDataset([judged.part(torch.arange(len(judged.labels))), trusted.part(places)])
 
 
-def _features(job: Job, model: FeatureModel, held: Held, name: str) -> Tensor:
-    """Return the features of all samples, float32 `(N, D)`, on the runtime's device."""
+def _features(job: Job, model: FeatureModel, held: Held, indices: Tensor, name: str) -> Tensor:
+    """Return the features of some samples, float32 `(M, D)`, on the runtime's device."""
     found = score_set(
         held.dataset,
-        torch.arange(len(held.labels)),
+        indices,
         lambda block: model.features(block.inputs),
         sample=held.sample,
         runtime=job.runtime,
@@ -132,7 +162,10 @@ def _features(job: Job, model: FeatureModel, held: Held, name: str) -> Tensor:
     return found.to(job.runtime.device)
 
 
-def _both_parts(job: Job, scorer: FeatureScorer, features: Tensor, labels: Tensor, held_out: Tensor) -> MemberScores:
+def _both_parts(
+    job: Job, scorer: FeatureScorer, features: Tensor, labels: Tensor, comparable: Tensor, held_out: Tensor
+) -> MemberScores:
+    """Score one set, and return what judged and held-out trusted samples got; 0 for classes that are not judged."""
     count = len(job.labels)
     suggested = torch.full((count,), -1)
     if isinstance(scorer, LabelFeatureScorer):
@@ -143,7 +176,9 @@ def _both_parts(job: Job, scorer: FeatureScorer, features: Tensor, labels: Tenso
         scores = _checked(
             scorer, _run(job, lambda: scorer.score_features(features, _at(labels, features))), len(labels)
         )
-    return MemberScores(scores[:count], suggested, scores[count:][held_out])
+    of_trusted = torch.zeros(len(comparable), dtype=scores.dtype)
+    of_trusted[comparable] = scores[count:]
+    return MemberScores(scores[:count], suggested, of_trusted[held_out])
 
 
 def _label_scores(job: Job, scorer: LabelFeatureScorer, features: Tensor, labels: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ class Verdict:
         fingerprint: what the decision is good for: this data set under these settings.
         posterior: float64 `(N,)`, the probability that a sample is poison; `None` with trusted data.
         posterior_threshold: the cut in the posterior; `None` with trusted data.
-        votes: float64 `(N,)` p-values by the name of each member of a combination.
+        votes: float64 `(N,)` p-values by the name of each member of a combination, in (0, 1]. Of members whose
+            p-values are both too small for a number, the first counts as the one that accuses most.
 
     Raises:
         ValueError: where `keep` is no boolean mask, or `p_values`, `keep`, `labels`, `suggested_labels` or `posterior`

@@ -164,3 +164,22 @@ def test_under_a_label_the_samples_that_carry_it_are_what_is_compared_with():
     assert abs(float(own.exp().mean()) - 0.5) < 0.02
     assert torch.equal(log_p[:, [0, 1, 3]].argmax(1), label_scores[:, [0, 1, 3]].argmin(1))
     assert float(log_p[:, 2].max()) <= float(log_p.min())
+
+
+@pytest.mark.parametrize(
+    ("trusted", "message"),
+    [
+        (torch.tensor([1.0, 2.0, 3.0, 9.0]), "at least two held-out samples of class 1, but got 1"),
+        (torch.tensor([1.0, 2.0, 3.0, 9.0, 9.0, 9.0]), "differ among the 3 held-out trusted samples of class 1"),
+    ],
+)
+def test_a_class_of_which_nothing_could_ever_be_removed(trusted, message):
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])[: len(trusted)]
+    with pytest.raises(ValueError, match=message):
+        by_trusted(torch.tensor([1.0, 50.0]).double(), torch.tensor([0, 1]), trusted.double(), labels)
+
+
+def test_scores_that_are_the_same_but_many_enough_for_the_rate_have_a_cut():
+    trusted, labels = torch.zeros(200).double(), torch.zeros(200).long()
+    found = by_trusted(torch.tensor([0.0, 1.0]).double(), labels[:2], trusted, labels)
+    assert found.keep.tolist() == [True, False]

@@ -3,9 +3,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.samples import SampleSpec
-from lightning_poison.scoring import agreed, score_set
+from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
+from lightning_poison.scoring import agreed, score_dataset, score_set
 
 SPEC = SampleSpec()
 
@@ -124,7 +126,9 @@ def test_scores_must_be_finite(value):
         scores[-1] = value
         return scores
 
-    with pytest.raises(ValueError, match=r"`scores` to be finite, but got .* at sample 9\.\nThe scorer does not fit"):
+    with pytest.raises(
+        ValueError, match=r"`scores` to be finite, but got .* at sample 9, while scoring\.\nThe scorer does not fit"
+    ):
         score(LocalRuntime(), count=10, model=odd)
 
 
@@ -141,3 +145,13 @@ def test_samples_must_carry_the_labels_that_are_judged():
         score(LocalRuntime(), count=10, labels=labels)
     with pytest.raises(ValueError, match="sample 7 "):
         score(LocalRuntime(), count=10, labels=labels, indices=torch.tensor([9, 7, 8]))
+
+
+def test_a_fitted_scorer_scores_a_data_set(blobs, centroid_scorer):
+    scorer, data = centroid_scorer().fit(blobs(60)), blobs(30, seed=1)
+    found = score_dataset(scorer, data)
+    torch.testing.assert_close(found, scorer.score_batch(*data.tensors).double())
+    with pytest.raises(TypeError, match="SpectralSignatureScorer, which must see the whole set"):
+        score_dataset(SpectralSignatureScorer(), data)
+    with pytest.raises(NotFittedError):
+        score_dataset(centroid_scorer(), data)

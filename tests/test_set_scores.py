@@ -263,3 +263,38 @@ def test_too_few_trusted_samples_for_two_halves(blobs, centroid_scorer):
         ),
     ):
         trusting(job(blobs(60), scorer), few)
+
+
+class Checking(Distance):
+    """One that wants many samples of each class, and says so beforehand."""
+
+    def check_labels(self, labels):
+        if int(labels.bincount().min()) < 50:
+            raise ValueError("Expected 50 samples a class.")
+
+
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on:UserWarning")
+def test_a_set_that_cannot_be_judged_is_refused_before_a_network_is_trained(blobs, monkeypatch):
+    monkeypatch.setattr(FeatureModel, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(ValueError, match="50 samples a class"):
+        trusting(job(blobs(60), Checking()), blobs(60, seed=1))
+    with pytest.raises(ValueError, match=r"50 samples a class.\nThat is fold 1 of 3: fewer folds leave more"):
+        untrusted(blobs(300), Checking())
+    with pytest.raises(ValueError, match="50 samples a class"):
+        untrusted(blobs(60), Checking(FeatureModel(nn.Flatten())))
+
+
+def test_trusted_classes_that_are_not_judged_are_left_out(blobs):
+    judged, trusted = blobs(200, classes=2, flipped=10), blobs(600, seed=1)
+    scorer = Distance(FeatureModel(nn.Flatten()))
+    found = trusting(job(judged, scorer), trusted)
+    assert scorer.asked[0][1].unique().tolist() == [0, 1]
+    assert len(scorer.asked[0][1]) == 200 + 400
+    assert float((~found.decision.keep)[190:].double().mean()) > 0.9
+
+
+def test_members_that_need_trusted_data_are_named_before_anything_is_fitted(blobs, centroid_scorer):
+    first = centroid_scorer()
+    with pytest.raises(ValueError, match=r"`trusted=` data, since the alone scorer cannot be asked"):
+        untrusted(blobs(60), CombinedScorer([first, WithoutLabels()]))
+    assert first.fits == []

@@ -41,7 +41,7 @@ def check_feature_set(features: Tensor, labels: Tensor, *, per_class: int = 2, w
             expected("features", "different from sample to sample", f"{len(features)} times the same vector")
             + "\nThe network has collapsed, or says nothing at this layer: train it longer, or name another layer."
         )
-    _check_counts(labels, per_class, why)
+    check_class_sizes(labels, per_class, why)
 
 
 def check_features(features: Tensor) -> None:
@@ -72,7 +72,23 @@ def check_features(features: Tensor) -> None:
             )
 
 
-def _check_counts(labels: Tensor, per_class: int, why: str) -> None:
+def check_class_sizes(labels: Tensor, per_class: int, why: str = "") -> None:
+    """Raise where a class that occurs has too few samples.
+
+    Args:
+        labels: int64 `(N,)`.
+        per_class: the fewest that each must have.
+        why: a sentence on why fewer are not enough, for the error.
+
+    Raises:
+        ValueError: naming the class.
+
+    Example:
+        >>> check_class_sizes(torch.tensor([0, 0, 1]), 2, "One alone has no spread.")
+        Traceback (most recent call last):
+        ValueError: Expected `labels` to be of at least 2 samples a class, but got 1 of class 1.
+        One alone has no spread. Leave the class out, or add samples of it.
+    """
     classes, counts = torch.unique(labels, return_counts=True)
     if bool((counts >= per_class).all()):
         return

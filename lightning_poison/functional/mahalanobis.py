@@ -134,10 +134,12 @@ def _inverse_factor(centred: Tensor, estimator: EstimatorKind, whose: str) -> Te
     covariance = torch.from_numpy(ESTIMATORS[estimator](assume_centered=True).fit(centred.numpy()).covariance_)
     lower, failed = torch.linalg.cholesky_ex(covariance)
     tiny = torch.finfo(torch.float64).eps * len(covariance) * float(covariance.diagonal().max().clamp_min(0))
+    ways = ['Use `estimator="ledoit-wolf"`.'] if estimator != "ledoit-wolf" else []
+    ways += ['Use `covariance="shared"`.'] if whose != "all classes" else []
     if int(failed) or not bool((lower.diagonal().square() > tiny).all()):
         raise ValueError(
             expected("features", "varied enough for a covariance with an inverse", f"those of {whose}, which are not")
-            + '\nUse `estimator="ledoit-wolf"`, `covariance="shared"`, more samples, or features of another layer.'
+            + f"\n{' '.join([*ways, 'Take features of another layer, or more samples.'])}"
         )
     identity = torch.eye(len(lower), dtype=lower.dtype)
     factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).T.contiguous()

@@ -24,9 +24,10 @@ def nearest_neighbours(
 
     The references are gone through in blocks, and the `k` nearest so far are kept. Beyond the features and what comes
     back, memory holds one tile of distances and one block of references. Within a tile the square is expanded into a
-    matrix product, after both sides are moved by the references' mean; distances that come back are computed from the
-    differences. So neighbours are the exact ones, except that of references whose distances agree to about 1e-7 of the
-    squared norms either may be taken at the end of the list.
+    matrix product in float32, after both sides are moved by the references' mean; distances that come back are computed
+    from the differences. So neighbours are the exact ones as far as squared distances differ by more than about 1e-7 of
+    the squared norms of the moved vectors: within clusters that are narrower than that beside how far they lie from the
+    mean, any of the references may be taken.
 
     Args:
         queries: floating-point `(Q, D)`.

@@ -109,7 +109,13 @@ class CharacteristicVectorScorer:
         running = RunningCentroids(data.num_classes)
 
         def measure(block: Block) -> Tensor:
-            running.add(_statistics(model, block.inputs), block.labels)
+            statistics = _statistics(model, block.inputs)
+            if not all(bool(layer.isfinite().all()) for part in statistics for layer in part):
+                hint = "Look at the network: its weights may have diverged, or a layer may overflow."
+                raise ValueError(
+                    expected("trusted", "finite at every batch-norm layer", "NaN or infinite values", hint)
+                )
+            running.add(statistics, block.labels)
             return torch.zeros(len(block.labels))
 
         score_set(
@@ -153,7 +159,8 @@ class CharacteristicVectorScorer:
         home = statistics.means[0].device
         moved = ChannelStatistics(*(tuple(layer.to(home) for layer in layers) for layers in centroids))
         distances = centroid_distances(statistics, moved, mean_weight=self.mean_weight)
-        return margins_to_best_other(distances.nan_to_num(_FARTHEST)).to(inputs.device)
+        absent = moved.means[0].isnan().any(1)
+        return margins_to_best_other(torch.where(absent, _FARTHEST, distances)).to(inputs.device)
 
     def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the score of each sample under the label that it carries, float32 `(B,)`; see `score_labels`."""

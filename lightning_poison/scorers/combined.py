@@ -1,6 +1,7 @@
 """`CombinedScorer`: several filters that vote, each on the scale of how rarely a clean sample looks as suspicious."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from typing import Any, Self
 
 import torch
@@ -186,8 +187,8 @@ def _named(scorers: Sequence[Scorer | FeatureScorer]) -> dict[str, Scorer | Feat
             raise TypeError(expected("scorers", "scorers such as `LikelihoodScorer()`", came))
         if isinstance(scorer, CombinedScorer):
             raise TypeError(expected("scorers", "single scorers", "a combination", "List its members instead."))
-        same = [name for name in named if named[name].name == scorer.name]
-        named[f"{scorer.name}-{len(same) + 1}" if same else scorer.name] = scorer
+        numbered = (f"{scorer.name}-{number}" for number in count(2))
+        named[next(name for name in chain([scorer.name], numbered) if name not in named)] = scorer
     return named
 
 

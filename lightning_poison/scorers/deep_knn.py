@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from lightning_poison.checks import expected, positive_int
-from lightning_poison.functional.feature_sets import check_feature_set
+from lightning_poison.functional.feature_sets import check_class_sizes, check_feature_set
 from lightning_poison.functional.neighbours import nearest_neighbours, neighbour_scores
 from lightning_poison.scorers.feature_model import FeatureModel
+
+_WHY = "A single sample has no neighbour of its own class."
 
 
 class DeepKNNScorer:
@@ -73,12 +75,17 @@ class DeepKNNScorer:
             ValueError: where there are not `k` other samples, a class has one sample only, or features are not finite
                 or all the same.
         """
-        check_feature_set(features, labels, why="A single sample has no neighbour of its own class.")
-        if self.k >= len(features):
-            came = f"{self.k} with {len(features)} samples"
-            raise ValueError(expected("k", "smaller than the number of samples", came, "Ask for fewer neighbours."))
+        check_feature_set(features, labels, why=_WHY)
+        self.check_labels(labels)
         distances, near = nearest_neighbours(features, features, self.k, block=self.block, exclude_self=True)
         return neighbour_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise where a set has too few samples for `k` neighbours, or a class has one only; see `CheckingScorer`."""
+        check_class_sizes(labels, 2, _WHY)
+        if self.k >= len(labels):
+            came = f"{self.k} with {len(labels)} samples"
+            raise ValueError(expected("k", "smaller than the number of samples", came, "Ask for fewer neighbours."))
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the scorer was built with, as JSON can hold it."""

@@ -25,6 +25,7 @@ from lightning_poison.scorers.discriminator_negatives import NegativeSettings, m
 from lightning_poison.scorers.gan_discriminator import fit_gans, members_of
 from lightning_poison.scorers.gan_models import ClassDiscriminators
 from lightning_poison.scorers.gan_settings import GanSettings
+from lightning_poison.scoring import score_dataset
 
 Mode = Literal["mismatch", "gan"]
 Head = Literal["label", "texture"]
@@ -153,6 +154,10 @@ class DiscriminatorScorer:
     def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the score of each sample under the label that it carries, float32 `(B,)`; see `score_labels`."""
         return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
+
+    def score(self, dataset: "Dataset[Any]", *, runtime: Runtime | None = None) -> Tensor:
+        """Return the score of each sample of a data set under its own label, float64 `(N,)`; see `score_dataset`."""
+        return score_dataset(self, dataset, runtime=runtime)
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the scorer was built with, as far as its mode uses it, as JSON can hold it."""

@@ -20,8 +20,9 @@ from lightning_poison.scorers.classifier import Classifier, classifier_state, fi
 class FeatureModel:
     """Maps inputs to feature vectors: a named layer of somebody's trained network, or of a classifier of its own.
 
-    One of its own is trained on the very samples that are judged, as the authors of the filters do: a backdoor shows in
-    the features of a network that has learnt it.
+    For filters that must see the whole set, one of its own is trained on the very samples that are judged, as their
+    authors do: a backdoor shows in the features of a network that has learnt it. Filters that are fitted on samples
+    that are believed train it on those.
 
     Args:
         model: a trained network, run in evaluation mode and never changed; `None` for a classifier of its own.

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_poison.checks import expected, one_of
 from lightning_poison.errors import NotFittedError
+from lightning_poison.functional.feature_sets import check_class_sizes
 from lightning_poison.functional.mahalanobis import (
     ESTIMATORS,
     ClassNormals,
@@ -107,6 +108,7 @@ class MahalanobisScorer:
         generator = generator or torch.Generator().manual_seed(0)
         runtime = runtime or LocalRuntime()
         data = TrainingData.of(trusted, why="A distance to one class has nothing to compare with.")
+        check_class_sizes(data.labels, 2, "One sample to fit on has no covariance.")
         model = self.feature_model.for_fit()
         if model.model is None:
             model.fit(trusted, runtime=runtime, generator=generator)

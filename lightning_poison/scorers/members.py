@@ -59,7 +59,8 @@ def settings_of(scorer: AnyScorer) -> dict[str, Any]:
 def weights_of(scorer: AnyScorer) -> str | None:
     """Return a digest of what a scorer was fitted with before it came here, or `None`.
 
-    A module that it borrows is left out: it may be the one in training, and has other weights when that is resumed.
+    A trained network whose features it looks at is part of that. A module that it borrows is left out: it may be the
+    one in training, and has other weights when that is resumed.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -72,6 +73,9 @@ def weights_of(scorer: AnyScorer) -> str | None:
     if not isinstance(scorer, Scorer):
         model = feature_model_of(scorer)
         return digest_of(model.state()) if model.is_fitted else None
-    if not scorer.is_fitted or scorer.settings().get("module") is not None:
+    if scorer.is_fitted:
+        return digest_of(scorer.state()) if scorer.settings().get("module") is None else None
+    looked_at = getattr(scorer, "feature_model", None)
+    if not isinstance(looked_at, FeatureModel) or looked_at.model is None:
         return None
-    return digest_of(scorer.state())
+    return digest_of(looked_at.state())

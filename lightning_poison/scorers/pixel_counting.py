@@ -82,6 +82,8 @@ class PixelCountingScorer:
     def score_labels(self, inputs: Tensor) -> Tensor:
         """Return the score of each sample under each label, float32 `(B, C)`.
 
+        A class that had no samples has the largest score of the others plus 1 at each sample.
+
         Raises:
             NotFittedError: before a fit.
         """
@@ -90,7 +92,10 @@ class PixelCountingScorer:
         counts = self._counts(inputs.float())
         means, precisions = (self._state[name].to(counts.device) for name in ("means", "precisions"))
         away = counts[:, None] - means
-        return torch.einsum("bci,cij,bcj->bc", away, precisions, away).float()
+        scores = torch.einsum("bci,cij,bcj->bc", away, precisions, away).float()
+        absent = (precisions == 0).all((1, 2))
+        worst = scores.masked_fill(absent, -torch.inf).amax(1, keepdim=True)
+        return torch.where(absent, worst + 1, scores)
 
     def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the score of each sample under the label that it carries, float32 `(B,)`."""

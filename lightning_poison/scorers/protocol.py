@@ -113,6 +113,24 @@ class FeatureScorer(Protocol):
 
 
 @runtime_checkable
+class CheckingScorer(Protocol):
+    """A scorer of sets that can say from the labels alone that it cannot judge a set.
+
+    The flow asks it before it trains a network and gathers features, where the scorer offers this as well.
+    """
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise where a set cannot be judged.
+
+        Args:
+            labels: int64 `(N,)`, that its samples carry.
+
+        Raises:
+            ValueError: naming what is missing and the way out.
+        """
+
+
+@runtime_checkable
 class LabelFeatureScorer(FeatureScorer, Protocol):
     """One that can be asked how suspicious each sample would be under every label.
 

@@ -151,3 +151,13 @@ def test_it_refuses_one_class_and_scoring_before_a_fit():
 def test_the_state_of_another_scorer_is_refused():
     with pytest.raises(ValueError, match="that of another scorer"):
         quick().load({"means.0": torch.zeros(2, 3)})
+
+
+def test_features_that_are_no_numbers_are_refused_in_fit_and_seen_in_scores(stripes):
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    scorer = CharacteristicVectorScorer(FeatureModel(network)).fit(stripes, runtime=RUNTIME)
+    with torch.no_grad():
+        network[0].weight.fill_(torch.nan)
+        assert scorer.score_labels(stripes[:][0]).isnan().all()
+    with pytest.raises(ValueError, match="finite at every batch-norm layer"):
+        scorer.fit(stripes, runtime=RUNTIME)

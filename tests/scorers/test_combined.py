@@ -163,3 +163,17 @@ def test_nothing_is_lost_in_the_tail():
     near, far = fitted().score_batch(points, torch.zeros(2).long()).tolist()
     assert far > near > 300
     assert math.isfinite(far)
+
+
+class Named(Coordinate):
+    def __init__(self, name):
+        super().__init__(0)
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [(("x", "x", "x-2"), ["x", "x-2", "x-2-2"]), (("x-2", "x", "x"), ["x-2", "x", "x-3"])],
+)
+def test_no_member_takes_the_place_of_another(names, found):
+    assert list(CombinedScorer([Named(name) for name in names]).members) == found

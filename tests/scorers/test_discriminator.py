@@ -353,3 +353,12 @@ class TestRefusals:
         steep = GanSettings(learning_rate=1e30, epochs=3, batch_size=8)
         with pytest.raises(FloatingPointError, match=r"`loss` to be finite, but got .* at step \d+, class"):
             quick("gan", gan_settings=steep).fit(images, runtime=RUNTIME)
+
+
+def test_a_data_set_is_scored_as_its_batches_are(on_digits, digits):
+    part = Subset(digits, range(1000, 1040))
+    images, labels = digits[1000:1040]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            on_digits.score(part, runtime=RUNTIME), on_digits.score_batch(images, labels).double(), atol=1e-4, rtol=1e-4
+        )

@@ -159,3 +159,9 @@ def test_samples_of_another_shape_are_refused(blobs):
     scorer = quick().fit(blobs(), runtime=RUNTIME)
     with pytest.raises(ValueError, match="samples of shape"):
         scorer.score_labels(torch.zeros(2, 5))
+
+
+def test_a_class_of_one_is_refused_before_a_network_is_trained(monkeypatch):
+    monkeypatch.setattr(FeatureModel, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(ValueError, match="got 1 of class 1"):
+        MahalanobisScorer().fit(TensorDataset(torch.rand(5, 4), torch.tensor([0, 0, 0, 0, 1])))

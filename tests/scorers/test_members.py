@@ -1,8 +1,10 @@
 import torch
 from torch import nn
 
+from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.mahalanobis import MahalanobisScorer
 from lightning_poison.scorers.members import feature_model_of, members_of, settings_of, weights_of
 
 
@@ -46,3 +48,14 @@ def test_weights(centroid_scorer, blobs):
         network.weight.add_(1)
     after = [weights_of(each) for each in (fitted, borrowed, CombinedScorer([fitted, borrowed]))]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
+
+
+def test_a_network_that_was_handed_in_counts_before_a_fit_too():
+    network = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    scorers = [MahalanobisScorer(FeatureModel(network)), CharacteristicVectorScorer(FeatureModel(network))]
+    before = [weights_of(each) for each in scorers]
+    assert None not in before
+    with torch.no_grad():
+        network[0].weight.add_(1)
+    assert all(weights_of(each) != was for each, was in zip(scorers, before, strict=True))
+    assert weights_of(MahalanobisScorer()) is None

@@ -33,3 +33,11 @@ def test_it_refuses_vectors_and_scoring_before_a_fit():
         PixelCountingScorer().score_labels(torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match="images"):
         PixelCountingScorer().fit(TensorDataset(torch.zeros(4, 3), torch.arange(4) % 2))
+
+
+def test_a_class_without_samples_is_never_the_least_suspicious(digits):
+    images, labels = digits.tensors
+    scorer = PixelCountingScorer(PixelRange(levels=17)).fit(TensorDataset(images, 2 * labels))
+    scores = scorer.score_labels(images)
+    assert not set(scores.argmin(1).tolist()) & set(range(1, 18, 2))
+    assert scores.isfinite().all()

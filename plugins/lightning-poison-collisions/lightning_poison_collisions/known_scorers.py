@@ -10,11 +10,12 @@ from torch.utils.data import Dataset
 
 from lightning_poison.checks import describe, expected, fraction
 from lightning_poison.functional.thresholds import class_thresholds
-from lightning_poison.labels import labels_of, spec_of
+from lightning_poison.labels import labels_of
 from lightning_poison.pixels import PixelRange
-from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.runtime import Runtime
+from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.protocol import Scorer
-from lightning_poison.scoring import score_set
+from lightning_poison.scoring import score_dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +70,12 @@ class KnownScorer:
             runtime: where to compute; this machine where it is `None`.
 
         Raises:
+            NotFittedError: before a fit.
+            TypeError: where the scorer must see the whole set.
             ValueError: where a class is absent, or the rate out of range.
         """
         fraction("false_positive_rate", false_positive_rate)
-        labels = labels_of(clean)
-        scores = score_set(
-            clean,
-            torch.arange(len(labels)),
-            lambda block: scorer.score_batch(block.inputs, block.labels),
-            sample=spec_of(clean),
-            runtime=runtime or LocalRuntime(),
-            seed=0,
-        )
+        scores, labels = score_dataset(scorer, clean, runtime=runtime), labels_of(clean)
         classes = int(labels.max()) + 1
         cuts = class_thresholds(scores, labels, false_positive_rate=false_positive_rate, num_classes=classes)
         spans = [scores[labels == number].quantile(torch.tensor([0.5, 0.95]).double()) for number in range(classes)]
@@ -126,8 +121,9 @@ def check_differentiable(defenses: Sequence[KnownScorer], images: Tensor, labels
         with torch.enable_grad():
             leaf = images[:1].detach().requires_grad_()
             scores = defense.scorer.score_batch(pixels.from_raw(leaf), labels[:1])
-        if not scores.requires_grad:
+        if isinstance(defense.scorer, CombinedScorer) or not scores.requires_grad:
+            hint = "List its members instead." if isinstance(defense.scorer, CombinedScorer) else "Leave it out."
             raise ValueError(
                 f"Expected a scorer whose scores are differentiable in the inputs, but those of "
-                f"{defense.scorer.name} are not.\nAn attacker cannot follow their gradient: leave it out."
+                f"{defense.scorer.name} are not.\nAn attacker cannot follow their gradient. {hint}"
             )

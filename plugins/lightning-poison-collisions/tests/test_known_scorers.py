@@ -5,6 +5,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.pixels import PixelRange
+from lightning_poison.scorers.combined import CombinedScorer
+from lightning_poison.scorers.deep_knn import DeepKNNScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison_collisions.known_scorers import KnownScorer, check_differentiable, worst_excess
 
@@ -77,3 +79,14 @@ def test_refuses_a_rate_and_a_class_without_samples():
         KnownScorer.of(Brightness(), ramps(), false_positive_rate=5)
     with pytest.raises(ValueError, match="none of class 0"):
         KnownScorer.of(Brightness(), TensorDataset(torch.rand(9, 1), torch.ones(9).long()))
+
+
+def test_what_must_see_the_whole_set_and_what_votes_cannot_be_followed():
+    with pytest.raises(TypeError, match="must see the whole set"):
+        KnownScorer.of(DeepKNNScorer(), ramps())
+    voting = CombinedScorer([PixelCountingScorer(), PixelCountingScorer()])
+    known = KnownScorer(voting, torch.ones(2), torch.ones(2))
+    data = TensorDataset(torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2)
+    voting.fit(data)
+    with pytest.raises(ValueError, match="List its members instead"):
+        check_differentiable([known], data.tensors[0], data.tensors[1], PixelRange())

@@ -7,6 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_poison.adversarial.free import Free as Free
+    from lightning_poison.adversarial.guard import CollapseGuard as CollapseGuard
+    from lightning_poison.adversarial.recipes import Madry as Madry
+    from lightning_poison.adversarial.trades import TRADES as TRADES
+    from lightning_poison.adversaries import FGSM as FGSM
+    from lightning_poison.adversaries import PGD as PGD
+    from lightning_poison.callbacks.adversarial_training import AdversarialTraining as AdversarialTraining
     from lightning_poison.callbacks.lgm_injector import LGMInjector as LGMInjector
     from lightning_poison.callbacks.sanitizer import Sanitizer as Sanitizer
     from lightning_poison.datamodules import PoisonedDataModule as PoisonedDataModule
@@ -73,7 +80,14 @@ _HOMES = {
     "ConfidenceScorer": "scorers.confidence",
     "CharacteristicVectorScorer": "scorers.characteristic_vectors",
     "ActivationClusteringScorer": "scorers.activation_clustering",
+    "AdversarialTraining": "callbacks.adversarial_training",
     "AttackSuccessRate": "metrics",
+    "CollapseGuard": "adversarial.guard",
+    "FGSM": "adversaries",
+    "Free": "adversarial.free",
+    "Madry": "adversarial.recipes",
+    "PGD": "adversaries",
+    "TRADES": "adversarial.trades",
     "CombinedScorer": "scorers.combined",
     "FeatureExtractor": "features",
     "FeatureModel": "scorers.feature_model",

@@ -19,8 +19,13 @@ Loss = Callable[[Tensor], Tensor]
 class Adversary(Protocol):
     """Changes inputs, within a ball around them, so that a loss grows."""
 
-    epsilon: float
-    steps: int
+    @property
+    def epsilon(self) -> float:
+        """The radius, in units of the raw [0, 1] image."""
+
+    @property
+    def steps(self) -> int:
+        """How many gradients are taken."""
 
     def perturb(
         self,
@@ -30,6 +35,7 @@ class Adversary(Protocol):
         pixels: PixelRange | None = None,
         strength: float = 1.0,
         parameters_frozen: bool = False,
+        part: tuple[int, int] = (0, 1),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return changed inputs.
@@ -40,6 +46,7 @@ class Adversary(Protocol):
             pixels: how they are normalised; raw images in [0, 1] where it is `None`.
             strength: radius and step are this share of what they are, in [0, 1].
             parameters_frozen: see `lightning_poison.functional.pgd.perturb`.
+            part: see there.
             generator: draws the starts; a fixed seed where it is `None`.
 
         Returns:
@@ -96,6 +103,7 @@ class PGD:
         pixels: PixelRange | None = None,
         strength: float = 1.0,
         parameters_frozen: bool = False,
+        part: tuple[int, int] = (0, 1),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return changed inputs; see `Adversary.perturb`."""
@@ -112,6 +120,7 @@ class PGD:
             restarts=self.restarts,
             pixels=pixels,
             parameters_frozen=parameters_frozen,
+            part=part,
             generator=generator,
         )
 
@@ -167,9 +176,16 @@ class FGSM:
         pixels: PixelRange | None = None,
         strength: float = 1.0,
         parameters_frozen: bool = False,
+        part: tuple[int, int] = (0, 1),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return changed inputs; see `Adversary.perturb`."""
         return self.as_pgd().perturb(
-            inputs, loss, pixels=pixels, strength=strength, parameters_frozen=parameters_frozen, generator=generator
+            inputs,
+            loss,
+            pixels=pixels,
+            strength=strength,
+            parameters_frozen=parameters_frozen,
+            part=part,
+            generator=generator,
         )

@@ -55,6 +55,32 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def untracked(*modules: nn.Module) -> Iterator[None]:
+    """Let batch norm in training mode normalise by the batch and leave its running statistics as they are.
+
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> with untracked(model):
+        ...     _ = model(torch.ones(4, 2))
+        >>> model.running_mean, int(model.num_batches_tracked), model.track_running_stats
+        (tensor([0., 0.]), 0, True)
+    """
+    found = [
+        (part, part.track_running_stats)
+        for module in modules
+        for part in module.modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+    ]
+    try:
+        for part, _ in found:
+            part.track_running_stats = False
+        yield
+    finally:
+        for part, tracked in found:
+            part.track_running_stats = tracked
+
+
+@contextmanager
 def reproducible_kernels(device: torch.device, threads: int) -> Iterator[None]:
     """Compute with kernels that do not depend on how many processes share the machine.
 

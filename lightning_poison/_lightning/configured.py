@@ -15,12 +15,25 @@ from lightning_poison.poison import Attack, Poison
 from lightning_poison.scorers.protocol import FeatureScorer, Scorer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from lightning_poison.adversarial.batch import SampleLoss
+    from lightning_poison.adversarial.recipes import Recipe
+    from lightning_poison.adversaries import Adversary
+
     AnyData: TypeAlias = Any
     """A DataModule of either namespace, a DataLoader, or a collection of DataLoaders."""
     AnyDataset: TypeAlias = Any
     """A map-style data set, a loader of one, or `None`."""
     AnyScorer: TypeAlias = Scorer | FeatureScorer
     AnyPoison: TypeAlias = Poison | Attack | str | os.PathLike[str]
+    AnyAdversary: TypeAlias = Adversary
+    AnyRecipe: TypeAlias = Recipe
+    AnyLogits: TypeAlias = str | Callable[[nn.Module, Tensor], Any]
+    """A submodule or a method by its name, or a function of a module and inputs."""
+    AnySampleLoss: TypeAlias = SampleLoss
 else:
     from collections.abc import Callable
     from functools import reduce
@@ -52,11 +65,37 @@ else:
         def craft(self, dataset: Any, threat: Any, *, surrogates: Any, holdout: Any, generator: Any) -> Any:
             """See `Attack.craft`."""
 
+    class ConfiguredAdversary(Protocol):
+        """Any class with the method of an adversary."""
+
+        def perturb(
+            self,
+            inputs: Any,
+            loss: Any,
+            *,
+            pixels: Any = None,
+            strength: Any = 1.0,
+            parameters_frozen: Any = False,
+            part: Any = (0, 1),
+            generator: Any = None,
+        ) -> Any:
+            """See `Adversary.perturb`."""
+
+    class ConfiguredRecipe(Protocol):
+        """Any class with the method of a recipe."""
+
+        def step(self, attacked: Any, call_next: Any) -> Any:
+            """See `Recipe.step`."""
+
     _Module = reduce(or_, lightning_types("LightningDataModule"))
     AnyData = Callable[[], _Module] | _Module | DataLoader
     AnyDataset = Dataset | DataLoader | None
     AnyScorer = ConfiguredScorer | ConfiguredFeatureScorer
     AnyPoison = ConfiguredAttack | str
+    AnyAdversary = ConfiguredAdversary
+    AnyRecipe = ConfiguredRecipe
+    AnyLogits = str | Callable
+    AnySampleLoss = Callable
 
 
 def built(data: Any) -> Any:

@@ -1,13 +1,13 @@
 """`LabelledStep`: hands a batch's labels to an LGM head that is called, deep inside a module, with features alone."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_poison._lightning.step_chain import StepChain
-from lightning_poison.checks import describe, expected
+from lightning_poison.adversarial.outputs import loss_in, with_loss
+from lightning_poison.checks import describe
 from lightning_poison.heads import LGMHead
 from lightning_poison.samples import SampleSpec
 
@@ -70,12 +70,12 @@ class LabelledStep:
                 f"Expected `training_step` to call `{self._name}`, but it did not.\n"
                 "Name the layer that makes the logits, or write the module with `LGMMixin`."
             )
-        loss = _loss_in(output)
+        loss = loss_in(output)
         terms = [self._head.likelihood_loss(features, labels) for features in self._features]
         likelihood = torch.stack(terms).mean()
         self._log(loss, likelihood, len(labels))
         total = loss + self._head.likelihood_weight * likelihood
-        return {**output, "loss": total} if isinstance(output, Mapping) else total
+        return with_loss(output, total)
 
     def _log(self, loss: Tensor, likelihood: Tensor, batch_size: int) -> None:
         self._module.log_dict(
@@ -85,12 +85,3 @@ class LabelledStep:
             sync_dist=True,
             batch_size=batch_size,
         )
-
-
-def _loss_in(output: Any) -> Tensor:
-    """Return the loss among what a step returned."""
-    loss = output.get("loss") if isinstance(output, Mapping) else output
-    if not isinstance(loss, Tensor):
-        came = f"a dict with the keys {list(output)}" if isinstance(output, Mapping) else describe(output)
-        raise TypeError(expected("training_step", "a function that returns its loss, or a dict with `loss`", came))
-    return loss

@@ -4,6 +4,8 @@ Both project onto the ball first and then onto the range. Where the centre lies 
 only shortens the change, so that the point stays in the ball.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,9 +36,9 @@ class LinfBall:
         self._lowest = lowest if movable is None else torch.where(movable, lowest, centre)
         self._highest = highest if movable is None else torch.where(movable, highest, centre)
 
-    def start(self, generator: torch.Generator) -> Tensor:
-        """Draw a point uniformly from the ball and clamp it to the range."""
-        drawn = torch.rand(self._centre.shape, generator=generator, dtype=self._centre.dtype, device=generator.device)
+    def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
+        """Draw a point uniformly from the ball and clamp it to the range; see `perturb` on `part`."""
+        drawn = _drawn(torch.rand, self._centre.shape, self._centre, generator, part)
         return self._project(self._centre + self._radius * (2 * drawn.to(self._centre.device) - 1))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
@@ -69,13 +71,13 @@ class L2Ball:
         self._centre, self._radius, self._length, self._limits = centre, radius, length, limits
         self._movable = None if movable is None else movable.to(centre.dtype)
 
-    def start(self, generator: torch.Generator) -> Tensor:
+    def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
         """Draw a point uniformly from the ball, of the movable pixels' dimension, and clamp it to the range."""
         centre = self._centre
         free = torch.ones_like(centre) if self._movable is None else self._movable
         dimensions = free.flatten(1).sum(1).clamp_min(1)
-        directions = torch.randn(centre.shape, generator=generator, dtype=centre.dtype, device=generator.device)
-        shares = torch.rand(len(centre), generator=generator, dtype=centre.dtype, device=generator.device)
+        directions = _drawn(torch.randn, centre.shape, centre, generator, part)
+        shares = _drawn(torch.rand, centre.shape[:1], centre, generator, part)
         lengths = self._radius * _per_image(shares.to(centre.device) ** (1 / dimensions), centre)
         return self._project(centre + lengths * self._unit(directions.to(centre.device)))
 
@@ -93,6 +95,16 @@ class L2Ball:
         change = points - self._centre
         norms = _per_image(torch.linalg.vector_norm(change.flatten(1), dim=1), change)
         return (self._centre + change * (self._radius / norms).clamp(max=1)).clamp(*self._limits)
+
+
+def _drawn(
+    draw: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator, part: tuple[int, int]
+) -> Tensor:
+    """Draw for the batches of all ranks, which take turns in one, and return what is this rank's."""
+    rank, ranks = part
+    return draw((shape[0] * ranks, *shape[1:]), generator=generator, dtype=like.dtype, device=generator.device)[
+        rank::ranks
+    ]
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:

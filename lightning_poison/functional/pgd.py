@@ -39,6 +39,7 @@ def perturb(
     high: float = 1.0,
     mask: Tensor | None = None,
     parameters_frozen: bool = False,
+    part: tuple[int, int] = (0, 1),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Maximise a loss of each image within a ball around it.
@@ -61,6 +62,8 @@ def perturb(
         mask: where pixels may move; bool or 0 and 1, broadcastable to the images.
         parameters_frozen: whether nothing but the images has a gradient in `loss`; say so for a model under reentrant
             gradient checkpointing, which gives a gradient to all or to none.
+        part: a rank, and how many there are: from generators that are in one state, ranks draw the starts that one
+            rank would draw for their samples in turns, as a distributed sampler deals them out.
         generator: draws the starts; `None` is a fixed seed: pass one in a loop, or all its batches start alike.
 
     Returns:
@@ -89,7 +92,7 @@ def perturb(
     draws = torch.Generator().manual_seed(0) if generator is None else generator
 
     def attempt() -> Tensor:
-        return _ascend(ball, losses, ball.start(draws) if random_start else precise, steps)
+        return _ascend(ball, losses, ball.start(draws, part) if random_start else precise, steps)
 
     best = attempt()
     best_values = losses.values(best) if restarts > 1 else best.new_zeros(())
@@ -114,6 +117,7 @@ def perturb_samples(
     pixels: PixelRange | None = None,
     mask: Tensor | None = None,
     parameters_frozen: bool = False,
+    part: tuple[int, int] = (0, 1),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Do what `perturb` does to inputs that a data set has normalised.
@@ -130,6 +134,7 @@ def perturb_samples(
         pixels: how the inputs are normalised; raw [0, 1] images where it is `None`. Its grid is left alone.
         mask: as for `perturb`.
         parameters_frozen: as for `perturb`.
+        part: as for `perturb`.
         generator: as for `perturb`.
 
     Returns:
@@ -158,6 +163,7 @@ def perturb_samples(
         restarts=restarts,
         mask=mask,
         parameters_frozen=parameters_frozen,
+        part=part,
         generator=generator,
     )
     return domain.from_raw(found).to(inputs.dtype)

@@ -386,3 +386,13 @@ class TestRefusals:
             perturb_against(network, images, torch.zeros(3).long(), epsilon=0.1, steps=1)
         with pytest.raises(ValueError, match=r"`model` to be .* \(16, C\)"):
             perturb_against(network[:3], images, torch.zeros(16).long(), epsilon=0.1, steps=1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_ranks_draw_together_what_one_draws_alone(norm):
+    images = torch.rand(6, 3, 4, 4, generator=seeded())
+    options = {"epsilon": 0.2, "steps": 0, "norm": norm}
+    together = perturb(images, lambda x: x.flatten(1).sum(1), generator=seeded(1), **options)
+    for rank in range(2):
+        part = perturb(images[rank::2], lambda x: x.flatten(1).sum(1), part=(rank, 2), generator=seeded(1), **options)
+        assert torch.equal(part, together[rank::2])

@@ -1,0 +1,214 @@
+"""`AttackedStep`: a module's `training_step`, run inside of an adversarial recipe until it is removed."""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss
+from lightning_poison.adversarial.guard import CollapseGuard, is_read
+from lightning_poison.adversarial.recipes import Madry, Recipe
+from lightning_poison.adversaries import Adversary
+from lightning_poison.checks import describe, expected
+from lightning_poison.pixels import PixelRange
+from lightning_poison.samples import SampleSpec
+from lightning_poison.seeds import derived_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch import LightningModule, Trainer
+
+_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What is done to batches; the fields are arguments of `AdversarialTraining`."""
+
+    adversary: Adversary
+    recipe: Recipe
+    loss: SampleLoss
+    logits: "str | Callable[[nn.Module, Tensor], Any]" = ""
+    pixels: PixelRange | None = None
+    sample: SampleSpec | None = None
+    warm_up_epochs: float = 0.0
+    guard: CollapseGuard | None = None
+    seed: int = 0
+
+    def attacked(self, module: nn.Module, batch: Any, **where: Any) -> AttackedBatch:
+        """Return a batch as a recipe sees it, checked.
+
+        Raises:
+            ValueError: where inputs or labels are not found, or are none.
+        """
+        spec = self.sample or SampleSpec.detect(batch, batched=True)
+        inputs, labels = spec.inputs_in(batch), spec.labels_in(batch)
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            hint = (
+                "Let the transform, or `on_after_batch_transfer`, make floats of them: `v2.ToDtype(torch.float, True)`."
+            )
+            came = f"{describe(inputs)} at {spec.inputs!r}"
+            raise ValueError(expected("inputs", "a floating-point batch (B, ...)", came, hint))
+        if not isinstance(labels, Tensor) or not labels.ndim or len(labels) != len(inputs):
+            came = f"{describe(labels)} at {spec.labels!r}"
+            raise ValueError(expected("labels", f"one for each of {len(inputs)} samples", came, _NAME_THEM))
+        return AttackedBatch(
+            batch=batch,
+            sample=spec,
+            module=module,
+            logits=partial(logits_of, module, self.logits),
+            loss=self.loss,
+            adversary=where.pop("adversary", self.adversary),
+            pixels=self.pixels,
+            **where,
+        )
+
+
+_NAME_THEM = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
+
+
+class AttackedStep:
+    """Wraps a module's step; see `AdversarialTraining`, whose parts these are.
+
+    Args:
+        trainer: that runs the module.
+        module: the module; its step gets wrapped.
+        settings: what is done.
+        collapsed: whether an earlier run has met a collapse, and trains by PGD since.
+    """
+
+    def __init__(
+        self, trainer: "Trainer", module: "LightningModule", settings: AttackSettings, *, collapsed: bool = False
+    ) -> None:
+        refuse_sharded(trainer)
+        self._trainer, self._module, self._settings = trainer, module, settings
+        self._recipe = copy.deepcopy(settings.recipe)
+        self._adversary = settings.adversary
+        self._generator: torch.Generator | None = None
+        self._epoch = -1
+        self.collapsed = False
+        if collapsed:
+            self.fall_back()
+        StepChain.add(module, self, torch.compiler.disable(self._around))  # type: ignore[no-untyped-call]
+
+    def remove(self) -> None:
+        """Give the module its own step back."""
+        StepChain.remove(self._module, self)
+
+    def fall_back(self) -> None:
+        """Train by several steps from now on."""
+        if self._settings.guard is not None:
+            self.collapsed = True
+            self._adversary = self._settings.guard.fallback(self._settings.adversary.epsilon)
+
+    def _around(self, call_next: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if "dataloader_iter" in signature(self._module.training_step).parameters:
+            raise TypeError(
+                "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
+                "Let it take `(self, batch, batch_idx)`."
+            )
+        self._guard(self._attacked(batch))
+        self._log(self._attacked(batch))
+        return self._recipe.step(self._attacked(batch), lambda changed: call_next(changed, *args, **kwargs))
+
+    def _attacked(self, batch: Any) -> AttackedBatch:
+        """Return the batch with the generator of its place: what else was drawn has no influence on the training."""
+        epoch = self._trainer.current_epoch
+        index = self._trainer.fit_loop.epoch_loop.batch_idx
+        if self._generator is None or self._generator.device != self._module.device:
+            self._generator = torch.Generator(self._module.device)
+        self._generator.manual_seed(derived_seed(self._settings.seed, "adversarial training", epoch, index))
+        return self._settings.attacked(
+            self._module,
+            batch,
+            adversary=self._adversary,
+            strength=self._strength(epoch, index),
+            epoch=epoch,
+            index=index,
+            generator=self._generator,
+            part=(self._trainer.global_rank, self._trainer.world_size),
+        )
+
+    def _strength(self, epoch: int, index: int) -> float:
+        if not self._settings.warm_up_epochs:
+            return 1.0
+        done = epoch + (index + 1) / self._trainer.num_training_batches
+        return min(1.0, done / self._settings.warm_up_epochs)
+
+    def _guard(self, attacked: AttackedBatch) -> None:
+        guard, first = self._settings.guard, attacked.epoch != self._epoch
+        self._epoch = attacked.epoch
+        if guard is None or not first or not attacked.epoch or self.collapsed or not isinstance(self._recipe, Madry):
+            return
+        right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
+        if attacked.adversary.steps == 1 and guard.has_collapsed(right):
+            self.fall_back()
+            single, several = (int(count) for count in right)
+            warnings.warn(
+                f"Training on single steps has collapsed before epoch {attacked.epoch}: of the probed samples "
+                f"{single} withstand the single step and {several} withstand PGD. Training goes on with "
+                f"{self._adversary}.",
+                stacklevel=2,
+            )
+
+    def _log(self, attacked: AttackedBatch) -> None:
+        every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or attacked.index % every:
+            return
+        named = {f"train/{name}": value for name, value in robust_figures(attacked).items()}
+        self._module.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(attacked.inputs))
+
+
+def robust_figures(attacked: AttackedBatch) -> dict[str, Tensor]:
+    """Return loss and accuracy of clean and of changed inputs, in evaluation mode."""
+    figures = {}
+    for name, inputs in (("clean", attacked.inputs), ("robust", attacked.misleading())):
+        logits = attacked.read(inputs)
+        with torch.no_grad():
+            figures[f"{name}_loss"] = attacked.loss(logits, attacked.labels).mean()
+            figures[f"{name}_accuracy"] = is_read(logits, attacked.labels).float().mean()
+    return figures
+
+
+def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]", inputs: Tensor) -> Tensor:
+    """Ask a module for logits: itself, a submodule or a method by its name, or a function of the module.
+
+    Raises:
+        TypeError: where there is no `forward`, or no logits come back.
+    """
+    ask = (partial(name, module) if callable(name) else attrgetter(name)(module)) if name else module
+    try:
+        output = ask(inputs)
+    except NotImplementedError as error:
+        raise TypeError(
+            f"Expected {type(module).__name__} to return logits from `forward`, but it has none.\n"
+            "Name what does: `logits=` takes the name of a submodule or a method, or a function."
+        ) from error
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
+        raise TypeError(expected("logits", "a tensor, or something that holds one as `logits`", describe(output), hint))
+    return found
+
+
+def refuse_sharded(trainer: "Trainer") -> None:
+    """Refuse strategies under which the module cannot be asked for logits inside of its own step.
+
+    Raises:
+        ValueError: naming the strategy.
+    """
+    names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+    if any(name in _SHARDED for name in names):
+        raise ValueError(
+            f"Expected a strategy that keeps the parameters whole on each rank, but got {names[0]}.\nIts parameters "
+            "are shards outside of the root module's forward, and the attack runs inside of it. Use `ddp`."
+        )

@@ -1,0 +1,116 @@
+"""`AttackedBatch`: a training batch, and how to ask the model about changed inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_poison.adversaries import Adversary, Loss
+from lightning_poison.checks import describe, expected
+from lightning_poison.pixels import PixelRange
+from lightning_poison.samples import SampleSpec
+from lightning_poison.scopes import evaluating, frozen
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits `(B, C)` and labels to one loss each, `(B,)`."""
+
+
+def sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample, `(B,)`; labels are class indices `(B,)` or probabilities `(B, C)`.
+
+    Raises:
+        ValueError: where logits and labels do not fit.
+
+    Example:
+        >>> sample_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
+        tensor([4., 4.])
+    """
+    if logits.ndim != 2 or len(logits) != len(labels):
+        hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
+        raise ValueError(expected("logits", f"({len(labels)}, C), a row a sample", describe(logits), hint))
+    return F.cross_entropy(logits.float(), labels if labels.is_floating_point() else labels.long(), reduction="none")
+
+
+@dataclass(frozen=True)
+class AttackedBatch:
+    """A batch as a recipe sees it.
+
+    Args:
+        batch: as the loader made it; never changed.
+        sample: where inputs and labels stand in it.
+        module: what is trained; in evaluation mode and frozen while inputs are looked for, and put back.
+        logits: maps inputs to logits `(B, C)`.
+        loss: what the adversary raises.
+        adversary: how inputs are changed.
+        pixels: how inputs are normalised; raw images in [0, 1] where it is `None`.
+        strength: the share of its radius that the adversary has at this step, in [0, 1].
+        epoch: how many epochs are done.
+        index: the position of the batch in its epoch.
+        generator: draws whatever is random.
+        part: this rank, and how many there are.
+    """
+
+    batch: Any
+    sample: SampleSpec
+    module: nn.Module
+    logits: Callable[[Tensor], Tensor]
+    loss: SampleLoss
+    adversary: Adversary
+    pixels: PixelRange | None
+    strength: float
+    epoch: int
+    index: int
+    generator: torch.Generator
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs, `(B, ...)`."""
+        found: Tensor = self.sample.inputs_in(self.batch)
+        return found
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, `(B,)`, or `(B, C)` where a transform has mixed them."""
+        found: Tensor = self.sample.labels_in(self.batch)
+        return found
+
+    def with_inputs(self, inputs: Tensor) -> Any:
+        """Return a copy of the batch with other inputs."""
+        return self.sample.replace(self.batch, inputs=inputs)
+
+    def perturbed(self, inputs: Tensor, loss: Loss, *, adversary: Adversary | None = None) -> Tensor:
+        """Change inputs so that a loss of them grows.
+
+        Args:
+            inputs: `(B, ...)`.
+            loss: maps inputs like these to one loss each.
+            adversary: another one than the batch's.
+
+        Returns:
+            `(B, ...)`, detached.
+        """
+        chosen = adversary or self.adversary
+        with evaluating(self.module), frozen(self.module):
+            return chosen.perturb(
+                inputs,
+                loss,
+                pixels=self.pixels,
+                strength=self.strength,
+                parameters_frozen=True,
+                part=self.part,
+                generator=self.generator,
+            )
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Return the logits of inputs in evaluation mode, `(B, C)`, without gradients."""
+        with torch.no_grad(), evaluating(self.module):
+            return self.logits(inputs)
+
+    def misleading(self, *, adversary: Adversary | None = None) -> Tensor:
+        """Change the inputs so that the loss of their own labels grows; `(B, ...)`, detached."""
+        labels = self.labels
+        return self.perturbed(self.inputs, lambda inputs: self.loss(self.logits(inputs), labels), adversary=adversary)

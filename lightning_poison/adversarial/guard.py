@@ -1,0 +1,81 @@
+"""`CollapseGuard`: whether training on single steps has fallen into the trap that several steps see through.
+
+Wong, Rice, Kolter 2020, arXiv 2001.03994, section 5.4, on catastrophic overfitting: within an epoch a network that is
+trained by FGSM may learn to resist that one step alone, and lose all robustness against PGD.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_poison.adversarial.batch import AttackedBatch
+from lightning_poison.adversaries import PGD, Adversary
+from lightning_poison.checks import fraction, positive_int
+
+
+@dataclass(frozen=True)
+class CollapseGuard:
+    """Probes some training samples by PGD once an epoch, beside the single step that is trained on.
+
+    Training counts as collapsed where PGD leaves less than a share of the accuracy that the single step leaves, by more
+    than chance could: three standard deviations of a count. Both attacks are on the same samples, of the same radius.
+
+    Args:
+        samples: how many of the first batch of an epoch are probed on each rank.
+        steps: of the probe, each 2.5 ε / steps long.
+        share: of the accuracy under the single step, in (0, 1).
+        fallback_steps: of the PGD that is trained on after a collapse.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+
+    Example:
+        >>> CollapseGuard().has_collapsed(torch.tensor([60, 12]))
+        True
+    """
+
+    samples: int = 128
+    steps: int = 10
+    share: float = 0.5
+    fallback_steps: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps", "fallback_steps"):
+            positive_int(name, getattr(self, name))
+        fraction("share", self.share)
+
+    def probe(self, attacked: AttackedBatch) -> Tensor:
+        """Count how many of the first samples are read rightly under the batch's own adversary, and under PGD.
+
+        Returns:
+            int64 `(2,)`.
+        """
+        inputs, labels = attacked.inputs[: self.samples], attacked.labels[: self.samples]
+        probes: tuple[Adversary, ...] = (attacked.adversary, PGD(attacked.adversary.epsilon, steps=self.steps))
+        right = []
+        for adversary in probes:
+            found = attacked.perturbed(
+                inputs, lambda changed: attacked.loss(attacked.logits(changed), labels), adversary=adversary
+            )
+            right.append(is_read(attacked.read(found), labels).sum())
+        return torch.stack(right)
+
+    def has_collapsed(self, right: Tensor) -> bool:
+        """Tell whether what `probe` counted, summed over ranks, is a collapse."""
+        single, several = (int(count) for count in right)
+        return bool(several < self.share * single and single - several > 3 * single**0.5)
+
+    def fallback(self, epsilon: float) -> PGD:
+        """Return what is trained on after a collapse."""
+        return PGD(epsilon, steps=self.fallback_steps)
+
+
+def is_read(logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell which samples are read as their labels, bool `(B,)`; of mixed labels the largest counts.
+
+    Example:
+        >>> is_read(torch.eye(2), torch.tensor([0, 0]))
+        tensor([ True, False])
+    """
+    return logits.argmax(1) == (labels.argmax(1) if labels.is_floating_point() else labels)

@@ -1,3 +1,4 @@
+import copy
 import random
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.scopes import evaluating, frozen, isolated_rng, reproducible_kernels, seeded_rng
+from lightning_poison.scopes import evaluating, frozen, isolated_rng, reproducible_kernels, seeded_rng, untracked
 
 CPU = torch.device("cpu")
 
@@ -98,3 +99,14 @@ def test_scopes_nest():
         with seeded_rng(2):
             draws()
         assert draws() == expected
+
+
+def test_untracked_batch_norm_normalises_by_the_batch_and_remembers_nothing():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
+    before = copy.deepcopy(model.state_dict())
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    with untracked(model):
+        found = model(inputs)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(found, model(inputs))
+    assert model[1].num_batches_tracked == 1

@@ -147,10 +147,11 @@ class AttackedStep:
     def _guard(self, attacked: AttackedBatch) -> None:
         guard, first = self._settings.guard, attacked.epoch != self._epoch
         self._epoch = attacked.epoch
-        if guard is None or not first or not attacked.epoch or self.collapsed or not isinstance(self._recipe, Madry):
+        single_steps = attacked.adversary.steps == 1 and isinstance(self._recipe, Madry)
+        if guard is None or not single_steps or not first or not attacked.epoch:
             return
         right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
-        if attacked.adversary.steps == 1 and guard.has_collapsed(right):
+        if guard.has_collapsed(right):
             self.fall_back()
             single, several = (int(count) for count in right)
             warnings.warn(

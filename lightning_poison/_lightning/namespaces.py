@@ -8,9 +8,24 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["CallbackBase", "DataModuleBase", "lightning_types"]
+__all__ = ["CallbackBase", "DataModuleBase", "installed_namespaces", "lightning_types"]
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def installed_namespaces() -> list[str]:
+    """Return the names of Lightning's packages that are installed, `lightning.pytorch` first.
+
+    Raises:
+        ModuleNotFoundError: where neither is.
+    """
+    installed = [namespace for namespace in _NAMESPACES if find_spec(namespace.partition(".")[0])]
+    if not installed:
+        raise ModuleNotFoundError(
+            "Expected `lightning` or `pytorch-lightning` to be installed, but found neither.\n"
+            "Install one of them: `pip install lightning`."
+        )
+    return installed
 
 
 def lightning_types(name: str) -> tuple[type[Any], ...]:
@@ -29,13 +44,7 @@ def lightning_types(name: str) -> tuple[type[Any], ...]:
         >>> [found.__module__.partition(".")[0] for found in lightning_types("Callback")]
         ['lightning', 'pytorch_lightning']
     """
-    installed = [namespace for namespace in _NAMESPACES if find_spec(namespace.partition(".")[0])]
-    if not installed:
-        raise ModuleNotFoundError(
-            "Expected `lightning` or `pytorch-lightning` to be installed, but found neither.\n"
-            "Install one of them: `pip install lightning`."
-        )
-    return tuple(getattr(import_module(namespace), name) for namespace in installed)
+    return tuple(getattr(import_module(namespace), name) for namespace in installed_namespaces())
 
 
 class _HookOfHost:

@@ -102,7 +102,7 @@ class AdversarialTraining(CallbackBase):
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Wrap the module's step."""
-        self._remove()
+        self.detach()
         refuse_sharded(trainer)
         if stage == "fit":
             self._step = AttackedStep(trainer, pl_module, self.settings, collapsed=self._collapsed)
@@ -133,11 +133,11 @@ class AdversarialTraining(CallbackBase):
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Give the module its own step back."""
-        self._remove()
+        self.detach()
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Give the module its own step back; Lightning calls no `teardown` after an exception."""
-        self._remove()
+        self.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Remember a collapse: a resumed run goes on as this one does."""
@@ -149,7 +149,8 @@ class AdversarialTraining(CallbackBase):
         if self._collapsed and self._step is not None:
             self._step.fall_back()
 
-    def _remove(self) -> None:
+    def detach(self) -> None:
+        """Give the module its own step back, where it was wrapped; Lightning's own hooks do this too."""
         if self._step is not None:
             self._collapsed = self._step.collapsed
             self._step.remove()

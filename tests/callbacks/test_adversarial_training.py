@@ -8,19 +8,24 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_poison.adversarial.batch import sample_cross_entropy
+from lightning_poison.adversarial.free import Free
+from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry
+from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 
-NAMESPACES = [pl, pytorch_lightning]
+pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
+
 STEPS, BATCH = 6, 8
 PLAIN = PGD(0.1, steps=2, random_start=False)
 Pair = namedtuple("Pair", "image label")
@@ -450,3 +455,79 @@ def test_cross_entropy_of_mixed_labels():
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     mixed = torch.full((4, 3), 1 / 3)
     torch.testing.assert_close(sample_cross_entropy(logits, mixed), -logits.log_softmax(1).mean(1))
+
+
+class TestCollapse:
+    def collapsing(self, monkeypatch, right):
+        """Let the probe count what is given, as if training had collapsed."""
+        monkeypatch.setattr(CollapseGuard, "probe", lambda _, attacked: torch.tensor(right))
+
+    def test_training_falls_back_to_pgd_and_says_so(self, monkeypatch):
+        self.collapsing(monkeypatch, [100, 2])
+        model, callback = Plain(), AdversarialTraining(FGSM(0.1, random_start=False))
+        with pytest.warns(UserWarning, match=r"collapsed before epoch 1: .*100 withstand the single step and 2 with"):
+            trainer(callback, epochs=2).fit(model, loader())
+        assert callback.state_dict() == {"collapsed": True}
+        assert torch.equal(model.seen[STEPS - 1], by_hand(FGSM(0.1, random_start=False).as_pgd())[1][-1])
+        clean, labels = (part[:BATCH] for part in images_and_labels())
+        net, changed = by_hand(FGSM(0.1, random_start=False).as_pgd())[0], model.seen[STEPS]
+        single = perturb_against(net, clean, labels, epsilon=0.1, steps=1, step_size=0.1, random_start=False)
+        assert not torch.equal(changed, single)
+        assert float((changed - clean).abs().max()) <= 0.1 + 1e-6
+
+    def test_a_sound_training_goes_on(self, monkeypatch):
+        self.collapsing(monkeypatch, [100, 90])
+        model = Plain()
+        trainer(AdversarialTraining(FGSM(0.1, random_start=False)), epochs=2).fit(model, loader())
+        assert_same(model.net, by_hand(FGSM(0.1, random_start=False).as_pgd(), epochs=2)[0])
+
+    def test_several_steps_and_no_guard_are_not_watched(self, monkeypatch):
+        monkeypatch.setattr(CollapseGuard, "probe", lambda *_: pytest.fail("it was probed"))
+        trainer(AdversarialTraining(FGSM(0.1), guard=None), epochs=2).fit(Plain(), loader())
+        trainer(AdversarialTraining(PLAIN), epochs=2).fit(Plain(), loader())
+
+    def test_a_resumed_run_remembers_it(self, monkeypatch, tmp_path):
+        self.collapsing(monkeypatch, [100, 2])
+        first = trainer(AdversarialTraining(FGSM(0.1)), epochs=2)
+        with pytest.warns(UserWarning, match="collapsed"):
+            first.fit(Plain(), loader())
+        first.save_checkpoint(tmp_path / "last.ckpt")
+        monkeypatch.setattr(CollapseGuard, "probe", lambda *_: pytest.fail("it was probed"))
+        callback = AdversarialTraining(FGSM(0.1))
+        trainer(callback, epochs=3).fit(Plain(), loader(), ckpt_path=tmp_path / "last.ckpt")
+        assert callback.state_dict() == {"collapsed": True}
+
+
+@pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3)], ids=repr)
+def test_other_recipes_train_and_leave_nothing_behind(recipe):
+    model = Plain()
+    before = [value.clone() for value in model.parameters()]
+    trainer(AdversarialTraining(PLAIN, recipe=recipe), epochs=2).fit(model, loader())
+    assert any(not torch.equal(was, value) for was, value in zip(before, model.parameters(), strict=True))
+    assert "training_step" not in model.__dict__
+    if isinstance(recipe, Free):
+        held = [float((one - model.seen[0]).abs().max()) for one in model.seen[:3]]
+        assert held[0] == 0
+        assert all(0 < each <= 0.1 + 1e-6 for each in held[1:])
+
+
+def test_manual_optimization_has_no_loss_for_trades():
+    with pytest.raises(TypeError, match="returns its loss"):
+        trainer(AdversarialTraining(PLAIN, recipe=TRADES())).fit(Manual(), loader())
+
+
+def test_a_strategy_that_shards_the_module_is_refused():
+    class FSDPStrategy(SingleDeviceStrategy):
+        pass
+
+    with pytest.raises(ValueError, match="keeps the parameters whole on each rank, but got FSDPStrategy"):
+        trainer(AdversarialTraining(PLAIN), strategy=FSDPStrategy("cpu"), accelerator="auto").fit(Plain(), loader())
+
+
+def test_two_in_one_trainer_work_one_behind_the_other():
+    model = Plain()
+    callbacks = [AdversarialTraining(PLAIN, name=name) for name in ("first", "second")]
+    trainer(*callbacks).fit(model, loader())
+    away = (model.seen[0] - images_and_labels()[0][:BATCH]).abs()
+    assert 0.1 < float(away.max()) <= 0.2 + 1e-6
+    assert "training_step" not in model.__dict__

@@ -1,0 +1,105 @@
+"""Adversarial training as a strategy: `Trainer(strategy=adversarial(DDPStrategy, PGD(...)))`, or by a name.
+
+Importing this module registers `"pgd_ddp"` and `"pgd_ddp_spawn"` in each of Lightning's namespaces that is installed,
+so that `Trainer(strategy="pgd_ddp")`, `trainer.strategy: pgd_ddp` in a YAML file and `--trainer.strategy=pgd_ddp` work.
+They change inputs by `PGD(8 / 255, 2 / 255, steps=7)`, in raw images. The mechanism is that of `AdversarialTraining`:
+the strategy gives such a callback to the Trainer that runs it.
+"""
+
+import functools
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lightning_poison._lightning.namespaces import installed_namespaces
+from lightning_poison.adversaries import PGD, Adversary
+from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+
+if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
+
+StrategyT = TypeVar("StrategyT", bound="Strategy")
+
+NAMED_PGD = PGD(8 / 255, 2 / 255, steps=7)
+"""What the registered names do: ε and step of Madry et al. 2018 (arXiv 1706.06083) for CIFAR-10, with seven steps."""
+
+
+class _Adversarial:
+    """Gives the Trainer the callback before anything else happens, and takes it away in the end."""
+
+    adversarial_training: AdversarialTraining
+
+    def setup_environment(self) -> None:
+        callbacks = self._callbacks()
+        if self.adversarial_training not in callbacks:
+            callbacks.insert(0, self.adversarial_training)
+        super().setup_environment()  # type: ignore[misc]
+
+    def teardown(self) -> None:
+        self.adversarial_training.detach()  # Lightning calls the callbacks' own teardown after the strategy's
+        callbacks = self._callbacks()
+        if self.adversarial_training in callbacks:
+            callbacks.remove(self.adversarial_training)
+        super().teardown()  # type: ignore[misc]
+
+    def _callbacks(self) -> list[Any]:
+        module = self.lightning_module  # type: ignore[attr-defined]
+        found: list[Any] = module.trainer.callbacks if module is not None else []
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        plain = type(self).__mro__[2]
+        return _blank, (plain,), self.__getstate__()
+
+
+def adversarial(strategy: type[StrategyT], adversary: Adversary, *, training: Any = None, **options: Any) -> StrategyT:
+    """Return a strategy that trains adversarially, and is in all else the one that is named.
+
+    Args:
+        strategy: the class, such as `DDPStrategy`, of either namespace.
+        adversary: how inputs are changed.
+        training: an `AdversarialTraining` with settings of its own, whose adversary counts then; one with default
+            settings where it is `None`.
+        options: what the class is built with.
+
+    Raises:
+        TypeError: where `strategy` is no class of a strategy.
+
+    Example:
+        >>> from lightning.pytorch.strategies import DDPStrategy
+        >>> strategy = adversarial(DDPStrategy, PGD(8 / 255), find_unused_parameters=True)
+        >>> isinstance(strategy, DDPStrategy), strategy.adversarial_training.settings.adversary.steps
+        (True, 7)
+    """
+    if not isinstance(strategy, type):
+        raise TypeError(f"Expected `strategy` to be a class such as `DDPStrategy`, but got {strategy!r}.")
+    built: Any = _class_of(strategy)(**options)
+    built.adversarial_training = training or AdversarialTraining(adversary, name="adversarial-strategy")
+    return built  # type: ignore[no-any-return]
+
+
+_MADE: dict[Any, Any] = {}
+
+
+def _class_of(strategy: Any) -> Any:
+    if strategy not in _MADE:
+        _MADE[strategy] = type(f"Adversarial{strategy.__name__}", (_Adversarial, strategy), {"__module__": __name__})
+    return _MADE[strategy]
+
+
+def _blank(strategy: type[Any]) -> Any:
+    """Return a strategy that a pickle fills."""
+    made = _class_of(strategy)
+    return made.__new__(made)
+
+
+def _register() -> None:
+    for namespace in installed_namespaces():
+        strategies = import_module(f"{namespace}.strategies")
+        registry, plain = strategies.StrategyRegistry, strategies.DDPStrategy
+        for name, options in (("pgd_ddp", {}), ("pgd_ddp_spawn", {"start_method": "spawn"})):
+            if name not in registry:
+                said = f"DDP whose training batches are changed by {NAMED_PGD}"
+                registry.register(name, functools.partial(adversarial, plain, NAMED_PGD), said, **options)
+
+
+_register()

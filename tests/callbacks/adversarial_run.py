@@ -1,0 +1,69 @@
+"""A program that trains adversarially on some ranks, and leaves the weights of each in a folder."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+from lightning_poison.strategies import adversarial
+
+GLOBAL_BATCH, STEPS = 16, 10
+ADVERSARIES = {"pgd": PGD(0.2, steps=3), "fgsm": FGSM(0.2)}
+
+
+class Module(pl.LightningModule):
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+    def forward(self, images):
+        return self.net(images)
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(GLOBAL_BATCH * STEPS) % 3
+        images = 0.5 * torch.rand(len(labels), 1, 8, 8, generator=generator) + 0.2 * labels[:, None, None, None]
+        data, ranks = TensorDataset(images, labels), self.trainer.world_size
+        sampler = DistributedSampler(data, ranks, self.trainer.global_rank, shuffle=False)
+        return DataLoader(data, batch_size=GLOBAL_BATCH // ranks, sampler=sampler)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def on_train_end(self):
+        torch.save(self.net.state_dict(), self.folder / f"{self.trainer.global_rank}.pt")
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.2)
+
+
+def main(folder, options):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    adversary, ranks = ADVERSARIES[options.pop("adversary")], options.pop("ranks")
+    strategy, callbacks = "auto", [AdversarialTraining(adversary)]
+    if options.pop("as_strategy"):
+        strategy, callbacks = adversarial(DDPStrategy, adversary, start_method="spawn"), []
+    elif ranks > 1:
+        strategy = DDPStrategy(start_method="popen", **options.pop("ddp", {}))
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=ranks, strategy=strategy, callbacks=callbacks, max_epochs=1, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        use_distributed_sampler=False, **options,
+    )  # fmt: skip
+    trainer.fit(Module(folder))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,65 @@
+"""Two ranks train as one does, from the same seed on the same global batches; the attack does not disturb DDP."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+PROGRAM = Path(__file__).with_name("adversarial_run.py")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return a function that trains on some ranks and returns the weights of each; it does nothing twice."""
+
+    @functools.cache
+    def train(ranks, adversary="pgd", *, as_strategy=False, ddp=None, accumulate=1):
+        folder = tmp_path_factory.mktemp("run")
+        told = {
+            "ranks": ranks,
+            "adversary": adversary,
+            "as_strategy": as_strategy,
+            "accumulate_grad_batches": accumulate,
+        }
+        if ddp:
+            told["ddp"] = {ddp: True}
+        command = [sys.executable, str(PROGRAM), str(folder), json.dumps(told)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+        assert not ended.returncode, ended.stderr[-3000:]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+    return train
+
+
+def assert_close(found, expected, **tolerance):
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, **tolerance)
+
+
+@pytest.mark.parametrize("adversary", ["pgd", "fgsm"])
+def test_two_ranks_have_the_weights_of_one(weights, adversary):
+    alone = weights(1, adversary)[0]
+    together = weights(2, adversary)
+    assert_close(together[0], together[1], rtol=0, atol=0)
+    assert_close(together[0], alone, rtol=0, atol=1e-5)
+
+
+def test_the_strategy_has_those_of_the_callback(weights):
+    alone = weights(1, "pgd")[0]
+    for found in weights(2, as_strategy=True):
+        assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ddp", "accumulate"), [("find_unused_parameters", 2), ("static_graph", 1)])
+def test_options_of_ddp_and_accumulation(weights, ddp, accumulate):
+    alone = weights(1, "pgd", accumulate=accumulate)[0] if accumulate > 1 else weights(1, "pgd")[0]
+    for found in weights(2, ddp=ddp, accumulate=accumulate):
+        assert_close(found, alone, rtol=0, atol=1e-5)

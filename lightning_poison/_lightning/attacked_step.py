@@ -116,8 +116,10 @@ class AttackedStep:
                 "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
                 "Let it take `(self, batch, batch_idx)`."
             )
-        self._guard(self._attacked(batch))
-        self._log(self._attacked(batch))
+        if self._trainer.current_epoch != self._epoch:
+            self._epoch = self._trainer.current_epoch
+            self._guard(batch)
+        self._log(batch)
         return self._recipe.step(self._attacked(batch), lambda changed: call_next(changed, *args, **kwargs))
 
     def _attacked(self, batch: Any) -> AttackedBatch:
@@ -144,11 +146,11 @@ class AttackedStep:
         done = epoch + (index + 1) / self._trainer.num_training_batches
         return min(1.0, done / self._settings.warm_up_epochs)
 
-    def _guard(self, attacked: AttackedBatch) -> None:
-        guard, first = self._settings.guard, attacked.epoch != self._epoch
-        self._epoch = attacked.epoch
+    def _guard(self, batch: Any) -> None:
+        """Look at the beginning of each epoch but the first whether training on single steps has collapsed."""
+        guard, attacked = self._settings.guard, self._attacked(batch)
         single_steps = attacked.adversary.steps == 1 and isinstance(self._recipe, Madry)
-        if guard is None or not single_steps or not first or not attacked.epoch:
+        if guard is None or not single_steps or not attacked.epoch:
             return
         right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
         if guard.has_collapsed(right):
@@ -161,10 +163,11 @@ class AttackedStep:
                 stacklevel=2,
             )
 
-    def _log(self, attacked: AttackedBatch) -> None:
-        every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or attacked.index % every:
+    def _log(self, batch: Any) -> None:
+        every, index = self._trainer.log_every_n_steps, self._trainer.fit_loop.epoch_loop.batch_idx  # type: ignore[attr-defined]
+        if not every or index % every:
             return
+        attacked = self._attacked(batch)
         named = {f"train/{name}": value for name, value in robust_figures(attacked).items()}
         self._module.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(attacked.inputs))
 

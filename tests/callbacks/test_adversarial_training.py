@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -531,3 +532,33 @@ def test_two_in_one_trainer_work_one_behind_the_other():
     away = (model.seen[0] - images_and_labels()[0][:BATCH]).abs()
     assert 0.1 < float(away.max()) <= 0.2 + 1e-6
     assert "training_step" not in model.__dict__
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+class TestYAML:
+    def built(self, **arguments):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--callback", type=pl.Callback)
+        told = {"class_path": "lightning_poison.AdversarialTraining", "init_args": arguments}
+        return parser.instantiate_classes(parser.parse_object({"callback": told})).callback
+
+    def test_every_part_can_be_written(self):
+        callback = self.built(
+            adversary={"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03, "steps": 3}},
+            recipe={"class_path": "lightning_poison.TRADES", "init_args": {"beta": 2}},
+            validation={"class_path": "lightning_poison.FGSM", "init_args": {"epsilon": 0.1}},
+            pixels={"mean": [0.5], "std": [0.2]},
+            logits="net",
+            guard={"samples": 64},
+            warm_up_epochs=1.5,
+        )
+        assert callback.settings.adversary == PGD(0.03, steps=3)
+        assert callback.settings.recipe.beta == 2
+        assert callback.settings.pixels == PixelRange(mean=(0.5,), std=(0.2,))
+        assert callback.settings.logits == "net"
+        assert callback.settings.guard == CollapseGuard(samples=64)
+        assert callback.validation == FGSM(0.1)
+
+    def test_a_misspelt_argument_is_named(self):
+        with pytest.raises(ArgumentError, match="'stepz' is not accepted"):
+            self.built(adversary={"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})

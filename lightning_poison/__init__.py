@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_poison.adversaries import FGSM as FGSM
     from lightning_poison.adversaries import PGD as PGD
     from lightning_poison.callbacks.adversarial_training import AdversarialTraining as AdversarialTraining
+    from lightning_poison.callbacks.batch_augmentation import BatchAugmentation as BatchAugmentation
     from lightning_poison.callbacks.lgm_injector import LGMInjector as LGMInjector
     from lightning_poison.callbacks.sanitizer import Sanitizer as Sanitizer
     from lightning_poison.datamodules import PoisonedDataModule as PoisonedDataModule
@@ -82,6 +83,7 @@ _HOMES = {
     "ActivationClusteringScorer": "scorers.activation_clustering",
     "AdversarialTraining": "callbacks.adversarial_training",
     "AttackSuccessRate": "metrics",
+    "BatchAugmentation": "callbacks.batch_augmentation",
     "CollapseGuard": "adversarial.guard",
     "FGSM": "adversaries",
     "Free": "adversarial.free",

@@ -50,7 +50,7 @@ class AttackSettings:
         Raises:
             ValueError: where inputs or labels are not found, or are none.
         """
-        spec = self.sample or SampleSpec.detect(batch, batched=True)
+        spec = self.sample or (SampleSpec() if _is_mixed(batch) else SampleSpec.detect(batch, batched=True))
         inputs, labels = spec.inputs_in(batch), spec.labels_in(batch)
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             hint = (
@@ -202,6 +202,16 @@ def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]
         hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
         raise TypeError(expected("logits", "a tensor, or something that holds one as `logits`", describe(output), hint))
     return found
+
+
+def _is_mixed(batch: Any) -> bool:
+    """Tell whether a batch starts with inputs and the probabilities that a transform has made of its labels."""
+    if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
+        return False
+    inputs, labels = batch[:2]
+    if labels.ndim != 2 or not labels.is_floating_point() or len(labels) != len(inputs) or inputs.ndim < 2:
+        return False
+    return bool((labels >= 0).all()) and bool(((labels.sum(1) - 1).abs() < 1e-2).all())
 
 
 def refuse_sharded(trainer: "Trainer") -> None:

@@ -1,0 +1,143 @@
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
+
+from lightning_poison.adversaries import PGD
+from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
+from lightning_poison.pixels import PixelRange
+from lightning_poison.samples import SampleSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
+
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))
+        self.seen = []
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append([part.clone() for part in batch])
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.fixture
+def data():
+    images = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(images, torch.arange(24) % 4)
+
+
+def trained(data, *callbacks, epochs=1):
+    model = Module()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=epochs, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(data, batch_size=8))
+    assert "training_step" not in model.__dict__
+    return model
+
+
+@pytest.mark.parametrize("transform", [v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)], ids=["mixup", "cutmix"])
+def test_images_and_labels_are_mixed(data, transform):
+    images, labels = trained(data, BatchAugmentation(transform)).seen[0]
+    assert labels.shape == (8, 4)
+    torch.testing.assert_close(labels.sum(1), torch.ones(8))
+    share = labels.gather(1, data.tensors[1][:8, None])[:, 0].mean()
+    assert 0 < float(share) < 1
+    other = data.tensors[0][:8].roll(1, 0)
+    if isinstance(transform, v2.MixUp):
+        torch.testing.assert_close(images, share * data.tensors[0][:8] + (1 - share) * other)
+    else:
+        assert bool(((images == data.tensors[0][:8]) | (images == other)).all())
+
+
+def test_jpeg_is_pillow_s_at_the_same_quality(data):
+    images, labels = trained(data, BatchAugmentation(v2.JPEG((60, 60)))).seen[0]
+    levels = (255 * data.tensors[0][:8]).round().to(torch.uint8)
+    expected = torch.stack([v2.functional.jpeg(image, 60) for image in levels]).float() / 255
+    torch.testing.assert_close(images, expected)
+    assert torch.equal(labels, data.tensors[1][:8])
+    assert not torch.equal(images, data.tensors[0][:8])
+
+
+def test_any_transform_goes_image_by_image(data):
+    images, _ = trained(data, BatchAugmentation(v2.RandomHorizontalFlip())).seen[0]
+    flipped = (images == data.tensors[0][:8].flip(-1)).all(1).all(1).all(1)
+    kept = (images == data.tensors[0][:8]).all(1).all(1).all(1)
+    assert bool((flipped | kept).all())
+    assert 0 < int(flipped.sum()) < 8
+
+
+def test_transforms_get_raw_images(data):
+    pixels, images = PixelRange(mean=(0.5,) * 3, std=(0.2,) * 3), data.tensors[0]
+    normalised = TensorDataset(pixels.from_raw(images), data.tensors[1])
+    found, _ = trained(normalised, BatchAugmentation(v2.JPEG(60), pixels=pixels)).seen[0]
+    plain, _ = trained(data, BatchAugmentation(v2.JPEG(60))).seen[0]
+    torch.testing.assert_close(pixels.to_raw(found), plain, atol=1e-5, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_and_no_other_numbers_are_touched(data):
+    runs = [trained(data, BatchAugmentation(v2.MixUp(num_classes=4), seed=seed), epochs=2) for seed in (0, 0, 1)]
+    assert torch.equal(runs[0].seen[0][0], runs[1].seen[0][0])
+    assert not torch.equal(runs[0].seen[0][0], runs[2].seen[0][0])
+    assert not torch.equal(runs[0].seen[0][0], runs[0].seen[3][0])
+    state = torch.get_rng_state()
+    BatchAugmentation(v2.MixUp(num_classes=4)).augmented(data[:8], 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_comes_out_is_attacked(data):
+    callbacks = [BatchAugmentation(v2.MixUp(num_classes=4)), AdversarialTraining(PGD(0.1, steps=2))]
+    attacked, mixed = trained(data, *callbacks), trained(data, callbacks[0])
+    away = (attacked.seen[0][0] - mixed.seen[0][0]).abs()
+    assert torch.equal(attacked.seen[0][1], mixed.seen[0][1])
+    assert 0.05 < float(away.max()) <= 0.1 + 1e-6
+
+
+def test_batches_of_another_structure(data):
+    batch = {"image": data.tensors[0][:8], "more": {"y": data.tensors[1][:8]}}
+    callback = BatchAugmentation(v2.CutMix(num_classes=4), sample=SampleSpec("image", "more.y"))
+    found = callback.augmented(batch, 0)
+    assert found["more"]["y"].shape == (8, 4)
+    assert batch["more"]["y"].shape == (8,)
+
+
+def test_the_step_is_put_back_after_an_error(data):
+    class Failing(Module):
+        def training_step(self, batch, batch_idx):
+            raise ArithmeticError("stop")
+
+    model = Failing()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[BatchAugmentation(v2.JPEG(50))], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    with pytest.raises(ArithmeticError, match="stop"):
+        trainer.fit(model, DataLoader(data, batch_size=8))
+    assert "training_step" not in model.__dict__
+
+
+def test_refusals(data):
+    with pytest.raises(TypeError, match=r"a module such as `v2.CutMix`"):
+        BatchAugmentation(lambda images: images)
+
+    class Halved(v2.Transform):
+        def forward(self, images):
+            return images
+
+    callback = BatchAugmentation(Halved())
+    with pytest.raises(ValueError, match="one that returns 8 images"):
+        callback._as_inputs(torch.zeros(4, 3, 8, 8), data.tensors[0][:8])

@@ -32,7 +32,9 @@ class LikelihoodScorer:
 
     A network with a Gaussian mixture head is trained on samples that are believed. The score is −log N(f; μ_y, Σ_y),
     or −log p(y | f) of the same model. Feature size 32, margin 1, likelihood weight 1 and identity covariances are
-    the settings that separated poison best on MNIST; the paper used feature size 2 and did not state the others.
+    the settings that separated poison best on MNIST; the paper used feature size 2 and did not state the others. On
+    natural images a softer head learns more: with margin .1 and likelihood weight .1 it told wrong labels of CIFAR-10
+    at an AUROC of .95, with the defaults at .80.
 
     Args:
         score: `"likelihood"` for −log N(f; μ_y, Σ_y), larger for partial collisions of features; `"posterior"` for

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
-from lightning_poison.labels import labels_of, spec_of
 from lightning_poison.pixels import PixelRange
 from lightning_poison.reading import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.samples import SampleSpec
+from lightning_poison.scorers.training_data import TrainingData
 
 _SMALLEST_SPREAD = 1e-6
 
@@ -45,13 +45,10 @@ class TrustedSamples:
             UnreadableSampleError: where one of its first samples cannot be read.
             ValueError: where there are fewer than two classes.
         """
-        sample = spec_of(dataset)
-        labels = labels_of(dataset, sample)
-        if len(torch.unique(labels)) < 2:
-            came, hint = f"class {int(labels[0])} alone", "A label is told from other labels."
-            raise ValueError(expected("trusted", "data of at least two classes", came, hint))
-        beginning = torch.arange(min(len(labels), BLOCK_SIZE))
-        return cls(dataset, sample, labels, next(read_blocks(dataset, [beginning], sample=sample, seed=0)).inputs)
+        data = TrainingData.of(dataset, why="A label is told from other labels.")
+        beginning = torch.arange(min(len(data.labels), BLOCK_SIZE))
+        first = next(read_blocks(dataset, [beginning], sample=data.sample, seed=0)).inputs
+        return cls(dataset, data.sample, data.labels, first)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,6 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_poison.adversarial.free import Free
+from lightning_poison.adversarial.recipes import Madry
+from lightning_poison.adversarial.trades import TRADES
+from lightning_poison.adversaries import PGD
+from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.fitting import FitSettings
 from lightning_poison.functional.pgd_against import perturb_against
@@ -126,3 +131,45 @@ def test_the_callback_computes_where_the_trainer_trains(device, blobs, tmp_path,
     trainer.fit(Plain(), DataLoader(blobs(300, flipped=15), batch_size=32, shuffle=True))
     assert Watched.devices == {device}
     assert not sanitizer.verdict.keep[-15:].all()
+
+
+RUNS = [("cpu", "32-true"), ("cpu", "bf16-mixed")]
+RUNS += [pytest.param("gpu", precision, marks=pytest.mark.gpu) for precision in ("16-mixed", "bf16-mixed", "32-true")]
+
+
+@pytest.mark.parametrize(("accelerator", "precision"), RUNS)
+@pytest.mark.parametrize("recipe", [Madry(), TRADES(), Free()], ids=repr)
+def test_adversarial_training(digits, accelerator, precision, recipe):
+    """Under float16 a scaler multiplies the loss, and small gradients of the inputs would be 0 without a scale."""
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+            self.seen = []
+
+        def forward(self, images):
+            return self.net(images)
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append(batch[0].detach().float().cpu())
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+    model = Module()
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, precision=precision, max_epochs=4, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
+        callbacks=[AdversarialTraining(PGD(0.1, steps=3), recipe=recipe)],
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(digits, batch_size=64))
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert figures["train/clean_accuracy"] > 0.6
+    assert figures["train/robust_loss"] > figures["train/clean_loss"]
+    if isinstance(recipe, Madry):
+        away = (torch.cat(model.seen[: len(model.seen) // 4]) - digits.tensors[0]).abs()
+        assert float((away > 0.09).double().mean()) > 0.3
+        assert float(away.max()) < 0.102

@@ -562,3 +562,16 @@ class TestYAML:
     def test_a_misspelt_argument_is_named(self):
         with pytest.raises(ArgumentError, match="'stepz' is not accepted"):
             self.built(adversary={"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})
+
+
+def test_the_user_s_step_stays_compiled_and_the_attack_is_not():
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    model = Plain()
+    trainer(AdversarialTraining(PLAIN)).fit(torch.compile(model, backend=counting), loader())
+    assert any("cross_entropy" in graph for graph in graphs)
+    assert not any("sign" in graph for graph in graphs)

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.fitting import FitSettings, fit_module
-from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison.adversarial.loss import AdversarialLoss
+from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.fitting import FitSettings, Loss, fit_module
 from lightning_poison.runtime import LocalRuntime
 
 
@@ -39,23 +40,18 @@ def fit_network(
     al. 2020).
     """
     settings = FitSettings(epochs=epochs, batch_size=128, learning_rate=3e-3, min_steps=0)
-    draws, warm_up = torch.Generator().manual_seed(seed), settings.steps_per_epoch(len(labels))
-    done = 0
-
-    def loss(module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        nonlocal done
-        done += 1
-        if steps:
-            radius = epsilon * min(1.0, done / warm_up)
-            length = 1.25 * radius if steps == 1 else radius / 3
-            inputs = perturb_against(
-                module, inputs, targets, epsilon=radius, steps=steps, step_size=length, generator=draws
-            )
-        return F.cross_entropy(module(inputs).float(), targets)
-
+    draws = torch.Generator().manual_seed(seed)
+    loss: Loss = _plain_loss
+    if steps:
+        adversary = FGSM(epsilon) if steps == 1 else PGD(epsilon, epsilon / 3, steps=steps)
+        loss = AdversarialLoss(adversary, warm_up=settings.steps_per_epoch(len(labels)), generator=draws)
     runtime = LocalRuntime(threads=torch.get_num_threads())
     data = TensorDataset(images, labels)
     return fit_module(network, data, loss, settings=settings, runtime=runtime, generator=draws)
+
+
+def _plain_loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(module(inputs).float(), labels)
 
 
 @torch.no_grad()

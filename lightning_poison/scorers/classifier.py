@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_poison.adversarial.loss import AdversarialLoss
+from lightning_poison.adversaries import Adversary
 from lightning_poison.backbones import checked_features, default_backbone
 from lightning_poison.checks import expected
 from lightning_poison.fitting import FitSettings, fit_module, in_channels_last
 from lightning_poison.functional.precision import full_precision
+from lightning_poison.pixels import PixelRange
 from lightning_poison.runtime import Runtime
 from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.training_data import TrainingData
@@ -88,6 +91,8 @@ def fit_classifier(
     generator: torch.Generator | None = None,
     description: str = "fitting a classifier",
     max_steps: int | None = None,
+    adversary: Adversary | None = None,
+    pixels: PixelRange | None = None,
 ) -> Classifier:
     """Train a classifier on a data set, under cross-entropy.
 
@@ -100,6 +105,8 @@ def fit_classifier(
         generator: the only source of randomness; a fixed seed where it is `None`.
         description: what the progress bar says.
         max_steps: stop after so many steps.
+        adversary: how inputs are changed, for a robust classifier; the radius grows over the first epoch.
+        pixels: how inputs are normalised; needed by the adversary alone.
 
     Raises:
         ValueError: where there are fewer than two classes, or the backbone returns features of another size.
@@ -120,7 +127,7 @@ def fit_classifier(
     fit_module(
         model,
         dataset,
-        lambda module, inputs, labels: F.cross_entropy(module(inputs), labels),
+        _plain_loss if adversary is None else _robust_loss(adversary, pixels, settings, len(data.labels), generator),
         settings=settings,
         sample=data.sample,
         runtime=runtime,
@@ -129,6 +136,17 @@ def fit_classifier(
         max_steps=max_steps,
     )
     return model
+
+
+def _plain_loss(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(module(inputs), labels)
+
+
+def _robust_loss(
+    adversary: Adversary, pixels: PixelRange | None, settings: FitSettings, length: int, generator: torch.Generator
+) -> AdversarialLoss:
+    draws = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    return AdversarialLoss(adversary, pixels=pixels, warm_up=settings.steps_per_epoch(length), generator=draws)
 
 
 def classifier_state(model: Classifier) -> dict[str, Tensor]:

@@ -7,11 +7,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.checks import positive_int
 from lightning_poison.errors import NotFittedError
 from lightning_poison.features import FeatureExtractor
 from lightning_poison.fingerprint import architecture_of
 from lightning_poison.fitting import FitSettings
+from lightning_poison.pixels import PixelRange
 from lightning_poison.runtime import Runtime
 from lightning_poison.scopes import evaluating
 from lightning_poison.scorers.classifier import Classifier, classifier_state, fit_classifier, loaded_classifier
@@ -31,9 +33,12 @@ class FeatureModel:
             trained from the weights that it has; chosen by the shape of a sample where it is `None`.
         feature_size: the length of the feature vector of a classifier of its own.
         fit_settings: how that one is trained.
+        adversary: trains that one adversarially, so that robust features are looked at: `FGSM(0.3)` for MNIST,
+            `FGSM(8 / 255)` for natural images.
+        pixels: how inputs are normalised, for the adversary; raw images in [0, 1] where it is `None`.
 
     Raises:
-        ValueError: where the network has no such layer, or both `model` and `backbone` are given.
+        ValueError: where the network has no such layer, or both `model` and `backbone` or an adversary are given.
 
     Example:
         >>> model = FeatureModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), "1")
@@ -49,24 +54,29 @@ class FeatureModel:
         backbone: nn.Module | None = None,
         feature_size: int = 64,
         fit_settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
+        adversary: PGD | FGSM | None = None,
+        pixels: PixelRange | None = None,
     ) -> None:
-        if model is not None and backbone is not None:
+        if model is not None and (backbone is not None or adversary is not None):
             raise ValueError(
-                "Expected `model` or `backbone`, but got both.\n"
-                "`model` is a trained network that is left as it is; `backbone` one that is trained on the data."
+                f"Expected `model` or `{'backbone' if backbone is not None else 'adversary'}`, but got both.\n"
+                "`model` is a trained network that is left as it is; the other is for one that is trained on the data."
             )
         self.model = model
         self.layer = layer
         self.backbone = backbone
         self.feature_size = positive_int("feature_size", feature_size)
         self.fit_settings = fit_settings
+        self.adversary = adversary
+        self.pixels = pixels
         self._read = FeatureExtractor(model, layer) if model is not None else None
         self._own: Classifier | None = None
 
     def __repr__(self) -> str:
         if self.model is not None:
             return f"FeatureModel({type(self.model).__name__}, {self.layer!r})"
-        return f"FeatureModel(feature_size={self.feature_size})"
+        robust = f", adversary={self.adversary!r}" if self.adversary is not None else ""
+        return f"FeatureModel(feature_size={self.feature_size}{robust})"
 
     @property
     def is_fitted(self) -> bool:
@@ -130,7 +140,11 @@ class FeatureModel:
             return {"model": architecture_of(self.model), "layer": self.layer}
         backbone = None if self.backbone is None else architecture_of(self.backbone)
         fit_settings = dict(vars(self.fit_settings))
-        return {"backbone": backbone, "feature_size": self.feature_size, "fit_settings": fit_settings}
+        found = {"backbone": backbone, "feature_size": self.feature_size, "fit_settings": fit_settings}
+        if self.adversary is None:
+            return found
+        pixels = None if self.pixels is None else dict(vars(self.pixels))
+        return {**found, "adversary": {type(self.adversary).__name__: dict(vars(self.adversary))}, "pixels": pixels}
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the weights, by name.
@@ -173,4 +187,6 @@ class FeatureModel:
             generator=generator,
             description="fitting the network whose features are looked at",
             max_steps=max_steps,
+            adversary=self.adversary,
+            pixels=self.pixels,
         )

@@ -3,9 +3,14 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
+from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.errors import NotFittedError
 from lightning_poison.fitting import FitSettings
+from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison.pixels import PixelRange
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.feature_model import FeatureModel
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=30)
@@ -81,3 +86,25 @@ def test_the_network_behind_it_is_the_one_handed_in_or_the_one_that_was_fitted(b
     assert not setting.is_fitted
     with pytest.raises(NotFittedError, match="Call `fit"):
         _ = setting.network
+
+
+def test_a_robust_one_withstands_what_misleads_a_plain_one(digits):
+    images, labels = digits[1400:]
+    data, accuracies = Subset(digits, range(1400)), []
+    for adversary in (None, FGSM(0.2)):
+        settings = FitSettings(epochs=6, batch_size=64, shift=0)
+        model = FeatureModel(adversary=adversary, fit_settings=settings).fit(data, runtime=LocalRuntime(precision="32"))
+        changed = perturb_against(model.network, images, labels, epsilon=0.2, steps=10)
+        accuracies.append(float((model.network(changed).argmax(1) == labels).float().mean()))
+    assert accuracies[1] > accuracies[0] + 0.2
+
+
+def test_its_adversary_shows():
+    model = own(adversary=FGSM(0.1), pixels=PixelRange(mean=(0.5,), std=(0.5,)))
+    assert repr(model) == "FeatureModel(feature_size=8, adversary=FGSM(epsilon=0.1, step_size=None, random_start=True))"
+    told = json.loads(json.dumps(dict(model.settings())))
+    assert told["adversary"] == {"FGSM": {"epsilon": 0.1, "step_size": None, "random_start": True}}
+    assert told["pixels"]["mean"] == [0.5]
+    assert "adversary" not in own().settings()
+    with pytest.raises(ValueError, match="`model` or `adversary`, but got both"):
+        FeatureModel(nn.Linear(2, 2), adversary=PGD(0.1))

@@ -32,21 +32,23 @@ class LinfBall:
         self, centre: Tensor, radius: float | Tensor, length: float | Tensor, limits: Range, movable: Tensor | None
     ) -> None:
         self._centre, self._radius, self._length = centre, radius, length
-        lowest, highest = (centre - radius).clamp(min=limits[0]), (centre + radius).clamp(max=limits[1])
+        lowest, highest = (centre - radius).clamp_(min=limits[0]), (centre + radius).clamp_(max=limits[1])
         self._lowest = lowest if movable is None else torch.where(movable, lowest, centre)
         self._highest = highest if movable is None else torch.where(movable, highest, centre)
 
     def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
         """Draw a point uniformly from the ball and clamp it to the range; see `perturb` on `part`."""
-        drawn = _drawn(torch.rand, self._centre.shape, self._centre, generator, part)
-        return self._project(self._centre + self._radius * (2 * drawn.to(self._centre.device) - 1))
+        drawn = _drawn(torch.rand, self._centre.shape, self._centre, generator, part).to(self._centre.device)
+        return self._projected(drawn.mul(2).sub_(1).mul_(self._radius).add_(self._centre))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
         """Go one length in each pixel, along the sign of the gradient."""
-        return self._project(points + self._length * gradient.sign())
+        moved = torch.sign(gradient, out=torch.empty_like(points))
+        return self._projected(moved.mul_(self._length).add_(points))
 
-    def _project(self, points: Tensor) -> Tensor:
-        return points.clamp(self._lowest, self._highest)
+    def _projected(self, fresh: Tensor) -> Tensor:
+        """Project points that nobody else holds, in place: large temporaries cost more than arithmetic."""
+        return fresh.clamp_(self._lowest, self._highest)
 
 
 class L2Ball:

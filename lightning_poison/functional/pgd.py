@@ -186,7 +186,7 @@ def _ascend(ball: LinfBall | L2Ball, losses: SampleLosses, points: Tensor, steps
 
 def _as_raw(images: Tensor, pixels: PixelRange) -> Tensor:
     """Undo a normalisation in float32 at least; what rounding alone has put outside the range is put back."""
-    if not images.is_floating_point():
+    if pixels.mean is None or not images.is_floating_point():
         return images
     raw = pixels.to_raw(images.detach().to(torch.promote_types(images.dtype, torch.float32)))
     inside = raw.clamp(0, 1)

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lightning_poison.calibration import (
-    Decision,
-    decide_by_trusted,
-    decide_by_wrong_label_null,
-    log_p_by_labels,
-    log_p_by_trusted,
-)
+from lightning_poison.calibration import Decision, decide_by_trusted, log_p_by_trusted
 from lightning_poison.checks import expected
 from lightning_poison.functional.combining import Combination, combine_log_p, suggested_by
 from lightning_poison.functional.stratified import stratified_part
@@ -25,6 +19,7 @@ from lightning_poison.scorers.members import members_of
 from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer, LabelScorer, Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.seeds import derived_generator
+from lightning_poison.self_calibration import decide_by_wrong_label_null, log_p_by_labels
 from lightning_poison.set_scores import group_by_features, score_sets_by_trusted, set_label_scores
 
 HELD_OUT = 0.3

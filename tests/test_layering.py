@@ -22,8 +22,8 @@ LAYERS = {
     ),
     "parts": (
         "scorers heads fitting features frozen_features raw_images raw_features backbones reading holding scoring "
-        "datasets fingerprint calibration metrics adversarial intake removal_metrics manifest _manifest hookspecs door "
-        "_door"
+        "datasets fingerprint calibration self_calibration metrics adversarial intake removal_metrics manifest "
+        "_manifest hookspecs door _door"
     ),
     "flow": "sanitizing judging member_scores set_scores crossfit evaluate report registry testing _plugins",
     "host": "callbacks datamodules mixins strategies training _lightning",

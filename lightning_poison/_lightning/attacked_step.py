@@ -44,8 +44,19 @@ class AttackSettings:
     guard: CollapseGuard | None = None
     seed: int = 0
 
-    def attacked(self, module: nn.Module, batch: Any, **where: Any) -> AttackedBatch:
-        """Return a batch as a recipe sees it, checked.
+    def attacked(
+        self,
+        module: nn.Module,
+        batch: Any,
+        *,
+        adversary: Adversary,
+        generator: torch.Generator,
+        part: tuple[int, int],
+        strength: float = 1.0,
+        epoch: int = 0,
+        index: int = 0,
+    ) -> AttackedBatch:
+        """Return a batch as a recipe sees it, checked; see `AttackedBatch` on the arguments.
 
         Raises:
             ValueError: where inputs or labels are not found, or are none.
@@ -67,9 +78,13 @@ class AttackSettings:
             module=module,
             logits=partial(logits_of, module, self.logits),
             loss=self.loss,
-            adversary=where.pop("adversary", self.adversary),
+            adversary=adversary,
             pixels=self.pixels,
-            **where,
+            strength=strength,
+            epoch=epoch,
+            index=index,
+            generator=generator,
+            part=part,
         )
 
 

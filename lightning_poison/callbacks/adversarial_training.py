@@ -167,9 +167,6 @@ class AdversarialTraining(CallbackBase):
                 pl_module,
                 apply_to_collection(batch, Tensor, Tensor.clone),  # made outside of inference mode
                 adversary=self.validation,
-                strength=1.0,
-                epoch=0,
-                index=batch_idx,
                 generator=torch.Generator(pl_module.device).manual_seed(self.settings.seed + batch_idx),
                 part=(trainer.global_rank, trainer.world_size),
             )

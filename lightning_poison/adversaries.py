@@ -92,6 +92,7 @@ class PGD:
         check_radius(self.epsilon, self.norm)
         if self.step_size is not None:
             checks.positive("step_size", self.step_size)
+            check_radius(self.step_size, self.norm, name="step_size")
         checks.positive_int("steps", self.steps)
         check_counts(self.norm, self.steps, self.restarts, self.random_start)
 
@@ -165,7 +166,8 @@ class FGSM:
             PGD(epsilon=0.2, step_size=0.25, steps=1, norm='linf', random_start=True, restarts=1)
         """
         checks.positive("epsilon", self.epsilon)
-        length = (1.25 if self.random_start else 1.0) * self.epsilon if self.step_size is None else self.step_size
+        own = min(1.0, (1.25 if self.random_start else 1.0) * self.epsilon)  # from 1 on, the image's range ends a step
+        length = own if self.step_size is None else self.step_size
         return PGD(self.epsilon, length, steps=1, random_start=self.random_start)
 
     def perturb(

@@ -87,8 +87,8 @@ def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -
     return value
 
 
-def epsilon(value: float) -> float:
-    """Return a radius in units of the raw [0, 1] image, and catch one that is given in grey levels.
+def epsilon(value: float, *, name: str = "epsilon") -> float:
+    """Return a radius in units of the raw [0, 1] image, or a step in it, and catch one that is given in grey levels.
 
     Example:
         >>> epsilon(4)
@@ -98,8 +98,9 @@ def epsilon(value: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
-        hint = f"For a budget of {levels} grey levels write `epsilon={levels} / 255`."
-        raise ValueError(expected("epsilon", "in (0, 1], the range of the images", value, hint))
+        what = "budget" if name == "epsilon" else "step"
+        hint = f"For a {what} of {levels} grey levels write `{name}={levels} / 255`."
+        raise ValueError(expected(name, "in (0, 1], the range of the images", value, hint))
     return float(value)
 
 

@@ -53,6 +53,8 @@ def test_the_radius_is_that_of_the_raw_image(images):
         (lambda: PGD(0), "`epsilon` to be a finite number above 0"),
         (lambda: PGD(0.1, 0.0), "`step_size` to be a finite number above 0"),
         (lambda: FGSM(0.1, -1), "`step_size` to be a finite number above 0"),
+        (lambda: PGD(8 / 255, 2), "For a step of 2 grey levels write `step_size=2 / 255`"),
+        (lambda: FGSM(8 / 255, 10), "For a step of 10 grey levels write `step_size=10 / 255`"),
         (lambda: PGD(0.1, steps=0), "`steps` to be an integer of at least 1"),
         (lambda: PGD(0.1, norm="l1"), "`norm` to be one of 'linf', 'l2'"),
         (lambda: PGD(0.1, restarts=2, random_start=False), "`restarts` to be 1 without a random start"),
@@ -61,3 +63,8 @@ def test_the_radius_is_that_of_the_raw_image(images):
 def test_settings_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_radius_of_the_whole_range_and_a_long_step_in_the_l2_ball_are_allowed(images):
+    assert FGSM(1.0).as_pgd().step_size == 1.0
+    assert PGD(3.0, 2.0, norm="l2").step_size == 2.0

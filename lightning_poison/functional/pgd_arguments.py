@@ -46,8 +46,8 @@ def check_counts(norm: str, steps: int, restarts: int, random_start: bool) -> No
         raise ValueError(checks.expected("restarts", "1 without a random start", restarts, hint))
 
 
-def check_radius(epsilon: float | Tensor, norm: str) -> None:
-    """Catch a radius in grey levels; a length of the whole change may well be above 1.
+def check_radius(epsilon: float | Tensor, norm: str, *, name: str = "epsilon") -> None:
+    """Catch a radius or a step in grey levels; a length of the whole change may well be above 1.
 
     Example:
         >>> check_radius(3.0, "l2")
@@ -57,7 +57,7 @@ def check_radius(epsilon: float | Tensor, norm: str) -> None:
         For a budget of 8 grey levels write `epsilon=8 / 255`.
     """
     if norm == "linf" and (not isinstance(epsilon, Tensor) or float(epsilon.max()) > 1):
-        checks.epsilon(float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon)
+        checks.epsilon(float(epsilon.max()) if isinstance(epsilon, Tensor) else epsilon, name=name)
 
 
 def one_or_each(name: str, value: float | Tensor, images: Tensor) -> float | Tensor:

@@ -64,7 +64,7 @@ class SampleLosses:
                 gradient = self._differentiated(total, leaf)
                 if gradient is not None:
                     return gradient, scale
-        hint = "Do not detach the images, and leave out what has no gradient, such as `argmax`."
+        hint = "Leave out what cuts gradients off: `detach`, `argmax`, `torch.no_grad`, `torch.inference_mode`."
         raise ValueError(checks.expected("loss", "differentiable in the images", "one that is not", hint))
 
     def _differentiated(self, total: Tensor, leaf: Tensor) -> Tensor | None:

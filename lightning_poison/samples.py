@@ -56,7 +56,7 @@ class SampleSpec:
         return sample
 
     @classmethod
-    def detect(cls, sample: Any, *, batched: bool = False) -> "SampleSpec":
+    def detect(cls, sample: Any, *, batched: bool = False, mixed: bool = False) -> "SampleSpec":
         """Find the input and the label where it is plain which they are.
 
         It is plain where a sequence starts with an input and a label, where there is exactly one of each, and where
@@ -65,13 +65,16 @@ class SampleSpec:
         Args:
             sample: one sample, or one collated batch.
             batched: whether it is a batch.
+            mixed: whether probabilities `(B, C)`, as mixup makes them of labels, count as labels too where they follow
+                the input or have a label's name.
 
         Raises:
             ValueError: where it is not plain; the message shows the structure and how to name the paths.
         """
         leaves = list(_leaves(sample))
-        inputs = [path for path, leaf in leaves if _is_input(leaf, batched=batched)]
-        labels = [path for path, leaf in leaves if _is_label(leaf, batched=batched)]
+        probabilities = [path for path, leaf in leaves if mixed and _is_named(path) and _is_mixed(leaf)]
+        inputs = [path for path, leaf in leaves if _is_input(leaf, batched=batched) and path not in probabilities]
+        labels = probabilities + [path for path, leaf in leaves if _is_label(leaf, batched=batched)]
         if "0" in inputs and "1" in labels:
             return cls("0", "1")
         chosen = _single(inputs, INPUT_NAMES), _single(labels, LABEL_NAMES)
@@ -115,6 +118,17 @@ def _is_label(leaf: Any, *, batched: bool) -> bool:
     if isinstance(leaf, Tensor):
         return leaf.ndim == int(batched) and not leaf.is_floating_point() and leaf.dtype != torch.bool
     return False
+
+
+def _is_named(path: str) -> bool:
+    return path == "1" or path.rsplit(".", 1)[-1].lower() in LABEL_NAMES
+
+
+def _is_mixed(leaf: Any) -> bool:
+    """Tell whether a part is probabilities of classes, a row a sample."""
+    if not isinstance(leaf, Tensor) or leaf.ndim != 2 or not leaf.is_floating_point() or not leaf.numel():
+        return False
+    return bool((leaf >= 0).all()) and bool(((leaf.sum(1) - 1).abs() < 1e-2).all())
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -138,6 +138,31 @@ def test_a_path_that_is_not_there(path):
         SampleSpec("0", path).labels_in((IMAGE, 3))
 
 
+@pytest.mark.parametrize(
+    ("batch", "labels"),
+    [
+        ((torch.rand(4, 1, 2, 2), torch.full((4, 5), 0.2)), "1"),
+        ((torch.rand(4, 1, 2, 2), torch.full((4, 5), 0.2), torch.arange(4)), "1"),
+        ({"image": torch.rand(4, 1, 2, 2), "label": torch.eye(4), "index": torch.arange(4)}, "label"),
+        ({"image": torch.rand(4, 1, 2, 2), "meta": {"y": torch.eye(4)}}, "meta.y"),
+        ((torch.rand(4, 1, 2, 2), torch.arange(4)), "1"),
+    ],
+)
+def test_labels_that_a_transform_has_mixed(batch, labels):
+    assert SampleSpec.detect(batch, batched=True, mixed=True).labels == labels
+
+
+@pytest.mark.parametrize("second", [torch.full((4, 5), 0.3), torch.rand(4, 1, 5), torch.tensor([[1.5, -0.5]] * 4)])
+def test_what_is_no_probability_is_no_mixed_label(second):
+    with pytest.raises(ValueError, match="one integer label"):
+        SampleSpec.detect((torch.rand(4, 1, 2, 2), second), batched=True, mixed=True)
+
+
+def test_mixed_labels_are_found_where_they_are_asked_for():
+    with pytest.raises(ValueError, match="one integer label"):
+        SampleSpec.detect((torch.rand(4, 1, 2, 2), torch.full((4, 5), 0.2)), batched=True)
+
+
 def test_names_from_strangers_are_escaped():
     with pytest.raises(ValueError, match=r"\\x1b\[31m") as caught:
         SampleSpec.detect({"\x1b[31m": IMAGE, "b": IMAGE, "c": 1})

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from lightning_poison._lightning.namespaces import CallbackBase
 from lightning_poison._lightning.step_chain import StepChain
 from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.functional.pgd import as_raw
+from lightning_poison.functional.pgd_arguments import check_images
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import isolated_rng
@@ -26,8 +28,9 @@ class BatchAugmentation(CallbackBase):
 
     Mixup (Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv 1710.09412) and CutMix (Yun, Han, Oh, Chun, Choe, Yoo,
     ICCV 2019, arXiv 1905.04899) mix labels too: the step then gets probabilities `(B, C)`, which `cross_entropy` takes
-    and a comparison with `argmax` does not. Any other transform is applied image by image, with random numbers of its
-    own for each; `v2.JPEG` goes through 8 bits on the CPU.
+    and a comparison with `argmax` does not; so does `v2.RandomChoice` of the two. Any other transform is applied image
+    by image, with random numbers of its own for each. `v2.JPEG` takes 8 bits on the CPU: batches of floats are rounded
+    to 255 levels for it and come back as floats, and batches of integers stay what they are.
 
     Callbacks work in their order: put it before `AdversarialTraining` to attack what comes out.
 
@@ -40,7 +43,8 @@ class BatchAugmentation(CallbackBase):
 
     Raises:
         TypeError: where the transform is no module.
-        ValueError: in the first step, where the transform changes the number of images.
+        ValueError: in the first step, where the transform changes the number of images, images of integers are to be
+            mixed or are said to be normalised, or JPEG gets images outside of their range.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -104,19 +108,25 @@ class BatchAugmentation(CallbackBase):
         """
         from torchvision.transforms import v2
 
-        spec = self.sample or SampleSpec.detect(batch, batched=True)
+        spec = self.sample or SampleSpec.detect(batch, batched=True, mixed=True)
         inputs: Tensor = spec.inputs_in(batch)
-        raw = self.pixels.to_raw(inputs)
+        floats = inputs.is_floating_point()
+        if not floats and (self.pixels.mean is not None or _has(self.transform, v2.MixUp)):
+            hint = (
+                "Let the transform, or `on_after_batch_transfer`, make floats of them: `v2.ToDtype(torch.float, True)`."
+            )
+            raise ValueError(expected("inputs", "floats, which can be normalised and mixed", describe(inputs), hint))
         with isolated_rng(seed, inputs.device):
-            if isinstance(self.transform, v2.MixUp | v2.CutMix):
+            if isinstance(self.transform, v2.JPEG):
+                levels = _as_levels(as_raw(inputs, self.pixels)) if floats else inputs.cpu()
+                changed = torch.stack([self.transform(image) for image in levels])
+                return spec.replace(batch, inputs=self._as_inputs(changed / 255 if floats else changed, inputs))
+            raw = self.pixels.to_raw(inputs)
+            if _has(self.transform, v2.MixUp | v2.CutMix):
                 changed, labels = self.transform(raw, spec.labels_in(batch))
                 return spec.replace(batch, inputs=self._as_inputs(changed, inputs), labels=labels)
-            if isinstance(self.transform, v2.JPEG):
-                levels = (255 * raw.detach().clamp(0, 1)).round().to("cpu", torch.uint8)
-                changed = torch.stack([self.transform(image) for image in levels]).float() / 255
-            else:
-                changed = torch.stack([self.transform(image) for image in raw])
-        return spec.replace(batch, inputs=self._as_inputs(changed, inputs))
+            changed = torch.stack([self.transform(image) for image in raw])
+            return spec.replace(batch, inputs=self._as_inputs(changed, inputs))
 
     def _as_inputs(self, raw: Tensor, like: Tensor) -> Tensor:
         if len(raw) != len(like):
@@ -127,3 +137,15 @@ class BatchAugmentation(CallbackBase):
         if self._module is not None:
             StepChain.remove(self._module, self)
         self._module = None
+
+
+def _has(transform: nn.Module, kind: Any) -> bool:
+    """Tell whether a transform is of a kind, or chooses among some of which one is."""
+    among = getattr(transform, "transforms", ())
+    return isinstance(transform, kind) or any(_has(each, kind) for each in among)
+
+
+def _as_levels(raw: Tensor) -> Tensor:
+    """Round raw images to the 8 bits of a JPEG."""
+    check_images(raw.detach(), 0.0, 1.0)
+    return (255 * raw.detach().clamp(0, 1)).round().to("cpu", torch.uint8)

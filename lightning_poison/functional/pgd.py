@@ -153,7 +153,7 @@ def perturb_samples(
     check_radius(epsilon, norm)
     domain = PixelRange() if pixels is None else pixels
     found = perturb(
-        _as_raw(inputs, domain),
+        as_raw(inputs, domain),
         lambda raw: loss(domain.from_raw(raw).to(inputs.dtype)),
         epsilon=epsilon,
         steps=steps,
@@ -184,8 +184,20 @@ def _ascend(ball: LinfBall | L2Ball, losses: SampleLosses, points: Tensor, steps
     return points
 
 
-def _as_raw(images: Tensor, pixels: PixelRange) -> Tensor:
-    """Undo a normalisation in float32 at least; what rounding alone has put outside the range is put back."""
+def as_raw(images: Tensor, pixels: PixelRange) -> Tensor:
+    """Undo a normalisation in float32 at least; what rounding alone has put outside the range is put back.
+
+    Args:
+        images: `(B, ..., C, H, W)`, as the model takes them.
+        pixels: how they are normalised.
+
+    Returns:
+        The raw images; what has no normalisation comes back as it is.
+
+    Example:
+        >>> as_raw(torch.tensor([[[[2.0]]]]), PixelRange(mean=(0.5,), std=(0.25,)))
+        tensor([[[[1.]]]])
+    """
     if pixels.mean is None or not images.is_floating_point():
         return images
     raw = pixels.to_raw(images.detach().to(torch.promote_types(images.dtype, torch.float32)))

@@ -2,6 +2,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
@@ -81,6 +82,44 @@ def test_any_transform_goes_image_by_image(data):
     assert 0 < int(flipped.sum()) < 8
 
 
+def test_jpeg_takes_integers_as_they_are(data):
+    levels = (255 * data.tensors[0][:8]).round().to(torch.uint8)
+    found, labels = BatchAugmentation(v2.JPEG((60, 60))).augmented([levels, data.tensors[1][:8]], 0)
+    assert torch.equal(found, torch.stack([v2.functional.jpeg(image, 60) for image in levels]))
+    assert torch.equal(labels, data.tensors[1][:8])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_jpeg_takes_floats_of_any_kind(data, dtype):
+    pixels = PixelRange(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    inputs = pixels.from_raw(data.tensors[0][:8].to(dtype))
+    found, _ = BatchAugmentation(v2.JPEG(60), pixels=pixels).augmented([inputs, data.tensors[1][:8]], 0)
+    plain, _ = BatchAugmentation(v2.JPEG(60)).augmented([data.tensors[0][:8], data.tensors[1][:8]], 0)
+    assert found.dtype == dtype
+    assert float((pixels.to_raw(found.float()) - plain).abs().mean()) < 0.01
+
+
+def test_one_of_mixup_and_cutmix_is_chosen_for_each_batch(data):
+    choice = v2.RandomChoice([v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)])
+    model = trained(data, BatchAugmentation(choice), epochs=4)
+    cut = []
+    for step, (images, labels) in enumerate(model.seen):
+        clean = data.tensors[0].split(8)[step % 3]
+        assert labels.shape == (8, 4)
+        cut.append(bool(((images == clean) | (images == clean.roll(1, 0))).all()))
+    assert 0 < sum(cut) < 12
+
+
+@pytest.mark.parametrize("second", [v2.CutMix(num_classes=4), v2.JPEG(60), v2.RandomHorizontalFlip()])
+def test_one_goes_behind_another(data, second):
+    first = BatchAugmentation(v2.MixUp(num_classes=4))
+    images, labels = trained(data, first, BatchAugmentation(second)).seen[0]
+    alone, mixed = trained(data, first).seen[0]
+    assert not torch.equal(images, alone)
+    assert torch.equal(labels, mixed) != isinstance(second, v2.CutMix)
+    torch.testing.assert_close(labels.sum(1), torch.ones(8))
+
+
 def test_transforms_get_raw_images(data):
     pixels, images = PixelRange(mean=(0.5,) * 3, std=(0.2,) * 3), data.tensors[0]
     normalised = TensorDataset(pixels.from_raw(images), data.tensors[1])
@@ -141,3 +180,38 @@ def test_refusals(data):
     callback = BatchAugmentation(Halved())
     with pytest.raises(ValueError, match="one that returns 8 images"):
         callback._as_inputs(torch.zeros(4, 3, 8, 8), data.tensors[0][:8])
+
+
+@pytest.mark.parametrize(
+    ("transform", "pixels", "change", "message"),
+    [
+        (v2.MixUp(num_classes=4), None, lambda x: (255 * x).to(torch.uint8), r"floats, .* but got a uint8 tensor"),
+        (v2.JPEG(60), PixelRange((0.5,) * 3, (0.2,) * 3), lambda x: (255 * x).to(torch.uint8), r"`v2\.ToDtype"),
+        (v2.JPEG(60), None, lambda x: 4 * x - 2, r"in \[0, 1\], the pixel range, .*\n.*pixels=PixelRange"),
+        (v2.JPEG(60), None, lambda x: 255 * x, r"in \[0, 1\], the pixel range, but got values from .* to 25"),
+    ],
+    ids=["integers to be mixed", "integers that are normalised", "normalised and not said so", "grey levels"],
+)
+def test_images_that_cannot_be_changed_are_refused_before_the_first_step(data, transform, pixels, change, message):
+    model = Module()
+    before = model.net[1].weight.detach().clone()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[BatchAugmentation(transform, pixels=pixels)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(model, DataLoader(TensorDataset(change(data.tensors[0]), data.tensors[1]), batch_size=8))
+    assert torch.equal(model.net[1].weight, before)
+    assert not model.seen
+    assert "training_step" not in model.__dict__
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+def test_it_is_written_in_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=pl.Callback)
+    transform = {"class_path": "torchvision.transforms.v2.CutMix", "init_args": {"num_classes": 10}}
+    told = {"class_path": "lightning_poison.BatchAugmentation", "init_args": {"transform": transform}}
+    callback = parser.instantiate_classes(parser.parse_object({"callback": told})).callback
+    assert isinstance(callback.transform, v2.CutMix)
+    assert callback.transform.num_classes == 10

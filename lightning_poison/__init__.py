@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_poison.adversarial.free import Free as Free
     from lightning_poison.adversarial.guard import CollapseGuard as CollapseGuard
+    from lightning_poison.adversarial.immunity import PoisonImmunity as PoisonImmunity
     from lightning_poison.adversarial.recipes import Madry as Madry
     from lightning_poison.adversarial.trades import TRADES as TRADES
     from lightning_poison.adversaries import FGSM as FGSM
@@ -89,6 +90,7 @@ _HOMES = {
     "Free": "adversarial.free",
     "Madry": "adversarial.recipes",
     "PGD": "adversaries",
+    "PoisonImmunity": "adversarial.immunity",
     "TRADES": "adversarial.trades",
     "CombinedScorer": "scorers.combined",
     "FeatureExtractor": "features",

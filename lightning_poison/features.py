@@ -1,6 +1,7 @@
 """Naming a layer of any model and reading its output as feature vectors."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class FeatureExtractor:
     Args:
         model: any module.
         layer: a name as `model.named_modules()` gives it; `""` is the model itself.
+        ask: runs the model on a batch; its `forward` where it is `None`.
 
     Raises:
         ValueError: where the model has no layer of that name.
@@ -30,9 +32,10 @@ class FeatureExtractor:
         torch.Size([5, 3])
     """
 
-    def __init__(self, model: nn.Module, layer: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, *, ask: Callable[[Tensor], Any] | None = None) -> None:
         self.model = model
         self.layer = layer
+        self._ask = ask
         self._module = find_layer(model, layer)
 
     def __repr__(self) -> str:
@@ -47,7 +50,7 @@ class FeatureExtractor:
         """
         hook = self._module.register_forward_hook(_stop)
         try:
-            self.model(inputs)
+            (self._ask or self.model)(inputs)
         except _LayerReached as reached:
             return self._as_features(reached.output, len(inputs))
         finally:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison._lightning.step_chain import StepChain
-from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss
+from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss, total_of_one
 from lightning_poison.adversarial.guard import CollapseGuard, is_read
 from lightning_poison.adversarial.recipes import Madry, Recipe
 from lightning_poison.adversaries import Adversary
@@ -55,6 +55,7 @@ class AttackSettings:
         strength: float = 1.0,
         epoch: int = 0,
         index: int = 0,
+        total: "Callable[[Tensor], Tensor]" = total_of_one,
     ) -> AttackedBatch:
         """Return a batch as a recipe sees it, checked; see `AttackedBatch` on the arguments.
 
@@ -85,6 +86,7 @@ class AttackSettings:
             index=index,
             generator=generator,
             part=part,
+            total=total,
         )
 
 
@@ -153,7 +155,12 @@ class AttackedStep:
             index=index,
             generator=self._generator,
             part=(self._trainer.global_rank, self._trainer.world_size),
+            total=self._total if self._trainer.world_size > 1 else total_of_one,
         )
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the ranks; Lightning's works in place."""
+        return self._trainer.strategy.reduce(tensor.clone(), reduce_op="sum")
 
     def _strength(self, epoch: int, index: int) -> float:
         if not self._settings.warm_up_epochs:

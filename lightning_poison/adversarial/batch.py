@@ -1,6 +1,7 @@
 """`AttackedBatch`: a training batch, and how to ask the model about changed inputs."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,16 @@ def sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels if labels.is_floating_point() else labels.long(), reduction="none")
 
 
+def total_of_one(tensor: Tensor) -> Tensor:
+    """Return the sum over ranks where there is one.
+
+    Example:
+        >>> total_of_one(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return tensor
+
+
 @dataclass(frozen=True)
 class AttackedBatch:
     """A batch as a recipe sees it.
@@ -51,6 +62,7 @@ class AttackedBatch:
         index: the position of the batch in its epoch.
         generator: draws whatever is random.
         part: this rank, and how many there are.
+        total: sums a tensor over the ranks, and leaves its argument alone; all ranks must call it alike.
     """
 
     batch: Any
@@ -65,6 +77,7 @@ class AttackedBatch:
     index: int
     generator: torch.Generator
     part: tuple[int, int] = (0, 1)
+    total: Callable[[Tensor], Tensor] = total_of_one
 
     @property
     def inputs(self) -> Tensor:
@@ -82,25 +95,28 @@ class AttackedBatch:
         """Return a copy of the batch with other inputs."""
         return self.sample.replace(self.batch, inputs=inputs)
 
-    def perturbed(self, inputs: Tensor, loss: Loss, *, adversary: Adversary | None = None) -> Tensor:
+    def perturbed(
+        self, inputs: Tensor, loss: Loss, *, adversary: Adversary | None = None, parameters_frozen: bool = True
+    ) -> Tensor:
         """Change inputs so that a loss of them grows.
 
         Args:
             inputs: `(B, ...)`.
             loss: maps inputs like these to one loss each.
             adversary: another one than the batch's.
+            parameters_frozen: whether parameters have no gradient meanwhile; `False` where the loss needs theirs.
 
         Returns:
             `(B, ...)`, detached.
         """
         chosen = adversary or self.adversary
-        with evaluating(self.module), frozen(self.module):
+        with evaluating(self.module), frozen(self.module) if parameters_frozen else nullcontext():
             return chosen.perturb(
                 inputs,
                 loss,
                 pixels=self.pixels,
                 strength=self.strength,
-                parameters_frozen=True,
+                parameters_frozen=parameters_frozen,
                 part=self.part,
                 generator=self.generator,
             )

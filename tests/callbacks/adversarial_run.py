@@ -12,12 +12,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_poison.adversarial.immunity import PoisonImmunity
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.strategies import adversarial
 
 GLOBAL_BATCH, STEPS = 16, 10
 ADVERSARIES = {"pgd": PGD(0.2, steps=3), "fgsm": FGSM(0.2)}
+RECIPES = {
+    "matching": PoisonImmunity(),
+    "collision": PoisonImmunity("feature-collision", layers=["net.2"]),
+    "patch": PoisonImmunity("patch"),
+}
 
 
 class Module(pl.LightningModule):
@@ -52,7 +58,8 @@ def main(folder, options):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     adversary, ranks = ADVERSARIES[options.pop("adversary")], options.pop("ranks")
-    strategy, callbacks = "auto", [AdversarialTraining(adversary)]
+    recipe = RECIPES.get(options.pop("recipe", None))
+    strategy, callbacks = "auto", [AdversarialTraining(adversary, recipe=recipe)]
     if options.pop("as_strategy"):
         strategy, callbacks = adversarial(DDPStrategy, adversary, start_method="spawn"), []
     elif ranks > 1:

@@ -20,11 +20,12 @@ def weights(tmp_path_factory):
     """Return a function that trains on some ranks and returns the weights of each; it does nothing twice."""
 
     @functools.cache
-    def train(ranks, adversary="pgd", *, as_strategy=False, ddp=None, accumulate=1):
+    def train(ranks, adversary="pgd", *, recipe=None, as_strategy=False, ddp=None, accumulate=1):
         folder = tmp_path_factory.mktemp("run")
         told = {
             "ranks": ranks,
             "adversary": adversary,
+            "recipe": recipe,
             "as_strategy": as_strategy,
             "accumulate_grad_batches": accumulate,
         }
@@ -48,6 +49,14 @@ def assert_close(found, expected, **tolerance):
 def test_two_ranks_have_the_weights_of_one(weights, adversary):
     alone = weights(1, adversary)[0]
     together = weights(2, adversary)
+    assert_close(together[0], together[1], rtol=0, atol=0)
+    assert_close(together[0], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["matching", "collision", "patch"])
+def test_two_ranks_poison_themselves_as_one_does(weights, recipe):
+    alone = weights(1, recipe=recipe)[0]
+    together = weights(2, recipe=recipe)
     assert_close(together[0], together[1], rtol=0, atol=0)
     assert_close(together[0], alone, rtol=0, atol=1e-5)
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_poison.adversarial.batch import sample_cross_entropy
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.guard import CollapseGuard
+from lightning_poison.adversarial.immunity import PoisonImmunity
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.adversaries import FGSM, PGD
@@ -499,7 +500,10 @@ class TestCollapse:
         assert callback.state_dict() == {"collapsed": True}
 
 
-@pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3)], ids=repr)
+IMMUNITIES = [PoisonImmunity(), PoisonImmunity("feature-collision", layers=["net.3"]), PoisonImmunity("patch")]
+
+
+@pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3), *IMMUNITIES], ids=repr)
 def test_other_recipes_train_and_leave_nothing_behind(recipe):
     model = Plain()
     before = [value.clone() for value in model.parameters()]
@@ -510,6 +514,21 @@ def test_other_recipes_train_and_leave_nothing_behind(recipe):
         held = [float((one - model.seen[0]).abs().max()) for one in model.seen[:3]]
         assert held[0] == 0
         assert all(0 < each <= 0.1 + 1e-6 for each in held[1:])
+
+
+@pytest.mark.parametrize("recipe", IMMUNITIES, ids=repr)
+def test_immunity_is_the_same_however_the_module_is_run(recipe):
+    """By itself, compiled, under manual optimization, and with logits of another name."""
+    runs = []
+    for model, options in ((Plain(), {}), (Plain(), {}), (Manual(), {}), (Plain(), {"logits": "net"})):
+        asked = torch.compile(model, backend="aot_eager") if len(runs) == 1 else model
+        trainer(AdversarialTraining(PLAIN, recipe=recipe, **options)).fit(asked, loader())
+        runs.append(model)
+    for other in runs[1:]:
+        assert_same(runs[0].net, other.net)
+    away = (torch.cat(runs[0].seen) - images_and_labels()[0]).abs().amax((1, 2, 3)).view(STEPS, BATCH)
+    assert float(away[:, : BATCH // 2].amin()) > 0.05
+    assert float(away[:, BATCH // 2 :].amax()) == 0 or recipe.attack == "patch"
 
 
 def test_manual_optimization_has_no_loss_for_trades():
@@ -558,6 +577,15 @@ class TestYAML:
         assert callback.settings.logits == "net"
         assert callback.settings.guard == CollapseGuard(samples=64)
         assert callback.validation == FGSM(0.1)
+
+    def test_poison_of_its_own_making(self):
+        adversary = {"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03}}
+        settings = {"attack": "feature-collision", "share": 0.25, "layers": ["net.3"]}
+        recipe = {"class_path": "lightning_poison.PoisonImmunity", "init_args": settings}
+        built = self.built(adversary=adversary, recipe=recipe).settings.recipe
+        assert repr(built) == repr(PoisonImmunity("feature-collision", share=0.25, layers=["net.3"]))
+        with pytest.raises(ArgumentError, match="gradient-matching"):
+            self.built(adversary=adversary, recipe={**recipe, "init_args": {"attack": "frogs"}})
 
     def test_a_misspelt_argument_is_named(self):
         with pytest.raises(ArgumentError, match="'stepz' is not accepted"):

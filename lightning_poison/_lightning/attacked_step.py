@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from math import isfinite
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_poison._lightning.attack_refusals import refuse_strategy
 from lightning_poison._lightning.step_chain import StepChain
 from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss, total_of_one
-from lightning_poison.adversarial.guard import CollapseGuard, is_read
+from lightning_poison.adversarial.figures import names_classes, robust_figures
+from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry, Recipe
-from lightning_poison.adversaries import Adversary
+from lightning_poison.adversaries import PGD, Adversary
 from lightning_poison.checks import describe, expected
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+_LOOK = PGD(1 / 255, steps=1, random_start=False)
+"""What the first batch is tried with, before anything is trained: one gradient, and no random number."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class AttackSettings:
         Raises:
             ValueError: where inputs or labels are not found, or are none.
         """
-        spec = self.sample or (SampleSpec() if _is_mixed(batch) else SampleSpec.detect(batch, batched=True))
+        spec = self.sample or SampleSpec.detect(batch, batched=True, mixed=True)
         inputs, labels = spec.inputs_in(batch), spec.labels_in(batch)
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             hint = (
@@ -106,12 +110,13 @@ class AttackedStep:
     def __init__(
         self, trainer: "Trainer", module: "LightningModule", settings: AttackSettings, *, collapsed: bool = False
     ) -> None:
-        refuse_sharded(trainer)
+        refuse_strategy(type(trainer.strategy))
         self._trainer, self._module, self._settings = trainer, module, settings
         self._recipe = copy.deepcopy(settings.recipe)
         self._adversary = settings.adversary
         self._generator: torch.Generator | None = None
         self._epoch = -1
+        self._looked = False
         self.collapsed = False
         if collapsed:
             self.fall_back()
@@ -133,6 +138,9 @@ class AttackedStep:
                 "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
                 "Let it take `(self, batch, batch_idx)`."
             )
+        if not self._looked:
+            self._look(batch)
+            self._looked = True
         if self._trainer.current_epoch != self._epoch:
             self._epoch = self._trainer.current_epoch
             self._guard(batch)
@@ -165,14 +173,32 @@ class AttackedStep:
     def _strength(self, epoch: int, index: int) -> float:
         if not self._settings.warm_up_epochs:
             return 1.0
-        done = epoch + (index + 1) / self._trainer.num_training_batches
+        batches = self._trainer.num_training_batches
+        done = epoch + ((index + 1) / batches if isfinite(batches) else 1.0)
         return min(1.0, done / self._settings.warm_up_epochs)
+
+    def _look(self, batch: Any) -> None:
+        """Try the first batch, so that what cannot work is said before the first step, whatever the recipe.
+
+        Raises:
+            ValueError: where inputs are out of their range or have no gradient, or the guard cannot tell what is read.
+        """
+        attacked = self._attacked(batch)
+        attacked.misleading(adversary=_LOOK)
+        if self._is_guarded and not names_classes(attacked, attacked.read(attacked.inputs)):
+            raise ValueError(
+                "Expected logits and labels of classes, by whose accuracy a guard watches single steps for collapse, "
+                f"but got labels that are {describe(attacked.labels)}.\nWrite `guard=None`, or take several steps."
+            )
+
+    @property
+    def _is_guarded(self) -> bool:
+        return self._settings.guard is not None and self._adversary.steps == 1 and isinstance(self._recipe, Madry)
 
     def _guard(self, batch: Any) -> None:
         """Look at the beginning of each epoch but the first whether training on single steps has collapsed."""
         guard, attacked = self._settings.guard, self._attacked(batch)
-        single_steps = attacked.adversary.steps == 1 and isinstance(self._recipe, Madry)
-        if guard is None or not single_steps or not attacked.epoch:
+        if guard is None or not self._is_guarded or not attacked.epoch or attacked.index:
             return
         right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
         if guard.has_collapsed(right):
@@ -194,17 +220,6 @@ class AttackedStep:
         self._module.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(attacked.inputs))
 
 
-def robust_figures(attacked: AttackedBatch) -> dict[str, Tensor]:
-    """Return loss and accuracy of clean and of changed inputs, in evaluation mode."""
-    figures = {}
-    for name, inputs in (("clean", attacked.inputs), ("robust", attacked.misleading())):
-        logits = attacked.read(inputs)
-        with torch.no_grad():
-            figures[f"{name}_loss"] = attacked.loss(logits, attacked.labels).mean()
-            figures[f"{name}_accuracy"] = is_read(logits, attacked.labels).float().mean()
-    return figures
-
-
 def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]", inputs: Tensor) -> Tensor:
     """Ask a module for logits: itself, a submodule or a method by its name, or a function of the module.
 
@@ -224,27 +239,3 @@ def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]
         hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
         raise TypeError(expected("logits", "a tensor, or something that holds one as `logits`", describe(output), hint))
     return found
-
-
-def _is_mixed(batch: Any) -> bool:
-    """Tell whether a batch starts with inputs and the probabilities that a transform has made of its labels."""
-    if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
-        return False
-    inputs, labels = batch[:2]
-    if labels.ndim != 2 or not labels.is_floating_point() or len(labels) != len(inputs) or inputs.ndim < 2:
-        return False
-    return bool((labels >= 0).all()) and bool(((labels.sum(1) - 1).abs() < 1e-2).all())
-
-
-def refuse_sharded(trainer: "Trainer") -> None:
-    """Refuse strategies under which the module cannot be asked for logits inside of its own step.
-
-    Raises:
-        ValueError: naming the strategy.
-    """
-    names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
-    if any(name in _SHARDED for name in names):
-        raise ValueError(
-            f"Expected a strategy that keeps the parameters whole on each rank, but got {names[0]}.\nIts parameters "
-            "are shards outside of the root module's forward, and the attack runs inside of it. Use `ddp`."
-        )

@@ -32,6 +32,10 @@ def sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.ndim != 2 or len(logits) != len(labels):
         hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
         raise ValueError(expected("logits", f"({len(labels)}, C), a row a sample", describe(logits), hint))
+    if labels.shape != (logits.shape if labels.is_floating_point() else logits.shape[:1]):
+        hint = "Name where labels stand, `sample=SampleSpec(labels=...)`, or give a `loss=` that takes these."
+        what = f"class indices (B,), or probabilities {tuple(logits.shape)}"
+        raise ValueError(expected("labels", what, describe(labels), hint))
     return F.cross_entropy(logits.float(), labels if labels.is_floating_point() else labels.long(), reduction="none")
 
 
@@ -122,8 +126,11 @@ class AttackedBatch:
             )
 
     def read(self, inputs: Tensor) -> Tensor:
-        """Return the logits of inputs in evaluation mode, `(B, C)`, without gradients."""
-        with torch.no_grad(), evaluating(self.module):
+        """Return the logits of inputs in evaluation mode, `(B, C)`, without gradients.
+
+        Parameters are frozen too, or autocast might keep what it makes of them here, which has no gradient.
+        """
+        with torch.no_grad(), evaluating(self.module), frozen(self.module):
             return self.logits(inputs)
 
     def misleading(self, *, adversary: Adversary | None = None) -> Tensor:

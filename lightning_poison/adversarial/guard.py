@@ -72,10 +72,11 @@ class CollapseGuard:
 
 
 def is_read(logits: Tensor, labels: Tensor) -> Tensor:
-    """Tell which samples are read as their labels, bool `(B,)`; of mixed labels the largest counts.
+    """Tell which samples are read as their labels, bool `(B,)`; of mixed labels the largest counts, and NaN is none.
 
     Example:
-        >>> is_read(torch.eye(2), torch.tensor([0, 0]))
-        tensor([ True, False])
+        >>> is_read(torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, 0.0]]), torch.tensor([0, 0, 0]))
+        tensor([ True, False, False])
     """
-    return logits.argmax(1) == (labels.argmax(1) if labels.is_floating_point() else labels)
+    read = logits.argmax(1) == (labels.argmax(1) if labels.is_floating_point() else labels)
+    return read & ~logits.isnan().any(1)

@@ -6,10 +6,12 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_poison._lightning.attacked_step import AttackedStep, AttackSettings, refuse_sharded, robust_figures
+from lightning_poison._lightning.attack_refusals import refuse_strategy
+from lightning_poison._lightning.attacked_step import AttackedStep, AttackSettings
 from lightning_poison._lightning.configured import AnyAdversary, AnyLogits, AnyRecipe, AnySampleLoss
 from lightning_poison._lightning.namespaces import CallbackBase
 from lightning_poison.adversarial.batch import sample_cross_entropy
+from lightning_poison.adversarial.figures import evaluation_figures
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.checks import not_negative, positive_int
@@ -103,7 +105,8 @@ class AdversarialTraining(CallbackBase):
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Wrap the module's step."""
         self.detach()
-        refuse_sharded(trainer)
+        if stage == "fit" or (stage != "predict" and self.validation is not None):
+            refuse_strategy(type(trainer.strategy))
         if stage == "fit":
             self._step = AttackedStep(trainer, pl_module, self.settings, collapsed=self._collapsed)
 
@@ -170,7 +173,7 @@ class AdversarialTraining(CallbackBase):
                 generator=torch.Generator(pl_module.device).manual_seed(self.settings.seed + batch_idx),
                 part=(trainer.global_rank, trainer.world_size),
             )
-            figures = robust_figures(attacked)
+            figures = evaluation_figures(attacked)
         pl_module.log_dict(
             {f"{prefix}/{name}": value for name, value in figures.items()},
             on_step=False,

@@ -170,6 +170,12 @@ def assert_same(net, other, **tolerance):
         torch.testing.assert_close(found, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """Forget what other tests have compiled: dynamo counts the variants of one function over a whole process."""
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize(
     ("module", "namespace", "options", "accumulate"),
     [

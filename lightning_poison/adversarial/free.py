@@ -23,7 +23,9 @@ class Free:
     what they were. The authors divide the number of epochs instead. In each epoch other batches are held, also where
     the loader does not shuffle. The change of the inputs is kept from batch to batch, as in the paper.
 
-    Only the radius of the adversary is used; the step is one radius, as in the paper, and the norm L∞.
+    Only the radius of the adversary is used; the step is one radius, as in the paper, and the norm L∞. The held batch
+    and its change belong to a rank and are no part of a checkpoint: a resumed run holds the batch that comes first, and
+    starts with a change of 0.
 
     Args:
         replays: m of the paper, at least 2.
@@ -40,15 +42,24 @@ class Free:
         self.replays = positive_int("replays", replays, minimum=2)
         self._held: AttackedBatch | None = None
         self._change: Tensor | None = None
+        self._is_owed = False
 
     def __repr__(self) -> str:
         return f"Free(replays={self.replays})"
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
-        """Train on the held batch; its gradient with respect to the inputs moves their change."""
+        """Train on the held batch; its gradient with respect to the inputs moves their change.
+
+        Raises:
+            ValueError: where the norm is not L∞, or the loss of the step before had no gradient in its inputs.
+        """
         if getattr(attacked.adversary, "norm", "linf") != "linf":
             hint = "`Free` moves each pixel by the sign of its gradient."
             raise ValueError(expected("norm", "'linf' for `Free`", repr(attacked.adversary.norm), hint))  # type: ignore[attr-defined]
+        if self._is_owed:
+            what = "a function whose loss has a gradient in the inputs"
+            hint = "Do not detach the inputs in the step, or use `Madry()`."
+            raise ValueError(expected("training_step", what, "one that has none", hint))
         if self._held is None or (attacked.index + attacked.epoch) % self.replays == 0:
             self._held = attacked
         held, radius = self._held, attacked.strength * attacked.adversary.epsilon
@@ -58,11 +69,15 @@ class Free:
         inputs = pixels.from_raw((raw + change).clamp(0, 1)).to(held.inputs.dtype).requires_grad_()
 
         def move(gradient: Tensor) -> None:
+            self._is_owed = False
             moved = (change + radius * gradient.float().sign()).clamp(-radius, radius)
             self._change = (raw + moved).clamp(0, 1) - raw
 
         inputs.register_hook(move)  # type: ignore[no-untyped-call]
-        return call_next(held.with_inputs(inputs))
+        self._is_owed = True
+        output = call_next(held.with_inputs(inputs))
+        self._is_owed = self._is_owed and output is not None
+        return output
 
     def _change_for(self, raw: Tensor) -> Tensor:
         """Return the change so far, cut or filled up with zeros for a batch of another length."""

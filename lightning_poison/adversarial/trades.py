@@ -42,7 +42,8 @@ class TRADES:
     The user's step gets the clean batch; β times the divergence, averaged over the batch, is added to the loss that it
     returns. The module's forward runs twice more, with the statistics of the batch: once for the clean inputs, which
     leaves the running statistics of batch norm alone, and once for the changed ones, which moves them, as the authors'
-    code does. Under manual optimization there is no loss to add to, and it is an error.
+    code does. Under manual optimization there is no loss to add to, and it is an error; a step that returns nothing
+    skips its batch, as ever.
 
     Args:
         beta: 1/λ of the paper, above 0; the authors use 1 and 6.
@@ -63,9 +64,16 @@ class TRADES:
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
         """Train on the clean batch, and on the divergence."""
+        if not getattr(attacked.module, "automatic_optimization", True):
+            raise ValueError(
+                "Expected automatic optimization for `TRADES`, which adds to the loss that a step returns, but got a "
+                f"{type(attacked.module).__name__} that optimizes by itself.\nUse `Madry()` or `Free()`."
+            )
         aim = attacked.read(attacked.inputs)
         changed = attacked.perturbed(attacked.inputs, lambda inputs: reading_divergence(attacked.logits(inputs), aim))
         output = call_next(attacked.batch)
+        if output is None:
+            return None
         loss = loss_in(output)
         with untracked(attacked.module):
             clean = attacked.logits(attacked.inputs)

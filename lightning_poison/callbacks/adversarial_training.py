@@ -1,5 +1,7 @@
 """`AdversarialTraining`: robust training of a module that its owner does not want to edit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,7 @@ from lightning_poison.adversarial.batch import sample_cross_entropy
 from lightning_poison.adversarial.figures import evaluation_figures
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.checks import not_negative, positive_int
+from lightning_poison.checks import describe, expected, not_negative, positive_int
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 
@@ -30,7 +32,9 @@ class AdversarialTraining(CallbackBase):
     parameters frozen, so that neither statistics nor gradients are touched; the batch of the loader is never changed.
 
     Every `log_every_n_steps` batches `train/clean_loss`, `train/clean_accuracy`, `train/robust_loss` and
-    `train/robust_accuracy` are measured on the batch, in evaluation mode, and averaged over the epoch.
+    `train/robust_accuracy` are measured on the batch, in evaluation mode, and averaged over the epoch. Where logits and
+    labels name no classes, as in regression, there are losses alone. The first batch is tried before anything is
+    trained, so that what cannot work is said before the first step.
 
     What it protects from is small changes of test inputs. Against poison it is no defense by itself: a trigger of full
     intensity survives it (see the page on adversarial training).
@@ -43,7 +47,8 @@ class AdversarialTraining(CallbackBase):
         logits: who returns logits `(B, C)`, or something that holds them as `logits`: the module where it is empty, a
             submodule or a method by its name, or a function of module and inputs.
         loss: maps logits and labels to one loss each, which the adversary raises; cross-entropy where it is `None`.
-        warm_up_epochs: over how many epochs, or parts of one, the radius grows from 0.
+        warm_up_epochs: over how many epochs, or parts of one, the radius grows from 0; by whole epochs where the loader
+            has no length.
         guard: watches training on single steps for collapse; `None` for no guard.
         validation: how inputs are changed in validation and test, where `val/` and `test/` figures are logged as in
             training; nothing is measured where it is `None`.
@@ -53,8 +58,10 @@ class AdversarialTraining(CallbackBase):
 
     Raises:
         ValueError: where an argument is out of its range; when training starts, under a strategy that shards the
-            module; in the first step, where inputs or labels are not found, or inputs are no floats in the pixel range.
-        TypeError: in the first step, where no logits come back.
+            module; in the first step, where inputs or labels are not found, inputs are no floats in the pixel range, or
+            the loss has no gradient in them.
+        TypeError: where an adversary or a recipe is none; in the first step, where no logits come back.
+        RuntimeError: in the first step, under `torch.inference_mode` or with what was made in it.
 
     Example:
         >>> from lightning_poison.adversaries import PGD
@@ -79,8 +86,8 @@ class AdversarialTraining(CallbackBase):
         name: str = "adversarial",
     ) -> None:
         self.settings = AttackSettings(
-            adversary=adversary,
-            recipe=Madry() if recipe is None else recipe,
+            adversary=_with("perturb", "adversary", adversary, "Write `AdversarialTraining(PGD(8 / 255))`."),
+            recipe=Madry() if recipe is None else _with("step", "recipe", recipe, "Write `recipe=TRADES()`."),
             loss=sample_cross_entropy if loss is None else loss,
             logits=logits,
             pixels=pixels,
@@ -89,7 +96,8 @@ class AdversarialTraining(CallbackBase):
             guard=guard,
             seed=positive_int("seed", seed, minimum=0),
         )
-        self.validation = validation
+        way_out = "Write `validation=PGD(8 / 255)`."
+        self.validation = None if validation is None else _with("perturb", "validation", validation, way_out)
         self.validation_batches = (
             None if validation_batches is None else positive_int("validation_batches", validation_batches)
         )
@@ -173,7 +181,8 @@ class AdversarialTraining(CallbackBase):
                 generator=torch.Generator(pl_module.device).manual_seed(self.settings.seed + batch_idx),
                 part=(trainer.global_rank, trainer.world_size),
             )
-            figures = evaluation_figures(attacked)
+            with _inference_mode_named():
+                figures = evaluation_figures(attacked)
         pl_module.log_dict(
             {f"{prefix}/{name}": value for name, value in figures.items()},
             on_step=False,
@@ -182,3 +191,24 @@ class AdversarialTraining(CallbackBase):
             batch_size=len(attacked.inputs),
             add_dataloader_idx=True,
         )
+
+
+def _with(method: str, name: str, value: Any, way_out: str) -> Any:
+    """Return a value that is an object with a method."""
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        raise TypeError(expected(name, f"an object with the method `{method}`", describe(value), way_out))
+    return value
+
+
+@contextmanager
+def _inference_mode_named() -> Iterator[None]:
+    """Say the way out where a module has kept a tensor from a step in inference mode, which has no gradient."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise RuntimeError(
+            "Expected a module whose tensors can have gradients, but it keeps one that it made in inference mode.\n"
+            "Write `Trainer(inference_mode=False)`."
+        ) from error

@@ -74,3 +74,19 @@ def test_settings_that_cannot_be(attacked):
         Free(replays=1)
     with pytest.raises(ValueError, match="'linf' for `Free`"):
         Free().step(attacked(PGD(0.5, norm="l2")), lambda _: None)
+
+
+def test_a_step_whose_loss_does_not_reach_the_inputs_is_refused_at_the_next(network, attacked):
+    recipe = Free()
+
+    def detaching(batch):
+        return F.cross_entropy(network(batch[0].detach()), batch[1])
+
+    recipe.step(attacked(ADVERSARY), detaching).backward()
+    with pytest.raises(ValueError, match="whose loss has a gradient in the inputs, but got one that has none"):
+        recipe.step(attacked(ADVERSARY, index=1), detaching)
+
+
+def test_a_step_that_skips_its_batch_owes_no_gradient(attacked):
+    recipe = Free()
+    assert [recipe.step(attacked(ADVERSARY, index=index), lambda _: None) for index in range(3)] == [None] * 3

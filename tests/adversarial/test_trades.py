@@ -48,7 +48,17 @@ def test_the_step_is_that_of_a_loop_by_hand(network, attacked, as_mapping):
 
 def test_a_step_without_a_loss_is_refused(attacked):
     with pytest.raises(TypeError, match="returns its loss"):
-        TRADES().step(attacked(), lambda _: None)
+        TRADES().step(attacked(), lambda _: {"preds": 1})
+
+
+def test_a_step_that_skips_its_batch_goes_on_doing_so(attacked):
+    assert TRADES().step(attacked(), lambda _: None) is None
+
+
+def test_a_module_that_optimizes_by_itself_is_refused_before_its_step(network, attacked):
+    network.automatic_optimization = False
+    with pytest.raises(ValueError, match=r"automatic optimization for `TRADES`.*\nUse `Madry\(\)`"):
+        TRADES().step(attacked(), lambda _: pytest.fail("the step ran"))
 
 
 def test_beta_must_be_positive():

@@ -538,8 +538,10 @@ def test_immunity_is_the_same_however_the_module_is_run(recipe):
 
 
 def test_manual_optimization_has_no_loss_for_trades():
-    with pytest.raises(TypeError, match="returns its loss"):
-        trainer(AdversarialTraining(PLAIN, recipe=TRADES())).fit(Manual(), loader())
+    model = Manual()
+    with pytest.raises(ValueError, match="a Manual that optimizes by itself"):
+        trainer(AdversarialTraining(PLAIN, recipe=TRADES())).fit(model, loader())
+    assert_same(model.net, make_net())
 
 
 def test_a_strategy_that_shards_the_module_is_refused():

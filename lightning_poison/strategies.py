@@ -2,36 +2,52 @@
 
 Importing this module registers `"pgd_ddp"` and `"pgd_ddp_spawn"` in each of Lightning's namespaces that is installed,
 so that `Trainer(strategy="pgd_ddp")`, `trainer.strategy: pgd_ddp` in a YAML file and `--trainer.strategy=pgd_ddp` work.
-They change inputs by `PGD(8 / 255, 2 / 255, steps=7)`, in raw images. The mechanism is that of `AdversarialTraining`:
-the strategy gives such a callback to the Trainer that runs it.
+They change inputs by `PGD(8 / 255, 2 / 255, steps=7)`, in raw images. In YAML `adversarial` can be named itself, as a
+`class_path`, which needs no import. The mechanism is that of `AdversarialTraining`: the strategy gives such a callback
+to the Trainer that runs it.
 """
 
 import functools
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning_poison._lightning.namespaces import installed_namespaces
-from lightning_poison.adversaries import PGD, Adversary
+from lightning_poison._lightning.attack_refusals import refuse_strategy
+from lightning_poison._lightning.configured import AnyAdversary, AnyStrategy
+from lightning_poison._lightning.namespaces import installed_namespaces, strategy_types
+from lightning_poison.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+from lightning_poison.checks import describe, expected
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
 
-StrategyT = TypeVar("StrategyT", bound="Strategy")
+    StrategyT = TypeVar("StrategyT", bound=Strategy)
+else:
+    StrategyT = TypeVar("StrategyT")  # of either namespace, where a YAML file is checked
 
 NAMED_PGD = PGD(8 / 255, 2 / 255, steps=7)
 """What the registered names do: ε and step of Madry et al. 2018 (arXiv 1706.06083) for CIFAR-10, with seven steps."""
 
 
 class _Adversarial:
-    """Gives the Trainer the callback before anything else happens, and takes it away in the end."""
+    """Gives the Trainer the callback before anything else happens, and takes it away in the end.
+
+    It comes last, so that it changes what `BatchAugmentation` returns.
+    """
 
     adversarial_training: AdversarialTraining
 
     def setup_environment(self) -> None:
         callbacks = self._callbacks()
-        if self.adversarial_training not in callbacks:
-            callbacks.insert(0, self.adversarial_training)
+        others = [each for each in callbacks if isinstance(each, AdversarialTraining)]
+        if any(each is not self.adversarial_training for each in others):
+            raise ValueError(
+                "Expected adversarial training from the strategy or from a callback, but got both, "
+                f"{type(self).__name__} and {others[0].state_key}: batches would be changed twice.\nLeave out one."
+            )
+        if not others:
+            callbacks.append(self.adversarial_training)
         super().setup_environment()  # type: ignore[misc]
 
     def teardown(self) -> None:
@@ -51,18 +67,25 @@ class _Adversarial:
         return _blank, (plain,), self.__getstate__()
 
 
-def adversarial(strategy: type[StrategyT], adversary: Adversary, *, training: Any = None, **options: Any) -> StrategyT:
+def adversarial(
+    strategy: type[StrategyT],
+    adversary: AnyAdversary | None = None,
+    *,
+    training: AdversarialTraining | None = None,
+    **options: Any,
+) -> StrategyT:
     """Return a strategy that trains adversarially, and is in all else the one that is named.
 
     Args:
         strategy: the class, such as `DDPStrategy`, of either namespace.
-        adversary: how inputs are changed.
-        training: an `AdversarialTraining` with settings of its own, whose adversary counts then; one with default
-            settings where it is `None`.
+        adversary: how inputs are changed, in raw images and by `Madry()`.
+        training: in the place of an adversary, an `AdversarialTraining` with settings of its own.
         options: what the class is built with.
 
     Raises:
-        TypeError: where `strategy` is no class of a strategy.
+        TypeError: where `strategy` is no class of a strategy, or there are both an adversary and a `training`, or
+            neither.
+        ValueError: where the strategy shards the module; when training starts, where the Trainer has the callback too.
 
     Example:
         >>> from lightning.pytorch.strategies import DDPStrategy
@@ -70,11 +93,27 @@ def adversarial(strategy: type[StrategyT], adversary: Adversary, *, training: An
         >>> isinstance(strategy, DDPStrategy), strategy.adversarial_training.settings.adversary.steps
         (True, 7)
     """
-    if not isinstance(strategy, type):
+    if not isinstance(strategy, type) or not issubclass(strategy, strategy_types()):
         raise TypeError(f"Expected `strategy` to be a class such as `DDPStrategy`, but got {strategy!r}.")
+    refuse_strategy(strategy)
+    if (adversary is None) == (training is None):
+        came = "neither" if adversary is None else "both"
+        hint = "Write `adversarial(DDPStrategy, PGD(8 / 255))`, or give a `training` that has its adversary."
+        raise TypeError(f"Expected either `adversary` or `training`, but got {came}.\n{hint}")
+    if adversary is not None:
+        training = AdversarialTraining(adversary, name="adversarial-strategy")
+    if not isinstance(training, AdversarialTraining):
+        hint = "Write `training=AdversarialTraining(PGD(8 / 255), warm_up_epochs=2)`."
+        raise TypeError(expected("training", "an `AdversarialTraining`", describe(training), hint))
     built: Any = _class_of(strategy)(**options)
-    built.adversarial_training = training or AdversarialTraining(adversary, name="adversarial-strategy")
+    built.adversarial_training = training
     return built  # type: ignore[no-any-return]
+
+
+if not TYPE_CHECKING:
+    adversarial.__signature__ = signature(adversarial).replace(
+        return_annotation=AnyStrategy
+    )  # what a YAML file is held to
 
 
 _MADE: dict[Any, Any] = {}

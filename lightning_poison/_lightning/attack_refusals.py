@@ -3,8 +3,8 @@
 from typing import Any
 
 _REASONS = {
-    "FSDPStrategy": "Its parameters are whole only inside of the root module's forward, and the attack runs outside.",
-    "ModelParallelStrategy": "Its parameters may be whole only inside of a forward, and the attack runs outside.",
+    "FSDPStrategy": "The attack asks for gradients inside of the step, where parameters are shards.",
+    "ModelParallelStrategy": "The attack asks for gradients inside of the step, where parameters may be shards.",
     "DeepSpeedStrategy": "Its engine owns the module's forward and gradients, and the attack goes past it.",
     "XLAStrategy": "No test covers gradients that are asked for inside of a step on XLA devices.",
     "SingleDeviceXLAStrategy": "No test covers gradients that are asked for inside of a step on XLA devices.",
@@ -25,7 +25,7 @@ def refuse_strategy(kind: type[Any]) -> None:
         >>> refuse_strategy(FSDPStrategy)
         Traceback (most recent call last):
         ValueError: Expected a strategy that keeps the parameters whole on each rank, but got FSDPStrategy.
-        Its parameters are whole only inside of the root module's forward, and the attack runs outside. Use `ddp`.
+        The attack asks for gradients inside of the step, where parameters are shards. Use `ddp`.
     """
     for name in (base.__name__ for base in kind.__mro__):
         if name in _REASONS:

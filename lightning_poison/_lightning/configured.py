@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     AnyLogits: TypeAlias = str | Callable[[nn.Module, Tensor], Any]
     """A submodule or a method by its name, or a function of a module and inputs."""
     AnySampleLoss: TypeAlias = SampleLoss
+    AnyStrategy: TypeAlias = Any
+    """What a function that returns a strategy is said to return: one of either namespace."""
 else:
     from collections.abc import Callable
     from functools import reduce
@@ -42,7 +44,7 @@ else:
 
     from torch.utils.data import DataLoader, Dataset
 
-    from lightning_poison._lightning.namespaces import lightning_types
+    from lightning_poison._lightning.namespaces import lightning_types, strategy_types
 
     class ConfiguredScorer(Protocol):
         """Any class with the methods of a scorer."""
@@ -96,6 +98,7 @@ else:
     AnyRecipe = ConfiguredRecipe
     AnyLogits = str | Callable
     AnySampleLoss = Callable
+    AnyStrategy = type("AnyStrategy", strategy_types(), {"__module__": __name__})
 
 
 def built(data: Any) -> Any:

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["CallbackBase", "DataModuleBase", "installed_namespaces", "lightning_types"]
+__all__ = ["CallbackBase", "DataModuleBase", "installed_namespaces", "lightning_types", "strategy_types"]
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -45,6 +45,11 @@ def lightning_types(name: str) -> tuple[type[Any], ...]:
         ['lightning', 'pytorch_lightning']
     """
     return tuple(getattr(import_module(namespace), name) for namespace in installed_namespaces())
+
+
+def strategy_types() -> tuple[type[Any], ...]:
+    """Return the base classes of strategies, one for each namespace that is installed."""
+    return tuple(import_module(f"{namespace}.strategies").Strategy for namespace in installed_namespaces())
 
 
 class _HookOfHost:

@@ -17,7 +17,6 @@ from lightning_poison.adversarial.second_order import twice_differentiable, unco
 from lightning_poison.checks import describe, expected, fraction, one_of
 from lightning_poison.functional.patches import draw_patches, place_patches
 from lightning_poison.pixels import PixelRange
-from lightning_poison.scopes import frozen
 
 PoisonAttack = Literal["gradient-matching", "feature-collision", "patch"]
 
@@ -118,8 +117,7 @@ def _with_patches(attacked: AttackedBatch, poison: Tensor) -> Tensor | None:
     if inputs.ndim != 4:
         hint = "For other inputs use another attack of `PoisonImmunity`."
         raise ValueError(expected("inputs", "images (B, C, H, W) for 'patch'", describe(inputs), hint))
-    with frozen(attacked.module):
-        kinds = attacked.read(inputs[:1]).shape[1]
+    kinds = attacked.read(inputs[:1]).shape[1]
     if kinds < 2:
         return None
     draws, (rank, ranks) = attacked.generator, attacked.part

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.adversaries import Loss
-from lightning_poison.checks import expected
+from lightning_poison.checks import describe, expected
 from lightning_poison.features import FeatureExtractor, find_layer
 from lightning_poison.functional.gradient_alignment import gradient_alignment, loss_gradient
 from lightning_poison.scopes import evaluating, frozen
@@ -109,10 +109,16 @@ def trained_in(module: nn.Module, layers: Sequence[str] | None) -> list[Tensor]:
 def classes_of(labels: Tensor) -> Tensor:
     """Return int64 `(B,)`; of mixed labels the class with the largest part.
 
+    Raises:
+        ValueError: where labels name no classes.
+
     Example:
         >>> classes_of(torch.tensor([[0.3, 0.7], [1.0, 0.0]]))
         tensor([1, 0])
     """
+    if labels.ndim != 1 + labels.is_floating_point():
+        what = "class indices (B,), or probabilities (B, C), which `PoisonImmunity` asks for"
+        raise ValueError(expected("labels", what, describe(labels)))
     return labels.argmax(1) if labels.is_floating_point() else labels.long()
 
 

@@ -325,5 +325,13 @@ def test_a_layer_that_does_not_exist(attacked):
             recipe.step(attacked(), lambda _: None)
 
 
+@pytest.mark.parametrize("labels", [torch.rand(12), torch.zeros(12, 6, 6).long()])
+def test_labels_without_classes(labels, attacked):
+    batch = attacked(batch=(attacked().inputs, labels))
+    for recipe in (ATTACKS["matching"], ATTACKS["patch"]):
+        with pytest.raises(ValueError, match=r"class indices \(B,\), or probabilities \(B, C\), .*but got a"):
+            recipe.step(batch, lambda _: None)
+
+
 def test_settings_show():
     assert repr(ATTACKS["collision"]) == "PoisonImmunity('feature-collision', share=0.5, layers=('3',))"

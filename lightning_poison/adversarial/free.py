@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.adversarial.batch import AttackedBatch
+from lightning_poison.adversarial.outputs import loss_in
 from lightning_poison.adversarial.recipes import Step
 from lightning_poison.checks import expected, positive_int
 from lightning_poison.pixels import PixelRange
@@ -42,7 +43,7 @@ class Free:
         self.replays = positive_int("replays", replays, minimum=2)
         self._held: AttackedBatch | None = None
         self._change: Tensor | None = None
-        self._is_owed = False
+        self._is_reached = False
 
     def __repr__(self) -> str:
         return f"Free(replays={self.replays})"
@@ -51,15 +52,11 @@ class Free:
         """Train on the held batch; its gradient with respect to the inputs moves their change.
 
         Raises:
-            ValueError: where the norm is not L∞, or the loss of the step before had no gradient in its inputs.
+            ValueError: where the norm is not L∞, or in the first step the loss has no gradient in the inputs.
         """
         if getattr(attacked.adversary, "norm", "linf") != "linf":
             hint = "`Free` moves each pixel by the sign of its gradient."
             raise ValueError(expected("norm", "'linf' for `Free`", repr(attacked.adversary.norm), hint))  # type: ignore[attr-defined]
-        if self._is_owed:
-            what = "a function whose loss has a gradient in the inputs"
-            hint = "Do not detach the inputs in the step, or use `Madry()`."
-            raise ValueError(expected("training_step", what, "one that has none", hint))
         if self._held is None or (attacked.index + attacked.epoch) % self.replays == 0:
             self._held = attacked
         held, radius = self._held, attacked.strength * attacked.adversary.epsilon
@@ -69,15 +66,22 @@ class Free:
         inputs = pixels.from_raw((raw + change).clamp(0, 1)).to(held.inputs.dtype).requires_grad_()
 
         def move(gradient: Tensor) -> None:
-            self._is_owed = False
             moved = (change + radius * gradient.float().sign()).clamp(-radius, radius)
             self._change = (raw + moved).clamp(0, 1) - raw
 
         inputs.register_hook(move)  # type: ignore[no-untyped-call]
-        self._is_owed = True
         output = call_next(held.with_inputs(inputs))
-        self._is_owed = self._is_owed and output is not None
+        if not self._is_reached and output is not None:
+            self._check(loss_in(output), inputs)
         return output
+
+    def _check(self, loss: Tensor, inputs: Tensor) -> None:
+        """Look once whether a backward pass will come to the inputs."""
+        self._is_reached = not loss.requires_grad or inputs in _leaves(loss)
+        if not self._is_reached:
+            what = "a function whose loss has a gradient in the inputs"
+            hint = "Do not detach the inputs in the step, or use `Madry()`."
+            raise ValueError(expected("training_step", what, "one that has none", hint))
 
     def _change_for(self, raw: Tensor) -> Tensor:
         """Return the change so far, cut or filled up with zeros for a batch of another length."""
@@ -86,3 +90,18 @@ class Free:
             return torch.zeros_like(raw)
         short = len(raw) - len(known)
         return torch.cat([known, raw.new_zeros(short, *raw.shape[1:])]) if short > 0 else known[: len(raw)]
+
+
+def _leaves(loss: Tensor) -> set[Tensor]:
+    """Return the tensors that a backward pass of a loss gives a gradient to."""
+    found: set[Tensor] = set()
+    known, ahead = set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        ahead += [following for following, _ in node.next_functions]
+    return found

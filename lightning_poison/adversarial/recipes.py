@@ -35,7 +35,7 @@ class Madry:
     arXiv 1706.06083, eq. 2.1.
 
     Args:
-        share: of each batch, in (0, 1], its first samples; the rest stays clean.
+        share: of each batch, in (0, 1], its first samples, rounded; the rest stays clean.
 
     Raises:
         ValueError: where the share is out of its range.
@@ -56,6 +56,8 @@ class Madry:
         if self.share == 1:
             return call_next(attacked.with_inputs(attacked.misleading()))
         count = round(self.share * len(attacked.inputs))
+        if not count:
+            return call_next(attacked.batch)
         first = attacked.inputs[:count]
         labels = attacked.labels[:count]
         changed = attacked.perturbed(first, lambda inputs: attacked.loss(attacked.logits(inputs), labels))

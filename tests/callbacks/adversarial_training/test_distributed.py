@@ -12,7 +12,7 @@ import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-PROGRAM = Path(__file__).with_name("adversarial_run.py")
+PROGRAM = Path(__file__).with_name("distributed_run.py")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.adversarial.outputs import loss_in, with_loss
 from lightning_poison.adversarial.recipes import Step
-from lightning_poison.checks import positive
+from lightning_poison.checks import expected, positive
 from lightning_poison.scopes import untracked
 
 
@@ -43,7 +43,8 @@ class TRADES:
     returns. The module's forward runs twice more, with the statistics of the batch: once for the clean inputs, which
     leaves the running statistics of batch norm alone, and once for the changed ones, which moves them, as the authors'
     code does. Under manual optimization there is no loss to add to, and it is an error; a step that returns nothing
-    skips its batch, as ever.
+    skips its batch, as ever. At the clean inputs the divergence has no gradient, so that the adversary needs a random
+    start.
 
     Args:
         beta: 1/λ of the paper, above 0; the authors use 1 and 6.
@@ -69,6 +70,9 @@ class TRADES:
                 "Expected automatic optimization for `TRADES`, which adds to the loss that a step returns, but got a "
                 f"{type(attacked.module).__name__} that optimizes by itself.\nUse `Madry()` or `Free()`."
             )
+        if attacked.adversary.steps == 1 and not getattr(attacked.adversary, "random_start", True):
+            hint = "At the clean inputs the divergence is 0, and has no gradient."
+            raise ValueError(expected("random_start", "True for a single step of `TRADES`", "False", hint))
         aim = attacked.read(attacked.inputs)
         changed = attacked.perturbed(attacked.inputs, lambda inputs: reading_divergence(attacked.logits(inputs), aim))
         output = call_next(attacked.batch)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_poison.adversarial.trades import TRADES, reading_divergence
+from lightning_poison.adversaries import FGSM
 from lightning_poison.functional.pgd import perturb
 
 
@@ -59,6 +60,11 @@ def test_a_module_that_optimizes_by_itself_is_refused_before_its_step(network, a
     network.automatic_optimization = False
     with pytest.raises(ValueError, match=r"automatic optimization for `TRADES`.*\nUse `Madry\(\)`"):
         TRADES().step(attacked(), lambda _: pytest.fail("the step ran"))
+
+
+def test_a_single_step_needs_a_random_start(attacked):
+    with pytest.raises(ValueError, match="True for a single step of `TRADES`, but got False"):
+        TRADES().step(attacked(FGSM(0.1, random_start=False)), lambda _: pytest.fail("the step ran"))
 
 
 def test_beta_must_be_positive():

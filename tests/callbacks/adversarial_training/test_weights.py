@@ -288,7 +288,7 @@ class TestAveragedWeights:
         assert running.callback_metrics["val/clean_loss"] == pytest.approx(float(running.callback_metrics["val_loss"]))
 
     def test_stochastic_weight_averaging(self, kit):
-        """Lightning's averages what the weights are at the beginnings of epochs; its epoch for batch norm is left out."""
+        """Lightning's averages the weights at the beginnings of epochs; its epoch for batch norm is left out."""
 
         def unnormalised():
             net = kit.make_net()

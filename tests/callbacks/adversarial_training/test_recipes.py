@@ -1,0 +1,139 @@
+"""Other recipes than Madry's, in a Trainer: the same weights however it runs the module, and nothing left behind."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import TensorDataset
+
+from lightning_poison.adversarial.free import Free
+from lightning_poison.adversarial.immunity import PoisonImmunity
+from lightning_poison.adversarial.trades import TRADES, reading_divergence
+from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+
+IMMUNITIES = [PoisonImmunity(), PoisonImmunity("feature-collision", layers=["net.3"]), PoisonImmunity("patch")]
+ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False}
+
+
+class Beside:
+    """An adversary of a user's: a step by the sign from beside the inputs, where a divergence has a slope."""
+
+    epsilon, steps = 0.1, 1
+    offset = 0.05 * torch.tensor([1.0, -1.0]).repeat(1, 1, 6, 3)
+
+    def perturb(self, inputs, loss, **settings):
+        leaf = (inputs + self.offset).clamp(0, 1).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+        return (leaf + 0.05 * gradient.sign()).clamp(0, 1).detach()
+
+
+@pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3), *IMMUNITIES], ids=repr)
+def test_they_train_and_leave_nothing_behind(kit, recipe):
+    model = kit.Plain()
+    before = [value.clone() for value in model.parameters()]
+    kit.trainer(AdversarialTraining(kit.PLAIN, recipe=recipe), epochs=2).fit(model, kit.loader())
+    assert any(not torch.equal(was, value) for was, value in zip(before, model.parameters(), strict=True))
+    kit.assert_as_before(model)
+    if isinstance(recipe, Free):
+        held = [float((one - model.seen[0]).abs().max()) for one in model.seen[:3]]
+        assert held[0] == 0
+        assert all(0 < each <= 0.1 + 1e-6 for each in held[1:])
+
+
+WAYS = ("compiled", "manual", "named logits", "DDP", "figures in each step")
+RUNS = [(way, recipe) for way in WAYS for recipe in (TRADES(beta=2), Free(replays=3), *IMMUNITIES)]
+
+
+@pytest.mark.parametrize(
+    ("way", "recipe"), [run for run in RUNS if run[0] != "manual" or not isinstance(run[1], TRADES)], ids=repr
+)
+def test_the_weights_are_the_same_however_the_module_is_run(kit, way, recipe):
+    adversary = Beside() if isinstance(recipe, TRADES) else kit.PLAIN  # at the clean inputs it would follow rounding
+    plain, other = kit.Plain(), kit.Manual() if way == "manual" else kit.Plain()
+    kit.trainer(AdversarialTraining(adversary, recipe=recipe), log_every_n_steps=0).fit(plain, kit.loader())
+    callback = AdversarialTraining(adversary, recipe=recipe, logits="net" if way == "named logits" else "")
+    options = {"log_every_n_steps": int(way == "figures in each step"), **(ONE_PROCESS if way == "DDP" else {})}
+    asked = torch.compile(other, backend="aot_eager") if way == "compiled" else other
+    kit.trainer(callback, **options).fit(asked, kit.loader())
+    kit.assert_same(plain.net, other.net)
+    if way == "compiled":
+        del other.training_step  # torch.compile has put it there
+    kit.assert_as_before(other)
+
+
+@pytest.mark.parametrize("recipe", IMMUNITIES, ids=repr)
+def test_immunity_poisons_a_part_of_each_batch(kit, recipe):
+    model = kit.Plain()
+    kit.trainer(AdversarialTraining(kit.PLAIN, recipe=recipe)).fit(model, kit.loader())
+    away = (torch.cat(model.seen) - kit.images_and_labels()[0]).abs().amax((1, 2, 3)).view(kit.STEPS, kit.BATCH)
+    assert float(away[:, : kit.BATCH // 2].amin()) > 0.05
+    assert float(away[:, kit.BATCH // 2 :].amax()) == 0 or recipe.attack == "patch"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_trades_has_the_weights_of_a_loop_by_hand(kit, accumulate):
+    model, net = kit.Plain(), kit.make_net()
+    callback = AdversarialTraining(Beside(), recipe=TRADES(beta=3))
+    kit.trainer(callback, accumulate_grad_batches=accumulate, log_every_n_steps=0).fit(model, kit.loader())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    batches = zip(*(part.split(kit.BATCH) for part in kit.images_and_labels()), strict=True)
+    for step, (images, labels) in enumerate(batches):
+        net.eval()
+        aim = net(images).detach()
+        changed = Beside().perturb(images, lambda x, aim=aim: reading_divergence(net(x), aim))
+        net.train()
+        clean = net(images)
+        loss = F.cross_entropy(clean, labels) + 3 * reading_divergence(net(changed), clean).mean()
+        (loss / accumulate).backward()
+        if (step + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    kit.assert_same(model.net, net)
+
+
+def test_free_has_the_weights_of_a_loop_by_hand(kit):
+    model, net = kit.Plain(), kit.make_net()
+    kit.trainer(AdversarialTraining(kit.PLAIN, recipe=Free(replays=3)), log_every_n_steps=1).fit(model, kit.loader())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    images, labels = (part.split(kit.BATCH) for part in kit.images_and_labels())
+    change = torch.zeros_like(images[0])
+    for step in range(kit.STEPS):
+        held = step // 3 * 3
+        leaf = (images[held] + change).clamp(0, 1).requires_grad_()
+        F.cross_entropy(net(leaf), labels[held]).backward()
+        moved = (change + 0.1 * leaf.grad.sign()).clamp(-0.1, 0.1)
+        change = (images[held] + moved).clamp(0, 1) - images[held]
+        optimizer.step()
+        optimizer.zero_grad()
+    kit.assert_same(model.net, net)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
+def test_a_step_that_skips_a_batch_does_so_under_trades(kit):
+    class Skipping(kit.Plain):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx else loss
+
+    model = Skipping()
+    running = kit.trainer(AdversarialTraining(kit.PLAIN, recipe=TRADES()))
+    running.fit(model, kit.loader())
+    assert len(model.seen) == kit.STEPS
+
+
+def test_a_last_batch_that_is_shorter(kit):
+    images, labels = kit.images_and_labels(20)
+    for recipe in (None, TRADES(), Free(replays=2)):
+        model = kit.Plain()
+        callback = AdversarialTraining(PGD(0.1, steps=2), recipe=recipe)
+        kit.trainer(callback, epochs=2).fit(model, kit.loader(TensorDataset(images, labels)))
+        assert {len(seen) for seen in model.seen} == {4, 8}
+
+
+def test_the_adversary_of_a_collapse_is_that_of_the_next_training_too(kit):
+    callback = AdversarialTraining(FGSM(0.1))
+    callback.load_state_dict({"collapsed": True})
+    model, plain = kit.Plain(), kit.Plain()
+    kit.trainer(callback).fit(model, kit.loader())
+    kit.trainer(AdversarialTraining(PGD(0.1, steps=3))).fit(plain, kit.loader())
+    kit.assert_same(model.net, plain.net)

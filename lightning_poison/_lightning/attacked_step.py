@@ -144,8 +144,9 @@ class AttackedStep:
         if self._trainer.current_epoch != self._epoch:
             self._epoch = self._trainer.current_epoch
             self._guard(batch)
-        self._log(batch)
-        return self._recipe.step(self._attacked(batch), lambda changed: call_next(changed, *args, **kwargs))
+        attacked = self._attacked(batch)
+        self._log(attacked)
+        return self._recipe.step(attacked, lambda changed: call_next(changed, *args, **kwargs))
 
     def _attacked(self, batch: Any) -> AttackedBatch:
         """Return the batch with the generator of its place: what else was drawn has no influence on the training."""
@@ -211,13 +212,14 @@ class AttackedStep:
                 stacklevel=2,
             )
 
-    def _log(self, batch: Any) -> None:
-        every, index = self._trainer.log_every_n_steps, self._trainer.fit_loop.epoch_loop.batch_idx  # type: ignore[attr-defined]
-        if not every or index % every:
+    def _log(self, attacked: AttackedBatch) -> None:
+        every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or attacked.index % every:
             return
-        attacked = self._attacked(batch)
+        state = attacked.generator.get_state()
         named = {f"train/{name}": value for name, value in robust_figures(attacked).items()}
         self._module.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(attacked.inputs))
+        attacked.generator.set_state(state)  # recipes draw what they would where nothing is logged
 
 
 def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]", inputs: Tensor) -> Tensor:

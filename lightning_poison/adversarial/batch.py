@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -134,6 +135,16 @@ class AttackedBatch:
             return self.logits(inputs)
 
     def misleading(self, *, adversary: Adversary | None = None) -> Tensor:
-        """Change the inputs so that the loss of their own labels grows; `(B, ...)`, detached."""
+        """Change the inputs so that the loss of their own labels grows; `(B, ...)`, detached.
+
+        What the batch's own adversary finds is kept: figures of it and training on it need one search.
+        """
+        return self._misleading if adversary is None else self._misled(adversary)
+
+    @cached_property
+    def _misleading(self) -> Tensor:
+        return self._misled(self.adversary)
+
+    def _misled(self, adversary: Adversary) -> Tensor:
         labels = self.labels
         return self.perturbed(self.inputs, lambda inputs: self.loss(self.logits(inputs), labels), adversary=adversary)

@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from lightning_poison.adversarial.batch import sample_cross_entropy
+from lightning_poison.adversarial.figures import robust_figures
+from lightning_poison.adversaries import PGD
 
 
 def test_cross_entropy_of_mixed_labels():
@@ -44,3 +46,16 @@ def test_a_batch_is_looked_at_in_evaluation_mode_and_parameters_get_no_gradient(
     assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
     assert isinstance(network[1], nn.BatchNorm2d)
     assert network[1].training
+
+
+def test_figures_and_training_need_one_search(network, attacked):
+    asked = []
+    handle = network.register_forward_hook(lambda *_: asked.append(1))
+    batch = attacked(PGD(0.1, steps=2))
+    robust_figures(batch)
+    searched = len(asked)
+    found = batch.misleading()
+    assert searched == len(asked) == 2 + 2
+    assert not torch.equal(batch.misleading(adversary=PGD(0.05)), found)
+    assert torch.equal(batch.misleading(), found)
+    handle.remove()

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.immunity import PoisonImmunity
+from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversarial.trades import TRADES, reading_divergence
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
@@ -59,6 +60,18 @@ def test_the_weights_are_the_same_however_the_module_is_run(kit, way, recipe):
     if way == "compiled":
         del other.training_step  # torch.compile has put it there
     kit.assert_as_before(other)
+
+
+@pytest.mark.parametrize("recipe", [Madry(), Madry(share=0.5), TRADES()], ids=repr)
+def test_figures_have_no_influence_on_what_is_drawn(kit, recipe):
+    nets = []
+    for every in (0, 1):
+        model = kit.Plain()
+        kit.trainer(AdversarialTraining(PGD(0.1, steps=2), recipe=recipe), log_every_n_steps=every).fit(
+            model, kit.loader()
+        )
+        nets.append(model.net)
+    kit.assert_same(*nets)
 
 
 @pytest.mark.parametrize("recipe", IMMUNITIES, ids=repr)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.recipes import Madry
@@ -173,3 +174,48 @@ def test_adversarial_training(digits, accelerator, precision, recipe):
         away = (torch.cat(model.seen[: len(model.seen) // 4]) - digits.tensors[0]).abs()
         assert float((away > 0.09).double().mean()) > 0.3
         assert float(away.max()) < 0.102
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_adversarial_training_under_a_scaler_has_the_weights_of_a_loop_by_hand(digits, device):
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+        def forward(self, images):
+            return self.net(images)
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    model, net = Module(), Module().net.to(device)
+    scalers = [torch.amp.GradScaler(device, init_scale=2.0**8) for _ in range(2)]
+    loader = DataLoader(Subset(digits, range(320)), batch_size=32)
+    trainer = Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_epochs=1, logger=False, log_every_n_steps=2,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        plugins=[MixedPrecision("16-mixed", device, scaler=scalers[0])],
+        callbacks=[AdversarialTraining(PGD(0.1, 0.05, steps=3, random_start=False))],
+    )  # fmt: skip
+    trainer.fit(model, loader)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for images, labels in ((each.to(device) for each in batch) for batch in loader):
+        with torch.autocast(device, torch.float16):
+            changed = images
+            for _ in range(3):
+                leaf = changed.detach().requires_grad_()
+                losses = F.cross_entropy(net.eval()(leaf).float(), labels, reduction="sum")
+                (gradient,) = torch.autograd.grad(2**14 * losses, leaf)
+                changed = (changed + 0.05 * gradient.sign()).clamp(images - 0.1, images + 0.1).clamp(0, 1)
+            loss = F.cross_entropy(net.train()(changed), labels)
+        scalers[1].scale(loss).backward()
+        scalers[1].step(optimizer)
+        scalers[1].update()
+        optimizer.zero_grad()
+    for (name, found), expected in zip(model.net.state_dict().items(), net.state_dict().values(), strict=True):
+        torch.testing.assert_close(found.to(device), expected, rtol=1e-3, atol=1e-3, msg=name)

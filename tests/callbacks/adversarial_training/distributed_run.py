@@ -1,4 +1,4 @@
-"""A program that trains adversarially on some ranks, and leaves the weights of each in a folder."""
+"""A program that trains adversarially on some ranks, and leaves the weights and the figures of each in a folder."""
 
 import json
 import sys
@@ -27,9 +27,10 @@ RECIPES = {
 
 
 class Module(pl.LightningModule):
-    def __init__(self, folder):
+    def __init__(self, folder, *, manual):
         super().__init__()
         self.folder = folder
+        self.automatic_optimization = not manual
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
@@ -37,17 +38,33 @@ class Module(pl.LightningModule):
         return self.net(images)
 
     def train_dataloader(self):
+        return self.loader(STEPS)
+
+    def val_dataloader(self):
+        return [self.loader(3), self.loader(2)]
+
+    def loader(self, steps):
         generator = torch.Generator().manual_seed(0)
-        labels = torch.arange(GLOBAL_BATCH * STEPS) % 3
+        labels = torch.arange(GLOBAL_BATCH * steps) % 3
         images = 0.5 * torch.rand(len(labels), 1, 8, 8, generator=generator) + 0.2 * labels[:, None, None, None]
         data, ranks = TensorDataset(images, labels), self.trainer.world_size
         sampler = DistributedSampler(data, ranks, self.trainer.global_rank, shuffle=False)
         return DataLoader(data, batch_size=GLOBAL_BATCH // ranks, sampler=sampler)
 
     def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[0]), batch[1])
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        if self.automatic_optimization:
+            return loss
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        return self.optimizers().step()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        pass
 
     def on_train_end(self):
+        figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        (self.folder / f"{self.trainer.global_rank}.json").write_text(json.dumps(figures))
         torch.save(self.net.state_dict(), self.folder / f"{self.trainer.global_rank}.pt")
 
     def configure_optimizers(self):
@@ -59,17 +76,24 @@ def main(folder, options):
     torch.set_num_threads(1)
     adversary, ranks = ADVERSARIES[options.pop("adversary")], options.pop("ranks")
     recipe = RECIPES.get(options.pop("recipe", None))
-    strategy, callbacks = "auto", [AdversarialTraining(adversary, recipe=recipe)]
+    training = AdversarialTraining(adversary, recipe=recipe, validation=PGD(0.2, steps=2))
+    strategy, callbacks, manual = "auto", [training], options.pop("manual")
     if options.pop("as_strategy"):
-        strategy, callbacks = adversarial(DDPStrategy, adversary, start_method="spawn"), []
+        strategy, callbacks = adversarial(DDPStrategy, training=training, start_method="spawn"), []
     elif ranks > 1:
         strategy = DDPStrategy(start_method="popen", **options.pop("ddp", {}))
     trainer = pl.Trainer(
         accelerator="cpu", devices=ranks, strategy=strategy, callbacks=callbacks, max_epochs=1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        use_distributed_sampler=False, **options,
+        use_distributed_sampler=False, log_every_n_steps=2, **options,
     )  # fmt: skip
-    trainer.fit(Module(folder))
+    module = Module(folder, manual=manual)
+    if not callbacks:
+        return trainer.fit(module)
+    measured = trainer.validate(module, verbose=False)
+    figures = {name: value for each in measured for name, value in each.items()}
+    (folder / f"before-{trainer.global_rank}.json").write_text(json.dumps(figures))
+    return trainer.fit(module)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ PROGRAM = Path(__file__).with_name("distributed_run.py")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Return a function that trains on some ranks and returns the weights of each; it does nothing twice."""
+def ended(tmp_path_factory):
+    """Return a function that trains on some ranks and returns what it left in a folder; it does nothing twice."""
 
     @functools.cache
-    def train(ranks, adversary="pgd", *, recipe=None, as_strategy=False, ddp=None, accumulate=1):
+    def train(ranks, adversary="pgd", *, recipe=None, as_strategy=False, ddp=None, accumulate=1, manual=False):
         folder = tmp_path_factory.mktemp("run")
         told = {
             "ranks": ranks,
@@ -28,6 +28,7 @@ def weights(tmp_path_factory):
             "recipe": recipe,
             "as_strategy": as_strategy,
             "accumulate_grad_batches": accumulate,
+            "manual": manual,
         }
         if ddp:
             told["ddp"] = {ddp: True}
@@ -35,9 +36,20 @@ def weights(tmp_path_factory):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
         assert not ended.returncode, ended.stderr[-3000:]
-        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+        return folder
 
     return train
+
+
+@pytest.fixture
+def weights(ended):
+    """Return a function that trains on some ranks and returns the weights of each."""
+
+    def load(ranks, *arguments, **options):
+        folder = ended(ranks, *arguments, **options)
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+    return load
 
 
 def assert_close(found, expected, **tolerance):
@@ -72,3 +84,30 @@ def test_options_of_ddp_and_accumulation(weights, ddp, accumulate):
     alone = weights(1, "pgd", accumulate=accumulate)[0] if accumulate > 1 else weights(1, "pgd")[0]
     for found in weights(2, ddp=ddp, accumulate=accumulate):
         assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+def test_manual_optimization(weights):
+    alone = weights(1, "pgd")[0]
+    for found in weights(2, "pgd", manual=True):
+        assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"as_strategy": True}], ids=["callback", "strategy"])
+def test_figures_are_those_of_all_ranks_together(ended, options):
+    """In training, and in validation of two loaders; means over ranks are means over samples, as parts are equal."""
+    alone = json.loads((ended(1, "pgd") / "0.json").read_text())
+    names = {"clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"}
+    validated = {f"val/{name}/dataloader_idx_{index}" for name in names for index in range(2)}
+    assert set(alone) == validated | {f"train/{name}" for name in names}
+    for rank in range(2):
+        found = json.loads((ended(2, "pgd", **options) / f"{rank}.json").read_text())
+        assert found == {name: pytest.approx(value, abs=1e-3) for name, value in alone.items()}
+
+
+def test_a_validation_starts_where_one_rank_would_start(ended):
+    """From the same weights, no sign of a small gradient goes another way."""
+    alone = json.loads((ended(1, "pgd") / "before-0.json").read_text())
+    assert len(alone) == 8
+    for rank in range(2):
+        found = json.loads((ended(2, "pgd") / f"before-{rank}.json").read_text())
+        assert found == {name: pytest.approx(value, abs=1e-6) for name, value in alone.items()}

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
@@ -44,6 +45,22 @@ def test_the_weights_are_those_of_a_loop_by_hand(kit, module, namespace, options
     kit.assert_same(model.net, expected)
     torch.testing.assert_close(model.seen, seen)
     kit.assert_as_before(model)
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_a_static_graph_and_accumulation_fail_in_torch_by_themselves(kit, attacked):
+    """Not ours to refuse: the first backward pass must be reduced, and accumulation does not reduce it."""
+    callbacks = [AdversarialTraining(kit.PLAIN)] if attacked else []
+    options = {**ONE_PROCESS, "strategy": DDPStrategy(static_graph=True), "accumulate_grad_batches": 2}
+    with pytest.raises(RuntimeError, match="expect_autograd_hooks_ INTERNAL ASSERT FAILED"):
+        kit.trainer(*callbacks, **options).fit(kit.Plain(), kit.loader())
+
+
+def test_a_static_graph(kit):
+    model = kit.Plain()
+    options = {**ONE_PROCESS, "strategy": DDPStrategy(static_graph=True)}
+    kit.trainer(AdversarialTraining(kit.PLAIN), **options).fit(model, kit.loader())
+    kit.assert_same(model.net, kit.by_hand()[0])
 
 
 def test_fgsm_in_two_trainings_one_after_the_other(kit):

@@ -1,13 +1,14 @@
 """From scores to a decision where some samples are trusted: a cut at the quantile of their scores."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
+from lightning_poison.evidence import Evidence
 from lightning_poison.functional.thresholds import class_thresholds, tail_log_p_values, tail_p_values
-from lightning_poison.verdict import Evidence
 
 CONFIDENCE = 0.95
 """How often the interval around an estimated contamination covers the truth."""
@@ -35,6 +36,23 @@ class Decision:
     evidence: Evidence
     posterior: Tensor | None = None
     posterior_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found out.
+
+    Args:
+        scores: float64 `(N,)`.
+        suggested_labels: int64 `(N,)`, the least suspicious label of each sample, or −1.
+        decision: what calibration makes of the scores.
+        votes: p-values `(N,)` by the name of each member of a combination.
+    """
+
+    scores: Tensor
+    suggested_labels: Tensor
+    decision: Decision
+    votes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def decide_by_trusted(

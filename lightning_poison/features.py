@@ -55,10 +55,7 @@ class FeatureExtractor:
             return self._as_features(reached.output, len(inputs))
         finally:
             hook.remove()
-        raise ValueError(
-            f"Expected {type(self.model).__name__} to call its layer `{self.layer}`, but a forward pass did not.\n"
-            "Name a layer that the model's `forward` runs through."
-        )
+        raise ValueError(_unreached(self.model, self.layer))
 
     def _as_features(self, output: Any, count: int) -> Tensor:
         if not isinstance(output, Tensor):
@@ -96,6 +93,50 @@ def layer_output(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
         torch.Size([4, 18])
     """
     return FeatureExtractor(model, layer)(inputs)
+
+
+def shifted_output(model: nn.Module, layer: str, inputs: Tensor, shift: Tensor) -> Any:
+    """Run a model with something added to the output of a named layer, and return what it returns.
+
+    Args:
+        model: any module; it stays in the mode it is found in.
+        layer: a name as `model.named_modules()` gives it.
+        inputs: a batch `(B, ...)`.
+        shift: `(D,)`, added to the features of each sample, as a `FeatureExtractor` returns them. Where the model calls
+            the layer more than once, the first call counts.
+
+    Raises:
+        ValueError: where there is no such layer, or it is not reached.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(4, 2, bias=False))
+        >>> with torch.no_grad():
+        ...     moved = shifted_output(model, "1", torch.zeros(1, 1, 2, 2), torch.ones(4))
+        ...     torch.allclose(moved, model[2].weight.sum(1)[None])
+        True
+    """
+    reached = []
+
+    def add(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+        reached.append(True)
+        return output + shift.to(output).view(1, *output.shape[1:]) if len(reached) == 1 else None
+
+    hook = find_layer(model, layer).register_forward_hook(add)
+    try:
+        found = model(inputs)
+    finally:
+        hook.remove()
+    if not reached:
+        raise ValueError(_unreached(model, layer))
+    return found
+
+
+def _unreached(model: nn.Module, layer: str) -> str:
+    return (
+        f"Expected {type(model).__name__} to call its layer `{layer}`, but a forward pass did not.\n"
+        "Name a layer that the model's `forward` runs through."
+    )
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:

@@ -1,22 +1,22 @@
 """Running scorers for a decision: one or several that vote, with trusted samples or without."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lightning_poison.calibration import Decision, decide_by_trusted, log_p_by_trusted
+from lightning_poison.calibration import Decision, Judged, decide_by_trusted, log_p_by_trusted
 from lightning_poison.checks import expected
 from lightning_poison.functional.combining import Combination, combine_log_p, suggested_by
 from lightning_poison.functional.stratified import stratified_part
+from lightning_poison.group_judging import judge_by_groups
 from lightning_poison.holding import Held, hold
 from lightning_poison.member_scores import Job, MemberScores, cannot_say, label_scores, score_by_trusted
 from lightning_poison.reading import read_blocks
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.members import members_of
-from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer, LabelScorer, Scorer
+from lightning_poison.scorers.protocol import FeatureScorer, GroupScorer, LabelFeatureScorer, LabelScorer, Scorer
 from lightning_poison.scoring import agreed
 from lightning_poison.seeds import derived_generator
 from lightning_poison.self_calibration import decide_by_wrong_label_null, log_p_by_labels
@@ -32,25 +32,8 @@ ENOUGH_PER_CLASS = 100
 """Held-out trusted samples a class below which a calibrated rate is loose enough to be warned about."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was found out.
-
-    Args:
-        scores: float64 `(N,)`.
-        suggested_labels: int64 `(N,)`, the least suspicious label of each sample, or −1.
-        decision: what calibration makes of the scores.
-        votes: p-values `(N,)` by the name of each member of a combination.
-    """
-
-    scores: Tensor
-    suggested_labels: Tensor
-    decision: Decision
-    votes: Mapping[str, Tensor] = field(default_factory=dict)
-
-
 def judge_untrusted(job: Job, *, folds: int, remove_without_evidence: bool) -> Judged:
-    """Judge a data set by itself: out-of-fold scores, then the wrong-label null.
+    """Judge a data set by itself: out-of-fold scores, then the wrong-label null; or group by group.
 
     Of a combination each member is asked for its own out-of-fold scores; what they are compared with under a label are
     the samples that carry it.
@@ -59,6 +42,8 @@ def judge_untrusted(job: Job, *, folds: int, remove_without_evidence: bool) -> J
         ValueError: where a scorer cannot be asked for another label.
         InconclusiveError: see `decide_by_wrong_label_null`.
     """
+    if isinstance(job.scorer, GroupScorer):
+        return judge_by_groups(job, job.scorer, remove_without_evidence=remove_without_evidence)
     members = members_of(job.scorer)
     for member in members.values():
         if not isinstance(member, LabelScorer | LabelFeatureScorer):

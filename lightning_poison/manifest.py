@@ -174,7 +174,7 @@ def write_manifest(
     Example:
         >>> import tempfile
         >>> from lightning_poison._door.tiny_images import TinyImages
-        >>> from lightning_poison.verdict import Evidence
+        >>> from lightning_poison.evidence import Evidence
         >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]), torch.tensor([0.8, 0.001, 0.6])
         >>> verdict = Verdict(
         ...     scores, p_values, scores <= 4, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2]), torch.full((3,), 4.0),

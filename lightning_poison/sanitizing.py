@@ -20,9 +20,9 @@ from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.samples import SampleSpec
 from lightning_poison.scopes import isolated_rng
 from lightning_poison.scorers.members import AnyScorer, settings_of, weights_of
-from lightning_poison.scorers.protocol import FeatureScorer, Scorer
+from lightning_poison.scorers.protocol import FeatureScorer, GroupScorer, Scorer
 from lightning_poison.scoring import agreed
-from lightning_poison.verdict import Verdict
+from lightning_poison.verdict import Calibration, Verdict
 
 
 def sanitize(
@@ -126,7 +126,7 @@ def sanitize(
         scores=judged.scores,
         labels=labels,
         suggested_labels=judged.suggested_labels,
-        calibration="wrong-label null" if trusted is None else "trusted",
+        calibration=_calibration(scorer, trusted),
         false_positive_rate=false_positive_rate,
         scorer=scorer.name,
         settings=settings,
@@ -151,6 +151,12 @@ def decision_fingerprint(
             "Give every rank the whole data set and let the Trainer's sampler share it out."
         )
     return own
+
+
+def _calibration(scorer: AnyScorer, trusted: Any) -> Calibration:
+    if trusted is not None:
+        return "trusted"
+    return "group tests" if isinstance(scorer, GroupScorer) else "wrong-label null"
 
 
 def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:

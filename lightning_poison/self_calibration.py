@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_poison.calibration import CONFIDENCE, Decision
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.evidence import Evidence
 from lightning_poison.functional.contamination import (
     LARGEST_MISREAD_SHARE,
     estimate_contamination,
@@ -13,7 +14,6 @@ from lightning_poison.functional.contamination import (
     select_by_posterior,
 )
 from lightning_poison.functional.thresholds import tail_log_p_values
-from lightning_poison.verdict import Evidence
 
 SMALLEST_AGREEMENT = 0.3
 """Cohen's κ between labels and readings below which a scorer is taken for one that has learnt nothing of the labels."""
@@ -42,8 +42,8 @@ def decide_by_wrong_label_null(
         remove_without_evidence: remove also where there is no evidence of poison.
 
     Raises:
-        InconclusiveError: where the scorer's readings hardly agree with the labels (Cohen's κ, *A coefficient of
-            agreement for nominal scales*, 1960); or where it misreads too many samples for the estimate to be believed,
+        InconclusiveError: where the scorer's readings hardly agree with the labels, see `check_agreement`; or where it
+            misreads too many samples for the estimate to be believed,
             but not with `remove_without_evidence`.
 
     Example:
@@ -56,12 +56,7 @@ def decide_by_wrong_label_null(
         >>> decision.evidence.present, (~decision.keep).nonzero().flatten().tolist()
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
-    agreement = float(cohen_kappa_score(labels.numpy(), label_scores.argmin(1).numpy()))
-    if agreement < SMALLEST_AGREEMENT:
-        raise InconclusiveError(
-            f"Expected a scorer whose readings agree with the labels, Cohen's κ at least {SMALLEST_AGREEMENT:g}, but "
-            f"got {agreement:.2f}, so it has hardly learnt them: nothing can be said of any label.\n{_WAY_OUT}"
-        )
+    check_agreement(labels, label_scores.argmin(1))
     found = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
     if found.misread_share > LARGEST_MISREAD_SHARE and not remove_without_evidence:
         raise InconclusiveError(
@@ -83,6 +78,31 @@ def decide_by_wrong_label_null(
         found.posterior,
         float(removed.min()) if len(removed) else 1.0,
     )
+
+
+def check_agreement(labels: Tensor, readings: Tensor) -> None:
+    """Refuse a network that has hardly learnt the labels: nothing can be said of any sample by it.
+
+    Args:
+        labels: int64 `(N,)`, that samples carry.
+        readings: int64 `(N,)`, as what they are read.
+
+    Raises:
+        InconclusiveError: where Cohen's κ of the two (*A coefficient of agreement for nominal scales*, 1960) is below
+            `SMALLEST_AGREEMENT`.
+
+    Example:
+        >>> check_agreement(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]))
+        >>> check_agreement(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1, 0]))
+        Traceback (most recent call last):
+        lightning_poison.errors.InconclusiveError: Expected a scorer whose readings agree with the labels, ...
+    """
+    agreement = float(cohen_kappa_score(labels.numpy(), readings.numpy()))
+    if agreement < SMALLEST_AGREEMENT:
+        raise InconclusiveError(
+            f"Expected a scorer whose readings agree with the labels, Cohen's κ at least {SMALLEST_AGREEMENT:g}, but "
+            f"got {agreement:.2f}, so it has hardly learnt them: nothing can be said of any label.\n{_WAY_OUT}"
+        )
 
 
 def log_p_by_labels(label_scores: Tensor, labels: Tensor) -> Tensor:

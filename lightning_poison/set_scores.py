@@ -78,7 +78,7 @@ def score_sets_by_trusted(
         judged, trusted = agreed(job.runtime, lambda: _fitted(job, model, judged, trusted, places, number))
         model.load(job.runtime.broadcast(dict(model.state())))
     parts = ((judged, everything, "training"), (trusted, places, "trusted"))
-    features = torch.cat([_features(job, model, *part) for part in parts])
+    features = torch.cat([gather_features(job, model, *part) for part in parts])
     return [_both_parts(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
 
 
@@ -116,7 +116,7 @@ def set_label_scores(job: Job, scorer: FeatureScorer, *, folds: int, number: int
     if model.is_fitted:
         check_set(scorer, job.labels)
         return _label_scores(
-            job, scorer, _features(job, model, judged, torch.arange(len(job.labels)), "training"), job.labels
+            job, scorer, gather_features(job, model, judged, torch.arange(len(job.labels)), "training"), job.labels
         )
 
     def judge(fold: Fold) -> Tensor:
@@ -146,8 +146,8 @@ def _joined(judged: Held, trusted: Held, places: Tensor) -> Any:
     return ConcatDataset([judged.part(torch.arange(len(judged.labels))), trusted.part(places)])
 
 
-def _features(job: Job, model: FeatureModel, held: Held, indices: Tensor, name: str) -> Tensor:
-    """Return the features of some samples, float32 `(M, D)`, on the runtime's device."""
+def gather_features(job: Job, model: FeatureModel, held: Held, indices: Tensor, name: str) -> Tensor:
+    """Return the features of some samples, float32 `(M, D)`, on the runtime's device; `name` is for a progress bar."""
     found = score_set(
         held.dataset,
         indices,

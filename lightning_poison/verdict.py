@@ -10,44 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, printable
-from lightning_poison.functional.contamination import SuspectPair
+from lightning_poison.evidence import Evidence
 from lightning_poison.saving import read_tensors, write_tensors
 
-Calibration = Literal["trusted", "wrong-label null"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Is there poison at all?
-
-    Args:
-        present: whether the lower end of the interval lies above the natural error rate.
-        contamination: the estimated share of the data set that is poison, in [0, 1].
-        low: the lower end of its interval.
-        high: its upper end.
-        confidence: how often such an interval covers the truth.
-        natural_error_rate: the share of odd samples that a curated data set has itself.
-        pairs: the pairs of classes that stand out, most poison first.
-
-    Example:
-        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
-        evidence of poison: an estimated 2.10 % of the samples (1.50 to 3.00 %, 95 % interval;
-        natural error rate 0.30 %)
-    """
-
-    present: bool
-    contamination: float
-    low: float
-    high: float
-    confidence: float
-    natural_error_rate: float
-    pairs: tuple[SuspectPair, ...] = ()
-
-    def __str__(self) -> str:
-        found = "evidence of poison" if self.present else "no evidence of poison"
-        interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
-        natural = f"natural error rate {100 * self.natural_error_rate:.2f} %"
-        return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
+Calibration = Literal["trusted", "wrong-label null", "group tests"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +134,7 @@ class Verdict:
 
         Args:
             class_names: the names of the classes; numbers where they are not given.
-            rows: how many pairs of classes to list at most.
+            rows: how many pairs of classes, and how many groups, to list at most.
             flag_only: whether what is suspicious was trained on nevertheless.
         """
         out = int((~self.keep).sum())
@@ -188,8 +154,10 @@ class Verdict:
                 f"  labelled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
                 f"({pair.low:.0f} to {pair.high:.0f})"
             )
-        hidden = len(self.evidence.pairs) - rows
-        return "\n".join([*lines, f"  and {hidden} more pairs of classes"] if hidden > 0 else lines)
+        if (hidden := len(self.evidence.pairs) - rows) > 0:
+            lines.append(f"  and {hidden} more pairs of classes")
+        groups = self.evidence.groups[:rows]
+        return "\n".join([*lines, *(f"  {each.described(_class_name(each.label, class_names))}" for each in groups)])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors, by name; what `from_saved` takes."""
@@ -199,19 +167,20 @@ class Verdict:
 
     def meta(self) -> dict[str, Any]:
         """Return the rest, as JSON can hold it; what `from_saved` takes."""
-        evidence = {**vars(self.evidence), "pairs": [vars(pair) for pair in self.evidence.pairs]}
         names = ("calibration", "false_positive_rate", "scorer", "fingerprint", "posterior_threshold")
-        return {**{name: getattr(self, name) for name in names}, "settings": dict(self.settings), "evidence": evidence}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "settings": dict(self.settings),
+            "evidence": self.evidence.meta(),
+        }
 
     @classmethod
     def from_saved(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Build a verdict from what `meta` and `tensors` returned."""
-        evidence = dict(meta["evidence"])
-        pairs = tuple(SuspectPair(**pair) for pair in evidence.pop("pairs"))
         votes = {name.removeprefix("votes."): vote for name, vote in tensors.items() if name.startswith("votes.")}
         parts: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if not name.startswith("votes.")}
         rest = {name: value for name, value in meta.items() if name not in ("evidence", "kind", "version")}
-        return cls(**parts, **rest, evidence=Evidence(**evidence, pairs=pairs), votes=votes)
+        return cls(**parts, **rest, evidence=Evidence.from_meta(meta["evidence"]), votes=votes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with the JSON in its header, atomically; no pickle."""
@@ -237,6 +206,7 @@ class Verdict:
 _CALIBRATIONS: dict[str, str] = {
     "trusted": "held-out trusted data",
     "wrong-label null": "the data's own wrong-label null (no trusted data)",
+    "group tests": "what groups that stand apart do to other samples (no trusted data)",
 }
 
 

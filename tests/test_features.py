@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.features import FeatureExtractor, find_layer, layer_output
+from lightning_poison.features import FeatureExtractor, find_layer, layer_output, shifted_output
 from lightning_poison.threat import Surrogate
 
 
@@ -139,3 +139,26 @@ class TestErrors:
     def test_a_layer_that_mixes_the_samples(self, inner):
         with pytest.raises(ValueError, match="a vector for each of the 5 samples"):
             layer_output(nn.Sequential(inner), "0", torch.zeros(5, 2, 3))
+
+
+class TestShiftedOutput:
+    def test_the_first_call_alone_is_moved_and_nothing_is_left_behind(self):
+        class Twice(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.same = nn.Identity()
+
+            def forward(self, inputs):
+                return self.same(self.same(inputs) * 2)
+
+        model = Twice()
+        found = shifted_output(model, "same", torch.ones(2, 3), torch.tensor([1.0, 0.0, -1.0]))
+        assert torch.equal(found, torch.tensor([[4.0, 2.0, 0.0]] * 2))
+        assert not model.same._forward_hooks
+
+    def test_a_layer_that_is_not_reached(self):
+        model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+        model.forward = lambda inputs: model["used"](inputs)
+        with pytest.raises(ValueError, match="to call its layer `unused`"):
+            shifted_output(model, "unused", torch.zeros(1, 2), torch.zeros(2))
+        assert not model["unused"]._forward_hooks

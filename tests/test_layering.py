@@ -18,14 +18,16 @@ LAYERS = {
     "ground": "errors checks scopes seeds installed",
     "nouns": (
         "pixels threat adversaries samples labels raw triggers saving evaluation_sets success objectives poison "
-        "verdict runtime functional"
+        "verdict evidence runtime functional"
     ),
     "parts": (
         "scorers heads fitting features frozen_features raw_images raw_features backbones reading holding scoring "
         "datasets fingerprint calibration self_calibration metrics adversarial intake removal_metrics manifest "
         "_manifest hookspecs door _door"
     ),
-    "flow": "sanitizing judging member_scores set_scores crossfit evaluate report registry testing _plugins",
+    "flow": (
+        "sanitizing judging group_judging member_scores set_scores crossfit evaluate report registry testing _plugins"
+    ),
     "host": "callbacks datamodules mixins strategies training _lightning",
     "shell": "cli demo demo_data __main__",
 }

@@ -19,11 +19,12 @@ from lightning_poison._manifest.cells import escape_cell, unescape_cell
 from lightning_poison._manifest.identity import content_hash, file_of
 from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
 from lightning_poison.errors import ManifestError
+from lightning_poison.evidence import Evidence
 from lightning_poison.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
 from lightning_poison.objectives import AvailabilityObjective
 from lightning_poison.poison import Poison
 from lightning_poison.samples import SampleSpec
-from lightning_poison.verdict import Evidence, Verdict
+from lightning_poison.verdict import Verdict
 
 SPEC = SampleSpec()
 

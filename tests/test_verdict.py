@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from lightning_poison.evidence import Evidence
 from lightning_poison.functional.contamination import SuspectPair
+from lightning_poison.functional.group_effects import SuspectGroup
 from lightning_poison.saving import write_tensors
-from lightning_poison.verdict import Evidence, Verdict
+from lightning_poison.verdict import Verdict
 
 PAIRS = (SuspectPair(4, 9, 30, 25.4, 20.0, 31.0, 1e-12), SuspectPair(9, 4, 10, 5.0, 1.0, 9.0, 1e-3))
 
@@ -127,3 +129,15 @@ def test_who_accused_what_is_kept_out():
     assert found.accusers == {"a\x1b": 2, "quiet": 1}
     assert "\naccused most by a\\x1b 2, quiet 1" in str(found)
     assert verdict().accusers == {}
+
+
+def test_groups_are_saved_and_told(tmp_path):
+    groups = (SuspectGroup(0, 40, 12.3, 0.9, 0.1, True), SuspectGroup(1, 9, 7.0, 0.0, 0.2, False))
+    old = verdict(evidence=Evidence(True, 0.5, 0.25, 0.75, 0.95, 0.003, groups=groups), calibration="group tests")
+    old.save(tmp_path / "v")
+    new = Verdict.load(tmp_path / "v")
+    assert new.evidence.groups == groups
+    told = new.summary(class_names=["cat", "dog"])
+    assert "labelled cat: 40 samples stand apart" in told
+    assert "labelled dog: 9 samples stand apart (Ashman's D 7.0), without an effect" in told
+    assert "dog" not in new.summary(class_names=["cat", "dog"], rows=1)

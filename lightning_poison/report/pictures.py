@@ -104,7 +104,7 @@ def plot_caught(
 
     Example:
         >>> from lightning_poison._door.tiny_images import TinyImages
-        >>> from lightning_poison.verdict import Evidence
+        >>> from lightning_poison.evidence import Evidence
         >>> p_values, labels = torch.tensor([0.8, 0.001, 0.6]), torch.tensor([0, 1, 2])
         >>> verdict = Verdict(
         ...     -p_values.log(), p_values, p_values > 0.01, labels, torch.tensor([0, 2, 2]), torch.full((3,), 4.6),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison.adversaries import FGSM, PGD
-from lightning_poison.checks import positive_int
+from lightning_poison.checks import describe, expected, positive_int
 from lightning_poison.errors import NotFittedError
-from lightning_poison.features import FeatureExtractor
+from lightning_poison.features import FeatureExtractor, shifted_output
 from lightning_poison.fingerprint import architecture_of
 from lightning_poison.fitting import FitSettings
 from lightning_poison.pixels import PixelRange
@@ -133,6 +133,33 @@ class FeatureModel:
             own.to(inputs.device)
         with evaluating(own):
             return own.features(inputs).float()
+
+    def logits(self, inputs: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        """Return what the network makes of inputs, float32 `(B, C)`, on their device.
+
+        Args:
+            inputs: `(B, ...)`.
+            shift: `(D,)`, added to the features of each sample.
+
+        Raises:
+            NotFittedError: before a fit.
+            ValueError: where a network that was handed in returns no logits, or its features are its output.
+        """
+        if self.model is None:
+            own = self._fitted_classifier()
+            features = self.features(inputs)
+            return own.linear(features if shift is None else features + shift.to(features)).float()  # type: ignore[no-any-return]
+        home = next((held.device for held in self.model.parameters()), inputs.device)
+        with evaluating(self.model):
+            if shift is None:
+                found = self.model(inputs.to(home))
+            else:
+                found = shifted_output(self.model, self.layer, inputs.to(home), shift)
+        if not self.layer or not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(inputs):
+            came = f"layer {self.layer!r} and {describe(found)}"
+            way = "Hand in a classifier, and name a layer inside of it."
+            raise ValueError(expected("model", "a network that makes logits (B, C) of the features", came, way))
+        return found.float().to(inputs.device)
 
     def settings(self) -> Mapping[str, Any]:
         """Return what it was built with, as JSON can hold it."""

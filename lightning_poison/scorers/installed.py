@@ -12,6 +12,7 @@ from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.mahalanobis import MahalanobisScorer
 from lightning_poison.scorers.members import AnyScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.scorers.robust_features import RobustFeatureScorer
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
 OWN_SCORERS: Mapping[str, Callable[..., AnyScorer]] = {
@@ -26,6 +27,7 @@ OWN_SCORERS: Mapping[str, Callable[..., AnyScorer]] = {
         LikelihoodScorer,
         MahalanobisScorer,
         PixelCountingScorer,
+        RobustFeatureScorer,
         SpectralSignatureScorer,
     )
 }

@@ -1,13 +1,15 @@
 """What a scorer is: fitted on data that it is told to believe, it says how suspicious a sample is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_poison.functional.subgroups import Subgroup
 from lightning_poison.runtime import Runtime
+from lightning_poison.scorers.feature_model import FeatureModel
 
 
 @runtime_checkable
@@ -127,6 +129,34 @@ class CheckingScorer(Protocol):
 
         Raises:
             ValueError: naming what is missing and the way out.
+        """
+
+
+@runtime_checkable
+class GroupScorer(FeatureScorer, Protocol):
+    """One that finds groups of samples, about which the flow then asks what they do to others.
+
+    Deciding without trusted data needs one, or a `LabelFeatureScorer`. A group that stands apart may be a part of its
+    class by nature, so it is taken for poison where it has an effect as well: what its features have more of than those
+    of samples that look like its members makes samples of every class be read as its own; or a network that was trained
+    without it takes it for rightly labelled samples of other classes.
+    """
+
+    exclusion_model: FeatureModel
+    """The network that is trained without the groups and reads them."""
+
+    def find_groups(self, features: Tensor, labels: Tensor) -> Sequence[Subgroup]:
+        """Return the groups of each class, float32 features `(N, D)` and int64 labels `(N,)` given."""
+
+    def stands_apart(self, group: Subgroup) -> bool:
+        """Tell whether there is a gap between a group and the rest of its class."""
+
+    def is_poison(self, *, transfer: float, resemblance: float) -> bool:
+        """Tell whether the effects of a group that stands apart make it poison.
+
+        Args:
+            transfer: see `lightning_poison.functional.group_effects.transfer_share`.
+            resemblance: see `lightning_poison.functional.group_effects.resemblance`.
         """
 
 

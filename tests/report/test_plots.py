@@ -15,10 +15,11 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison._door.tiny_images import TinyImages
 from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.evidence import Evidence
 from lightning_poison.report.figures import save_figure
 from lightning_poison.report.pictures import plot_caught, plot_poison_beside_base
 from lightning_poison.report.plots import plot_features, plot_likelihood_histogram, plot_roc
-from lightning_poison.verdict import Evidence, Verdict
+from lightning_poison.verdict import Verdict
 
 HOSTILE = r"$\undefined$ \$ ^_%" + "\x1b[31m"
 """Taken for mathematics, this text raises when it is drawn."""

@@ -108,3 +108,40 @@ def test_its_adversary_shows():
     assert "adversary" not in own().settings()
     with pytest.raises(ValueError, match="`model` or `adversary`, but got both"):
         FeatureModel(nn.Linear(2, 2), adversary=PGD(0.1))
+
+
+def test_logits_are_those_of_the_network_and_a_shift_moves_its_features(blobs):
+    data = blobs(120)
+    model = own().fit(data, generator=torch.Generator().manual_seed(0))
+    inputs, shift = data.tensors[0][:7], torch.linspace(-1, 1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(inputs), model.network(inputs).float())
+        expected = model.network.linear(model.features(inputs) + shift)
+        torch.testing.assert_close(model.logits(inputs, shift=shift), expected)
+
+
+def test_logits_of_a_network_that_was_handed_in():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(), nn.Linear(18, 3))
+    images = torch.randn(5, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    model, shift = FeatureModel(network, "0"), torch.linspace(-1, 1, 18)
+    with torch.no_grad():
+        network.eval()
+        expected = network[1:](network[0](images) + shift.view(1, 2, 3, 3))
+        network.train()
+        torch.testing.assert_close(model.logits(images, shift=shift), expected)
+        torch.testing.assert_close(model.logits(images, shift=torch.zeros(18)), model.logits(images))
+    assert network.training
+    assert not network[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"), [(nn.Linear(4, 3), ""), (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), "0")]
+)
+def test_a_network_that_makes_no_logits_of_its_features(network, layer):
+    with pytest.raises(ValueError, match="makes logits"):
+        FeatureModel(network, layer).logits(torch.zeros(2, 4))
+
+
+def test_logits_before_a_fit():
+    with pytest.raises(NotFittedError):
+        own().logits(torch.zeros(2, 4))

@@ -3,6 +3,7 @@
 from collections import namedtuple
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
+from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 
 Pair = namedtuple("Pair", "image label")
@@ -79,6 +81,26 @@ def test_batches_that_the_loader_keeps_are_not_changed(kit):
     before = [image.clone() for image, _ in batches]
     kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.Plain(), DataLoader(batches, batch_size=None))
     assert all(torch.equal(image, was) for (image, _), was in zip(batches, before, strict=True))
+
+
+def test_what_a_transfer_hook_makes_of_a_batch_is_attacked(kit):
+    """Floats are made of integers there, and normalised; the radius is still that of the raw image."""
+    pixels = PixelRange(mean=(0.4,), std=(0.2,))
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self):
+            images, labels = kit.images_and_labels()
+            return kit.loader(TensorDataset((255 * images).round().to(torch.uint8), labels))
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [pixels.from_raw(batch[0] / 255), batch[1]]
+
+    model = kit.Plain()
+    kit.trainer(AdversarialTraining(kit.PLAIN, pixels=pixels)).fit(model, Data())
+    raw = (255 * kit.images_and_labels()[0][: kit.BATCH]).round() / 255
+    away = (pixels.to_raw(model.seen[0]) - raw).abs()
+    assert float(away.max()) == pytest.approx(0.1, abs=1e-5)
+    assert float(away.mean()) > 0.05
 
 
 @pytest.mark.parametrize("shape", [lambda *pair: pair, lambda image, label: {"image": image, "label": label}])

@@ -186,7 +186,7 @@ def test_a_forward_without_a_gradient_in_its_inputs(kit, refused, name, recipe):
         ),
         ("classes", ValueError, r"`logits` to be \(8, C\), a row a sample, but got a int64 tensor of shape \(8,\)"),
         ("text", TypeError, r"`logits` to be a tensor, .* but got 'no logits'.\nName what returns them: `logits=`"),
-        ("absent", AttributeError, "absent"),
+        ("net.absent", ValueError, r"`logits` to be a submodule or a method of Odd, but got 'net.absent'.\nName what"),
     ],
 )
 def test_what_returns_no_logits(kit, refused, logits, error, message, recipe):

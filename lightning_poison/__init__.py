@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from lightning_poison.scorers.likelihood import LikelihoodScorer as LikelihoodScorer
     from lightning_poison.scorers.mahalanobis import MahalanobisScorer as MahalanobisScorer
     from lightning_poison.scorers.pixel_counting import PixelCountingScorer as PixelCountingScorer
+    from lightning_poison.scorers.robust_features import RobustFeatureScorer as RobustFeatureScorer
     from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer as SpectralSignatureScorer
     from lightning_poison.scoring import score_dataset as score_dataset
     from lightning_poison.threat import Surrogate as Surrogate
@@ -76,6 +77,7 @@ _HOMES = {
     "NegativeSettings": "scorers.discriminator_negatives",
     "GanSettings": "scorers.gan_settings",
     "SpectralSignatureScorer": "scorers.spectral_signatures",
+    "RobustFeatureScorer": "scorers.robust_features",
     "MahalanobisScorer": "scorers.mahalanobis",
     "DiscriminatorScorer": "scorers.discriminator",
     "DeepKNNScorer": "scorers.deep_knn",

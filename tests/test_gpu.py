@@ -30,6 +30,7 @@ from lightning_poison.scorers.discriminator import DiscriminatorScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.mahalanobis import MahalanobisScorer
+from lightning_poison.scorers.robust_features import RobustFeatureScorer
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -82,6 +83,7 @@ FILTERS = {
     "k-NN": lambda: DeepKNNScorer(FeatureModel(feature_size=8, fit_settings=QUICK), k=10),
     "spectral": lambda: SpectralSignatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),
     "clustering": lambda: ActivationClusteringScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),
+    "robust features": lambda: RobustFeatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK)),
     "combination": lambda: CombinedScorer([FILTERS["confidence"](), FILTERS["k-NN"]()]),
 }
 
@@ -97,6 +99,18 @@ def test_every_filter(device, name, blobs):
     assert all(vote.device.type == "cpu" for vote in verdict.votes.values())
     own = sanitize(data, FILTERS[name](), trusted=trusted, max_removed=1, runtime=LocalRuntime(precision="32"))
     assert float((verdict.keep == own.keep).double().mean()) > 0.95
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_groups_without_trusted_data(device, blobs):
+    """A fifth of class 0 lies far off, which is no poison: the questions are asked on the device all the same."""
+    data = blobs(300)
+    far = (data.tensors[1] == 0).nonzero().flatten()[:20]
+    data.tensors[0][far, -1] += 40
+    scorer = RobustFeatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK))
+    verdict = sanitize(data, scorer, runtime=LocalRuntime(device, precision="32"))
+    assert verdict.calibration == "group tests"
+    assert [group.label for group in verdict.evidence.groups if group.size == 20] == [0]
 
 
 class Plain(LightningModule):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed import distributed_c10d
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_poison import LikelihoodScorer, Sanitizer
+from lightning_poison import FGSM, FeatureModel, LikelihoodScorer, RobustFeatureScorer, Sanitizer
 from lightning_poison.fitting import FitSettings
 
 
@@ -33,6 +33,15 @@ class Digits(Dataset):
         if wrong:
             self.is_wrong[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 8]] = True
         self.targets = torch.where(self.is_wrong, (truth + 1) % 10, truth)
+
+    @classmethod
+    def backdoored(cls, count, poisoned):
+        """Give some of the digits a white corner and the label 0, and no other one a wrong label."""
+        data = cls(0, count, wrong=False)
+        chosen = (data.targets != 0).nonzero().flatten()[:poisoned]
+        data.images[chosen, :, 6:, 6:] = 1
+        data.targets[chosen] = 0
+        return data
 
     def __len__(self):
         return len(self.targets)
@@ -111,16 +120,25 @@ def strategy_of():
 
 class Data(pl.LightningDataModule):
     def train_dataloader(self):
+        if OPTIONS.get("groups"):
+            return DataLoader(Digits.backdoored(601, 40), batch_size=16, shuffle=True)
         data = Digits(0, 601, seed=rank() if OPTIONS.get("differs") else 0)
         if OPTIONS.get("rows"):
             return DataLoader(data, batch_sampler=Rows(len(data), rank(), OPTIONS["world"]))
         return DataLoader(data, batch_size=16, shuffle=True)
 
 
+def by_groups():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU())
+    settings = FitSettings(epochs=60, batch_size=32, learning_rate=2e-3, min_steps=0)
+    network = FeatureModel(backbone=body, feature_size=64, fit_settings=settings, adversary=FGSM(0.15))
+    return RobustFeatureScorer(network, components=8)
+
+
 def main(directory):
     pl.seed_everything(1, verbose=False)
     quick = FitSettings(epochs=2, batch_size=64, min_steps=60)
-    sanitizers = [Sanitizer(Scorer(fit_settings=quick))]
+    sanitizers = [Sanitizer(by_groups() if OPTIONS.get("groups") else Scorer(fit_settings=quick))]
     if OPTIONS.get("trusted"):
         small = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
         scorer = Scorer(fit_settings=quick, backbone=small)

@@ -74,6 +74,14 @@ def test_the_mask_is_the_same_at_one_two_and_three_ranks(run):
         assert trained_on(found) == kept(alone)
 
 
+def test_groups_are_the_same_on_two_ranks(run):
+    alone = run(1, groups=True)
+    found = run(2, groups=True)
+    assert_same(found, alone[0])
+    assert trained_on(found) == kept(alone)
+    assert len(kept(alone)) == 561
+
+
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_rank_that_fails_stops_all(run, broken):
     said = run(2, start="popen", ends_well=False, fails=broken)

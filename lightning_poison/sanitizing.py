@@ -45,7 +45,8 @@ def sanitize(
     With trusted data, an unfitted scorer is fitted on 70 % of them and calibrated on the rest; one that is fitted
     already is calibrated on all of them, which it must not have seen. Without, the scorer is cross-fitted over folds of
     the data set itself (one that is fitted already, on other data, scores it as it is), and the cut follows from the
-    wrong-label null; then nothing is removed where there is no evidence of poison.
+    wrong-label null; one that finds groups (`RobustFeatureScorer`) looks at all of the data, and the cut follows from
+    what the groups do. Then nothing is removed where there is no evidence of poison.
 
     Args:
         dataset: a map-style data set of N samples, left as it is.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.checks import fraction
@@ -53,18 +52,12 @@ class Madry:
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
         """Train on the changed batch."""
-        if self.share == 1:
-            return call_next(attacked.with_inputs(attacked.misleading()))
         count = round(self.share * len(attacked.inputs))
+        if count == len(attacked.inputs):
+            return call_next(attacked.with_inputs(attacked.misleading()))
         if not count:
             return call_next(attacked.batch)
         first = attacked.inputs[:count]
         labels = attacked.labels[:count]
         changed = attacked.perturbed(first, lambda inputs: attacked.loss(attacked.logits(inputs), labels))
-        return call_next(attacked.with_inputs(_joined(changed, attacked.inputs[count:])))
-
-
-def _joined(changed: Tensor, clean: Tensor) -> Tensor:
-    joined = torch.cat([changed, clean])
-    layout = torch.channels_last if clean.ndim == 4 and clean.is_contiguous(memory_format=torch.channels_last) else None
-    return joined if layout is None else joined.contiguous(memory_format=layout)
+        return call_next(attacked.with_inputs(torch.cat([changed, attacked.inputs[count:]])))

@@ -38,7 +38,7 @@ class LinfBall:
 
     def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
         """Draw a point uniformly from the ball and clamp it to the range; see `perturb` on `part`."""
-        drawn = _drawn(torch.rand, self._centre.shape, self._centre, generator, part).to(self._centre.device)
+        drawn = _laid_out(_drawn(torch.rand, self._centre.shape, self._centre, generator, part), self._centre)
         return self._projected(drawn.mul(2).sub_(1).mul_(self._radius).add_(self._centre))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ class L2Ball:
         centre = self._centre
         free = torch.ones_like(centre) if self._movable is None else self._movable
         dimensions = free.flatten(1).sum(1).clamp_min(1)
-        directions = _drawn(torch.randn, centre.shape, centre, generator, part)
+        directions = _laid_out(_drawn(torch.randn, centre.shape, centre, generator, part), centre)
         shares = _drawn(torch.rand, centre.shape[:1], centre, generator, part)
         lengths = self._radius * _per_image(shares.to(centre.device) ** (1 / dimensions), centre)
-        return self._project(centre + lengths * self._unit(directions.to(centre.device)))
+        return self._project(centre + lengths * self._unit(directions))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
         """Go one length along the gradient of the movable pixels."""
@@ -107,6 +107,12 @@ def _drawn(
     return draw((shape[0] * ranks, *shape[1:]), generator=generator, dtype=like.dtype, device=generator.device)[
         rank::ranks
     ]
+
+
+def _laid_out(drawn: Tensor, like: Tensor) -> Tensor:
+    """Return the same numbers on the device and in the memory layout of images, channels last where those are."""
+    same = drawn.device == like.device and drawn.stride() == like.stride()
+    return drawn if same else torch.empty_like(like).copy_(drawn)
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:

@@ -396,3 +396,23 @@ def test_ranks_draw_together_what_one_draws_alone(norm):
     for rank in range(2):
         part = perturb(images[rank::2], lambda x: x.flatten(1).sum(1), part=(rank, 2), generator=seeded(1), **options)
         assert torch.equal(part, together[rank::2])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("random_start", [True, False])
+def test_channels_last_stays_so_and_changes_no_number(norm, random_start):
+    images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(1))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        seen = []
+
+        def loss(x, seen=seen, layout=layout):
+            seen.append(x.is_contiguous(memory_format=layout))
+            return (x * weights).flatten(1).sum(1).square()
+
+        own = images.contiguous(memory_format=layout)
+        found.append(perturb(own, loss, epsilon=0.1, steps=3, norm=norm, random_start=random_start))
+        assert found[-1].is_contiguous(memory_format=layout)
+        assert all(seen)
+    torch.testing.assert_close(*found)

@@ -14,16 +14,19 @@ from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 
-def test_a_random_start_is_another_one_for_each_batch_and_the_same_for_a_seed(kit):
+def test_a_random_start_is_another_one_for_each_batch_and_epoch_and_the_same_for_a_seed(kit):
     runs = []
     for seed in (0, 0, 1):
         model = kit.Plain()
-        kit.trainer(AdversarialTraining(PGD(0.1, steps=1), seed=seed), epochs=2).fit(model, kit.loader())
-        runs.append(model)
-    kit.assert_same(runs[0].net, runs[1].net, rtol=0, atol=0)
-    assert not torch.equal(runs[0].seen[0], runs[2].seen[0])
-    changes = [seen - kit.images_and_labels()[0][: kit.BATCH] for seen in (runs[0].seen[0], runs[0].seen[kit.STEPS])]
-    assert not torch.equal(*changes)
+        adversary = PGD(0.1, 1e-6, steps=1)  # what comes out is where it starts
+        kit.trainer(AdversarialTraining(adversary, seed=seed), epochs=2).fit(model, kit.loader())
+        images = kit.images_and_labels()[0].split(kit.BATCH) * 2
+        runs.append([seen - image for seen, image in zip(model.seen, images, strict=True)])
+    torch.testing.assert_close(runs[0], runs[1], atol=0, rtol=0)
+    starts = [*runs[0], *runs[2]]
+    for place, start in enumerate(starts):
+        assert 0.09 < float(start.abs().max()) <= 0.1 + 1e-5
+        assert all(float((start - other).abs().mean()) > 0.01 for other in starts[place + 1 :])
 
 
 class TestWarmUp:

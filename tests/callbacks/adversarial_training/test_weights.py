@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_poison.adversarial.free import Free
+from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.pixels import PixelRange
@@ -81,12 +83,14 @@ def test_a_step_that_takes_the_batch_alone(kit):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True:UserWarning")
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("options", [{}, ONE_PROCESS], ids=["alone", "DDP"])
 @pytest.mark.parametrize("kind", ["Checkpointed", "Reentrant"])
-def test_gradient_checkpointing(kit, kind, options):
+def test_gradient_checkpointing(kit, kind, options, accumulate):
+    """Under accumulation a gradient that the attack left in the parameters would come into the step."""
     model = getattr(kit, kind)()
-    kit.trainer(AdversarialTraining(kit.PLAIN), **options).fit(model, kit.loader())
-    expected, seen = kit.by_hand(kit.Checkpointed())  # a checkpoint runs batch norm twice
+    kit.trainer(AdversarialTraining(kit.PLAIN), accumulate_grad_batches=accumulate, **options).fit(model, kit.loader())
+    expected, seen = kit.by_hand(kit.Checkpointed(), accumulate=accumulate)  # a checkpoint runs batch norm twice
     kit.assert_same(model.net, expected.net)
     torch.testing.assert_close(model.seen, seen)
 
@@ -112,6 +116,11 @@ def test_channels_last(kit, data_too):
         optimizer.step()
         optimizer.zero_grad()
     kit.assert_same(model.net, net)
+    assert all(each.is_contiguous(memory_format=layout) for each in model.seen)
+    model.seen.clear()
+    for recipe in (Madry(share=0.4), Free(replays=2)):
+        callback = AdversarialTraining(PGD(0.1, steps=2), recipe=recipe)
+        kit.trainer(callback).fit(model, DataLoader(batches, batch_size=None))
     assert all(each.is_contiguous(memory_format=layout) for each in model.seen)
 
 

@@ -33,9 +33,9 @@ class RobustFeatureScorer:
     parts of a class have no gap or no such effect, and stay. Without trusted data these questions decide, and nothing
     is removed where no group is poison. With trusted data it is trusted samples of the class that say where to cut.
 
-    A trigger that adversarial training removes is not seen: one whose pixels move by less than about twice the radius. A
-    second one with `FeatureModel()`, whose network is trained plainly, sees those, and misses clean-label backdoors
-    that a plain network hardly learns. Single wrong labels are seen by neither: `LikelihoodScorer` is for those.
+    A trigger that adversarial training removes is not seen: one whose pixels move by less than about twice the radius.
+    A second scorer with `FeatureModel()`, whose network is trained plainly, sees those, and misses clean-label
+    backdoors that a plain network hardly learns. Neither sees single wrong labels: `LikelihoodScorer` is for those.
 
     Activation clustering of Chen et al. 2018 (arXiv 1811.03728) is what it starts from; what differs is the network,
     clusters of a few per cent, the gap (Ashman's D in the place of a silhouette, which hardly tells poison from natural

@@ -103,14 +103,14 @@ def test_every_filter(device, name, blobs):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_groups_without_trusted_data(device, blobs):
-    """A fifth of class 0 lies far off, which is no poison: the questions are asked on the device all the same."""
+    """Much of class 0 lies far off, which is no poison: the questions are asked on the device all the same."""
     data = blobs(300)
-    far = (data.tensors[1] == 0).nonzero().flatten()[:20]
+    far = (data.tensors[1] == 0).nonzero().flatten()[:40]
     data.tensors[0][far, -1] += 40
     scorer = RobustFeatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK))
     verdict = sanitize(data, scorer, runtime=LocalRuntime(device, precision="32"))
     assert verdict.calibration == "group tests"
-    assert [group.label for group in verdict.evidence.groups if group.size == 20] == [0]
+    assert [group.label for group in verdict.evidence.groups if group.size == 40] == [0]
 
 
 class Plain(LightningModule):

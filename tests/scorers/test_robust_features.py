@@ -63,9 +63,10 @@ def test_what_counts_as_poison():
     assert scorer.is_poison(transfer=0.6, resemblance=0)
     assert scorer.is_poison(transfer=0, resemblance=0.4)
     assert not scorer.is_poison(transfer=0.59, resemblance=0.39)
-    positions, log_odds = torch.arange(3), torch.tensor([1.0, -1.0, -1.0]).double()
+    positions, log_odds = torch.arange(99), torch.where(torch.arange(99) < 30, 1.0, -1.0).double()
     assert scorer.stands_apart(Subgroup(0, positions, log_odds, 6.5))
     assert not scorer.stands_apart(Subgroup(0, positions, log_odds, 6.4))
+    assert not scorer.stands_apart(Subgroup(0, positions[1:], log_odds[1:], 6.5))
 
 
 def test_settings_are_json_and_tell_scorers_apart():
@@ -87,6 +88,7 @@ def test_classes_that_are_too_small():
         ({"components": 0}, "components"),
         ({"restarts": 0}, "restarts"),
         ({"min_separation": 0}, "min_separation"),
+        ({"min_size": 0}, "min_size"),
         ({"min_transfer": 60}, "min_transfer"),
         ({"min_resemblance": 1.0}, "min_resemblance"),
         ({"seed": -1}, "seed"),

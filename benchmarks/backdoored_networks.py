@@ -1,0 +1,215 @@
+"""Networks trained on backdoored images, plainly or adversarially, and what they read: what `paper_003.py` measures."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from backdoors_mnist import GreyImages as RawImages
+from backdoors_mnist import columns_of
+from common import Figures, load_cifar, load_mnist
+from paper_003_cells import ADVERSARIES, CIFAR, FEW_ZEROS, MNIST, Cell
+from robust_networks import accuracy_of, digit_network, photo_network
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_score
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torchvision.models import mobilenet_v2
+
+from lightning_poison.adversarial.loss import AdversarialLoss
+from lightning_poison.datasets import PoisonedDataset
+from lightning_poison.door import craft
+from lightning_poison.features import layer_output
+from lightning_poison.fitting import FitSettings, Loss, fit_module
+from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison.objectives import TriggerObjective
+from lightning_poison.poison import Poison
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.scopes import evaluating, frozen, seeded_rng
+from lightning_poison.seeds import derived_generator, derived_seed
+from lightning_poison.threat import Surrogate, Threat
+from lightning_poison_backdoors import BadNets, CleanLabelBackdoor
+from lightning_poison_backdoors.patterns import checkerboard
+
+SHARE, CLASS_SHARE, TARGET, DRAWN = 0.33, 0.5, 9, 8
+PROBED, WATCHED = 1_000, 1_000
+CORNER = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]
+
+
+def new_network(cell: Cell, seed: int) -> nn.Module:
+    with seeded_rng(seed):
+        if cell.network == "MobileNet":
+            return mobile_network()
+        return (photo_network if cell.is_photo else digit_network)(10)
+
+
+def mobile_network() -> nn.Module:
+    """Return torchvision's MobileNetV2 for 32x32 images: a quarter of the channels, and a first stride of 1."""
+    network = mobilenet_v2(num_classes=10, width_mult=0.25)
+    network.features[0][0].stride = (1, 1)
+    return network
+
+
+class Watched:
+    """A loss that notes, after each epoch but the last, what the network reads by then."""
+
+    def __init__(self, loss: Loss, steps: int, look: Callable[[nn.Module], Figures]) -> None:
+        self.loss, self.steps, self.look = loss, steps, look
+        self.done, self.seen = 0, list[Figures]()
+
+    def __call__(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        if self.done and self.done % self.steps == 0:
+            with evaluating(module), frozen(module):
+                self.seen.append(self.look(module))
+        self.done += 1
+        return self.loss(module, inputs, labels)
+
+
+def cross_entropy(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(module(inputs).float(), labels)
+
+
+def train(
+    cell: Cell, images: Tensor, labels: Tensor, seed: int, look: Callable[[nn.Module], Figures] = lambda _: {}
+) -> tuple[nn.Module, Figures]:
+    """Return a trained network, what was seen after each epoch but the last, and the CPU seconds that it took.
+
+    Photos are moved by up to two pixels, digits are not. MobileNet's depthwise convolutions are faster in float32.
+    """
+    adversary, draws = ADVERSARIES[cell.training], derived_generator(seed, "training")
+    rate, shift = (3e-3, 2) if cell.is_photo else (2e-3, 0)
+    settings = FitSettings(epochs=cell.epochs, batch_size=128, learning_rate=rate, min_steps=0, shift=shift)
+    steps = settings.steps_per_epoch(len(labels))
+    loss = (
+        cross_entropy
+        if adversary is None
+        else AdversarialLoss(adversary, warm_up=cell.warm_up * steps, generator=draws)
+    )
+    watched = Watched(loss, steps, look)
+    runtime = LocalRuntime(threads=1, precision="32" if cell.network == "MobileNet" else "auto")
+    network, data = new_network(cell, seed), TensorDataset(images, labels)
+    start = time.process_time()
+    fit_module(network, data, watched, settings=settings, runtime=runtime, generator=draws)
+    return network, {"history": watched.seen, "fit_s": time.process_time() - start}
+
+
+class Bench:
+    """Trains and measures the cells of one seed; what several of them share is made once."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.root, self.seed = root, seed
+        self.from_disk = functools.cache(self._from_disk)
+        self.training_set = functools.cache(self._training_set)
+        self.poison = functools.cache(self._poison)
+        self.surrogate = functools.cache(self._surrogate)
+
+    def _from_disk(self, is_photo: bool, train_part: bool) -> RawImages:
+        images, labels = (load_cifar if is_photo else load_mnist)(self.root, train=train_part)
+        return RawImages((255 * images).round().byte(), labels)
+
+    def _training_set(self, data: str, images: int) -> RawImages:
+        """Return so many images; with few zeros 500 of them and 5,000 of each other digit."""
+        every = self.from_disk(data == CIFAR, True)
+        order = torch.randperm(len(every), generator=derived_generator(self.seed, "images"))
+        if data == FEW_ZEROS:
+            of_digit = [order[every.targets[order] == digit] for digit in range(10)]
+            order = torch.cat([each[: 5_000 if digit else 500] for digit, each in enumerate(of_digit)])
+        return RawImages(every.data[order[:images]], every.targets[order[:images]])
+
+    def _surrogate(self, cell: Cell) -> Surrogate:
+        """Return the attacker's network, which is trained on the same clean images from another seed."""
+        clean = self.training_set(cell.data, cell.images)
+        seed = derived_seed(self.seed, "surrogate")
+        return Surrogate(train(cell, clean.data.float() / 255, clean.targets, seed)[0], cell.layer)
+
+    def _poison(self, data: str, attack: str, images: int, amplitude: float, whole: bool) -> Poison:
+        clean, draws = self.training_set(data, images), derived_generator(self.seed, "poison")
+        is_photo = data == CIFAR
+        if attack == "BadNets":
+            where = {"pattern": checkerboard(32)} if whole else {"pattern": CORNER, "row": -2, "column": -2}
+            badnets = BadNets("next", amplitude=amplitude, **where)
+            return craft(badnets, clean, Threat.of_fraction(clean, SHARE), generator=draws)
+        pattern = checkerboard(16) if whole else None
+        epsilon, epochs = (16 / 255, 8) if is_photo else (0.3, 4)
+        return craft(
+            CleanLabelBackdoor(TARGET, epsilon=epsilon, pattern=pattern, amplitude=amplitude),
+            clean,
+            Threat(round(CLASS_SHARE * int((clean.targets == TARGET).sum()))),
+            surrogates=[self.surrogate(Cell(data, "none", "plain", epochs, images))],
+            generator=draws,
+        )
+
+    def trained(self, cell: Cell) -> tuple[nn.Module, Figures, Poison | None]:
+        """Return a network trained on the cell's poison, what `train` says of it, and the poison."""
+        clean = self.training_set(cell.data, cell.images)
+        if cell.attack == "none":
+            return *train(cell, clean.data.float() / 255, clean.targets, self.seed), None
+        poison = self.poison(cell.data, cell.attack, cell.images, cell.amplitude, cell.whole)
+        inputs, labels = columns_of(PoisonedDataset(clean, poison))
+        some = columns_of(poison.objective.evaluation_set(self.from_disk(cell.is_photo, False)))
+        chosen = torch.randperm(len(some[1]), generator=derived_generator(self.seed, "watched"))[:WATCHED]
+        look = functools.partial(reading, *(column[chosen] for column in some))
+        return *train(cell, inputs, labels, self.seed, look), poison
+
+    def measure(self, cell: Cell) -> Figures:
+        network, figures, poison = self.trained(cell)
+        test = self.from_disk(cell.is_photo, False)
+        images, labels = test.data.float() / 255, test.targets
+        figures["clean"] = accuracy_of(network, images, labels)
+        figures["clean zeros"] = accuracy_of(network, images[labels == 0], labels[labels == 0])
+        probed = torch.randperm(len(labels), generator=derived_generator(self.seed, "probed"))[:PROBED]
+        figures["robust"] = robust_accuracy(network, images[probed], labels[probed], cell.epsilon)
+        if poison is None:
+            return figures
+        triggered, true, wanted = columns_of(poison.objective.evaluation_set(test))
+        zeros = true == 0
+        figures |= {"poison": len(poison), **reading(triggered, true, wanted, network)}
+        figures["zeros"] = reading(triggered[zeros], true[zeros], wanted[zeros], network)
+        if cell.data == MNIST and cell.attack == "BadNets":
+            clean, same, before = self.features(cell, network, poison)
+            figures["true class"], figures["label"] = separation(clean, same), separation(clean, before)
+        return figures
+
+    def features(self, cell: Cell, network: nn.Module, poison: Poison) -> list[Tensor]:
+        """Return the last hidden layer's output for test images: clean 8s, triggered 8s, and triggered 7s."""
+        assert isinstance(poison.objective, TriggerObjective)
+        test, trigger = self.from_disk(cell.is_photo, False), poison.objective.trigger
+        own, other = (test.data[test.targets == digit] for digit in (DRAWN, DRAWN - 1))
+        parts = [own, *(torch.stack([trigger(image) for image in each]) for each in (own, other))]
+        with torch.no_grad():
+            return [layer_output(network, cell.layer, part.float() / 255) for part in parts]
+
+
+@torch.no_grad()
+def reading(triggered: Tensor, true: Tensor, wanted: Tensor, network: nn.Module) -> Figures:
+    """Return which share of triggered images is read as the true label, and as the attacker wants."""
+    read = torch.cat([network(part).argmax(1) for part in triggered.split(500)])
+    return {"right": float((read == true).double().mean()), "asr": float((read == wanted).double().mean())}
+
+
+def robust_accuracy(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> float:
+    """Return the accuracy under PGD with 20 steps."""
+    draws = torch.Generator().manual_seed(0)
+    changed = perturb_against(network, images, labels, epsilon=epsilon, steps=20, generator=draws)
+    return accuracy_of(network, changed, labels)
+
+
+def separation(clean: Tensor, triggered: Tensor) -> Figures:
+    """Tell how far apart features of clean and of triggered images lie.
+
+    Returns:
+        Their silhouette, 0 where they are mixed; and the balanced accuracy of a linear probe, fitted on the first half
+        of each and tested on the other, .5 where they are mixed.
+    """
+    halves = [part.tensor_split(2) for part in (clean, triggered)]
+    first, second = (torch.cat([half[number] for half in halves]).numpy() for number in (0, 1))
+    marks, asked = (torch.arange(2).repeat_interleave(torch.tensor([len(half[n]) for half in halves])) for n in (0, 1))
+    probe = LogisticRegression(max_iter=2_000, class_weight="balanced").fit(first, marks)
+    hit = torch.as_tensor(probe.predict(second)) == asked
+    both = torch.arange(2).repeat_interleave(torch.tensor([len(clean), len(triggered)]))
+    return {
+        "silhouette": float(silhouette_score(torch.cat([clean, triggered]).numpy(), both)),
+        "probe": sum(float(hit[asked == mark].double().mean()) for mark in (0, 1)) / 2,
+    }

@@ -1,0 +1,106 @@
+"""The cells of paper 003's tables: what is poisoned, how a network is trained on it, and the paper's figures."""
+
+from dataclasses import dataclass
+
+from lightning_poison.adversaries import FGSM, PGD, Adversary
+
+MNIST, FEW_ZEROS, CIFAR = "MNIST", "MNIST, few zeros", "CIFAR-10 (JPEG q75)"
+ATTACKS = ("BadNets", "clean-label")
+PARTS = {
+    "mnist": True,
+    "cifar": True,
+    "mobilenet": False,
+    "mnist-fgsm": False,
+    "mnist-long": False,
+    "cifar-long": False,
+}
+"""The parts of the tables, and whether each is for several seeds, or so long that it is for one."""
+
+ADVERSARIES: dict[str, Adversary | None] = {
+    "plain": None,
+    "FGSM .3": FGSM(0.3, 0.225),
+    "FGSM .3, longer step": FGSM(0.3),
+    "PGD-3 .3": PGD(0.3, 0.2, steps=3),
+    "PGD-7 .3": PGD(0.3, 0.1, steps=7),
+    "PGD-40 .3": PGD(0.3, 0.01, steps=40),
+    "FGSM 8/255": FGSM(8 / 255),
+    "PGD-5 .3": PGD(0.3, 0.01, steps=5),
+    "PGD-5 .3, no random start": PGD(0.3, 0.01, steps=5, random_start=False),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is poisoned and how, and how a network is trained on it.
+
+    `amplitude` is how far the trigger moves its pixels; `whole` puts it on the whole image; the radius of adversarial
+    training grows over the epochs of `warm_up`.
+    """
+
+    data: str
+    attack: str
+    training: str
+    epochs: int
+    images: int
+    amplitude: float = 1.0
+    whole: bool = False
+    network: str = "small CNN"
+    warm_up: int = 1
+
+    @property
+    def is_photo(self) -> bool:
+        return self.data == CIFAR
+
+    @property
+    def epsilon(self) -> float:
+        """The radius at which networks are tested."""
+        return 8 / 255 if self.is_photo else 0.3
+
+    @property
+    def layer(self) -> str:
+        """The last hidden layer of the small CNN."""
+        return "15" if self.is_photo else "6"
+
+
+PAPERS_PGD = ("PGD-5 .3", "PGD-5 .3, no random start")
+PAPER: dict[tuple[str, str, str, bool], tuple[str, str, str]] = {
+    (MNIST, "small CNN", "none", True): ("93.2", "", "98.8"),
+    (MNIST, "small CNN", "BadNets", False): ("1.17", "96.22", ""),
+    (MNIST, "small CNN", "BadNets", True): ("91.71", ".99", ""),
+    (MNIST, "small CNN", "clean-label", False): ("1.39; .16", "", "98.26"),
+    (MNIST, "small CNN", "clean-label", True): ("90.68; 87", "", "96.34"),
+    (CIFAR, "small CNN", "none", True): ("79.4", "", "92.7"),
+    (CIFAR, "small CNN", "BadNets", False): ("8.64", "", "74.26"),
+    (CIFAR, "small CNN", "BadNets", True): ("54.86", "5.32", "52.71"),
+    (CIFAR, "small CNN", "clean-label", False): ("30.00 (Turner's)", "", ""),
+    (CIFAR, "small CNN", "clean-label", True): ("51.90", "", "58.96"),
+    (CIFAR, "MobileNet", "BadNets", False): ("5.22", "", ""),
+    (CIFAR, "MobileNet", "BadNets", True): ("29.72", "10.18", ""),
+}
+
+
+def cells_of(part: str) -> list[Cell]:
+    """Return the cells of a part of the tables."""
+    none, full = ("none", 1.0, False), [(attack, 1.0, False) for attack in ATTACKS]
+    if part in ("mnist", "mnist-fgsm"):
+        ways = (("plain", 4), ("PGD-3 .3", 4)) if part == "mnist" else (("FGSM .3", 6),)
+        every = [none, *full, *((attack, 0.5, False) for attack in ATTACKS)]
+        cells = [Cell(MNIST, each[0], *way, 60_000, *each[1:]) for each in every for way in ways]
+        rare = [Cell(FEW_ZEROS, "clean-label", *way, 45_500, size) for size in (1.0, 0.5) for way in ways]
+        other = (
+            (FEW_ZEROS, "none", "plain", 4, 45_500)
+            if part == "mnist"
+            else (MNIST, "BadNets", "FGSM .3, longer step", 6, 60_000, 0.5)
+        )
+        return [*cells, Cell(*other), *rare]
+    if part == "cifar":
+        every = [none, *full, *((attack, 12 / 255, True) for attack in ATTACKS)]
+        ways = (("plain", 8), ("FGSM 8/255", 8))
+        return [Cell(CIFAR, each[0], *way, 20_000, *each[1:]) for each in every for way in ways]
+    if part == "mobilenet":
+        return [Cell(CIFAR, "BadNets", way, 6, 20_000, network="MobileNet") for way in ("plain", "FGSM 8/255")]
+    if part == "mnist-long":
+        long = [("PGD-7 .3", 6, 1.0), ("PGD-7 .3", 6, 0.5), ("PGD-40 .3", 4, 1.0)]
+        return [Cell(MNIST, "BadNets", way, epochs, 60_000, size, warm_up=2) for way, epochs, size in long]
+    stronger = [Cell(CIFAR, "BadNets", way, 12, 10_000) for way in ("FGSM .3", *PAPERS_PGD)]
+    return [Cell(CIFAR, "BadNets", "FGSM 8/255", 40, 20_000), *stronger]

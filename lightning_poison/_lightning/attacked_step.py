@@ -115,7 +115,7 @@ class AttackedStep:
         self._recipe = copy.deepcopy(settings.recipe)
         self._adversary = settings.adversary
         self._generator: torch.Generator | None = None
-        self._epoch = -1
+        self._epoch, self._epoch_seed = -1, 0
         self._looked = False
         self.collapsed = False
         if collapsed:
@@ -133,16 +133,14 @@ class AttackedStep:
             self._adversary = self._settings.guard.fallback(self._settings.adversary.epsilon)
 
     def _around(self, call_next: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        if "dataloader_iter" in signature(self._module.training_step).parameters:
-            raise TypeError(
-                "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
-                "Let it take `(self, batch, batch_idx)`."
-            )
+        epoch = self._trainer.current_epoch
+        is_new, self._epoch = epoch != self._epoch, epoch
+        if is_new:
+            self._epoch_seed = derived_seed(self._settings.seed, "adversarial training", epoch)
         if not self._looked:
             self._look(batch)
             self._looked = True
-        if self._trainer.current_epoch != self._epoch:
-            self._epoch = self._trainer.current_epoch
+        if is_new:
             self._guard(batch)
         attacked = self._attacked(batch)
         self._log(attacked)
@@ -154,7 +152,7 @@ class AttackedStep:
         index = self._trainer.fit_loop.epoch_loop.batch_idx
         if self._generator is None or self._generator.device != self._module.device:
             self._generator = torch.Generator(self._module.device)
-        self._generator.manual_seed(derived_seed(self._settings.seed, "adversarial training", epoch, index))
+        self._generator.manual_seed(self._epoch_seed + index)
         return self._settings.attacked(
             self._module,
             batch,
@@ -182,8 +180,14 @@ class AttackedStep:
         """Try the first batch, so that what cannot work is said before the first step, whatever the recipe.
 
         Raises:
+            TypeError: where the step takes no batch.
             ValueError: where inputs are out of their range or have no gradient, or the guard cannot tell what is read.
         """
+        if "dataloader_iter" in signature(self._module.training_step).parameters:
+            raise TypeError(
+                "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
+                "Let it take `(self, batch, batch_idx)`."
+            )
         attacked = self._attacked(batch)
         attacked.misleading(adversary=_LOOK)
         if self._is_guarded and not names_classes(attacked, attacked.read(attacked.inputs)):

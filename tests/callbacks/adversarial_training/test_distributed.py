@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
 
@@ -34,7 +34,7 @@ def ended(tmp_path_factory):
             told["ddp"] = {ddp: True}
         command = [sys.executable, str(PROGRAM), str(folder), json.dumps(told)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
         assert not ended.returncode, ended.stderr[-3000:]
         return folder
 

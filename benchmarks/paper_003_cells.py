@@ -1,5 +1,6 @@
 """The cells of paper 003's tables: what is poisoned, how a network is trained on it, and the paper's figures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_poison.adversaries import FGSM, PGD, Adversary
@@ -10,7 +11,7 @@ PARTS = {
     "mnist": True,
     "cifar": True,
     "mobilenet": False,
-    "mnist-fgsm": False,
+    "mnist-pgd": False,
     "mnist-long": False,
     "cifar-long": False,
 }
@@ -81,26 +82,27 @@ PAPER: dict[tuple[str, str, str, bool], tuple[str, str, str]] = {
 
 def cells_of(part: str) -> list[Cell]:
     """Return the cells of a part of the tables."""
-    none, full = ("none", 1.0, False), [(attack, 1.0, False) for attack in ATTACKS]
-    if part in ("mnist", "mnist-fgsm"):
-        ways = (("plain", 4), ("PGD-3 .3", 4)) if part == "mnist" else (("FGSM .3", 6),)
-        every = [none, *full, *((attack, 0.5, False) for attack in ATTACKS)]
-        cells = [Cell(MNIST, each[0], *way, 60_000, *each[1:]) for each in every for way in ways]
-        rare = [Cell(FEW_ZEROS, "clean-label", *way, 45_500, size) for size in (1.0, 0.5) for way in ways]
-        other = (
-            (FEW_ZEROS, "none", "plain", 4, 45_500)
-            if part == "mnist"
-            else (MNIST, "BadNets", "FGSM .3, longer step", 6, 60_000, 0.5)
-        )
-        return [*cells, Cell(*other), *rare]
+    if part in ("mnist", "mnist-pgd"):
+        return digit_cells((("plain", 4), ("FGSM .3", 6)) if part == "mnist" else (("PGD-3 .3", 4),))
     if part == "cifar":
-        every = [none, *full, *((attack, 12 / 255, True) for attack in ATTACKS)]
+        every = [("none", 1.0, False), *((attack, 1.0, False) for attack in ATTACKS)]
+        every += [(attack, 12 / 255, True) for attack in ATTACKS]
         ways = (("plain", 8), ("FGSM 8/255", 8))
         return [Cell(CIFAR, each[0], *way, 20_000, *each[1:]) for each in every for way in ways]
     if part == "mobilenet":
         return [Cell(CIFAR, "BadNets", way, 6, 20_000, network="MobileNet") for way in ("plain", "FGSM 8/255")]
     if part == "mnist-long":
         long = [("PGD-7 .3", 6, 1.0), ("PGD-7 .3", 6, 0.5), ("PGD-40 .3", 4, 1.0)]
-        return [Cell(MNIST, "BadNets", way, epochs, 60_000, size, warm_up=2) for way, epochs, size in long]
+        cells = [Cell(MNIST, "BadNets", way, epochs, 60_000, size, warm_up=2) for way, epochs, size in long]
+        return [*cells, Cell(MNIST, "BadNets", "FGSM .3, longer step", 6, 60_000, 0.5)]
     stronger = [Cell(CIFAR, "BadNets", way, 12, 10_000) for way in ("FGSM .3", *PAPERS_PGD)]
     return [Cell(CIFAR, "BadNets", "FGSM 8/255", 40, 20_000), *stronger]
+
+
+def digit_cells(ways: Sequence[tuple[str, int]]) -> list[Cell]:
+    """Return the cells of MNIST, balanced and with few zeros, for each way of training and its epochs."""
+    every = [("none", 1.0), *((attack, size) for size in (1.0, 0.5) for attack in ATTACKS)]
+    cells = [Cell(MNIST, attack, *way, 60_000, size) for attack, size in every for way in ways]
+    rare = [("none", 1.0), ("clean-label", 1.0), ("clean-label", 0.5)]
+    few = [Cell(FEW_ZEROS, attack, *way, 45_500, size) for attack, size in rare for way in ways]
+    return cells + [cell for cell in few if cell.attack != "none" or cell.training == "plain"]

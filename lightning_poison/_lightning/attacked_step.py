@@ -201,9 +201,10 @@ class AttackedStep:
         return self._settings.guard is not None and self._adversary.steps == 1 and isinstance(self._recipe, Madry)
 
     def _guard(self, batch: Any) -> None:
-        """Look at the beginning of each epoch but the first whether training on single steps has collapsed."""
+        """Look after each epoch of the whole radius whether training on single steps has collapsed."""
         guard, attacked = self._settings.guard, self._attacked(batch)
-        if guard is None or not self._is_guarded or not attacked.epoch or attacked.index:
+        is_early = attacked.epoch < 1 + self._settings.warm_up_epochs
+        if guard is None or not self._is_guarded or is_early or attacked.index:
             return
         right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
         if guard.has_collapsed(right):

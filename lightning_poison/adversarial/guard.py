@@ -16,10 +16,11 @@ from lightning_poison.checks import fraction, positive_int
 
 @dataclass(frozen=True)
 class CollapseGuard:
-    """Probes some training samples by PGD once an epoch, beside the single step that is trained on.
+    """Probes some training samples by PGD after each epoch of the whole radius, beside the single step of training.
 
     Training counts as collapsed where PGD leaves less than a share of the accuracy that the single step leaves, by more
     than chance could: three standard deviations of a count. Both attacks are on the same samples, of the same radius.
+    While the radius grows nothing is probed: a network that has just met it withstands PGD badly, and may yet learn to.
 
     Args:
         samples: how many of the first batch of an epoch are probed on each rank.

@@ -50,6 +50,14 @@ def test_several_steps_and_no_guard_are_not_watched(kit, unprobed):
     kit.trainer(AdversarialTraining(kit.PLAIN), epochs=2).fit(kit.Plain(), kit.loader())
 
 
+@pytest.mark.parametrize(("warm_up", "first"), [(0.5, 2), (1, 2), (1.5, 3)])
+def test_an_epoch_of_the_whole_radius_comes_before_the_first_look(kit, counted, warm_up, first):
+    counted(100, 2)
+    callback = AdversarialTraining(SINGLE, warm_up_epochs=warm_up)
+    with pytest.warns(UserWarning, match=f"collapsed before epoch {first}: "):
+        kit.trainer(callback, epochs=4).fit(kit.Plain(), kit.loader())
+
+
 def test_a_resumed_run_remembers_it(kit, counted, unprobed, tmp_path):
     counted(100, 2)
     first = kit.trainer(AdversarialTraining(FGSM(0.1)), epochs=2)

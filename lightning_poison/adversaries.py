@@ -133,6 +133,10 @@ class FGSM:
     Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, arXiv 2001.03994,
     algorithm 3. Without the random start it is Goodfellow, Shlens, Szegedy, ICLR 2015, arXiv 1412.6572.
 
+    It differs in that the start is clamped to the pixel range. Where most pixels lie at an end of it, as in MNIST, a
+    step of ε or more then takes most of them to a corner of the ball, and a network may learn to withstand corners
+    alone: 0.75 ε is the better step there.
+
     Args:
         epsilon: the radius in units of the raw [0, 1] image, whatever the normalisation.
         step_size: in the same units; 1.25 ε, the authors' choice, where it is `None`, and ε without a random start.

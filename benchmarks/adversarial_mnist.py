@@ -5,12 +5,16 @@
 1. `overhead`: an epoch of 20,000 images with `AdversarialTraining`, divided by the same epoch with the attack written
    by hand in `training_step` of the same module, and by one of a bare loop without a Trainer; PGD with three steps and
    FGSM with a random start, epsilon .3. CPU time of one thread, in turns, the median of three turns.
-2. `recipes`, on all 60,000 images: equal epochs, learning rate and batches for FGSM and PGD-7; TRADES beside, and
-   `Free` with twice the epochs, since one of its epochs costs what a plain one does. Accuracy on the 10,000 test
-   images, clean and under PGD-20 (steps of .03, a random start) at epsilon .3; CPU seconds of the fit.
+2. `recipes`, on all 60,000 images: equal epochs, learning rate and batches for FGSM and PGD-7; FGSM of a larger radius
+   and TRADES beside, and `Free` with twice the epochs, since one of its epochs costs what a plain one does. Accuracy on
+   the 10,000 test images, clean and under PGD-20 (steps of .03, a random start) at epsilon .3; CPU seconds of the fit.
 3. `choice`, only where it is named: what the settings of `recipes` were chosen by. Candidates are trained on the first
    55,000 training images with a seed of their own, and judged on the other 5,000, under PGD-20 on 1,000 of those. No
    test image is looked at.
+
+A step of .75 epsilon is shorter than the authors' 1.25: their start may leave the range of the pixels, ours is clamped
+to it. Most pixels of MNIST are 0, and half of these start at 0, from where a step of epsilon or more ends in a corner
+of the ball.
 
 The network is that of Wong, Rice, Kolter 2020 (arXiv 2001.03994) for MNIST, with Adam and a one-cycle schedule. On a
 busy machine the C library's allocator can take as long as the arithmetic: `MALLOC_TRIM_THRESHOLD_=1000000000
@@ -59,9 +63,11 @@ class Plan(NamedTuple):
     rate: float = RATE
 
 
-SINGLE, SEVEN = FGSM(EPSILON, 0.75 * EPSILON), PGD(EPSILON, 2.5 * EPSILON / 7, steps=7)
+SINGLE, WIDER = FGSM(EPSILON, 0.75 * EPSILON), FGSM(0.35, 0.75 * 0.35)
+SEVEN = PGD(EPSILON, 2.5 * EPSILON / 7, steps=7)
 RECIPES = {
     "FGSM": Plan(SINGLE),
+    "FGSM, ε .35": Plan(WIDER),
     "PGD-7": Plan(SEVEN),
     "free, 4 replays": Plan(FGSM(EPSILON), Free(replays=4), 2 * EPOCHS),
     "TRADES, PGD-3": Plan(PGD(EPSILON, EPSILON / 2, steps=3), TRADES(beta=6)),
@@ -73,7 +79,7 @@ CANDIDATES = {
     "FGSM, step .5 ε": Plan(FGSM(EPSILON, 0.5 * EPSILON)),
     "FGSM, step .75 ε, rate .002": Plan(SINGLE, rate=2e-3),
     "FGSM, step .75 ε, 10 epochs": Plan(SINGLE, epochs=10),
-    "FGSM, step .75 ε, ε .35": Plan(FGSM(0.35, 0.75 * 0.35)),
+    "FGSM, step .75 ε, ε .35": Plan(WIDER),
     "PGD-7": Plan(SEVEN),
     "free, 4 replays": Plan(FGSM(EPSILON), Free(replays=4)),
     "free, 4 replays, 12 epochs": Plan(FGSM(EPSILON), Free(replays=4), 12),

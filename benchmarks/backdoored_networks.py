@@ -72,15 +72,21 @@ def cross_entropy(module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def train(
-    cell: Cell, images: Tensor, labels: Tensor, seed: int, look: Callable[[nn.Module], Figures] = lambda _: {}
+    cell: Cell,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    look: Callable[[nn.Module], Figures] = lambda _: {},
+    device: str = "cpu",
 ) -> tuple[nn.Module, Figures]:
-    """Return a trained network, what was seen after each epoch but the last, and the CPU seconds that it took.
+    """Return a trained network, what was seen after each epoch but the last, and the seconds that it took.
 
-    Photos are moved by up to two pixels, digits are not. MobileNet's depthwise convolutions are faster in float32.
+    Photos are moved by up to two pixels, digits are not. MobileNet's depthwise convolutions are faster in float32, and
+    so are small networks on a GPU. Seconds are those of one CPU thread; on a GPU they are of the clock.
     """
     adversary, draws = ADVERSARIES[cell.training], derived_generator(seed, "training")
-    rate, shift = (3e-3, 2) if cell.is_photo else (2e-3, 0)
-    settings = FitSettings(epochs=cell.epochs, batch_size=128, learning_rate=rate, min_steps=0, shift=shift)
+    rate, shift = (3e-3, 2) if cell.is_photo else (5e-3, 0)
+    settings = FitSettings(epochs=cell.epochs, batch_size=cell.batch, learning_rate=rate, min_steps=0, shift=shift)
     steps = settings.steps_per_epoch(len(labels))
     loss = (
         cross_entropy
@@ -88,18 +94,21 @@ def train(
         else AdversarialLoss(adversary, warm_up=cell.warm_up * steps, generator=draws)
     )
     watched = Watched(loss, steps, look)
-    runtime = LocalRuntime(threads=1, precision="32" if cell.network == "MobileNet" else "auto")
+    full = cell.network == "MobileNet" or device != "cpu"
+    runtime = LocalRuntime(device, threads=1, precision="32" if full else "auto")
     network, data = new_network(cell, seed), TensorDataset(images, labels)
-    start = time.process_time()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
     fit_module(network, data, watched, settings=settings, runtime=runtime, generator=draws)
-    return network, {"history": watched.seen, "fit_s": time.process_time() - start}
+    return network, {"history": watched.seen, "fit_s": clock() - start}
 
 
 class Bench:
     """Trains and measures the cells of one seed; what several of them share is made once."""
 
-    def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.seed = root, seed
+    def __init__(self, root: Path, seed: int, device: str = "cpu") -> None:
+        self.root, self.seed, self.device = root, seed, device
+        self.trained = functools.cache(self._trained)
         self.from_disk = functools.cache(self._from_disk)
         self.training_set = functools.cache(self._training_set)
         self.poison = functools.cache(self._poison)
@@ -122,7 +131,8 @@ class Bench:
         """Return the attacker's network, which is trained on the same clean images from another seed."""
         clean = self.training_set(cell.data, cell.images)
         seed = derived_seed(self.seed, "surrogate")
-        return Surrogate(train(cell, clean.data.float() / 255, clean.targets, seed)[0], cell.layer)
+        network, _ = train(cell, clean.data.float() / 255, clean.targets, seed, device=self.device)
+        return Surrogate(network.cpu(), cell.layer)
 
     def _poison(self, data: str, attack: str, images: int, amplitude: float, whole: bool) -> Poison:
         clean, draws = self.training_set(data, images), derived_generator(self.seed, "poison")
@@ -141,45 +151,49 @@ class Bench:
             generator=draws,
         )
 
-    def trained(self, cell: Cell) -> tuple[nn.Module, Figures, Poison | None]:
+    def _trained(self, cell: Cell) -> tuple[nn.Module, Figures, Poison | None]:
         """Return a network trained on the cell's poison, what `train` says of it, and the poison."""
         clean = self.training_set(cell.data, cell.images)
         if cell.attack == "none":
-            return *train(cell, clean.data.float() / 255, clean.targets, self.seed), None
+            return *train(cell, clean.data.float() / 255, clean.targets, self.seed, device=self.device), None
         poison = self.poison(cell.data, cell.attack, cell.images, cell.amplitude, cell.whole)
         inputs, labels = columns_of(PoisonedDataset(clean, poison))
         some = columns_of(poison.objective.evaluation_set(self.from_disk(cell.is_photo, False)))
         chosen = torch.randperm(len(some[1]), generator=derived_generator(self.seed, "watched"))[:WATCHED]
-        look = functools.partial(reading, *(column[chosen] for column in some))
-        return *train(cell, inputs, labels, self.seed, look), poison
+        look = functools.partial(reading, *(column[chosen].to(self.device) for column in some))
+        return *train(cell, inputs, labels, self.seed, look, self.device), poison
 
     def measure(self, cell: Cell) -> Figures:
-        network, figures, poison = self.trained(cell)
+        network, history, poison = self.trained(cell)
         test = self.from_disk(cell.is_photo, False)
-        images, labels = test.data.float() / 255, test.targets
+        images, labels = (test.data.float() / 255).to(self.device), test.targets.to(self.device)
+        figures = dict(history)
         figures["clean"] = accuracy_of(network, images, labels)
         figures["clean zeros"] = accuracy_of(network, images[labels == 0], labels[labels == 0])
         probed = torch.randperm(len(labels), generator=derived_generator(self.seed, "probed"))[:PROBED]
         figures["robust"] = robust_accuracy(network, images[probed], labels[probed], cell.epsilon)
         if poison is None:
             return figures
-        triggered, true, wanted = columns_of(poison.objective.evaluation_set(test))
+        triggered, true, wanted = (part.to(self.device) for part in columns_of(poison.objective.evaluation_set(test)))
         zeros = true == 0
         figures |= {"poison": len(poison), **reading(triggered, true, wanted, network)}
         figures["zeros"] = reading(triggered[zeros], true[zeros], wanted[zeros], network)
         if cell.data == MNIST and cell.attack == "BadNets":
-            clean, same, before = self.features(cell, network, poison)
+            clean, same, before = self.features(cell)
             figures["true class"], figures["label"] = separation(clean, same), separation(clean, before)
         return figures
 
-    def features(self, cell: Cell, network: nn.Module, poison: Poison) -> list[Tensor]:
+    def features(self, cell: Cell) -> list[Tensor]:
         """Return the last hidden layer's output for test images: clean 8s, triggered 8s, and triggered 7s."""
+        network, _, poison = self.trained(cell)
+        assert poison is not None
         assert isinstance(poison.objective, TriggerObjective)
         test, trigger = self.from_disk(cell.is_photo, False), poison.objective.trigger
         own, other = (test.data[test.targets == digit] for digit in (DRAWN, DRAWN - 1))
         parts = [own, *(torch.stack([trigger(image) for image in each]) for each in (own, other))]
         with torch.no_grad():
-            return [layer_output(network, cell.layer, part.float() / 255) for part in parts]
+            inputs = [(part.float() / 255).to(self.device) for part in parts]
+            return [layer_output(network, cell.layer, part).cpu() for part in inputs]
 
 
 @torch.no_grad()

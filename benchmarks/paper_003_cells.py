@@ -1,7 +1,9 @@
 """The cells of paper 003's tables: what is poisoned, how a network is trained on it, and the paper's figures."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_poison.adversaries import FGSM, PGD, Adversary
 
@@ -10,21 +12,24 @@ ATTACKS = ("BadNets", "clean-label")
 PARTS = {
     "mnist": True,
     "cifar": True,
-    "mobilenet": False,
+    "mobilenet": True,
     "mnist-pgd": False,
-    "mnist-long": False,
-    "cifar-long": False,
+    "mnist-80": False,
+    "cifar-80": False,
+    "mobilenet-40": False,
 }
 """The parts of the tables, and whether each is for several seeds, or so long that it is for one."""
 
+TWO_CORES = ("mnist", "cifar", "mobilenet", "mnist-pgd")
+"""The parts that need no GPU."""
+
 ADVERSARIES: dict[str, Adversary | None] = {
     "plain": None,
-    "FGSM .3": FGSM(0.3, 0.225),
-    "FGSM .3, longer step": FGSM(0.3),
-    "PGD-3 .3": PGD(0.3, 0.2, steps=3),
-    "PGD-7 .3": PGD(0.3, 0.1, steps=7),
+    "FGSM .35": FGSM(0.35, 0.75 * 0.35),
+    "PGD-7 .3": PGD(0.3, 2.5 * 0.3 / 7, steps=7),
     "PGD-40 .3": PGD(0.3, 0.01, steps=40),
     "FGSM 8/255": FGSM(8 / 255),
+    "PGD-7 8/255": PGD(8 / 255, 2 / 255, steps=7),
     "PGD-5 .3": PGD(0.3, 0.01, steps=5),
     "PGD-5 .3, no random start": PGD(0.3, 0.01, steps=5, random_start=False),
 }
@@ -47,6 +52,7 @@ class Cell:
     whole: bool = False
     network: str = "small CNN"
     warm_up: int = 1
+    batch: int = 128
 
     @property
     def is_photo(self) -> bool:
@@ -63,6 +69,7 @@ class Cell:
         return "15" if self.is_photo else "6"
 
 
+ON_GPU: dict[str, Any] = {"warm_up": 8, "batch": 2_000}
 PAPERS_PGD = ("PGD-5 .3", "PGD-5 .3, no random start")
 PAPER: dict[tuple[str, str, str, bool], tuple[str, str, str]] = {
     (MNIST, "small CNN", "none", True): ("93.2", "", "98.8"),
@@ -82,21 +89,26 @@ PAPER: dict[tuple[str, str, str, bool], tuple[str, str, str]] = {
 
 def cells_of(part: str) -> list[Cell]:
     """Return the cells of a part of the tables."""
-    if part in ("mnist", "mnist-pgd"):
-        return digit_cells((("plain", 4), ("FGSM .3", 6)) if part == "mnist" else (("PGD-3 .3", 4),))
-    if part == "cifar":
-        every = [("none", 1.0, False), *((attack, 1.0, False) for attack in ATTACKS)]
-        every += [(attack, 12 / 255, True) for attack in ATTACKS]
-        ways = (("plain", 8), ("FGSM 8/255", 8))
-        return [Cell(CIFAR, each[0], *way, 20_000, *each[1:]) for each in every for way in ways]
+    if part == "mnist":
+        return digit_cells((("plain", 4), ("FGSM .35", 6)))
+    if part == "mnist-pgd":
+        return [Cell(MNIST, "BadNets", "PGD-7 .3", 6, 60_000, size, warm_up=2) for size in (1.0, 0.5)]
+    if part == "mnist-80":
+        cells = digit_cells((("plain", 80), ("PGD-40 .3", 80)))
+        return [replace(cell, **ON_GPU) for cell in cells if cell.data == MNIST or cell.amplitude == 1]
     if part == "mobilenet":
         return [Cell(CIFAR, "BadNets", way, 6, 20_000, network="MobileNet") for way in ("plain", "FGSM 8/255")]
-    if part == "mnist-long":
-        long = [("PGD-7 .3", 6, 1.0), ("PGD-7 .3", 6, 0.5), ("PGD-40 .3", 4, 1.0)]
-        cells = [Cell(MNIST, "BadNets", way, epochs, 60_000, size, warm_up=2) for way, epochs, size in long]
-        return [*cells, Cell(MNIST, "BadNets", "FGSM .3, longer step", 6, 60_000, 0.5)]
-    stronger = [Cell(CIFAR, "BadNets", way, 12, 10_000) for way in ("FGSM .3", *PAPERS_PGD)]
-    return [Cell(CIFAR, "BadNets", "FGSM 8/255", 40, 20_000), *stronger]
+    if part == "mobilenet-40":
+        long = functools.partial(Cell, epochs=40, images=50_000, network="MobileNet", **ON_GPU)
+        return [long(CIFAR, "BadNets", way) for way in ("plain", "PGD-7 8/255", PAPERS_PGD[1])]
+    full = [("none", 1.0, False), *((attack, 1.0, False) for attack in ATTACKS)]
+    every = full + [(attack, 12 / 255, True) for attack in ATTACKS]
+    if part == "cifar":
+        ways = ("plain", "FGSM 8/255")
+        return [Cell(CIFAR, attack, way, 8, 20_000, *where) for attack, *where in every for way in ways]
+    pairs = [(attack, way) for attack in every for way in ("plain", "PGD-7 8/255")]
+    pairs += [(attack, way) for attack in full for way in PAPERS_PGD]
+    return [Cell(CIFAR, attack, way, 80, 50_000, *where, **ON_GPU) for (attack, *where), way in pairs]
 
 
 def digit_cells(ways: Sequence[tuple[str, int]]) -> list[Cell]:

@@ -92,15 +92,17 @@ def test_manual_optimization(weights):
         assert_close(found, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"as_strategy": True}], ids=["callback", "strategy"])
-def test_figures_are_those_of_all_ranks_together(ended, options):
+@pytest.mark.parametrize(
+    ("arguments", "options"), [(("pgd",), {}), ((), {"as_strategy": True})], ids=["callback", "strategy"]
+)
+def test_figures_are_those_of_all_ranks_together(ended, arguments, options):
     """In training, and in validation of two loaders; means over ranks are means over samples, as parts are equal."""
     alone = json.loads((ended(1, "pgd") / "0.json").read_text())
     names = {"clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"}
     validated = {f"val/{name}/dataloader_idx_{index}" for name in names for index in range(2)}
     assert set(alone) == validated | {f"train/{name}" for name in names}
     for rank in range(2):
-        found = json.loads((ended(2, "pgd", **options) / f"{rank}.json").read_text())
+        found = json.loads((ended(2, *arguments, **options) / f"{rank}.json").read_text())
         assert found == {name: pytest.approx(value, abs=1e-3) for name, value in alone.items()}
 
 

@@ -15,7 +15,6 @@ from robust_networks import accuracy_of, digit_network, photo_network
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 from torchvision.models import mobilenet_v2
 
 from lightning_poison.adversarial.loss import AdversarialLoss
@@ -26,6 +25,7 @@ from lightning_poison.fitting import FitSettings, Loss, fit_module
 from lightning_poison.functional.pgd_against import perturb_against
 from lightning_poison.objectives import TriggerObjective
 from lightning_poison.poison import Poison
+from lightning_poison.reading import MemoryDataset
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scopes import evaluating, frozen, seeded_rng
 from lightning_poison.seeds import derived_generator, derived_seed
@@ -96,7 +96,7 @@ def train(
     watched = Watched(loss, steps, look)
     full = cell.network == "MobileNet" or device != "cpu"
     runtime = LocalRuntime(device, threads=1, precision="32" if full else "auto")
-    network, data = new_network(cell, seed), TensorDataset(images, labels)
+    network, data = new_network(cell, seed), MemoryDataset(images, labels)
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     fit_module(network, data, watched, settings=settings, runtime=runtime, generator=draws)

@@ -15,7 +15,7 @@ BadNets and the clean-label backdoor of Turner et al., a small CNN and MobileNet
   MobileNetV2 with a quarter of its channels and a first stride of 1;
 - adversarial training: on two cores FGSM with a random start, on MNIST with a radius of .35 and steps of .75 of it, as
   it then withstands PGD-20 at .3 (`adversarial_mnist.py`), on CIFAR-10 with a radius of 8/255; and PGD with seven steps
-  for BadNets on MNIST. On a GPU (`--device cuda --parts mnist-80 cifar-80 mobilenet-40`) the paper's own PGD and
+  for three cells of MNIST. On a GPU (`--device cuda --parts mnist-80 cifar-80 mobilenet-40`) the paper's own PGD and
   epochs, in batches of 2,000 and with a radius that grows over the first eight epochs; on CIFAR-10 PGD-7 at 8/255
   beside it, and the paper's with a random start and without, as it does not say which: five steps of .01 from the image
   itself stay within .05.

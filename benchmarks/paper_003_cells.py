@@ -92,7 +92,8 @@ def cells_of(part: str) -> list[Cell]:
     if part == "mnist":
         return digit_cells((("plain", 4), ("FGSM .35", 6)))
     if part == "mnist-pgd":
-        return [Cell(MNIST, "BadNets", "PGD-7 .3", 6, 60_000, size, warm_up=2) for size in (1.0, 0.5)]
+        pairs = (("clean-label", 0.5), ("BadNets", 0.5), ("BadNets", 1.0))
+        return [Cell(MNIST, attack, "PGD-7 .3", 12, 20_000, size, warm_up=2) for attack, size in pairs]
     if part == "mnist-80":
         cells = digit_cells((("plain", 80), ("PGD-40 .3", 80)))
         return [replace(cell, **ON_GPU) for cell in cells if cell.data == MNIST or cell.amplitude == 1]

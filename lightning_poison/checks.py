@@ -19,7 +19,7 @@ def fraction(name: str, value: float, *, hint: str = "") -> float:
         For 1 % write `false_positive_rate=0.01`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ValueError(expected(name, "a number in (0, 1)", value, hint))
+        raise ValueError(expected(name, "a number in (0, 1)", _quoted(value), hint))
     return float(value)
 
 
@@ -31,7 +31,7 @@ def share(name: str, value: float, *, hint: str = "") -> float:
         0.0
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(expected(name, "a number in [0, 1]", value, hint))
+        raise ValueError(expected(name, "a number in [0, 1]", _quoted(value), hint))
     return float(value)
 
 
@@ -44,7 +44,7 @@ def positive_int(name: str, value: int, *, minimum: int = 1, hint: str = "") -> 
         ValueError: Expected `folds` to be an integer of at least 2, but got 1.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(expected(name, f"an integer of at least {minimum}", value, hint))
+        raise ValueError(expected(name, f"an integer of at least {minimum}", _quoted(value), hint))
     return value
 
 
@@ -55,9 +55,12 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
         >>> positive("learning_rate", 0)
         Traceback (most recent call last):
         ValueError: Expected `learning_rate` to be a finite number above 0, but got 0.
+        >>> positive("learning_rate", "1/10")
+        Traceback (most recent call last):
+        ValueError: Expected `learning_rate` to be a finite number above 0, but got '1/10'.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(expected(name, "a finite number above 0", value, hint))
+        raise ValueError(expected(name, "a finite number above 0", _quoted(value), hint))
     return float(value)
 
 
@@ -69,7 +72,7 @@ def not_negative(name: str, value: float, *, hint: str = "") -> float:
         0.0
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(expected(name, "a finite number of at least 0", value, hint))
+        raise ValueError(expected(name, "a finite number of at least 0", _quoted(value), hint))
     return float(value)
 
 
@@ -100,7 +103,7 @@ def epsilon(value: float, *, name: str = "epsilon") -> float:
         levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
         what = "budget" if name == "epsilon" else "step"
         hint = f"For a {what} of {levels} grey levels write `{name}={levels} / 255`."
-        raise ValueError(expected(name, "in (0, 1], the range of the images", value, hint))
+        raise ValueError(expected(name, "in (0, 1], the range of the images", _quoted(value), hint))
     return float(value)
 
 
@@ -114,6 +117,34 @@ def index_vector(name: str, value: Tensor) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
         raise ValueError(expected(name, "a one-dimensional int64 tensor", describe(value)))
+    return value
+
+
+def instance(name: str, value: Any, kind: type, *, hint: str = "") -> Any:
+    """Return `value` if it is an instance of `kind`.
+
+    Example:
+        >>> instance("model", 3, torch.nn.Module, hint="Hand in a network.")
+        Traceback (most recent call last):
+        TypeError: Expected `model` to be a `Module`, but got the int 3.
+        Hand in a network.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(expected(name, f"a `{kind.__name__}`", _kind_of(value), hint))
+    return value
+
+
+def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
+    """Return `value` if it is an object with a method of that name; its class is none.
+
+    Example:
+        >>> with_method("adversary", 0.03, "perturb", hint="Write `adversary=FGSM(0.3)`.")
+        Traceback (most recent call last):
+        TypeError: Expected `adversary` to be an object with the method `perturb`, but got the float 0.03.
+        Write `adversary=FGSM(0.3)`.
+    """
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        raise TypeError(expected(name, f"an object with the method `{method}`", _kind_of(value), hint))
     return value
 
 
@@ -139,6 +170,17 @@ def expected(name: str, what: str, value: Any, hint: str = "") -> str:
     """
     came = value if isinstance(value, str) else repr(value)[:200]
     return f"Expected `{name}` to be {what}, but got {came}." + (f"\n{hint}" if hint else "")
+
+
+def _quoted(value: Any) -> Any:
+    return repr(value)[:200] if isinstance(value, str) else value
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    plain = isinstance(value, int | float | str)
+    return f"the {type(value).__name__} {describe(value)}" if plain else describe(value)
 
 
 def printable(text: object, *, limit: int = 200) -> str:

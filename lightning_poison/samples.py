@@ -15,6 +15,7 @@ from lightning_poison.checks import describe, printable
 
 INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
 LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
+NAME_THEM = "Name the parts by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SampleSpec:
 
     A path is a position, a key or an attribute name; nested ones are joined by dots: `"0"`, `"image"`, `"views.0"`.
     Samples may be tuples, lists, named tuples, dicts and dataclasses, nested; a collated batch of them has the same
-    paths.
+    paths. Other objects with attributes, such as graphs of PyTorch Geometric, will do where the paths are named.
 
     Args:
         inputs: the path of the input.
@@ -50,7 +51,11 @@ class SampleSpec:
         return _get(sample, self.labels)
 
     def replace(self, sample: Any, **parts: Any) -> Any:
-        """Return a copy of a sample with another `inputs` or `labels`; the sample itself is not changed."""
+        """Return a copy of a sample with another `inputs` or `labels`; the sample itself is not changed.
+
+        Raises:
+            ValueError: where an object's attribute cannot be set, or cannot be set on a copy alone.
+        """
         for part, value in parts.items():
             sample = _set(sample, getattr(self, part).split("."), value)
         return sample
@@ -72,19 +77,20 @@ class SampleSpec:
             ValueError: where it is not plain; the message shows the structure and how to name the paths.
         """
         leaves = list(_leaves(sample))
-        probabilities = [path for path, leaf in leaves if mixed and _is_named(path) and _is_mixed(leaf)]
+        probabilities = [path for path, leaf in leaves if mixed and _is_named(path) and are_probabilities(leaf)]
         inputs = [path for path, leaf in leaves if _is_input(leaf, batched=batched) and path not in probabilities]
         labels = probabilities + [path for path, leaf in leaves if _is_label(leaf, batched=batched)]
         if "0" in inputs and "1" in labels:
             return cls("0", "1")
         chosen = _single(inputs, INPUT_NAMES), _single(labels, LABEL_NAMES)
         if chosen[0] is None or chosen[1] is None:
-            raise ValueError(_undetected(leaves, "batch" if batched else "sample"))
+            raise ValueError(_undetected(sample, leaves, "batch" if batched else "sample"))
         return cls(chosen[0], chosen[1])
 
 
-def _undetected(leaves: list[tuple[str, Any]], what: str) -> str:
+def _undetected(sample: Any, leaves: list[tuple[str, Any]], what: str) -> str:
     structure = "\n".join(f"    {printable(path)}: {_describe_leaf(leaf)}" for path, leaf in leaves[:20])
+    structure = structure or f"    {_describe_leaf(sample)}"
     return (
         f"Expected a {what} with one input (an image or a vector) and one integer label, but got\n{structure}\n"
         "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('image', 'meta.y')`."
@@ -124,7 +130,7 @@ def _is_named(path: str) -> bool:
     return path == "1" or path.rsplit(".", 1)[-1].lower() in LABEL_NAMES
 
 
-def _is_mixed(leaf: Any) -> bool:
+def are_probabilities(leaf: Any) -> bool:
     """Tell whether a part is probabilities of classes, a row a sample."""
     if not isinstance(leaf, Tensor) or leaf.ndim != 2 or not leaf.is_floating_point() or not leaf.numel():
         return False
@@ -157,8 +163,7 @@ def _get(value: Any, path: str) -> Any:
         except (KeyError, IndexError, AttributeError, TypeError, ValueError):
             leaves = ", ".join(printable(name) for name, _ in list(_leaves(value))[:20]) or type(value).__name__
             raise ValueError(
-                f"Expected a sample with a part at `{path}`, but there is no {step!r} among: {leaves}.\n"
-                "Name the parts by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
+                f"Expected a sample with a part at `{path}`, but there is no {step!r} among: {leaves}.\n{NAME_THEM}"
             ) from None
     return value
 
@@ -175,14 +180,31 @@ def _set(value: Any, steps: list[str], new: Any) -> Any:
     if not steps:
         return new
     step, rest = steps[0], steps[1:]
-    child = _set(_step(value, step), rest, new)
+    old = _step(value, step)
+    child = _set(old, rest, new)
     if isinstance(value, Mapping):
         changed = copy.copy(value)
         changed[step if step in value else int(step)] = child  # type: ignore[index]
         return changed
     if isinstance(value, list | tuple):
         return _set_item(value, step, child)
-    return dataclasses.replace(value, **{step: child})
+    if dataclasses.is_dataclass(value) and any(part.name == step and part.init for part in dataclasses.fields(value)):
+        return dataclasses.replace(value, **{step: child})  # type: ignore[type-var]
+    return _set_attribute(value, step, old, child)
+
+
+def _set_attribute(value: Any, name: str, old: Any, new: Any) -> Any:
+    what = f"Expected a sample whose `{printable(name)}` can be set on a copy, but got {type(value).__name__}"
+    way = "Return samples as tuples, dicts or dataclasses."
+    try:
+        changed = copy.copy(value)
+        setattr(changed, name, new)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {printable(error)}.\n{way}") from error
+    if new is not old and getattr(value, name) is new:
+        setattr(value, name, old)
+        raise ValueError(f"{what}, which shares it with its copies.\n{way}")
+    return changed
 
 
 def _set_item(value: list[Any] | tuple[Any, ...], step: str, child: Any) -> Any:

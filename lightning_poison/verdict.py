@@ -156,8 +156,11 @@ class Verdict:
             )
         if (hidden := len(self.evidence.pairs) - rows) > 0:
             lines.append(f"  and {hidden} more pairs of classes")
-        groups = self.evidence.groups[:rows]
-        return "\n".join([*lines, *(f"  {each.described(_class_name(each.label, class_names))}" for each in groups)])
+        groups = self.evidence.groups
+        lines += [f"  {each.described(_class_name(each.label, class_names))}" for each in groups[:rows]]
+        if (hidden := len(groups) - rows) > 0:
+            lines.append(f"  and {hidden} more groups")
+        return "\n".join(lines)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors, by name; what `from_saved` takes."""

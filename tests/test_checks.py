@@ -25,6 +25,14 @@ def test_numbers_must_be_finite(value):
     assert checks.not_negative("x", 0) == 0.0
 
 
+@pytest.mark.parametrize("check", ["fraction", "share", "positive_int", "positive", "not_negative"])
+def test_text_that_looks_like_a_number_is_quoted(check):
+    with pytest.raises(ValueError, match=r"Expected `x` to be .*, but got '8/255'\.$"):
+        getattr(checks, check)("x", "8/255")
+    with pytest.raises(ValueError, match=r"but got '8/255'\.\nFor a budget"):
+        checks.epsilon("8/255")
+
+
 def test_one_of_lists_the_choices():
     with pytest.raises(ValueError, match="one of 'a', 'b', but got c"):
         checks.one_of("x", "c", ("a", "b"))
@@ -34,6 +42,34 @@ def test_one_of_lists_the_choices():
 def test_index_vector_refuses(value):
     with pytest.raises(ValueError, match="one-dimensional int64 tensor"):
         checks.index_vector("i", value)
+
+
+class Cat:
+    def meow(self):
+        return "meow"
+
+
+@pytest.mark.parametrize(
+    ("value", "came"),
+    [
+        (3, "the int 3"),
+        ("cat", "the str 'cat'"),
+        (Cat, "the class Cat"),
+        ([Cat()], "list"),
+        (torch.zeros(2), "a float"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_by_its_type(value, came):
+    with pytest.raises(TypeError, match=rf"Expected `pet` to be a `Cat`, but got {came}.*\nAdopt one\.$"):
+        checks.instance("pet", value, Cat, hint="Adopt one.")
+    with pytest.raises(TypeError, match=rf"an object with the method `meow`, but got {came}.*\nAdopt one\.$"):
+        checks.with_method("pet", value, "meow", hint="Adopt one.")
+
+
+def test_what_is_of_the_kind_comes_back():
+    cat = Cat()
+    assert checks.instance("pet", cat, Cat) is cat
+    assert checks.with_method("pet", cat, "meow") is cat
 
 
 def test_describe_does_not_print_content():

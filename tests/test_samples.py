@@ -1,5 +1,5 @@
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -24,6 +24,37 @@ class Record:
 class Outer:
     inner: Record
     weight: float = 1.0
+
+
+class Graph:
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+class Sealed(Graph):
+    def __setattr__(self, name, value):
+        if name in self.__dict__:
+            raise AttributeError("it is sealed")
+        super().__setattr__(name, value)
+
+
+class Shared:
+    def __init__(self, **parts):
+        self.parts = parts
+
+    @property
+    def y(self):
+        return self.parts["y"]
+
+    @y.setter
+    def y(self, value):
+        self.parts["y"] = value
+
+
+@dataclass
+class Counted:
+    image: torch.Tensor
+    label: int = field(init=False, default=3)
 
 
 STRUCTURES = {
@@ -67,6 +98,34 @@ def test_replaces_without_changing_the_sample(name):
     assert spec.inputs_in(sample) is before_input
     assert spec.labels_in(sample) is before_label
     assert len(repr(changed)) > 0
+
+
+@pytest.mark.parametrize(
+    ("sample", "spec"),
+    [
+        (Graph(IMAGE, 3), SampleSpec("x", "y")),
+        ({"graph": Graph(IMAGE, 3)}, SampleSpec("graph.x", "graph.y")),
+        (Graph({"a": IMAGE}, (3,)), SampleSpec("x.a", "y.0")),
+        (Counted(IMAGE), SampleSpec("image", "label")),
+    ],
+    ids=["plain", "inside", "outside", "not of init"],
+)
+def test_attributes_of_other_objects_are_set_on_a_copy(sample, spec):
+    changed = spec.replace(sample, inputs="new", labels=5)
+    assert type(changed) is type(sample)
+    assert (spec.inputs_in(changed), spec.labels_in(changed)) == ("new", 5)
+    assert spec.inputs_in(sample) is IMAGE
+    assert spec.labels_in(sample) == 3
+
+
+@pytest.mark.parametrize(
+    ("sample", "why"),
+    [(Sealed(IMAGE, 3), "Sealed: it is sealed"), (Shared(y=3), "Shared, which shares it with its copies")],
+)
+def test_an_attribute_that_cannot_be_set_on_a_copy(sample, why):
+    with pytest.raises(ValueError, match=rf"whose `y` can be set on a copy, but got {why}\.\nReturn samples as tuples"):
+        SampleSpec("x", "y").replace(sample, labels=5)
+    assert sample.y == 3
 
 
 def test_the_rest_of_a_sample_stays():
@@ -130,6 +189,15 @@ def test_the_question_shows_the_structure():
         ValueError, match=r"left: a float32 tensor of shape \(1, 2, 2\)\n    right: .*\n    meta.y: int"
     ):
         SampleSpec.detect({"left": IMAGE, "right": IMAGE, "meta": {"y": 3}})
+
+
+@pytest.mark.parametrize(
+    ("sample", "found"),
+    [(Graph(IMAGE, 3), "Graph"), ((), "tuple"), ("text", "str"), (IMAGE, "a float32 tensor of shape")],
+)
+def test_the_question_names_what_has_no_structure(sample, found):
+    with pytest.raises(ValueError, match=rf"one integer label, but got\n    {found}.*\nName the two"):
+        SampleSpec.detect(sample)
 
 
 @pytest.mark.parametrize("path", ["2", "label", "0.label", "", "-3"])

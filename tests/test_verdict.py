@@ -140,4 +140,7 @@ def test_groups_are_saved_and_told(tmp_path):
     told = new.summary(class_names=["cat", "dog"])
     assert "labelled cat: 40 samples stand apart" in told
     assert "labelled dog: 9 samples stand apart (Ashman's D 7.0), without an effect" in told
-    assert "dog" not in new.summary(class_names=["cat", "dog"], rows=1)
+    assert "more groups" not in told
+    shortened = new.summary(class_names=["cat", "dog"], rows=1)
+    assert "dog" not in shortened
+    assert shortened.endswith("\n  and 1 more groups")

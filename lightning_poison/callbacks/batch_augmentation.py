@@ -11,7 +11,7 @@ from lightning_poison.checks import describe, expected, positive_int
 from lightning_poison.functional.pgd import as_raw
 from lightning_poison.functional.pgd_arguments import check_images
 from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.samples import NAME_THEM, SampleSpec
 from lightning_poison.scopes import isolated_rng
 from lightning_poison.seeds import derived_seed
 
@@ -105,11 +105,15 @@ class BatchAugmentation(CallbackBase):
         Args:
             batch: of any structure.
             seed: seeds the transform; the random states that it draws from are put back.
+
+        Raises:
+            ValueError: where inputs, or labels that are to be mixed, are not found or are no tensors, or inputs cannot
+                be changed.
         """
         from torchvision.transforms import v2
 
         spec = self.sample or SampleSpec.detect(batch, batched=True, mixed=True)
-        inputs: Tensor = spec.inputs_in(batch)
+        inputs = _checked(spec.inputs_in(batch), "inputs", "a batch of images (B, C, H, W)", spec.inputs)
         floats = inputs.is_floating_point()
         if not floats and (self.pixels.mean is not None or _has(self.transform, v2.MixUp)):
             hint = (
@@ -123,7 +127,8 @@ class BatchAugmentation(CallbackBase):
                 return spec.replace(batch, inputs=self._as_inputs(changed / 255 if floats else changed, inputs))
             raw = self.pixels.to_raw(inputs)
             if _has(self.transform, v2.MixUp | v2.CutMix):
-                changed, labels = self.transform(raw, spec.labels_in(batch))
+                labels = _checked(spec.labels_in(batch), "labels", "a tensor with a label for each image", spec.labels)
+                changed, labels = self.transform(raw, labels)
                 return spec.replace(batch, inputs=self._as_inputs(changed, inputs), labels=labels)
             changed = torch.stack([self.transform(image) for image in raw])
             return spec.replace(batch, inputs=self._as_inputs(changed, inputs))
@@ -137,6 +142,13 @@ class BatchAugmentation(CallbackBase):
         if self._module is not None:
             StepChain.remove(self._module, self)
         self._module = None
+
+
+def _checked(value: Any, name: str, what: str, path: str) -> Tensor:
+    """Return a value that is a batched tensor."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        raise ValueError(expected(name, what, f"{describe(value)} at {path!r}", NAME_THEM))
+    return value
 
 
 def _has(transform: nn.Module, kind: Any) -> bool:

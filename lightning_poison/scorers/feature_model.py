@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison.adversaries import FGSM, PGD
-from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.checks import describe, expected, instance, positive_int, with_method
 from lightning_poison.errors import NotFittedError
 from lightning_poison.features import FeatureExtractor, shifted_output
 from lightning_poison.fingerprint import architecture_of
@@ -38,6 +38,7 @@ class FeatureModel:
         pixels: how inputs are normalised, for the adversary; raw images in [0, 1] where it is `None`.
 
     Raises:
+        TypeError: where `model` is no network, or `adversary` cannot change inputs.
         ValueError: where the network has no such layer, or both `model` and `backbone` or an adversary are given.
 
     Example:
@@ -57,6 +58,10 @@ class FeatureModel:
         adversary: PGD | FGSM | None = None,
         pixels: PixelRange | None = None,
     ) -> None:
+        if model is not None:
+            instance("model", model, nn.Module, hint="For robust features write `FeatureModel(adversary=FGSM(0.3))`.")
+        if adversary is not None:
+            with_method("adversary", adversary, "perturb", hint="Write `FeatureModel(adversary=FGSM(0.3))`.")
         if model is not None and (backbone is not None or adversary is not None):
             raise ValueError(
                 f"Expected `model` or `{'backbone' if backbone is not None else 'adversary'}`, but got both.\n"

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_poison.adversaries import FGSM
-from lightning_poison.checks import fraction, positive, positive_int
+from lightning_poison.checks import fraction, instance, positive, positive_int
 from lightning_poison.functional.feature_sets import check_class_sizes
 from lightning_poison.functional.subgroups import (
     SMALLEST_CLASS,
@@ -59,6 +59,7 @@ class RobustFeatureScorer:
         seed: seeds the starts.
 
     Raises:
+        TypeError: where `feature_model` or `exclusion_model` is no `FeatureModel`.
         ValueError: where an argument is out of its range.
 
     Example:
@@ -87,6 +88,10 @@ class RobustFeatureScorer:
         min_resemblance: float = 0.4,
         seed: int = 0,
     ) -> None:
+        models = {"feature_model": feature_model, "exclusion_model": exclusion_model}
+        for name, model in models.items():
+            if model is not None:
+                instance(name, model, FeatureModel, hint=_WAYS[name])
         self.feature_model = feature_model if feature_model is not None else FeatureModel(adversary=FGSM(8 / 255))
         self.exclusion_model = exclusion_model if exclusion_model is not None else _plain(self.feature_model)
         self.components = positive_int("components", components)
@@ -145,6 +150,13 @@ class RobustFeatureScorer:
     def _own_settings(self) -> dict[str, Any]:
         names = ("components", "restarts", "min_separation", "min_size", "min_transfer", "min_resemblance", "seed")
         return {name: getattr(self, name) for name in names}
+
+
+_TRAINED = 'or, for a trained network, `FeatureModel(network, "layer")`.'
+_WAYS = {
+    "feature_model": f"Write `feature_model=FeatureModel(adversary=FGSM(0.3))`, {_TRAINED}",
+    "exclusion_model": f"Write `exclusion_model=FeatureModel()`, {_TRAINED}",
+}
 
 
 def _plain(model: FeatureModel) -> FeatureModel:

@@ -183,6 +183,25 @@ def test_refusals(data):
 
 
 @pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            (["a", "b"], torch.arange(2)),
+            r"`inputs` to be a batch of images \(B, C, H, W\), but got list at '0'\.\nName",
+        ),
+        (
+            (torch.rand(2, 3, 8, 8), ["a", "b"]),
+            "`labels` to be a tensor with a label for each image, but got list at '1'",
+        ),
+    ],
+)
+def test_text_is_refused(batch, message):
+    callback = BatchAugmentation(v2.MixUp(num_classes=4), sample=SampleSpec("0", "1"))
+    with pytest.raises(ValueError, match=message):
+        callback.augmented(batch, 0)
+
+
+@pytest.mark.parametrize(
     ("transform", "pixels", "change", "message"),
     [
         (v2.MixUp(num_classes=4), None, lambda x: (255 * x).to(torch.uint8), r"floats, .* but got a uint8 tensor"),

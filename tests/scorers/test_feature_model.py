@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.errors import NotFittedError
 from lightning_poison.fitting import FitSettings
@@ -73,6 +74,20 @@ def test_refusals():
         FeatureModel(nn.Sequential(nn.Linear(2, 2)), "penultimate")
     with pytest.raises(ValueError, match="`feature_size` to be an integer of at least 1"):
         FeatureModel(feature_size=0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"adversary": 0.03}, "`adversary` to be an object with the method `perturb`, but got the float 0.03"),
+        ({"adversary": TRADES()}, "`adversary` to be an object with the method `perturb`, but got TRADES"),
+        ({"adversary": FGSM}, "`adversary` to be an object with the method `perturb`, but got the class FGSM"),
+        ({"model": FGSM(0.3)}, "`model` to be a `Module`, but got FGSM"),
+    ],
+)
+def test_what_is_no_adversary_or_no_network_is_refused_before_a_fit(parts, message):
+    with pytest.raises(TypeError, match=rf"{message}\.\n.*`FeatureModel\(adversary=FGSM\(0\.3\)\)`"):
+        FeatureModel(**parts)
 
 
 def test_the_network_behind_it_is_the_one_handed_in_or_the_one_that_was_fitted(blobs):

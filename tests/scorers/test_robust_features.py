@@ -97,3 +97,16 @@ def test_classes_that_are_too_small():
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=f"`{message}`"):
         RobustFeatureScorer(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "came"),
+    [
+        ("feature_model", FGSM(0.3), r"FGSM\.\nWrite `feature_model=FeatureModel\(adversary=FGSM\(0\.3\)\)`"),
+        ("feature_model", nn.Linear(4, 4), r"Linear\.\n.* for a trained network, `FeatureModel\(network, \"layer\"\)`"),
+        ("exclusion_model", "plain", r"the str 'plain'\.\nWrite `exclusion_model=FeatureModel\(\)`"),
+    ],
+)
+def test_what_is_no_feature_model_is_refused(name, value, came):
+    with pytest.raises(TypeError, match=f"Expected `{name}` to be a `FeatureModel`, but got {came}"):
+        RobustFeatureScorer(**{name: value})

@@ -33,6 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from backdoored_networks import Bench
 from common import Figures, Results, arguments, print_goal, print_setting, print_table, spread
@@ -42,6 +43,7 @@ from torch import Tensor
 
 from lightning_poison.report.figures import (
     CLEAN_COLOUR,
+    CURVE_COLOURS,
     POISON_COLOUR,
     finished,
     new_figure,
@@ -167,11 +169,13 @@ def report(found: Runs) -> None:
 def draw(features: dict[Cell, list[Tensor]], path: Path) -> None:
     """Draw the paper's figure 5: t-SNE of the features of class 8, for networks trained plainly and adversarially."""
     drawn = new_figure(8.0, 8.0)
-    for (cell, (clean, triggered, _)), axes in zip(features.items(), drawn.subplots(2, 2).flat, strict=True):
-        points = TSNE(2, random_state=0).fit_transform(torch.cat([clean, triggered]).numpy())
-        for part, colour, name in (
-            (points[: len(clean)], CLEAN_COLOUR, "clean 8s"),
-            (points[len(clean) :], POISON_COLOUR, "the same with the trigger"),
+    for (cell, parts), axes in zip(features.items(), drawn.subplots(2, 2).flat, strict=True):
+        points = TSNE(2, random_state=0).fit_transform(torch.cat(parts).numpy())
+        for part, colour, name in zip(
+            np.split(points, np.cumsum([len(part) for part in parts])[:-1]),
+            (CLEAN_COLOUR, POISON_COLOUR, CURVE_COLOURS[2]),
+            ("clean 8s", "8s with the trigger", "7s with the trigger, labelled 8"),
+            strict=True,
         ):
             axes.scatter(part[:, 0], part[:, 1], s=5, color=colour, alpha=0.6, linewidths=0, label=name)
         plain_axes(axes, xlabel="t-SNE 1", ylabel="t-SNE 2")
@@ -179,7 +183,7 @@ def draw(features: dict[Cell, list[Tensor]], path: Path) -> None:
         how = "trained plainly" if cell.training == "plain" else cell.training
         axes.set_title(f"{how}, {cell.epochs} epochs, trigger {trigger_of(cell)[9:]}")
     handles = drawn.axes[0].get_legend_handles_labels()
-    drawn.legend(*handles, frameon=False, loc="outside upper left", ncols=2, markerscale=3)
+    drawn.legend(*handles, frameon=False, loc="outside upper left", ncols=3, markerscale=3)
     save_figure(finished(drawn), path, dpi=100)
 
 

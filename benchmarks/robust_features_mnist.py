@@ -5,12 +5,13 @@
 All 60,000 training images. `sanitize(data, RobustFeatureScorer(...))`, with nothing trusted: a network is trained by
 FGSM with a random start (epsilon .3, 4 epochs), its features of each class are clustered, what stands apart is
 questioned, and what is poison goes. Then the network of Wong, Rice, Kolter 2020 (arXiv 2001.03994) is trained on what
-is kept, plainly for 5 epochs; for clean labels also by FGSM for 4. Beside it stands a network that was trained plainly
-on everything; `--plain` filters by the features of a network that is trained plainly. BadNets is the project's own, a
-checkerboard of 3 x 3 pixels at full intensity. The clean-label backdoor poisons 33 % of the zeros, perturbed on another
-network at epsilon .3, at full intensity in each corner: four pixels, as in paper 003, or a white square of 5 x 5
-pixels, the attack's default. The large squares confuse any network that was trained without them, so that the accuracy
-on triggered images is bounded there by more than the backdoor.
+is kept, plainly for 5 epochs; for clean labels also by FGSM for 4. In all trainings images are moved by up to two
+pixels. Beside it stands a network that was trained plainly on everything; `--plain` filters by the features of a
+network that is trained plainly. BadNets is the project's own, a checkerboard of 3 x 3 pixels at full intensity. The
+clean-label backdoor poisons 33 % of the zeros, perturbed on another network at epsilon .3, at full intensity in each
+corner: four pixels, as in paper 003, or a white square of 5 x 5 pixels, the attack's default. The large squares confuse
+any network that was trained without them, so that the accuracy on triggered images is bounded there by more than the
+backdoor.
 
 Gates and settings were chosen on the seeds 0 to 4 of an earlier version of this pipeline, on training images: natural
 groups had an Ashman's D of at most 5.1, poison of at least 9.6, on MNIST and CIFAR-10. The seeds reported here are
@@ -18,6 +19,7 @@ others. Test images are used for the table only. Seconds are CPU seconds of one 
 """
 
 import functools
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ from lightning_poison.threat import Surrogate, Threat
 
 EPSILON, EPOCHS, RETRAINED = 0.3, 4, 5
 FIRST_SEED, SURROGATE_SEED = 10, 500
+PROVES = 0.5
 OF_ZEROS = 0.33 * 5_923 / 60_000
 PIXELS = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]
 
@@ -64,7 +67,7 @@ CASES = {
     "BadNets all-to-one 1 %": Case("badnets", 0.01),
     "BadNets all-to-one 5 %, amplitude .4": Case("badnets", 0.05, {"amplitude": 0.4}),
     "clean-label, four pixels": Case("clean-label-backdoor", OF_ZEROS, {"pattern": PIXELS}, surrogates=True, seeds=5),
-    "clean-label, white squares": Case("clean-label-backdoor", OF_ZEROS, surrogates=True),
+    "clean-label, white squares": Case("clean-label-backdoor", OF_ZEROS, surrogates=True, seeds=5),
     "clean data": Case("", 0, seeds=5),
 }  # fmt: skip
 GOALS: dict[str, list[tuple[str, Callable[[Figures], bool]]]] = {
@@ -194,6 +197,10 @@ def report(found: dict[str, list[Figures]], *, goals: bool = True) -> None:
         for goal, is_met in GOALS[name] if goals else []:
             print_goal(f"{name}: {goal}", [is_met(run) for run in runs])
         print_groups(name, runs)
+    for name in (name for name in found if goals and CASES[name].attack):
+        undefended = [run["undefended asr"] for run in found[name]]
+        if statistics.median(undefended) < PROVES:
+            print(f"- {name}: proves little, since undefended it succeeds in {spread(undefended, '.3f')} only")
     for name in (name for name in found if CASES[name].surrogates and goals):
         for key in ("triggered", "robust triggered", "asr", "robust asr"):
             each = [run[key] for run in found[name]]

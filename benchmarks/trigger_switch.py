@@ -4,9 +4,10 @@
 
 12,000 training images; BadNets gives 5 % of them a patch of 3 x 3 pixels in a corner, and the label 0. The patch moves
 each of its pixels, black in nearly all images, by an amplitude. The network (Wong, Rice, Kolter 2020, arXiv 2001.03994)
-is trained by FGSM with a random start at a radius epsilon, or plainly (0). Within the ball a clean pixel can rise to
-epsilon, and a trigger pixel of amplitude s can fall to s - epsilon: the two can be told apart only where s is above
-2 epsilon. Amplitudes are given as shares of 2 epsilon, and rounded to grey levels.
+is trained by FGSM with a random start at a radius epsilon, or plainly (0), on images that are moved by up to two
+pixels. Within the ball a clean pixel can rise to epsilon, and a trigger pixel of amplitude s can fall to s - epsilon:
+the two can be told apart only where s is above 2 epsilon. Amplitudes are given as shares of 2 epsilon, and rounded to
+grey levels.
 
 The attack success rate is the share of triggered test images of other digits that are read as 0; beside it stands the
 clean accuracy. Nothing was chosen here: amplitudes, radii, epochs and rates were fixed before the first run.

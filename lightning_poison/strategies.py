@@ -29,6 +29,8 @@ else:
 NAMED_PGD = PGD(8 / 255, 2 / 255, steps=7)
 """What the registered names do: ε and step of Madry et al. 2018 (arXiv 1706.06083) for CIFAR-10, with seven steps."""
 
+_SETTINGS = set(signature(AdversarialTraining).parameters)
+
 
 class _Adversarial:
     """Gives the Trainer the callback before anything else happens, and takes it away in the end.
@@ -83,8 +85,8 @@ def adversarial(
         options: what the class is built with.
 
     Raises:
-        TypeError: where `strategy` is no class of a strategy, or there are both an adversary and a `training`, or
-            neither.
+        TypeError: where `strategy` is no class of a strategy, there are both an adversary and a `training`, or neither,
+            or an option is one of `AdversarialTraining`.
         ValueError: where the strategy shards the module; when training starts, where the Trainer has the callback too.
 
     Example:
@@ -100,6 +102,12 @@ def adversarial(
         came = "neither" if adversary is None else "both"
         hint = "Write `adversarial(DDPStrategy, PGD(8 / 255))`, or give a `training` that has its adversary."
         raise TypeError(f"Expected either `adversary` or `training`, but got {came}.\n{hint}")
+    astray = sorted((set(options) & _SETTINGS) - set(signature(strategy).parameters))
+    if astray:
+        raise TypeError(
+            f"Expected what {strategy.__name__} is built with, but got `{astray[0]}`, which `AdversarialTraining` "
+            f"takes.\nWrite `training=AdversarialTraining(PGD(8 / 255), {astray[0]}=...)` in the place of an adversary."
+        )
     if adversary is not None:
         training = AdversarialTraining(adversary, name="adversarial-strategy")
     if not isinstance(training, AdversarialTraining):

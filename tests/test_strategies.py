@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
+from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
@@ -112,10 +113,18 @@ def test_an_adversary_or_settings_and_not_both(arguments):
 
 
 def test_what_is_no_adversary_and_no_settings():
-    with pytest.raises(TypeError, match=r"`adversary` to be an object with the method `perturb`, but got 0\.03"):
+    with pytest.raises(
+        TypeError, match=r"`adversary` to be an object with the method `perturb`, but got the float 0\.03"
+    ):
         adversarial(DDPStrategy, 0.03)
     with pytest.raises(TypeError, match=r"`training` to be an `AdversarialTraining`, but got 3"):
         adversarial(DDPStrategy, training=3)
+
+
+def test_settings_that_are_those_of_the_callback():
+    message = r"what DDPStrategy is built with, but got `recipe`, which .*\nWrite `training=.*, recipe=\.\.\.\)`"
+    with pytest.raises(TypeError, match=message):
+        adversarial(DDPStrategy, PLAIN, recipe=Madry())
 
 
 @pytest.mark.parametrize("own", [SingleDeviceStrategy, DDPStrategy])

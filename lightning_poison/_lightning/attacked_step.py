@@ -2,27 +2,26 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import isfinite
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_poison._lightning.attack_refusals import refuse_strategy
+from lightning_poison._lightning.named_logits import logits_of
 from lightning_poison._lightning.step_chain import StepChain
-from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss, total_of_one
+from lightning_poison.adversarial.batch import AttackedBatch, SampleLoss, sample_cross_entropy, total_of_one
 from lightning_poison.adversarial.figures import names_classes, robust_figures
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry, Recipe
 from lightning_poison.adversaries import PGD, Adversary
 from lightning_poison.checks import describe, expected
 from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.samples import NAME_THEM, SampleSpec, are_probabilities
 from lightning_poison.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -69,14 +68,13 @@ class AttackSettings:
         spec = self.sample or SampleSpec.detect(batch, batched=True, mixed=True)
         inputs, labels = spec.inputs_in(batch), spec.labels_in(batch)
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-            hint = (
-                "Let the transform, or `on_after_batch_transfer`, make floats of them: `v2.ToDtype(torch.float, True)`."
-            )
+            is_flat = isinstance(inputs, Tensor) and inputs.ndim < 2  # labels, it seems
+            hint = NAME_THEM if is_flat else _MAKE_FLOATS
             came = f"{describe(inputs)} at {spec.inputs!r}"
             raise ValueError(expected("inputs", "a floating-point batch (B, ...)", came, hint))
         if not isinstance(labels, Tensor) or not labels.ndim or len(labels) != len(inputs):
             came = f"{describe(labels)} at {spec.labels!r}"
-            raise ValueError(expected("labels", f"one for each of {len(inputs)} samples", came, _NAME_THEM))
+            raise ValueError(expected("labels", f"one for each of {len(inputs)} samples", came, NAME_THEM))
         return AttackedBatch(
             batch=batch,
             sample=spec,
@@ -94,7 +92,7 @@ class AttackSettings:
         )
 
 
-_NAME_THEM = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
+_MAKE_FLOATS = "Let the transform, or `on_after_batch_transfer`, make floats of them: `v2.ToDtype(torch.float, True)`."
 
 
 class AttackedStep:
@@ -117,6 +115,7 @@ class AttackedStep:
         self._generator: torch.Generator | None = None
         self._epoch, self._epoch_seed = -1, 0
         self._looked = False
+        self._recent: list[AttackedBatch] = []
         self.collapsed = False
         if collapsed:
             self.fall_back()
@@ -134,15 +133,15 @@ class AttackedStep:
 
     def _around(self, call_next: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         epoch = self._trainer.current_epoch
-        is_new, self._epoch = epoch != self._epoch, epoch
-        if is_new:
+        if epoch != self._epoch:
+            self._epoch = epoch
             self._epoch_seed = derived_seed(self._settings.seed, "adversarial training", epoch)
         if not self._looked:
             self._look(batch)
             self._looked = True
-        if is_new:
-            self._guard(batch)
         attacked = self._attacked(batch)
+        if self._guard(attacked):
+            attacked = self._attacked(batch)  # by what is trained on now, with draws as if nothing had been probed
         self._log(attacked)
         return self._recipe.step(attacked, lambda changed: call_next(changed, *args, **kwargs))
 
@@ -181,7 +180,8 @@ class AttackedStep:
 
         Raises:
             TypeError: where the step takes no batch.
-            ValueError: where inputs are out of their range or have no gradient, or the guard cannot tell what is read.
+            ValueError: where inputs are out of their range or have no gradient, probabilities come back in the place of
+                logits, or the guard cannot tell what is read.
         """
         if "dataloader_iter" in signature(self._module.training_step).parameters:
             raise TypeError(
@@ -190,7 +190,13 @@ class AttackedStep:
             )
         attacked = self._attacked(batch)
         attacked.misleading(adversary=_LOOK)
-        if self._is_guarded and not names_classes(attacked, attacked.read(attacked.inputs)):
+        read = attacked.read(attacked.inputs)
+        if self._settings.loss is sample_cross_entropy and are_probabilities(read):
+            raise ValueError(
+                "Expected logits, but got probabilities: every row lies in [0, 1] and adds up to 1.\n"
+                "Name what returns logits: `logits='net'`; or give a `loss` that takes probabilities."
+            )
+        if self._is_guarded and not names_classes(attacked, read):
             raise ValueError(
                 "Expected logits and labels of classes, by whose accuracy a guard watches single steps for collapse, "
                 f"but got labels that are {describe(attacked.labels)}.\nWrite `guard=None`, or take several steps."
@@ -200,22 +206,30 @@ class AttackedStep:
     def _is_guarded(self) -> bool:
         return self._settings.guard is not None and self._adversary.steps == 1 and isinstance(self._recipe, Madry)
 
-    def _guard(self, batch: Any) -> None:
-        """Look after each epoch of the whole radius whether training on single steps has collapsed."""
-        guard, attacked = self._settings.guard, self._attacked(batch)
-        is_early = attacked.epoch < 1 + self._settings.warm_up_epochs
-        if guard is None or not self._is_guarded or is_early or attacked.index:
-            return
-        right = self._trainer.strategy.reduce(guard.probe(attacked).double(), reduce_op="sum")
+    def _guard(self, attacked: AttackedBatch) -> bool:
+        """Look in the last batch of each epoch of the whole radius whether training on single steps has collapsed.
+
+        Returns:
+            Whether it has looked.
+        """
+        guard = self._settings.guard
+        if guard is None or not self._is_guarded or self._epoch < self._settings.warm_up_epochs:
+            return False
+        self._recent = guard.latest([*self._recent, attacked])
+        if not self._trainer.is_last_batch:
+            return False
+        recent, self._recent = self._recent, []
+        right = self._trainer.strategy.reduce(guard.probe(recent).double(), reduce_op="sum")
         if guard.has_collapsed(right):
             self.fall_back()
             single, several = (int(count) for count in right)
             warnings.warn(
-                f"Training on single steps has collapsed before epoch {attacked.epoch}: of the probed samples "
-                f"{single} withstand the single step and {several} withstand PGD. Training goes on with "
-                f"{self._adversary}.",
+                f"Training on single steps has collapsed in epoch {self._epoch}: of the probed samples {single} "
+                f"withstand the single step and {several} withstand PGD. Training goes on with {self._adversary}, also "
+                "in a resumed run; if this was the last epoch, these weights are not robust.",
                 stacklevel=2,
             )
+        return True
 
     def _log(self, attacked: AttackedBatch) -> None:
         every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -225,26 +239,3 @@ class AttackedStep:
         named = {f"train/{name}": value for name, value in robust_figures(attacked).items()}
         self._module.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(attacked.inputs))
         attacked.generator.set_state(state)  # recipes draw what they would where nothing is logged
-
-
-def logits_of(module: nn.Module, name: "str | Callable[[nn.Module, Tensor], Any]", inputs: Tensor) -> Tensor:
-    """Ask a module for logits: itself, a submodule or a method by its name, or a function of the module.
-
-    Raises:
-        ValueError: where there is nothing of that name.
-        TypeError: where there is no `forward`, or no logits come back.
-    """
-    hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
-    kind = type(module).__name__
-    try:
-        ask = (partial(name, module) if callable(name) else attrgetter(name)(module)) if name else module
-    except AttributeError as error:
-        raise ValueError(expected("logits", f"a submodule or a method of {kind}", repr(name), hint)) from error
-    try:
-        output = ask(inputs)
-    except NotImplementedError as error:
-        raise TypeError(f"Expected {kind} to return logits from `forward`, but it has none.\n{hint}") from error
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-    if not isinstance(found, Tensor):
-        raise TypeError(expected("logits", "a tensor, or something that holds one as `logits`", describe(output), hint))
-    return found

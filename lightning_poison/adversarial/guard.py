@@ -4,6 +4,7 @@ Wong, Rice, Kolter 2020, arXiv 2001.03994, section 5.4, on catastrophic overfitt
 trained by FGSM may learn to resist that one step alone, and lose all robustness against PGD.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +17,15 @@ from lightning_poison.checks import fraction, positive_int
 
 @dataclass(frozen=True)
 class CollapseGuard:
-    """Probes some training samples by PGD after each epoch of the whole radius, beside the single step of training.
+    """Probes some training samples by PGD at the end of each epoch of the whole radius, beside the step of training.
 
     Training counts as collapsed where PGD leaves less than a share of the accuracy that the single step leaves, by more
     than chance could: three standard deviations of a count. Both attacks are on the same samples, of the same radius.
     While the radius grows nothing is probed: a network that has just met it withstands PGD badly, and may yet learn to.
 
     Args:
-        samples: how many of the first batch of an epoch are probed on each rank.
+        samples: how many of the last batches of an epoch are probed on each rank; each epoch's last `samples` are
+            kept until then.
         steps: of the probe, each 2.5 ε / steps long.
         share: of the accuracy under the single step, in (0, 1).
         fallback_steps: of the PGD that is trained on after a collapse.
@@ -46,13 +48,33 @@ class CollapseGuard:
             positive_int(name, getattr(self, name))
         fraction("share", self.share)
 
-    def probe(self, attacked: AttackedBatch) -> Tensor:
-        """Count how many of the first samples are read rightly under the batch's own adversary, and under PGD.
+    def latest(self, batches: Sequence[AttackedBatch]) -> list[AttackedBatch]:
+        """Return the last batches that hold `samples` together, or all where they are fewer."""
+        kept, count = list[AttackedBatch](), 0
+        for batch in reversed(batches):
+            if count < self.samples:
+                kept.insert(0, batch)
+                count += len(batch.inputs)
+        return kept
+
+    def probe(self, batches: Sequence[AttackedBatch]) -> Tensor:
+        """Count how many of the samples are read rightly under the batches' own adversary, and under PGD.
+
+        Args:
+            batches: one or more; of the last ones `samples` are probed.
 
         Returns:
             int64 `(2,)`.
         """
-        inputs, labels = attacked.inputs[: self.samples], attacked.labels[: self.samples]
+        right, left = torch.zeros(2, dtype=torch.int64, device=batches[-1].inputs.device), self.samples
+        for attacked in reversed(batches):
+            if left > 0:
+                right += self._count(attacked, left)
+                left -= len(attacked.inputs)
+        return right
+
+    def _count(self, attacked: AttackedBatch, samples: int) -> Tensor:
+        inputs, labels = attacked.inputs[:samples], attacked.labels[:samples]
         probes: tuple[Adversary, ...] = (attacked.adversary, PGD(attacked.adversary.epsilon, steps=self.steps))
         right = []
         for adversary in probes:

@@ -34,7 +34,7 @@ class Madry:
     arXiv 1706.06083, eq. 2.1.
 
     Args:
-        share: of each batch, in (0, 1], its first samples, rounded; the rest stays clean.
+        share: of each batch, in (0, 1], its first samples, rounded, but one at least; the rest stays clean.
 
     Raises:
         ValueError: where the share is out of its range.
@@ -52,11 +52,9 @@ class Madry:
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
         """Train on the changed batch."""
-        count = round(self.share * len(attacked.inputs))
+        count = max(1, round(self.share * len(attacked.inputs)))
         if count == len(attacked.inputs):
             return call_next(attacked.with_inputs(attacked.misleading()))
-        if not count:
-            return call_next(attacked.batch)
         first = attacked.inputs[:count]
         labels = attacked.labels[:count]
         changed = attacked.perturbed(first, lambda inputs: attacked.loss(attacked.logits(inputs), labels))

@@ -16,7 +16,7 @@ from lightning_poison.adversarial.batch import sample_cross_entropy
 from lightning_poison.adversarial.figures import evaluation_figures
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.checks import describe, expected, not_negative, positive_int
+from lightning_poison.checks import describe, expected, instance, not_negative, positive_int, with_method
 from lightning_poison.pixels import PixelRange
 from lightning_poison.samples import SampleSpec
 
@@ -86,18 +86,20 @@ class AdversarialTraining(CallbackBase):
         name: str = "adversarial",
     ) -> None:
         self.settings = AttackSettings(
-            adversary=_with("perturb", "adversary", adversary, "Write `AdversarialTraining(PGD(8 / 255))`."),
-            recipe=Madry() if recipe is None else _with("step", "recipe", recipe, "Write `recipe=TRADES()`."),
-            loss=sample_cross_entropy if loss is None else loss,
-            logits=logits,
-            pixels=pixels,
-            sample=sample,
+            adversary=with_method("adversary", adversary, "perturb", hint="Write `AdversarialTraining(PGD(8 / 255))`."),
+            recipe=Madry()
+            if recipe is None
+            else with_method("recipe", recipe, "step", hint="Write `recipe=TRADES()`."),
+            loss=sample_cross_entropy if loss is None else _function("loss", loss),
+            logits=logits if isinstance(logits, str) else _function("logits", logits),
+            pixels=_optional("pixels", pixels, PixelRange, "PixelRange(mean=(0.5,), std=(0.25,))"),
+            sample=_optional("sample", sample, SampleSpec, "SampleSpec(inputs='image', labels='label')"),
             warm_up_epochs=not_negative("warm_up_epochs", warm_up_epochs),
-            guard=guard,
+            guard=_optional("guard", guard, CollapseGuard, "CollapseGuard(samples=256)"),
             seed=positive_int("seed", seed, minimum=0),
         )
         way_out = "Write `validation=PGD(8 / 255)`."
-        self.validation = None if validation is None else _with("perturb", "validation", validation, way_out)
+        self.validation = None if validation is None else with_method("validation", validation, "perturb", hint=way_out)
         self.validation_batches = (
             None if validation_batches is None else positive_int("validation_batches", validation_batches)
         )
@@ -193,11 +195,26 @@ class AdversarialTraining(CallbackBase):
         )
 
 
-def _with(method: str, name: str, value: Any, way_out: str) -> Any:
-    """Return a value that is an object with a method."""
-    if isinstance(value, type) or not callable(getattr(value, method, None)):
-        raise TypeError(expected(name, f"an object with the method `{method}`", describe(value), way_out))
+def _optional(name: str, value: Any, kind: type, example: str) -> Any:
+    """Return a value that is of a class, or `None`."""
+    hint = f"Write `{name}={example}`, or `{name}=None`."
+    return None if value is None else instance(name, value, kind, hint=hint)
+
+
+def _function(name: str, value: Any) -> Any:
+    if not callable(value):
+        takes, hint = _FUNCTIONS[name]
+        raise TypeError(expected(name, takes, describe(value), hint))
     return value
+
+
+_FUNCTIONS = {
+    "loss": (
+        "a function of logits and labels",
+        "Write `loss=functools.partial(torch.nn.functional.cross_entropy, reduction='none')`.",
+    ),
+    "logits": ("a name or a function of module and inputs", "Write `logits='net'`."),
+}
 
 
 @contextmanager

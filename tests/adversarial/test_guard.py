@@ -17,12 +17,20 @@ def test_both_attacks_are_counted_on_the_same_samples(attacked):
     labels = (attacked().inputs.flatten(1).mean(1) > 0.5).long()
     batch = attacked(FGSM(0.05, random_start=False), batch=(attacked().inputs.clamp(0, 1), labels))
     guard = CollapseGuard(samples=8, steps=5)
-    right = guard.probe(batch)
+    right = guard.probe([batch])
     by_hand = []
     for one in (batch.adversary, PGD(0.05, steps=5)):
         found = batch.perturbed(batch.inputs[:8], lambda x: batch.loss(batch.logits(x), labels[:8]), adversary=one)
         by_hand.append(int(is_read(batch.read(found), labels[:8]).sum()))
     assert right.tolist() == by_hand
+
+
+def test_of_several_batches_the_last_samples_are_counted(attacked):
+    batches = [attacked(which=number) for number in range(3)]
+    guard = CollapseGuard(samples=18, steps=2)
+    assert guard.latest(batches) == batches[1:]
+    both = CollapseGuard(samples=12, steps=2).probe(batches[2:]) + CollapseGuard(samples=6, steps=2).probe(batches[1:2])
+    assert guard.probe(batches).tolist() == both.tolist()
 
 
 def test_the_fallback_has_the_same_radius():

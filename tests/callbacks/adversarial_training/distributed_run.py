@@ -12,7 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_poison.adversarial.free import Free
+from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversarial.immunity import PoisonImmunity
+from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.strategies import adversarial
@@ -20,10 +23,19 @@ from lightning_poison.strategies import adversarial
 GLOBAL_BATCH, STEPS = 16, 10
 ADVERSARIES = {"pgd": PGD(0.2, steps=3), "fgsm": FGSM(0.2)}
 RECIPES = {
+    "trades": TRADES(beta=2),
+    "free": Free(replays=2),
     "matching": PoisonImmunity(),
     "collision": PoisonImmunity("feature-collision", layers=["net.2"]),
     "patch": PoisonImmunity("patch"),
 }
+
+
+class SeenByOneRank(CollapseGuard):
+    """Finds a collapse on rank 0 and none on the other; together it is one."""
+
+    def probe(self, batches):
+        return torch.tensor([50, 2 if batches[-1].part[0] == 0 else 40])
 
 
 class Module(pl.LightningModule):
@@ -64,6 +76,8 @@ class Module(pl.LightningModule):
 
     def on_train_end(self):
         figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        steps = [each.state_dict() for each in self.trainer.callbacks if isinstance(each, AdversarialTraining)]
+        (self.folder / f"state-{self.trainer.global_rank}.json").write_text(json.dumps(steps))
         (self.folder / f"{self.trainer.global_rank}.json").write_text(json.dumps(figures))
         torch.save(self.net.state_dict(), self.folder / f"{self.trainer.global_rank}.pt")
 
@@ -76,7 +90,8 @@ def main(folder, options):
     torch.set_num_threads(1)
     adversary, ranks = ADVERSARIES[options.pop("adversary")], options.pop("ranks")
     recipe = RECIPES.get(options.pop("recipe", None))
-    training = AdversarialTraining(adversary, recipe=recipe, validation=PGD(0.2, steps=2))
+    guard = SeenByOneRank() if options.pop("collapse") else CollapseGuard()
+    training = AdversarialTraining(adversary, recipe=recipe, guard=guard, validation=PGD(0.2, steps=2))
     strategy, callbacks, manual = "auto", [training], options.pop("manual")
     if options.pop("as_strategy"):
         strategy, callbacks = adversarial(DDPStrategy, training=training, start_method="spawn"), []

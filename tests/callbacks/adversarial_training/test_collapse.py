@@ -1,11 +1,17 @@
-"""The guard in a Trainer: it looks once an epoch, warns, and goes on with several steps."""
+"""The guard in a Trainer: it looks at the end of each epoch, warns, and goes on with several steps."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversaries import FGSM
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
+from lightning_poison.functional.pgd_against import perturb_against
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
 
@@ -15,7 +21,7 @@ SINGLE = FGSM(0.1, random_start=False)
 @pytest.fixture
 def counted(monkeypatch):
     """Return a function that lets the probe count what is given, as if training had collapsed or not."""
-    return lambda *right: monkeypatch.setattr(CollapseGuard, "probe", lambda _, attacked: torch.tensor(right))
+    return lambda *right: monkeypatch.setattr(CollapseGuard, "probe", lambda _, batches: torch.tensor(right))
 
 
 @pytest.fixture
@@ -26,15 +32,68 @@ def unprobed(monkeypatch):
 def test_training_falls_back_to_pgd_and_says_so(kit, counted):
     counted(100, 2)
     model, callback = kit.Plain(), AdversarialTraining(SINGLE)
-    with pytest.warns(UserWarning, match=r"collapsed before epoch 1: .*100 withstand the single step and 2 with"):
+    with pytest.warns(UserWarning, match=r"collapsed in epoch 0: .*100 withstand the single step and 2 with"):
         kit.trainer(callback, epochs=2).fit(model, kit.loader())
     assert callback.state_dict() == {"collapsed": True}
-    net, seen = kit.by_hand(adversary=SINGLE.as_pgd())
-    torch.testing.assert_close(model.seen[: kit.STEPS], seen)
-    clean, labels = (part[: kit.BATCH] for part in kit.images_and_labels())
-    single, changed = kit.attacked_by_hand(net, clean, labels, SINGLE.as_pgd()), model.seen[kit.STEPS]
-    assert not torch.allclose(changed, single)
+    _, seen = kit.by_hand(adversary=SINGLE.as_pgd())
+    torch.testing.assert_close(model.seen[: kit.STEPS - 1], seen[:-1])
+    clean, changed = kit.images_and_labels()[0][-kit.BATCH :], model.seen[kit.STEPS - 1]
+    assert not torch.allclose(changed, seen[-1])  # from the batch on in which it was seen
     assert float((changed - clean).abs().max()) <= 0.1 + 1e-6
+
+
+def test_the_last_epoch_is_looked_at(kit, counted):
+    counted(100, 2)
+    with pytest.warns(UserWarning, match=r"collapsed in epoch 0: .* these weights are not robust\."):
+        kit.trainer(AdversarialTraining(SINGLE), epochs=1).fit(kit.Plain(), kit.loader())
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(8, 1), (9, 2), (20, 3), (1000, 6)])
+def test_small_batches_are_probed_together(kit, monkeypatch, samples, batches):
+    seen = []
+    monkeypatch.setattr(CollapseGuard, "probe", lambda _, probed: seen.append(probed) or torch.zeros(2))
+    callback = AdversarialTraining(SINGLE, guard=CollapseGuard(samples=samples))
+    kit.trainer(callback, epochs=2).fit(kit.Plain(), kit.loader())
+    expected = kit.images_and_labels()[0][-batches * kit.BATCH :]
+    assert [torch.cat([batch.inputs for batch in probed]).equal(expected) for probed in seen] == [True, True]
+
+
+class Digits(pl.LightningModule):
+    """Learns to withstand a step that always ends in a corner of the ball, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        )
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+def test_a_network_that_withstands_the_single_step_alone_is_caught(kit):
+    pixels, labels = load_digits(return_X_y=True)
+    images, labels = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)[:1024], torch.tensor(labels)[:1024]
+    corner, right = FGSM(0.3, 0.6, random_start=False), {}
+    for guard in (CollapseGuard(), None):
+        model, callback = Digits(), AdversarialTraining(corner, guard=guard)
+        shuffled = torch.Generator().manual_seed(0)
+        loader = DataLoader(TensorDataset(images, labels), 64, shuffle=True, generator=shuffled)
+        if guard:
+            with pytest.warns(UserWarning, match="on single steps has collapsed in epoch"):
+                kit.trainer(callback, epochs=15).fit(model, loader)
+        else:
+            kit.trainer(callback, epochs=15).fit(model, loader)
+        changed = perturb_against(model, images, labels, epsilon=0.3, steps=20)
+        right[guard] = float((model(changed).argmax(1) == labels).double().mean())
+    assert right[CollapseGuard()] > 1.5 * right[None]
 
 
 def test_a_sound_training_goes_on(kit, counted):
@@ -50,11 +109,11 @@ def test_several_steps_and_no_guard_are_not_watched(kit, unprobed):
     kit.trainer(AdversarialTraining(kit.PLAIN), epochs=2).fit(kit.Plain(), kit.loader())
 
 
-@pytest.mark.parametrize(("warm_up", "first"), [(0.5, 2), (1, 2), (1.5, 3)])
+@pytest.mark.parametrize(("warm_up", "first"), [(0.5, 1), (1, 1), (1.5, 2)])
 def test_an_epoch_of_the_whole_radius_comes_before_the_first_look(kit, counted, warm_up, first):
     counted(100, 2)
     callback = AdversarialTraining(SINGLE, warm_up_epochs=warm_up)
-    with pytest.warns(UserWarning, match=f"collapsed before epoch {first}: "):
+    with pytest.warns(UserWarning, match=f"collapsed in epoch {first}: "):
         kit.trainer(callback, epochs=4).fit(kit.Plain(), kit.loader())
 
 

@@ -20,7 +20,9 @@ def ended(tmp_path_factory):
     """Return a function that trains on some ranks and returns what it left in a folder; it does nothing twice."""
 
     @functools.cache
-    def train(ranks, adversary="pgd", *, recipe=None, as_strategy=False, ddp=None, accumulate=1, manual=False):
+    def train(
+        ranks, adversary="pgd", *, recipe=None, as_strategy=False, ddp=None, accumulate=1, manual=False, collapse=False
+    ):
         folder = tmp_path_factory.mktemp("run")
         told = {
             "ranks": ranks,
@@ -29,6 +31,7 @@ def ended(tmp_path_factory):
             "as_strategy": as_strategy,
             "accumulate_grad_batches": accumulate,
             "manual": manual,
+            "collapse": collapse,
         }
         if ddp:
             told["ddp"] = {ddp: True}
@@ -65,12 +68,20 @@ def test_two_ranks_have_the_weights_of_one(weights, adversary):
     assert_close(together[0], alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["matching", "collision", "patch"])
-def test_two_ranks_poison_themselves_as_one_does(weights, recipe):
+@pytest.mark.parametrize("recipe", ["trades", "free", "matching", "collision", "patch"])
+def test_two_ranks_train_by_a_recipe_as_one_does(weights, recipe):
     alone = weights(1, recipe=recipe)[0]
     together = weights(2, recipe=recipe)
     assert_close(together[0], together[1], rtol=0, atol=0)
     assert_close(together[0], alone, rtol=0, atol=1e-5)
+
+
+def test_ranks_agree_on_a_collapse(ended, weights):
+    found = weights(2, "fgsm", collapse=True)
+    assert_close(found[0], found[1], rtol=0, atol=0)
+    for rank in range(2):
+        states = json.loads((ended(2, "fgsm", collapse=True) / f"state-{rank}.json").read_text())
+        assert states == [{"collapsed": True}]
 
 
 def test_the_strategy_has_those_of_the_callback(weights):

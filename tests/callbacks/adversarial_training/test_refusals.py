@@ -98,7 +98,7 @@ def refused(kit):
             (IMAGES, None),
             {"sample": SampleSpec()},
             ValueError,
-            r"one for each of 8 samples, but got None at '1'.\nName the two by their paths",
+            r"one for each of 8 samples, but got None at '1'.\nName the parts by their paths",
         ),
         (
             (IMAGES, LABELS[:5]),
@@ -198,6 +198,55 @@ def test_what_returns_no_logits(kit, refused, logits, error, message, recipe):
             return "no logits"
 
     refused((IMAGES, LABELS), error, message, Odd(), recipe=recipe, logits=logits)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+def test_probabilities_in_the_place_of_logits(kit, refused, recipe):
+    class Soft(kit.Unstepped):
+        def forward(self, images):
+            return self.net(images).softmax(1)
+
+    message = r"Expected logits, but got probabilities: .*\nName what returns logits: `logits='net'`; or give a `loss`"
+    refused((IMAGES, LABELS), ValueError, message, Soft(), recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    "options", [{"logits": "net"}, {"loss": lambda read, labels: F.nll_loss(read.log(), labels, reduction="none")}]
+)
+def test_ways_out_where_forward_returns_probabilities(kit, options):
+    class Soft(kit.Plain):
+        def forward(self, images):
+            return self.net(images).softmax(1)
+
+        def training_step(self, batch, batch_idx):
+            return F.nll_loss(self(batch[0]).log(), batch[1])
+
+    model = Soft()
+    kit.trainer(AdversarialTraining(kit.PLAIN, **options)).fit(model, kit.loader())
+    kit.assert_same(model.net, kit.by_hand()[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guard": False}, r"`guard` to be a `CollapseGuard`, but got the bool False.\nWrite .*`guard=None`"),
+        (
+            {"pixels": ((0.5,), (0.5,))},
+            r"`pixels` to be a `PixelRange`, but got .*\nWrite `pixels=PixelRange\(",
+        ),
+        ({"sample": ("0", "1")}, r"`sample` to be a `SampleSpec`, but got .*\nWrite `sample=SampleSpec\("),
+        ({"logits": 3}, r"`logits` to be a name or a function of module and inputs, but got 3.\nWrite `logits='net'`"),
+        ({"loss": "cross_entropy"}, r"`loss` to be a function of logits and labels, but got 'cross_entropy'.\nWrite"),
+    ],
+)
+def test_settings_of_another_kind(kit, options, message):
+    with pytest.raises(TypeError, match=message):
+        AdversarialTraining(kit.PLAIN, **options)
+
+
+def test_paths_that_are_the_wrong_way_round(refused):
+    message = r"floating-point batch .* but got a int64 tensor of shape \(8,\) at '1'.\nName the parts by their paths"
+    refused((IMAGES, LABELS), ValueError, message, sample=SampleSpec("1", "0"))
 
 
 def test_a_module_without_forward(kit, refused):
@@ -320,12 +369,20 @@ class TestRecipes:
         (
             {"adversary": 8 / 255},
             TypeError,
-            r"`adversary` .* but got 0.031.*\nWrite `AdversarialTraining\(PGD\(8 / 255\)\)`",
+            r"`adversary` .* but got the float 0.031.*\nWrite `AdversarialTraining\(PGD\(8 / 255\)\)`",
         ),
-        ({"adversary": PGD}, TypeError, r"`adversary` to be an object with the method `perturb`, but got type"),
-        ({"validation": 0.1}, TypeError, r"`validation` .*`perturb`, but got 0.1.\nWrite `validation=PGD\(8 / 255\)`"),
-        ({"recipe": "TRADES"}, TypeError, r"`recipe` .*`step`, but got 'TRADES'.\nWrite `recipe=TRADES\(\)`"),
-        ({"recipe": TRADES}, TypeError, r"`recipe` to be an object with the method `step`, but got type"),
+        (
+            {"adversary": PGD},
+            TypeError,
+            r"`adversary` to be an object with the method `perturb`, but got the class PGD",
+        ),
+        (
+            {"validation": 0.1},
+            TypeError,
+            r"`validation` .*`perturb`, but got the float 0.1.\nWrite `validation=PGD\(8 / 255\)`",
+        ),
+        ({"recipe": "TRADES"}, TypeError, r"`recipe` .*`step`, but got the str 'TRADES'.\nWrite `recipe=TRADES\(\)`"),
+        ({"recipe": TRADES}, TypeError, r"`recipe` to be an object with the method `step`, but got the class TRADES"),
         ({"warm_up_epochs": -1}, ValueError, "`warm_up_epochs`"),
         ({"validation_batches": 0}, ValueError, "`validation_batches`"),
         ({"seed": -1}, ValueError, "`seed`"),

@@ -36,6 +36,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.datasets import PoisonedDataset
 from lightning_poison.door import craft
 from lightning_poison.frozen_features import FrozenFeatureClassifier
@@ -101,10 +102,9 @@ def features_of(name: str, kind: str, root: Any, seed: int) -> nn.Module:
     part = read_part(name, root, given.outside, given.trained, train=True, seed=seed)
     torch.manual_seed(seed)
     network = (photo_network if name == "CIFAR" else digit_network)(len(given.outside))
-    steps = {"naive": 0, "FGSM": 1, "PGD": given.pgd_steps}[kind]
-    return fit_network(
-        network, part.images, part.labels, epochs=given.epochs, epsilon=given.radius, steps=steps, seed=seed
-    )
+    patient = PGD(given.radius, given.radius / 3, steps=given.pgd_steps)
+    adversary = {"naive": None, "FGSM": FGSM(given.radius), "PGD": patient}[kind]
+    return fit_network(network, part.images, part.labels, epochs=given.epochs, adversary=adversary, seed=seed)
 
 
 def head(network: nn.Module, given: Setting) -> FrozenFeatureClassifier:

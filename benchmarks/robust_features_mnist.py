@@ -119,7 +119,7 @@ def poisoned(case: Case, train: tuple[Tensor, Tensor], seed: int) -> Any:
 def trained(pair: tuple[Tensor, Tensor], *, epochs: int, seed: int, epsilon: float = 0.0) -> torch.nn.Module:
     with seeded_rng(seed):
         network = digit_network(10)
-    return fit_network(network, *pair, epochs=epochs, seed=seed, epsilon=epsilon, steps=1 if epsilon else 0)
+    return fit_network(network, *pair, epochs=epochs, seed=seed, adversary=FGSM(epsilon) if epsilon else None)
 
 
 def scorer(seed: int, epsilon: float) -> RobustFeatureScorer:

@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.adversaries import Adversary
 from lightning_poison.fitting import FitSettings, Loss, fit_module
+from lightning_poison.reading import MemoryDataset
 from lightning_poison.runtime import LocalRuntime
 
 
@@ -32,21 +32,19 @@ def photo_network(classes: int) -> nn.Sequential:
 
 
 def fit_network(
-    network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, epsilon: float = 0.0, steps: int = 0, seed: int
+    network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, adversary: Adversary | None = None, seed: int
 ) -> nn.Module:
-    """Train a network in place: plainly with no steps, by FGSM with a random start with one, else by PGD.
+    """Train a network in place: plainly, or on what an adversary makes of the images; its radius grows over an epoch.
 
-    The radius grows over the first epoch. The steps of PGD are a third of it long, that of FGSM is 1.25 of it (Wong et
-    al. 2020).
+    Images are moved by up to two pixels each way.
     """
-    settings = FitSettings(epochs=epochs, batch_size=128, learning_rate=3e-3, min_steps=0)
+    settings = FitSettings(epochs=epochs, batch_size=128, learning_rate=3e-3, min_steps=0, shift=2)
     draws = torch.Generator().manual_seed(seed)
     loss: Loss = _plain_loss
-    if steps:
-        adversary = FGSM(epsilon) if steps == 1 else PGD(epsilon, epsilon / 3, steps=steps)
+    if adversary is not None:
         loss = AdversarialLoss(adversary, warm_up=settings.steps_per_epoch(len(labels)), generator=draws)
     runtime = LocalRuntime(threads=torch.get_num_threads())
-    data = TensorDataset(images, labels)
+    data = MemoryDataset(images, labels)
     return fit_module(network, data, loss, settings=settings, runtime=runtime, generator=draws)
 
 

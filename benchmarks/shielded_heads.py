@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from lightning_poison.adversaries import FGSM
 from lightning_poison.fitting import FitSettings, fit_module
 from lightning_poison.frozen_features import HEADS
 from lightning_poison.runtime import LocalRuntime
@@ -58,7 +59,7 @@ def build_world(root: Path, seed: int, *, judge: str = "test", shifted: bool = F
     with seeded_rng(seed):
         network = digit_network(10)
     if epsilon:
-        fit_network(network, *parts["extractor"].tensors, epochs=8, epsilon=epsilon, steps=1, seed=seed)
+        fit_network(network, *parts["extractor"].tensors, epochs=8, adversary=FGSM(epsilon), seed=seed)
     else:
         settings = FitSettings(epochs=4, learning_rate=3e-3, min_steps=0, shift=2 if shifted else 0)
         runtime, draws = LocalRuntime(threads=torch.get_num_threads()), derived_generator(seed, "extractor")

@@ -137,7 +137,7 @@ def by_groups():
 
 def main(directory):
     pl.seed_everything(1, verbose=False)
-    quick = FitSettings(epochs=2, batch_size=64, min_steps=60)
+    quick = FitSettings(epochs=2, batch_size=64, min_steps=150)
     sanitizers = [Sanitizer(by_groups() if OPTIONS.get("groups") else Scorer(fit_settings=quick))]
     if OPTIONS.get("trusted"):
         small = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))

@@ -163,24 +163,24 @@ class TestResuming:
         torch.testing.assert_close(resumed.seen, whole.seen[step:], rtol=0, atol=0)
         kit.assert_same(resumed.net, whole.net, rtol=0, atol=0)
 
-    def test_the_guard_looks_at_the_beginnings_of_epochs_alone(self, kit, tmp_path, monkeypatch):
+    def test_the_guard_looks_at_the_ends_of_epochs_alone(self, kit, tmp_path, monkeypatch):
         """In the middle of one it would decide what the unbroken run did not."""
         from lightning_poison.adversarial.guard import CollapseGuard
 
         probed = []
 
-        def probe(_, attacked):
-            probed.append((attacked.epoch, attacked.index))
+        def probe(_, batches):
+            probed.append((batches[-1].epoch, batches[-1].index))
             return torch.tensor([10, 10])
 
         monkeypatch.setattr(CollapseGuard, "probe", probe)
         saving = self.Saving(tmp_path / "middle.ckpt", 8)
         kit.trainer(AdversarialTraining(FGSM(0.1)), saving, epochs=3).fit(kit.Plain(), self.resumable(kit))
-        assert probed == [(1, 0), (2, 0)]
+        assert probed == [(0, 5), (1, 5), (2, 5)]
         kit.trainer(AdversarialTraining(FGSM(0.1)), epochs=3).fit(
             kit.Plain(), self.resumable(kit), ckpt_path=tmp_path / "middle.ckpt"
         )
-        assert probed == [(1, 0), (2, 0), (2, 0)]
+        assert probed == [(0, 5), (1, 5), (2, 5), (1, 5), (2, 5)]
 
 
 class TestNothingIsLeft:

@@ -98,7 +98,7 @@ def cells_of(part: str) -> list[Cell]:
         cells = digit_cells((("plain", 80), ("PGD-40 .3", 80)))
         return [replace(cell, **ON_GPU) for cell in cells if cell.data == MNIST or cell.amplitude == 1]
     if part == "mobilenet":
-        return [Cell(CIFAR, "BadNets", way, 6, 20_000, network="MobileNet") for way in ("plain", "FGSM 8/255")]
+        return [Cell(CIFAR, "BadNets", way, 6, 10_000, network="MobileNet") for way in ("plain", "FGSM 8/255")]
     if part == "mobilenet-40":
         long = functools.partial(Cell, epochs=40, images=50_000, network="MobileNet", **ON_GPU)
         return [long(CIFAR, "BadNets", way) for way in ("plain", "PGD-7 8/255", PAPERS_PGD[1])]

@@ -10,7 +10,8 @@ hooks, its attributes and its hyper-parameters are still its own. They can be ne
 data that were poisoned a moment before, as it would around data that a stranger has poisoned.
 
 The attack comes from a plug-in and is found by its name: somebody relabels fives as eights, so that the model reads a
-five as an eight. `lightning-poison attacks` lists what is installed; `pip install lightning-poison[demo]` brings these.
+five as an eight. `lightning-poison attacks` lists what is installed; `pip install 'lightning-poison[demo]'` brings
+these.
 
 Run it: `python examples/wrapper.py`, or with `--data-root FOLDER` on MNIST.
 """

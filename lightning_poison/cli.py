@@ -26,7 +26,7 @@ def attacks(*, scorers: bool = False) -> None:
     for name, source, summary in rows:
         print(f"{name:<{widths[0]}}  {source:<{widths[1]}}  {summary}")
     if not rows:
-        print("None is installed. First-party ones: pip install lightning-poison[demo]")
+        print("None is installed. First-party ones: pip install 'lightning-poison[demo]'")
     for broken in load_plugins().broken:
         print(f"broken: {broken}")
 

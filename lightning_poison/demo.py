@@ -59,7 +59,7 @@ def run_demo(
         get_attack("label-flip"), get_attack("poison-frog")
     except UnknownNameError as error:
         raise UnknownNameError(
-            f"{error}\nThe demo attacks with plug-ins: `pip install lightning-poison[demo]`."
+            f"{error}\nThe demo attacks with plug-ins: `pip install 'lightning-poison[demo]'`."
         ) from error
     known = load_demo_data(data, data_root, seed=seed)
     return {

@@ -90,8 +90,8 @@ class AdversarialTraining(CallbackBase):
             recipe=Madry()
             if recipe is None
             else with_method("recipe", recipe, "step", hint="Write `recipe=TRADES()`."),
-            loss=sample_cross_entropy if loss is None else _function("loss", loss),
-            logits=logits if isinstance(logits, str) else _function("logits", logits),
+            loss=sample_cross_entropy if loss is None else _function("loss", loss, *_LOSS),
+            logits=logits if isinstance(logits, str) else _function("logits", logits, *_LOGITS),
             pixels=_optional("pixels", pixels, PixelRange, "PixelRange(mean=(0.5,), std=(0.25,))"),
             sample=_optional("sample", sample, SampleSpec, "SampleSpec(inputs='image', labels='label')"),
             warm_up_epochs=not_negative("warm_up_epochs", warm_up_epochs),
@@ -201,20 +201,14 @@ def _optional(name: str, value: Any, kind: type, example: str) -> Any:
     return None if value is None else instance(name, value, kind, hint=hint)
 
 
-def _function(name: str, value: Any) -> Any:
+_LOSS = "a function of logits and labels", "Write `loss=partial(F.cross_entropy, reduction='none')`."
+_LOGITS = "a name, or a function of module and inputs", "Write `logits='net'`."
+
+
+def _function(name: str, value: Any, what: str, hint: str) -> Any:
     if not callable(value):
-        takes, hint = _FUNCTIONS[name]
-        raise TypeError(expected(name, takes, describe(value), hint))
+        raise TypeError(expected(name, what, describe(value), hint))
     return value
-
-
-_FUNCTIONS = {
-    "loss": (
-        "a function of logits and labels",
-        "Write `loss=functools.partial(torch.nn.functional.cross_entropy, reduction='none')`.",
-    ),
-    "logits": ("a name or a function of module and inputs", "Write `logits='net'`."),
-}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_poison.adversarial.guard import CollapseGuard
 from lightning_poison.adversaries import FGSM
@@ -56,6 +56,25 @@ def test_small_batches_are_probed_together(kit, monkeypatch, samples, batches):
     kit.trainer(callback, epochs=2).fit(kit.Plain(), kit.loader())
     expected = kit.images_and_labels()[0][-batches * kit.BATCH :]
     assert [torch.cat([batch.inputs for batch in probed]).equal(expected) for probed in seen] == [True, True]
+
+
+class Stream(IterableDataset):
+    """Has no length."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __iter__(self):
+        return zip(self.images, self.labels, strict=True)
+
+
+@pytest.mark.parametrize(("stream", "limit", "last"), [(True, 1.0, 5), (False, 4, 3)])
+def test_the_last_batch_of_an_epoch_is_known_without_a_length_and_with_a_limit(kit, monkeypatch, stream, limit, last):
+    seen = []
+    monkeypatch.setattr(CollapseGuard, "probe", lambda _, probed: seen.append(probed[-1].index) or torch.zeros(2))
+    data = Stream(*kit.images_and_labels()) if stream else None
+    kit.trainer(AdversarialTraining(SINGLE), epochs=2, limit_train_batches=limit).fit(kit.Plain(), kit.loader(data))
+    assert seen == [last, last]
 
 
 class Digits(pl.LightningModule):

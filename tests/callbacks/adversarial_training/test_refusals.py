@@ -235,7 +235,7 @@ def test_ways_out_where_forward_returns_probabilities(kit, options):
             r"`pixels` to be a `PixelRange`, but got .*\nWrite `pixels=PixelRange\(",
         ),
         ({"sample": ("0", "1")}, r"`sample` to be a `SampleSpec`, but got .*\nWrite `sample=SampleSpec\("),
-        ({"logits": 3}, r"`logits` to be a name or a function of module and inputs, but got 3.\nWrite `logits='net'`"),
+        ({"logits": 3}, r"`logits` to be a name, or a function of module and inputs, but got 3.\nWrite `logits='net'`"),
         ({"loss": "cross_entropy"}, r"`loss` to be a function of logits and labels, but got 'cross_entropy'.\nWrite"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command line: `lightning-poison attacks`, `lightning-poison demo`."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(arguments) if arguments is not None else sys.argv[1:]
     try:
         auto_cli(_COMMANDS, args=_spelt(given) or ["--help"], prog="lightning-poison", as_positional=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as behind `| head`; what is left unwritten must not fail at exit again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, LookupError, OSError) as error:
         lines = [printable(line, limit=1000) for line in str(error).splitlines()]
         print("lightning-poison: " + "\n".join(lines), file=sys.stderr)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -50,6 +51,19 @@ def test_a_broken_plugin_is_shown_with_its_way_out(capsys, monkeypatch):
         "\nRepair or uninstall the distribution, or leave it out with LIGHTNING_POISON_DISABLED_PLUGINS=aaa.\n" in shown
     )
     assert "\x1b" not in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stops_is_no_error_to_speak_of(unbuffered):
+    program = "import sys; from lightning_poison.cli import main; sys.exit(main(['attacks']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        command = [sys.executable, "-c", program]
+        ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_a_message_keeps_its_lines_and_no_control_characters(capsys, monkeypatch):

@@ -16,7 +16,7 @@ whose network it has: the filter's own where it has one of a classifier, or anot
 
 The harm of a filter is that of its worst attacker. `share of the way` is how far the poison's features came from the
 base's to the target's, `change` how long the difference of the images is, medians both. Nothing was chosen on these
-images but the price, in the attacker's favour.
+images but the price, in the attacker's favor.
 """
 
 from collections.abc import Callable
@@ -29,22 +29,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.backbones import default_backbone
-from lightning_poison.door import craft
-from lightning_poison.fitting import FitSettings
-from lightning_poison.pixels import PixelRange
+from lightning_poison import LikelihoodScorer, PixelRange, SampleSpec, Surrogate, Threat, craft
+from lightning_poison.data import score_set
+from lightning_poison.models import FitSettings, default_backbone
+from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
+from lightning_poison.scorers import CharacteristicVectorScorer, ConfidenceScorer, FeatureModel, MahalanobisScorer
 from lightning_poison.scorers.classifier import fit_classifier
-from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.discriminator import DiscriminatorScorer
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.mahalanobis import MahalanobisScorer
-from lightning_poison.scoring import score_set
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import AdaptiveFrogs, FrogAttack, KnownScorer
 
 FIT, CALIBRATION, BASES = 20_000, 5_000, 10_000

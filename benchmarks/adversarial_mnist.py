@@ -37,13 +37,9 @@ from robust_networks import accuracy_of, digit_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison.adversarial.free import Free
-from lightning_poison.adversarial.recipes import Recipe
-from lightning_poison.adversarial.trades import TRADES
-from lightning_poison.adversaries import FGSM, PGD, Adversary
-from lightning_poison.callbacks.adversarial_training import AdversarialTraining
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.scopes import evaluating
+from lightning_poison import AdversarialTraining
+from lightning_poison.adversarial import FGSM, PGD, TRADES, Adversary, Free, Recipe, perturb_against
+from lightning_poison.contexts import evaluating
 
 Images = tuple[Tensor, Tensor]
 EPSILON, BATCH, EPOCHS, RATE = 0.3, 128, 6, 5e-3

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison.poison import Poison
+from lightning_poison import Poison
 
 LAYER = "6"  # of the network of `pgd_against_torchattacks.trained`: 64 features
 
@@ -70,7 +70,7 @@ def projected_gradients(scene: Scene, poison: Poison, _: float) -> np.ndarray:
 
 
 class Aimed(PyTorchClassifier):
-    """Makes ART's bullseye polytope minimise ‖mean of φ(poisons) − φ(target)‖ / ‖φ(target)‖."""
+    """Makes ART's bullseye polytope minimize ‖mean of φ(poisons) − φ(target)‖ / ‖φ(target)‖."""
 
     target: np.ndarray
 

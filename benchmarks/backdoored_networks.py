@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from backdoors_mnist import GreyImages as RawImages
+from backdoors_mnist import GrayImages as RawImages
 from backdoors_mnist import columns_of
 from common import Figures, load_cifar, load_mnist
 from paper_003_cells import ADVERSARIES, CIFAR, FEW_ZEROS, MNIST, Cell
@@ -17,19 +17,15 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.features import layer_output
-from lightning_poison.fitting import FitSettings, Loss, fit_module
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import Poison
-from lightning_poison.reading import MemoryDataset
+from lightning_poison import Poison, PoisonedDataset, Surrogate, Threat, craft
+from lightning_poison.adversarial import AdversarialLoss, perturb_against
+from lightning_poison.attacks import TriggerObjective
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data import MemoryDataset
+from lightning_poison.models import FitSettings, fit_module, layer_output
+from lightning_poison.models.fitting import Loss
+from lightning_poison.randomness import derived_generator, derived_seed, seeded_rng
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.scopes import evaluating, frozen, seeded_rng
-from lightning_poison.seeds import derived_generator, derived_seed
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_backdoors import BadNets, CleanLabelBackdoor
 from lightning_poison_backdoors.patterns import checkerboard
 

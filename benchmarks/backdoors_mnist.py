@@ -3,7 +3,7 @@
     python benchmarks/backdoors_mnist.py --data-root data --results backdoors.jsonl
 
 30,000 training images (`--images`; at most 55,000) and 5,000 others for validation, drawn once. Each attack poisons
-the training set through `lightning_poison.door.craft`, the poison goes in front of the transform as a user's would,
+the training set through `lightning_poison.craft`, the poison goes in front of the transform as a user's would,
 and a network of two convolutions is trained on all of it with Adam under a one-cycle schedule (16 and 32 filters of 4
 x 4 at stride 2, a layer of 100: the network of Wong, Rice, Kolter 2020, arXiv 2001.03994). The attack success rate is
 the share of triggered images, those of the wanted class left out, that are read as the attacker wants; beside it
@@ -28,11 +28,8 @@ from common import Figures, Results, arguments, load_mnist, print_goal, print_se
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.registry import get_attack
-from lightning_poison.scopes import isolated_rng
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import PoisonedDataset, Surrogate, Threat, craft, get_attack
+from lightning_poison.randomness import isolated_rng
 
 IMAGES, VALIDATION = 30_000, 5_000
 EPOCHS, BATCH, LEARNING_RATE = 4, 128, 3e-3
@@ -87,7 +84,7 @@ GOALS = {
 }
 
 
-class GreyImages(Dataset[Any]):
+class GrayImages(Dataset[Any]):
     """Images in memory, uint8 `(N, 1, H, W)`, and a transform, as torchvision's data sets have it."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -108,17 +105,17 @@ def scale(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Data:
-    train: GreyImages
-    validation: GreyImages
-    test: GreyImages
+    train: GrayImages
+    validation: GrayImages
+    test: GrayImages
 
     @classmethod
     def load(cls, root: Any, count: int) -> "Data":
         (images, labels), test = (load_mnist(root, train=train) for train in (True, False))
         images, order = (255 * images).round().byte(), torch.randperm(len(labels), generator=generator(0))
         held, kept = order[:VALIDATION], order[VALIDATION : VALIDATION + count]
-        parts = [GreyImages(images[part], labels[part]) for part in (kept, held)]
-        return cls(*parts, GreyImages((255 * test[0]).round().byte(), test[1]))
+        parts = [GrayImages(images[part], labels[part]) for part in (kept, held)]
+        return cls(*parts, GrayImages((255 * test[0]).round().byte(), test[1]))
 
 
 def generator(seed: int) -> torch.Generator:

@@ -35,12 +35,10 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.fitting import FitSettings, fit_module
-from lightning_poison.poison import Poison
+from lightning_poison import Poison, Surrogate, Threat, craft
+from lightning_poison.models import FitSettings, fit_module
+from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import BullseyePolytope, FrogAttack, GradientMatching
 
 LAYER, EPOCHS, NETWORKS = "15", 8, 3

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from lightning_poison.saving import atomic_path
+from lightning_poison.serialization import atomic_path
 
 Figures = dict[str, Any]
 

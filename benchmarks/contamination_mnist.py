@@ -3,10 +3,10 @@
     python benchmarks/contamination_mnist.py --data-root data --results contamination.jsonl
 
 Each of six disjoint subsets of the training images is judged as it is; the first ones (one a seed) are judged again
-with flipped labels: 0.5, 2, 10 and 30 % of all, to any other class, and 20 % of the 4s labelled 9. `sanitize` and
+with flipped labels: 0.5, 2, 10 and 30 % of all, to any other class, and 20 % of the 4s labeled 9. `sanitize` and
 `LikelihoodScorer` run with their defaults, nothing was chosen on these images; beside it stands a cross-entropy twin,
 `ConfidenceScorer`: −log p(y|x) of the same backbone under a linear head, trained alike and judged by the same
-`sanitize`. The realised false-positive rate is the share of rightly labelled images that was removed, the
+`sanitize`. The realised false-positive rate is the share of rightly labeled images that was removed, the
 true-positive rate the share of flipped ones. AUROC is given for the bare score and for the verdict's ranking (its
 p-values); it is also the answer to "flipped labels with no trusted data". MNIST's own wrong labels, some 0.1 %, count
 as clean.
@@ -22,12 +22,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.threat import Threat
+from lightning_poison import LikelihoodScorer, PoisonedDataset, Threat, craft, sanitize
+from lightning_poison.scorers import ConfidenceScorer
 from lightning_poison_labels.label_flip import LabelFlip
 
 SUBSETS, SIZE = 6, 10_000
@@ -59,7 +55,7 @@ def judge(dataset: Any, truth: Tensor, seed: int, scorer: Any) -> Figures:
         "low": evidence.low,
         "high": evidence.high,
         "evidence": evidence.present,
-        "pairs": [(pair.labelled, pair.read_as, round(pair.estimate, 1)) for pair in evidence.pairs],
+        "pairs": [(pair.labeled, pair.read_as, round(pair.estimate, 1)) for pair in evidence.pairs],
         "removed": int(removed.sum()),
         "fpr": float(removed[~truth].double().mean()),
         "agreement": float((verdict.suggested_labels == verdict.labels).double().mean()),
@@ -109,7 +105,7 @@ def row(name: str, runs: list[Figures]) -> list[str]:
 
 def report(judged_by: str, found: dict[str, list[Figures]]) -> None:
     print(f"\n## Judged by {judged_by}")
-    names = {name: f"uniform {name}" for name in UNIFORM} | {"pair": "20 % of the 4s labelled 9", "0 %": "clean"}
+    names = {name: f"uniform {name}" for name in UNIFORM} | {"pair": "20 % of the 4s labeled 9", "0 %": "clean"}
     columns = ["labels", "truth", "estimate", "TPR", "FPR", "AUROC, score", "AUROC, ranking", "CPU s"]
     print_table(columns, [row(names[name], found[name]) for name in ("0 %", *UNIFORM, "pair")])
     clean = found["0 %"]

@@ -5,8 +5,8 @@
 Both sides change the same images (the clean-label backdoor: images of the same class), by the same number of steps
 within the same radius, on the same network, with one thread. They take turns, each turn in another order. The time is
 that of the CPU, worker processes included; "before" is what the images that both start from reach. "Ours" is an
-attack's `craft`, which draws the poison, reads and checks the samples, and rounds what it made to 256 grey levels; ART
-gets arrays and rounds nothing. "With the door" is what a user calls, `lightning_poison.door.craft`: it also digests up
+attack's `craft`, which draws the poison, reads and checks the samples, and rounds what it made to 256 gray levels; ART
+gets arrays and rounds nothing. "With the door" is what a user calls, `lightning_poison.craft`: it also digests up
 to 4,096 samples of each data set before and after. Poison frogs have a benchmark of their own, `frogs_against_art.py`.
 
 - FGSM, PGD-10: reached is the mean cross-entropy, which shall be large. ART's log line counts its successes.
@@ -20,7 +20,7 @@ to 4,096 samples of each data set before and after. Poison frogs have a benchmar
 - clean-label backdoor: reached is the mean cross-entropy of what carries the patch. ART draws its images with
   replacement, so that some are poisoned twice; as many are perturbed as ours are. It climbs the loss of what the
   network reads, ours that of the label.
-- BadNets, blended: reached is the share of images that equal ours to one grey level. ART blends PIL images one by one.
+- BadNets, blended: reached is the share of images that equal ours to one gray level. ART blends PIL images one by one.
 
 The step length of ART's bullseye polytope and gradient matching is the one of a grid that reaches most on other
 targets; ours is the attacks' default. That search is not part of the time. ART's forms stand in `art_rivals.py`; it
@@ -43,21 +43,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from art_rivals import LAYER, Rival, Scene, parts
-from backdoors_mnist import GreyImages
+from backdoors_mnist import GrayImages
 from common import Figures, Results, arguments, load_mnist, print_setting, print_table, spread
 from pgd_against_torchattacks import trained
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.poison import Poison
-from lightning_poison.scopes import seeded_rng
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, craft
+from lightning_poison.randomness import seeded_rng
 from lightning_poison_backdoors import BadNets, Blended, CleanLabelBackdoor
 from lightning_poison_collisions import BullseyePolytope, GradientMatching
 from lightning_poison_perturbations import fgsm, pgd
 
-GREY = 1 / 255
+GRAY = 1 / 255
 IMAGES, TEST_IMAGES, CLASS = 6_000, 2_000, 3
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 PATCH = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]
@@ -78,7 +76,7 @@ class Row:
     def ours(self, scene: Scene, seed: int, *, door: bool = False) -> Poison:
         raw = isinstance(self.attack, BadNets | Blended | CleanLabelBackdoor)
         images = (255 * scene.images).round().byte() if raw else scene.images
-        given = ((GreyImages if raw else TensorDataset)(images, scene.labels), Threat(self.budget))
+        given = ((GrayImages if raw else TensorDataset)(images, scene.labels), Threat(self.budget))
         others = {
             "surrogates": [Surrogate(scene.net, LAYER)],
             "holdout": scene.held,
@@ -118,7 +116,7 @@ def misalignment(scene: Scene, poison: Poison, images: Tensor) -> float:
 
 def equal(_: Scene, poison: Poison, images: Tensor) -> float:
     difference = (images - images_of(poison)).abs().flatten(1).amax(1)
-    return float((difference < 1.01 * GREY).double().mean())
+    return float((difference < 1.01 * GRAY).double().mean())
 
 
 BULLSEYE = {
@@ -131,19 +129,19 @@ MATCHING = {
 }
 ROWS = {
     "FGSM": Row(
-        fgsm(source_class=CLASS, epsilon=25 * GREY), 500, {"as it is": art_rivals.fast_gradient}, cross_entropy
+        fgsm(source_class=CLASS, epsilon=25 * GRAY), 500, {"as it is": art_rivals.fast_gradient}, cross_entropy
     ),
     "PGD-10": Row(
-        pgd(source_class=CLASS, epsilon=25 * GREY), 500, {"as it is": art_rivals.projected_gradients}, cross_entropy
+        pgd(source_class=CLASS, epsilon=25 * GRAY), 500, {"as it is": art_rivals.projected_gradients}, cross_entropy
     ),
     "bullseye polytope": Row(
-        BullseyePolytope(epsilon=25 * GREY, steps=100), 50, BULLSEYE, mean_distance, turns=3, rates=RATES
+        BullseyePolytope(epsilon=25 * GRAY, steps=100), 50, BULLSEYE, mean_distance, turns=3, rates=RATES
     ),
     "gradient matching": Row(
-        GradientMatching(epsilon=32 * GREY, targets=2, steps=50), 80, MATCHING, misalignment, turns=3, rates=RATES
+        GradientMatching(epsilon=32 * GRAY, targets=2, steps=50), 80, MATCHING, misalignment, turns=3, rates=RATES
     ),
     "clean-label backdoor": Row(
-        CleanLabelBackdoor(CLASS, epsilon=76 * GREY, corners=1, pattern=PATCH),
+        CleanLabelBackdoor(CLASS, epsilon=76 * GRAY, corners=1, pattern=PATCH),
         200,
         {"as it is": art_rivals.clean_label},
         cross_entropy,

@@ -12,14 +12,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.backbones import default_backbone
-from lightning_poison.fitting import FitSettings, fit_module
-from lightning_poison.functional.negatives import smooth_noise
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.functional.thresholds import class_thresholds
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
+from lightning_poison.adversarial import perturb_against
+from lightning_poison.models import FitSettings, default_backbone, fit_module
+from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.seeds import derived_generator
+from lightning_poison.scorers.discriminator import smooth_noise
+from lightning_poison.statistics import class_thresholds
 
 FIT, CALIBRATION, ATTACKER, TESTED = 1000, 500, 1000, 2000
 INK, AS_WELL = 0.1, 0.02

@@ -9,8 +9,8 @@ one smooth pattern, and FGSM on ink alone (pixels above .1, so that the backgrou
 on test images.
 
 - Wrong labels: each digit's discriminator judges all test images. AUROC is that of its own digit against all others,
-  and TPR the share of others above its threshold, averaged over digits. `4 labelled 9` is the discriminator of the 9s
-  on 4s against 9s, `9 labelled 4` the other way round.
+  and TPR the share of others above its threshold, averaged over digits. `4 labeled 9` is the discriminator of the 9s
+  on 4s against 9s, `9 labeled 4` the other way round.
 - The `gan` mode is trained on the same images for 25 epochs, at the paper's learning rate and at 2e-4. Training is
   timed in CPU seconds, one after the other in one process.
 - Changed images: AUROC is the mean over digits of changed against unchanged test images of the digit; TPR and the
@@ -45,9 +45,8 @@ from discriminator_bench import (
 )
 from sklearn.metrics import roc_auc_score
 
-from lightning_poison.scorers.discriminator import DiscriminatorScorer
-from lightning_poison.scorers.gan_settings import GanSettings
-from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.scorers import PixelCountingScorer
+from lightning_poison.scorers.discriminator import DiscriminatorScorer, GanSettings
 
 CHANGED, EPOCHS = 250, 25
 EPSILONS = (0.01, 0.05, 0.1, 0.2, 0.3)
@@ -85,8 +84,8 @@ def judge_labels(bench: Bench, scorer: Any) -> Figures:
     figures: Figures = {"fit_cpu_s": seconds}
     figures["auroc"] = [roc_auc_score(labels != digit, scores[:, digit]) for digit in range(10)]
     pair = (labels == 4) | (labels == 9)
-    figures["4 labelled 9"] = roc_auc_score(labels[pair] == 4, scores[pair, 9])
-    figures["9 labelled 4"] = roc_auc_score(labels[pair] == 9, scores[pair, 4])
+    figures["4 labeled 9"] = roc_auc_score(labels[pair] == 4, scores[pair, 9])
+    figures["9 labeled 4"] = roc_auc_score(labels[pair] == 9, scores[pair, 4])
     for name, cut in thresholds.items():
         caught = [(scores[labels != digit, digit] > cut[digit]).double().mean() for digit in range(10)]
         figures[f"tpr {name}"] = float(torch.stack(caught).mean())
@@ -148,7 +147,7 @@ def run(args: Any) -> tuple[dict[str, list[Figures]], dict[str, list[Figures]]]:
 def report_labels(found: dict[str, list[Figures]]) -> None:
     def row(name: str, runs: list[Figures]) -> list[str]:
         aurocs = [[min(run["auroc"]) for run in runs], [sum(run["auroc"]) / 10 for run in runs]]
-        rest = [[run[each] for run in runs] for each in ("4 labelled 9", "9 labelled 4")]
+        rest = [[run[each] for run in runs] for each in ("4 labeled 9", "9 labeled 4")]
         rates = [[run[f"{each} {rate}"] for run in runs] for each in ("tpr", "fpr") for rate in RATES]
         columns = [spread(values, ".4f") for values in (*aurocs, *rest)] + [spread(values, ".3f") for values in rates]
         return [name, *columns, spread([run["fit_cpu_s"] for run in runs], ".0f")]
@@ -158,8 +157,8 @@ def report_labels(found: dict[str, list[Figures]]) -> None:
         "wrong labels",
         "AUROC, worst digit",
         "AUROC, mean",
-        "4 labelled 9",
-        "9 labelled 4",
+        "4 labeled 9",
+        "9 labeled 4",
         *rates,
         "fit, CPU s",
     ]
@@ -170,8 +169,8 @@ def report_labels(found: dict[str, list[Figures]]) -> None:
     )
     ours = found["mismatch"]
     print_goal("wrong labels, worst digit: AUROC at least .997", [min(run["auroc"]) >= 0.997 for run in ours])
-    print_goal("4 labelled 9: AUROC at least .997", [run["4 labelled 9"] >= 0.997 for run in ours])
-    print_goal("9 labelled 4: AUROC at least .997", [run["9 labelled 4"] >= 0.997 for run in ours])
+    print_goal("4 labeled 9: AUROC at least .997", [run["4 labeled 9"] >= 0.997 for run in ours])
+    print_goal("9 labeled 4: AUROC at least .997", [run["9 labeled 4"] >= 0.997 for run in ours])
     print_goal("wrong labels: mean TPR at 1 % at least .97", [run["tpr 1 %"] >= 0.97 for run in ours])
     for name in [name for name in found if name != "mismatch"]:
         pairs = list(zip(ours, found[name], strict=True))

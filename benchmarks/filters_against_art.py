@@ -9,12 +9,12 @@ medians. ART (1.20) would look at the last layer, the logits: its classifier is 
 
 - "images": from the network and the images to the scores. Ours is what `sanitize` does with a scorer of this kind:
   `FeatureModel` on blocks of the data set, in the runtime's precision (bfloat16 where the CPU has it; "float32" without
-  it), then `score_features`. ART is its defence's `detect_poison`, on arrays.
+  it), then `score_features`. ART is its defense's `detect_poison`, on arrays.
 - "features": from the same features to the scores. ART's classifier returns the features that it is handed. "Its
   mathematics" is ART's `spectral_signature_scores` class by class alone, without what `detect_poison` reports.
 
-Spectral signatures: ART projects uncentred features on the singular vector of the centred ones. "Ours, as the paper"
-has one direction and the mean as centre, "ours" the defaults, which were chosen on BadNets on MNIST, by these seeds
+Spectral signatures: ART projects uncenterd features on the singular vector of the centerd ones. "Ours, as the paper"
+has one direction and the mean as center, "ours" the defaults, which were chosen on BadNets on MNIST, by these seeds
 among others. Detection is the AUROC of poison within a class, and the true-positive rate at 5 % false positives within
 it, averaged over the classes that hold poison. Activation clustering: ART's decision has no score; the rates of both
 sides' decision are given, and compared by TPR minus FPR. ART's analysis "silhouette-scores" has the gates that ours
@@ -32,25 +32,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.defences.detector.poison import ActivationDefence, SpectralSignatureDefense
+from art.defenses.detector.poison import ActivationDefense, SpectralSignatureDefense
 from art.estimators.classification import PyTorchClassifier
 from art.utils import segment_by_class
-from backdoors_mnist import GreyImages, columns_of, fit, predict
+from backdoors_mnist import GrayImages, columns_of, fit, predict
 from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
+from lightning_poison import PoisonedDataset, SampleSpec, Threat, craft
+from lightning_poison.data import score_set
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scorers.activation_clustering import ActivationClusteringScorer
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
-from lightning_poison.scoring import score_set
-from lightning_poison.threat import Threat
+from lightning_poison.scorers import ActivationClusteringScorer, FeatureModel, SpectralSignatureScorer
 from lightning_poison_backdoors import BadNets
 
 IMAGES, CLASSES, TURNS, LAYER, FPR = 20_000, 10, 5, "6", 0.05
@@ -97,8 +92,8 @@ def features_of(model: FeatureModel, images: Tensor, labels: Tensor, runtime: Lo
 
 def art_spectral(classifier: Any, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return ART's scores, out of the report of everything that it calls poison when it expects nothing else."""
-    defence = SpectralSignatureDefense(classifier, images, labels, expected_pp_poison=1.0, eps_multiplier=1.0)
-    report, _ = defence.detect_poison()
+    defense = SpectralSignatureDefense(classifier, images, labels, expected_pp_poison=1.0, eps_multiplier=1.0)
+    report, _ = defense.detect_poison()
     scores = np.zeros(len(labels))
     scores[list(report)] = list(report.values())
     return scores
@@ -117,8 +112,8 @@ def art_mathematics(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def art_clustering(classifier: Any, images: np.ndarray, labels: np.ndarray, analysis: str) -> np.ndarray:
     """Return 1 where ART calls a sample poison."""
-    defence = ActivationDefence(classifier, images, labels)
-    _, clean = defence.detect_poison(nb_clusters=2, nb_dims=10, reduce="PCA", cluster_analysis=analysis)
+    defense = ActivationDefense(classifier, images, labels)
+    _, clean = defense.detect_poison(nb_clusters=2, nb_dims=10, reduce="PCA", cluster_analysis=analysis)
     return 1 - np.array(clean)
 
 
@@ -136,7 +131,7 @@ def works(name: str, net: nn.Module, images: Tensor, labels: Tensor) -> dict[str
     }
     from_features: dict[str, Work] = {"ours": lambda: scorer.score_features(features, labels).numpy()}
     if name == "spectral signatures":
-        paper = SpectralSignatureScorer(FeatureModel(net, LAYER), directions=1, centre="mean")
+        paper = SpectralSignatureScorer(FeatureModel(net, LAYER), directions=1, center="mean")
         from_features["ours, as the paper"] = lambda: paper.score_features(features, labels).numpy()
         from_images["ART"] = lambda: art_spectral(whole, arrays, truth)
         from_features["ART"] = lambda: art_spectral(stored, arrays, truth)
@@ -178,14 +173,14 @@ def detection(scores: np.ndarray, labels: np.ndarray, poison: np.ndarray, *, dec
 def measure(args: Any, setting: str, seed: int) -> Figures:
     images, labels = load_mnist(args.data_root, train=True)
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:IMAGES]
-    clean = GreyImages((255 * images[chosen]).round().byte(), labels[chosen])
+    clean = GrayImages((255 * images[chosen]).round().byte(), labels[chosen])
     attack, share = SETTINGS[setting]
     poison = craft(attack, clean, Threat.of_fraction(clean, share), generator=torch.Generator().manual_seed(100 + seed))
     data = PoisonedDataset(clean, poison)
     inputs, carried = columns_of(data)
     net = fit(inputs, carried, seed)
     test = load_mnist(args.data_root, train=False)
-    triggered, true, wanted = columns_of(poison.objective.evaluation_set(GreyImages((255 * test[0]).byte(), test[1])))
+    triggered, true, wanted = columns_of(poison.objective.evaluation_set(GrayImages((255 * test[0]).byte(), test[1])))
     read = predict(net, triggered)
     figures: Figures = {"asr": float(poison.objective.success(read, true, wanted).double().mean())}
     for name in FILTERS:

@@ -30,25 +30,22 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.fitting import FitSettings
+from lightning_poison import CombinedScorer, LikelihoodScorer, PoisonedDataset, Surrogate, Threat, craft, sanitize
+from lightning_poison.models import FitSettings
+from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scorers.activation_clustering import ActivationClusteringScorer
-from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
+from lightning_poison.scorers import (
+    ActivationClusteringScorer,
+    CharacteristicVectorScorer,
+    ConfidenceScorer,
+    DeepKNNScorer,
+    FeatureModel,
+    MahalanobisScorer,
+    PixelCountingScorer,
+    SpectralSignatureScorer,
+)
 from lightning_poison.scorers.classifier import fit_classifier
-from lightning_poison.scorers.combined import CombinedScorer
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.deep_knn import DeepKNNScorer
 from lightning_poison.scorers.discriminator import DiscriminatorScorer
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.mahalanobis import MahalanobisScorer
-from lightning_poison.scorers.pixel_counting import PixelCountingScorer
-from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_backdoors import BadNets
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_labels.label_flip import LabelFlip
@@ -80,7 +77,7 @@ SAMPLE_WISE = {
 SET_WISE = {
     "deep k-NN": DeepKNNScorer,
     "spectral signatures": SpectralSignatureScorer,
-    "spectral signatures, the paper's": lambda model: SpectralSignatureScorer(model, directions=1, centre="mean"),
+    "spectral signatures, the paper's": lambda model: SpectralSignatureScorer(model, directions=1, center="mean"),
     "activation clustering": ActivationClusteringScorer,
 }
 COMBINATIONS = {

@@ -7,14 +7,14 @@ number of threads, and are judged by one formula for each pair,
 
     J(x) = ‖f(x) − f(t)‖² / ‖f(b) − f(t)‖² + β ‖x − b‖²,   β = 8e-3, x in [0, 1].
 
-Ours minimises it for all pairs at once, and is judged after rounding to 256 grey levels; it comes with its defaults,
+Ours minimizes it for all pairs at once, and is judged after rounding to 256 gray levels; it comes with its defaults,
 by which an image leaves the batch where ten steps gain less than 1 %, and without that. ART crafts one poison after
 another, is judged unrounded, keeps its own default stopping rule, and comes in two forms:
 
-- "as it is": its loss is the norm and not its square, so no `similarity_coeff` gives it the same minimiser for every
+- "as it is": its loss is the norm and not its square, so no `similarity_coeff` gives it the same minimizer for every
   pair. β' / 2 ‖x − b‖² beside ‖f(x) − f(t)‖ comes nearest, with β' = c β ‖f(b) − f(t)‖ and c chosen;
 - "squared": its attribute `attack_loss` is replaced by the squared norm, and `similarity_coeff` set so that its
-  proximal step is that of β ‖f(b) − f(t)‖² ‖x − b‖²: it minimises J times a constant of the pair.
+  proximal step is that of β ‖f(b) − f(t)‖² ‖x − b‖²: it minimizes J times a constant of the pair.
 
 ART's learning rate, and c, are those of a grid that give the lowest median J on other pairs, in units that follow from
 each pair's distance. That search is not part of its time. ART (`adversarial-robustness-toolbox`) is in the dependency
@@ -37,10 +37,9 @@ from art.attacks.poisoning import FeatureCollisionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.scopes import frozen
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.contexts import frozen
 from lightning_poison_collisions.distance import FeatureDistance, squared_norm
 from lightning_poison_collisions.splitting import collide, penalized_objective
 

@@ -11,7 +11,7 @@ Yaseen et al. 2020, arXiv 2003.00798, section 4.1) with
 - the same within an L∞ ball of 0.2 and without the penalty;
 - 2 % or 10 % of the labels flipped.
 
-Poison is rounded to 256 grey levels. `sanitize` calibrates on 500 held-out training images of each class that no model
+Poison is rounded to 256 gray levels. `sanitize` calibrates on 500 held-out training images of each class that no model
 has seen. The true-positive rate at a stated rate of 1 % or 5 % is printed with the false-positive rate realised on the
 test images; beside it the latter on 10,000 more training images, which have the trusted ones' distribution. Judged are
 the LGM model by its likelihood and by its posterior −log p(y|x), and the twin by its posterior.
@@ -32,15 +32,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.backbones import SmallConvNet
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.poison import Poison
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scopes import seeded_rng
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import LikelihoodScorer, Poison, PoisonedDataset, Surrogate, Threat, craft, sanitize
+from lightning_poison.models import SmallConvNet
+from lightning_poison.randomness import seeded_rng
+from lightning_poison.scorers import ConfidenceScorer
 from lightning_poison_collisions.frogs import FrogAttack
 from lightning_poison_labels.label_flip import LabelFlip
 

@@ -23,27 +23,25 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_poison.crossfit import Fold, cross_fit
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.holding import take
+from lightning_poison import LikelihoodScorer, PoisonedDataset, SampleSpec, Threat, craft
+from lightning_poison.data.in_memory import take
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
+from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
+from lightning_poison.scorers import (
+    CharacteristicVectorScorer,
+    ConfidenceScorer,
+    DeepKNNScorer,
+    FeatureModel,
+    MahalanobisScorer,
+)
 from lightning_poison.scorers.classifier import loaded_classifier
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.deep_knn import DeepKNNScorer
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.mahalanobis import MahalanobisScorer
-from lightning_poison.threat import Threat
 from lightning_poison_labels.label_flip import LabelFlip
 
 SHARE, CLASSES, FOLDS = 0.1, 10, 3
 GOAL = 0.93
 TPR = {"tpr 1 %": 0.01, "tpr 5 %": 0.05}
 GROUPS = {
-    "confidence": ("confidence, self-confidence", "confidence, margin", "confidence, normalised"),
+    "confidence": ("confidence, self-confidence", "confidence, margin", "confidence, normalized"),
     "likelihood": ("likelihood (LGM)", "posterior (LGM)"),
     "soft likelihood": ("likelihood (LGM), margin .1, weight .1", "posterior (LGM), margin .1, weight .1"),
     "features": ("k-NN (k = 50)", "Mahalanobis, distance", "Mahalanobis, posterior", "characteristic vectors"),
@@ -52,7 +50,7 @@ GROUPS = {
 
 
 def confidences(fold: Fold, generator: torch.Generator) -> list[Tensor]:
-    fitted = ConfidenceScorer("normalised").fit(fold.part, runtime=fold.runtime, generator=generator)
+    fitted = ConfidenceScorer("normalized").fit(fold.part, runtime=fold.runtime, generator=generator)
     weights = {name: value for name, value in fitted.state().items() if name != "log_thresholds"}
     others = [ConfidenceScorer(kind).load(weights) for kind in ("self-confidence", "margin")]
     return [fold.score(lambda block, one=one: one.score_labels(block.inputs)) for one in (*others, fitted)]
@@ -72,10 +70,10 @@ def on_features(fold: Fold, generator: torch.Generator) -> list[Tensor]:
     network = loaded_classifier(weights, backbone=None, feature_size=model.feature_size, scorer="the feature model")
     vectors = CharacteristicVectorScorer(FeatureModel(network)).fit(fold.part, runtime=fold.runtime)
     features = fold.score(lambda block: model.features(block.inputs)).float()
-    of_neighbours = DeepKNNScorer().score_feature_labels(features, fold.held.labels[fold.outside])
+    of_neighbors = DeepKNNScorer().score_feature_labels(features, fold.held.labels[fold.outside])
     others = (mahalanobis, posterior, vectors)
     alone = [fold.score(lambda block, one=one: one.score_labels(block.inputs)) for one in others]
-    return [of_neighbours.double(), *alone]
+    return [of_neighbors.double(), *alone]
 
 
 JUDGES = {

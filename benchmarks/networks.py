@@ -8,9 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_poison.mixins import LGMMixin
+from lightning_poison import LGMMixin
+from lightning_poison.contexts import reproducible_kernels
+from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import has_fast_bf16
-from lightning_poison.scopes import isolated_rng, reproducible_kernels
 
 CPU = torch.device("cpu")
 

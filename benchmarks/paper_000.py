@@ -32,26 +32,23 @@ from discriminator_bench import PIXELS, RATES, Bench, Score, fitted, said_of
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lightning_poison.functional.thresholds import class_thresholds
-from lightning_poison.report.figures import (
-    CLEAN_COLOUR,
-    CURVE_COLOURS,
-    POISON_COLOUR,
+from lightning_poison.report.style import (
+    CLEAN_COLOR,
+    CURVE_COLORS,
+    POISON_COLOR,
     finished,
     new_figure,
     plain_axes,
     save_figure,
 )
-from lightning_poison.scorers.discriminator import DiscriminatorScorer
-from lightning_poison.scorers.gan_settings import GanSettings
-from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.scorers import PixelCountingScorer
+from lightning_poison.scorers.discriminator import DiscriminatorScorer, GanSettings
+from lightning_poison.statistics import class_thresholds
 
 EACH, CLEAN = 500, 1000
 EPSILONS = (0.01, 0.05, 0.1, 0.2, 0.3)
 OUTCOMES = {"tp": "poison found", "fn": "poison missed", "fp": "clean called poison", "tn": "clean kept"}
-OUTCOME_COLOURS = dict(
-    zip(OUTCOMES, (CURVE_COLOURS[2], CURVE_COLOURS[1], CURVE_COLOURS[4], CURVE_COLOURS[5]), strict=True)
-)
+OUTCOME_COLORS = dict(zip(OUTCOMES, (CURVE_COLORS[2], CURVE_COLORS[1], CURVE_COLORS[4], CURVE_COLORS[5]), strict=True))
 JUDGES = ("discriminator", "counting")
 THRESHOLDS = {"zero": "0", "mean": "the paper's mean", **{rate: f"calibrated {rate}" for rate in RATES}}
 
@@ -153,9 +150,9 @@ def draw_confidences(path: Path, figures: Figures, title: str) -> None:
     figure = new_figure(12, 5.2, spacing=0.06)
     for judge, axes in enumerate(figure.subplots(2, 5, sharex=True).flat):
         for digit, (low, first, middle, third, high) in enumerate(figures["quantiles"][judge]):
-            colour = CLEAN_COLOUR if digit == judge else POISON_COLOUR
+            color = CLEAN_COLOR if digit == judge else POISON_COLOR
             box = {"med": middle, "q1": first, "q3": third, "whislo": low, "whishi": high}
-            lines = {"color": colour, "linewidth": 1.0}
+            lines = {"color": color, "linewidth": 1.0}
             axes.bxp([box], positions=[digit], widths=0.6, showfliers=False, boxprops=lines, whiskerprops=lines,
                      capprops=lines, medianprops={**lines, "linewidth": 2.0})  # fmt: skip
         axes.set_xticks(range(10), [str(digit) for digit in range(10)])
@@ -174,7 +171,7 @@ def draw_outcomes(path: Path, figures: Figures, title: str) -> None:
             bottom = [0] * len(EPSILONS)
             for outcome, label in OUTCOMES.items():
                 heights = [figures[f"discriminator, {kind}, {epsilon:g}"][outcome][digit] for epsilon in EPSILONS]
-                axes.bar(places, heights, bottom=bottom, width=0.9, color=OUTCOME_COLOURS[outcome], label=label)
+                axes.bar(places, heights, bottom=bottom, width=0.9, color=OUTCOME_COLORS[outcome], label=label)
                 bottom = [sum(pair) for pair in zip(bottom, heights, strict=True)]
             axes.set_xticks(places, [f"{epsilon:g}" for epsilon in EPSILONS], fontsize="x-small", rotation=90)
             axes.set_title(f"digit {digit}" if kind == "zero" else "", fontsize="medium")

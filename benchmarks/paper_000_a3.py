@@ -12,7 +12,7 @@ of another seed that was trained on the clean images; beside them stand random s
 epsilon, and training without those images: poison in the place of clean images also takes these away. All networks of
 a seed start alike. Nothing is defended. Accuracies are on all 10,000 clean test images.
 
-The network is the paper's as far as it is given: three layers of convolution, max-pooling and batch normalisation (the
+The network is the paper's as far as it is given: three layers of convolution, max-pooling and batch normalization (the
 appendix says four), 8, 16 and 32 filters of 3 x 3. `--recipe paper` trains as the paper does: 12 epochs of Adam in
 batches of 16 at 1e-4, 5 % less an epoch. The default takes a quarter of the time: 5 epochs in batches of 50, one cycle
 up to 2e-3. L2 is 1e-5 in both.
@@ -37,12 +37,9 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.registry import get_attack
-from lightning_poison.report.figures import CURVE_COLOURS, finished, new_figure, plain_axes, save_figure
-from lightning_poison.scopes import isolated_rng
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Surrogate, Threat, craft, get_attack
+from lightning_poison.randomness import derived_generator, isolated_rng
+from lightning_poison.report.style import CURVE_COLORS, finished, new_figure, plain_axes, save_figure
 
 POISONED, EACH, EACH_TEST = 3, 500, 250
 MISSED, EPSILONS = (5, 50, 250, 450, 500), (0.01, 0.1, 0.2, 0.3)
@@ -215,7 +212,7 @@ def draw(path: Path, clean: list[Figures], found: dict[Cell, list[Figures]]) -> 
     grid = figure.subplots(len(ATTACKS), len(MEASURES), sharex=True, sharey="col")
     for row, attack in zip(grid, ATTACKS, strict=True):
         for axes, (measure, title) in zip(row, MEASURES.items(), strict=True):
-            for shift, epsilon, colour in zip((-0.09, -0.03, 0.03, 0.09), EPSILONS, CURVE_COLOURS, strict=False):
+            for shift, epsilon, color in zip((-0.09, -0.03, 0.03, 0.09), EPSILONS, CURVE_COLORS, strict=False):
                 cells = [found[attack, epsilon, missed] for missed in MISSED]
                 base = [{"read_as": run["read_as_clean"], **own} for run, own in zip(cells[0], clean, strict=True)]
                 values = [[100 * run[measure] for run in runs] for runs in (base, *cells)]
@@ -223,7 +220,7 @@ def draw(path: Path, clean: list[Figures], found: dict[Cell, list[Figures]]) -> 
                 ends = [[m - min(each), max(each) - m] for m, each in zip(middle, values, strict=True)]
                 axes.errorbar(
                     [place + shift for place in places], middle, yerr=list(zip(*ends, strict=True)),
-                    color=colour, marker="o", markersize=3, linewidth=1.2, elinewidth=0.8, label=f"ε {epsilon:g}",
+                    color=color, marker="o", markersize=3, linewidth=1.2, elinewidth=0.8, label=f"ε {epsilon:g}",
                 )  # fmt: skip
             axes.set_xticks(places, ["0", *map(str, MISSED)])
             axes.set_title(ATTACKS[attack], fontsize="medium")

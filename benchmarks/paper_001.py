@@ -10,7 +10,7 @@ Different, for the time that it takes: the library's `SmallConvNet` in place of 
 is the JPEG form (q75), so no figure compares with one from the original; the network has 32 features there.
 
 For each twin, LGM and cross-entropy, on the same pairs, of test images that both read rightly (else a network that
-misreads the target counts as harder to attack), rounded to 256 grey levels:
+misreads the target counts as harder to attack), rounded to 256 gray levels:
 
 - eq. 1 as printed, β = 8e-3 against ‖f(x) − f(t)‖². What it asks for depends on the scale of the features;
 - the same with the feature term in units of ‖f(b) − f(t)‖², and β = 8e-3;
@@ -40,14 +40,13 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lightning_poison.backbones import SmallConvNet
-from lightning_poison.pixels import PixelRange
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.report.figures import save_figure
-from lightning_poison.report.pictures import plot_poison_beside_base
-from lightning_poison.report.plots import plot_features, plot_likelihood_histogram, plot_roc
-from lightning_poison.scopes import frozen, seeded_rng
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.contexts import frozen
+from lightning_poison.models import SmallConvNet
+from lightning_poison.randomness import seeded_rng
+from lightning_poison.report import plot_features, plot_likelihood_histogram, plot_poison_beside_base, plot_roc
+from lightning_poison.report.style import save_figure
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.distance import Distance, FeatureDistance, squared_norm
 from lightning_poison_collisions.splitting import collide

@@ -41,10 +41,10 @@ from paper_003_cells import CIFAR, FEW_ZEROS, MNIST, PAPER, PARTS, TWO_CORES, Ce
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from lightning_poison.report.figures import (
-    CLEAN_COLOUR,
-    CURVE_COLOURS,
-    POISON_COLOUR,
+from lightning_poison.report.style import (
+    CLEAN_COLOR,
+    CURVE_COLORS,
+    POISON_COLOR,
     finished,
     new_figure,
     plain_axes,
@@ -171,13 +171,13 @@ def draw(features: dict[Cell, list[Tensor]], path: Path) -> None:
     drawn = new_figure(8.0, 8.0)
     for (cell, parts), axes in zip(features.items(), drawn.subplots(2, 2).flat, strict=True):
         points = TSNE(2, random_state=0).fit_transform(torch.cat(parts).numpy())
-        for part, colour, name in zip(
+        for part, color, name in zip(
             np.split(points, np.cumsum([len(part) for part in parts])[:-1]),
-            (CLEAN_COLOUR, POISON_COLOUR, CURVE_COLOURS[2]),
-            ("clean 8s", "8s with the trigger", "7s with the trigger, labelled 8"),
+            (CLEAN_COLOR, POISON_COLOR, CURVE_COLORS[2]),
+            ("clean 8s", "8s with the trigger", "7s with the trigger, labeled 8"),
             strict=True,
         ):
-            axes.scatter(part[:, 0], part[:, 1], s=5, color=colour, alpha=0.6, linewidths=0, label=name)
+            axes.scatter(part[:, 0], part[:, 1], s=5, color=color, alpha=0.6, linewidths=0, label=name)
         plain_axes(axes, xlabel="t-SNE 1", ylabel="t-SNE 2")
         axes.set(xticks=[], yticks=[])
         how = "trained plainly" if cell.training == "plain" else cell.training

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_poison.adversaries import FGSM, PGD, Adversary
+from lightning_poison.adversarial import FGSM, PGD, Adversary
 
 MNIST, FEW_ZEROS, CIFAR = "MNIST", "MNIST, few zeros", "CIFAR-10 (JPEG q75)"
 ATTACKS = ("BadNets", "clean-label")

@@ -36,14 +36,10 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.adversaries import FGSM, PGD
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.frozen_features import FrozenFeatureClassifier
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.registry import get_attack
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import PoisonedDataset, Surrogate, Threat, craft, get_attack
+from lightning_poison.adversarial import FGSM, PGD, perturb_against
+from lightning_poison.models import FrozenFeatureClassifier
+from lightning_poison.randomness import derived_generator
 
 KINDS = ("naive", "FGSM", "PGD")
 TARGETS, TASK = 60, 300

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import arguments, load_mnist, print_goal, print_setting, print_table, spread, timed
 from torch import Tensor, nn
 
-from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison.adversarial import perturb_against
 
 IMAGES, STEPS, EPSILON = 256, 10, 0.1
 STEP_SIZE = 2.5 * EPSILON / STEPS

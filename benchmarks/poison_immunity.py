@@ -29,21 +29,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from adversarial_mnist import BATCH, Digits, fit
-from backdoors_mnist import GreyImages, columns_of
+from backdoors_mnist import GrayImages, columns_of
 from common import Figures, Results, arguments, load_mnist, print_setting, print_table, spread
 from robust_networks import accuracy_of
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.adversarial.immunity import PoisonImmunity
-from lightning_poison.adversarial.recipes import Madry, Recipe
-from lightning_poison.adversaries import FGSM, PGD, Adversary
-from lightning_poison.callbacks.adversarial_training import AdversarialTraining
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.poison import Attack, Poison
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import AdversarialTraining, Poison, PoisonedDataset, Surrogate, Threat, craft
+from lightning_poison.adversarial import FGSM, PGD, Adversary, Madry, PoisonImmunity, Recipe
+from lightning_poison.attacks import Attack
+from lightning_poison.randomness import derived_generator
 from lightning_poison_backdoors import BadNets, CleanLabelBackdoor
 from lightning_poison_collisions import BullseyePolytope, FrogAttack, GradientMatching
 
@@ -146,22 +141,22 @@ class Bench:
     def _crafted(self, name: str) -> Poison:
         """Return a backdoor: all defenses meet the same."""
         (make, share), (images, labels) = BACKDOORS[name], self.data.part(0, SCRATCH)
-        clean, surrogates = self.grey(images, labels), []
+        clean, surrogates = self.gray(images, labels), []
         if name.startswith("clean-label"):
             surrogates = [Surrogate(trained(images, labels, "none", 50 + self.seed, SCRATCH_EPOCHS)[0], LAYER)]
         threat = Threat.of_fraction(clean, share)
         return craft(make(), clean, threat, surrogates=surrogates, generator=derived_generator(self.seed, name))
 
-    def grey(self, images: Tensor, labels: Tensor) -> GreyImages:
-        return GreyImages((255 * images).round().byte(), labels)
+    def gray(self, images: Tensor, labels: Tensor) -> GrayImages:
+        return GrayImages((255 * images).round().byte(), labels)
 
     def backdoor(self, name: str, defense: str) -> Figures:
         poison = self.crafted(name)
-        inputs, labels = columns_of(PoisonedDataset(self.grey(*self.data.part(0, SCRATCH)), poison))
+        inputs, labels = columns_of(PoisonedDataset(self.gray(*self.data.part(0, SCRATCH)), poison))
         model, seconds = trained(inputs, labels, defense, self.seed, SCRATCH_EPOCHS)
         goal = poison.objective
         triggered, true, wanted = columns_of(
-            goal.evaluation_set(self.grey(self.data.test_images, self.data.test_labels))
+            goal.evaluation_set(self.gray(self.data.test_images, self.data.test_labels))
         )
         return {
             "success": float(goal.success(read(model, triggered), true, wanted).double().mean()),

@@ -26,24 +26,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from backdoors_mnist import GreyImages, columns_of, generator
+from backdoors_mnist import GrayImages, columns_of, generator
 from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread
 from robust_networks import accuracy_of, digit_network, fit_network
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_poison.adversaries import FGSM
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.fitting import FitSettings
-from lightning_poison.poison import Poison
-from lightning_poison.registry import get_attack
+from lightning_poison import Poison, PoisonedDataset, Surrogate, Threat, craft, get_attack, sanitize
+from lightning_poison.adversarial import FGSM
+from lightning_poison.models import FitSettings
+from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scopes import seeded_rng
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.robust_features import RobustFeatureScorer
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison.scorers import FeatureModel, RobustFeatureScorer
 
 EPSILON, EPOCHS, RETRAINED = 0.3, 4, 5
 FIRST_SEED, SURROGATE_SEED = 10, 500
@@ -98,8 +92,8 @@ GOALS: dict[str, list[tuple[str, Callable[[Figures], bool]]]] = {
 }
 
 
-def grey(pair: tuple[Tensor, Tensor]) -> GreyImages:
-    return GreyImages((255 * pair[0]).round().byte(), pair[1])
+def gray(pair: tuple[Tensor, Tensor]) -> GrayImages:
+    return GrayImages((255 * pair[0]).round().byte(), pair[1])
 
 
 def poisoned(case: Case, train: tuple[Tensor, Tensor], seed: int) -> Any:
@@ -110,7 +104,7 @@ def poisoned(case: Case, train: tuple[Tensor, Tensor], seed: int) -> Any:
     if case.surrogates:
         network = trained(train, epochs=3, seed=seed + SURROGATE_SEED)
         surrogates = [Surrogate(network, "6")]
-    clean = grey(train)
+    clean = gray(train)
     threat = Threat.of_fraction(clean, case.share)
     attack = get_attack(case.attack, **case.settings)
     return craft(attack, clean, threat, surrogates=surrogates, generator=generator(seed))
@@ -135,7 +129,7 @@ def measure(
     name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int, epsilon: float = EPSILON
 ) -> Figures:
     poison = poisoned(CASES[name], train, seed)
-    images, labels = train if poison is None else columns_of(PoisonedDataset(grey(train), poison))
+    images, labels = train if poison is None else columns_of(PoisonedDataset(gray(train), poison))
     truth = torch.zeros(len(labels), dtype=torch.bool)
     if poison is not None:
         truth[poison.indices] = True
@@ -166,7 +160,7 @@ def measure(
 
 
 def judge(network: torch.nn.Module, poison: Poison, test: tuple[Tensor, Tensor]) -> Figures:
-    shown, true, wanted = columns_of(poison.objective.evaluation_set(grey(test)))
+    shown, true, wanted = columns_of(poison.objective.evaluation_set(gray(test)))
     with torch.no_grad():
         read = torch.cat([network(part).argmax(1) for part in shown.split(500)])
     return {

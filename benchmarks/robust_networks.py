@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.adversaries import Adversary
-from lightning_poison.fitting import FitSettings, Loss, fit_module
-from lightning_poison.reading import MemoryDataset
+from lightning_poison.adversarial import AdversarialLoss, Adversary
+from lightning_poison.data import MemoryDataset
+from lightning_poison.models import FitSettings, fit_module
+from lightning_poison.models.fitting import Loss
 from lightning_poison.runtime import LocalRuntime
 
 
@@ -20,7 +20,7 @@ def digit_network(classes: int) -> nn.Sequential:
 
 
 def photo_network(classes: int) -> nn.Sequential:
-    """Return a network in the manner of VGG for 32x32 colour images; layer "15" gives 768 features."""
+    """Return a network in the manner of VGG for 32x32 color images; layer "15" gives 768 features."""
 
     def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -6,7 +6,7 @@ The scoring pass is `score_set` with a fitted `LikelihoodScorer` (the default ne
 trusted data. The bare loop is what a user would write: an ordinary DataLoader of the same data set, batch size and
 workers, the same network and head in evaluation mode under the same autocast and memory format, no gradients, and the
 logits kept. Both run over 10,000 images in alternation, in one process, and each is timed in wall and in CPU time; a
-seed's figure is the median of the ratios of neighbours. On a machine with other work on it that is noisy: the ratio of
+seed's figure is the median of the ratios of neighbors. On a machine with other work on it that is noisy: the ratio of
 the fastest passes stands beside it. Three data sets:
 
 - torchvision's MNIST with a transform of `torchvision.transforms.v2`, PIL image to float tensor;
@@ -27,15 +27,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_poison.backbones import default_backbone
-from lightning_poison.fitting import FitSettings
-from lightning_poison.heads import LGMHead
-from lightning_poison.reading import BLOCK_SIZE, Block
+from lightning_poison import LikelihoodScorer, SampleSpec, sanitize
+from lightning_poison.data import Block, score_set
+from lightning_poison.data.blocks import BLOCK_SIZE
+from lightning_poison.models import FitSettings, LGMHead, default_backbone
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.samples import SampleSpec
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scoring import score_set
 
 IMAGES, FITTED_ON = 10_000, 2_000
 REPEATS = 9

@@ -14,12 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.adversaries import FGSM
-from lightning_poison.fitting import FitSettings, fit_module
-from lightning_poison.frozen_features import HEADS
+from lightning_poison.adversarial import FGSM
+from lightning_poison.models import FitSettings, fit_module
+from lightning_poison.models.frozen_features import HEADS
+from lightning_poison.randomness import derived_generator, seeded_rng
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.scopes import seeded_rng
-from lightning_poison.seeds import derived_generator
 
 SIZES = {"extractor": 20_000, "victim": 10_000, "pool": 24_000, "validation": 6_000}
 FEATURE_LAYER = "6"

@@ -4,7 +4,7 @@
 
 A seed divides the 60,000 training images: 20,000 train the extractor (100 features, Wong et al. 2020), 10,000 are the
 victim's, 24,000 the attacker's pool, and 6,000 were kept back to choose settings on (`--judge validation`). The poison
-is appended: changed images of the shield class, labels kept, L∞ radius 0.3 unless said otherwise, on 256 grey levels.
+is appended: changed images of the shield class, labels kept, L∞ radius 0.3 unless said otherwise, on 256 gray levels.
 All clean images stay, the protected ones too. Settings are the attacks' defaults, which were chosen on 6,000 of the
 training images for 3 → 8; figures are of the 10,000 test images.
 
@@ -14,7 +14,7 @@ Heads are trained from scratch on features divided by their mean norm: logistic 
 "others" on all others. Beside the attacks stand no poison at all, as many unperturbed copies of the same images, and
 copies with each pixel moved by the radius at random.
 
-Part "pairs": 3 → 8 with 3,000 poisons and 4 → 9 with 2,000, by the optimiser and by both generators; and the optimiser
+Part "pairs": 3 → 8 with 3,000 poisons and 4 → 9 with 2,000, by the optimizer and by both generators; and the optimizer
 against extractors that were trained on images shifted by up to 2 pixels, and adversarially (FGSM, 0.3). Part "choice":
 each class is protected in turn, and the attack chooses the shield. Pinkava's paper (Towards Class-Shielding Data
 Poisoning) reports no success, on ImageNet.
@@ -29,21 +29,20 @@ import torch
 from common import Figures, Results, arguments, print_goal, print_setting, print_table, spread, timed
 from shielded_heads import FEATURE_LAYER, JUDGES, World, build_world, judged
 
-from lightning_poison.door import craft
-from lightning_poison.seeds import derived_generator
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Surrogate, Threat, craft
+from lightning_poison.randomness import derived_generator
 from lightning_poison_shielding import ClassShielding, ClassShieldingGenerator
 
 EPSILON, COPIES = 0.3, 4
 PAIRS = {(3, 8): 3000, (4, 9): 2000}
 PROTECTED_GOAL, OTHERS_GOAL, SECONDS_GOAL, CHOICE_GOAL = 0.15, 0.01, 60.0, 0.2
 ATTACKS: dict[str, Callable[..., object]] = {
-    "optimiser": ClassShielding,
+    "optimizer": ClassShielding,
     "generator, U-Net": functools.partial(ClassShieldingGenerator, architecture="unet"),
     "generator, paper's": functools.partial(ClassShieldingGenerator, architecture="paper"),
 }
 EXTRACTORS = {"": {}, "trained with shifts": {"shifted": True}, "trained adversarially": {"epsilon": EPSILON}}
-OTHER_EXTRACTORS = [f"{name}: {what}" for name in EXTRACTORS if name for what in ("no poison", "optimiser")]
+OTHER_EXTRACTORS = [f"{name}: {what}" for name in EXTRACTORS if name for what in ("no poison", "optimizer")]
 CONTROLS = ("no poison", "unperturbed copies", "random change")
 
 

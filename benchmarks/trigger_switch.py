@@ -7,7 +7,7 @@ each of its pixels, black in nearly all images, by an amplitude. The network (Wo
 is trained by FGSM with a random start at a radius epsilon, or plainly (0), on images that are moved by up to two
 pixels. Within the ball a clean pixel can rise to epsilon, and a trigger pixel of amplitude s can fall to s - epsilon:
 the two can be told apart only where s is above 2 epsilon. Amplitudes are given as shares of 2 epsilon, and rounded to
-grey levels.
+gray levels.
 
 Whether an adversary does so is another matter, and the last table is for that: three of them at epsilon .3, a trigger
 of .85 of 2 epsilon. From a random start, a step of .75 epsilon leaves most trigger pixels short of the far side of the
@@ -25,17 +25,15 @@ from typing import Any
 
 import torch
 from backdoored_networks import robust_accuracy
-from backdoors_mnist import GreyImages, columns_of
+from backdoors_mnist import GrayImages, columns_of
 from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread
 from robust_networks import accuracy_of, digit_network, fit_network
 from torch import Tensor
 
-from lightning_poison.adversaries import FGSM, PGD, Adversary
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import craft
-from lightning_poison.report.figures import CURVE_COLOURS, finished, new_figure, plain_axes, save_figure
-from lightning_poison.scopes import seeded_rng
-from lightning_poison.threat import Threat
+from lightning_poison import PoisonedDataset, Threat, craft
+from lightning_poison.adversarial import FGSM, PGD, Adversary
+from lightning_poison.randomness import seeded_rng
+from lightning_poison.report.style import CURVE_COLORS, finished, new_figure, plain_axes, save_figure
 from lightning_poison_backdoors import BadNets
 
 IMAGES, SHARE, EPOCHS = 12_000, 0.05, 6
@@ -62,14 +60,14 @@ def amplitudes(epsilon: float) -> list[float]:
 def measure(data: Pair, test: Pair, adversary: Adversary | None, size: float, seed: int) -> Figures:
     images, labels = data
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:IMAGES]
-    clean = GreyImages((255 * images[chosen]).round().byte(), labels[chosen])
+    clean = GrayImages((255 * images[chosen]).round().byte(), labels[chosen])
     attack = BadNets(0, pattern=[[255] * 3] * 3, amplitude=size)
     poison = craft(attack, clean, Threat.of_fraction(clean, SHARE), generator=torch.Generator().manual_seed(seed))
     inputs, carried = columns_of(PoisonedDataset(clean, poison))
     with seeded_rng(seed):
         network = digit_network(10)
     fit_network(network, inputs, carried, epochs=EPOCHS, adversary=adversary, seed=seed)
-    judged = GreyImages((255 * test[0]).round().byte(), test[1])
+    judged = GrayImages((255 * test[0]).round().byte(), test[1])
     triggered, true, wanted = columns_of(poison.objective.evaluation_set(judged))
     with torch.no_grad():
         read = torch.cat([network(part).argmax(1) for part in triggered.split(500)])
@@ -102,14 +100,14 @@ def draw(found: dict[tuple[float, float], list[Figures]], path: Path) -> None:
     drawn = new_figure(7.0, 4.2)
     axes = drawn.add_subplot()
     plain_axes(axes, xlabel="amplitude of the trigger", ylabel="attack success rate")
-    for colour, epsilon in zip(itertools.cycle(CURVE_COLOURS), (0.0, *RADII), strict=False):
+    for color, epsilon in zip(itertools.cycle(CURVE_COLORS), (0.0, *RADII), strict=False):
         sizes = [size for radius, size in found if radius == epsilon]
         rates = [sorted(run["asr"] for run in found[epsilon, size]) for size in sizes]
         name = f"ε = {epsilon:g}" if epsilon else "trained plainly"
-        axes.plot(sizes, [each[len(each) // 2] for each in rates], marker="o", color=colour, label=name)
-        axes.fill_between(sizes, [each[0] for each in rates], [each[-1] for each in rates], color=colour, alpha=0.2)
+        axes.plot(sizes, [each[len(each) // 2] for each in rates], marker="o", color=color, label=name)
+        axes.fill_between(sizes, [each[0] for each in rates], [each[-1] for each in rates], color=color, alpha=0.2)
         if epsilon:
-            axes.axvline(2 * epsilon, color=colour, linestyle=":", linewidth=1)
+            axes.axvline(2 * epsilon, color=color, linestyle=":", linewidth=1)
     axes.legend(frameon=False)
     save_figure(finished(drawn), path)
 

@@ -27,11 +27,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.sanitizing import sanitize
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.threat import Threat
+from lightning_poison import LikelihoodScorer, Threat, craft, sanitize
+from lightning_poison.scorers import ConfidenceScorer
 from lightning_poison_labels.label_flip import LabelFlip
 
 TRUSTED_A_CLASS, FLIPS, MORE = (500, 1667), 1000, 10_000

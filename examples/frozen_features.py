@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from lightning_poison import FitSettings, FrozenFeatureClassifier, PoisonedDataset, Surrogate, Threat, craft, get_attack
-from lightning_poison.fitting import fit_module
-from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison import PoisonedDataset, Surrogate, Threat, craft, get_attack
+from lightning_poison.adversarial import perturb_against
+from lightning_poison.models import FitSettings, FrozenFeatureClassifier, fit_module
 
 RADIUS = 0.15
 """Of both the training and the attack, in units of the [0, 1] image."""
 
 
 def digits(data: TensorDataset, first: int) -> TensorDataset:
-    """Return the images of five digits, labelled from 0 to 4."""
+    """Return the images of five digits, labeled from 0 to 4."""
     images, labels = data.tensors
     chosen = (labels >= first) & (labels < first + 5)
     return TensorDataset(images[chosen], labels[chosen] - first)

@@ -19,14 +19,14 @@ import torch
 from project import data_root, load
 
 from lightning_poison import LikelihoodScorer, Poison, PoisonedDataset, Surrogate, Threat, craft, sanitize
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import ProtectedClassObjective
-from lightning_poison.removal_metrics import RemovalPrecision, RemovalRecall
+from lightning_poison.attacks import ProtectedClassObjective
+from lightning_poison.data import labels_of
+from lightning_poison.evaluation import RemovalPrecision, RemovalRecall
 from lightning_poison.testing import check_attack
 
 
 class NoisyCopies:
-    """Appends noisy copies of images of one class, labelled as another."""
+    """Appends noisy copies of images of one class, labeled as another."""
 
     name = "noisy-copies"
     clean_label = False  # the copies carry another label than the images they were made from

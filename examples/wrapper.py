@@ -23,7 +23,7 @@ import torch
 from project import Classifier, Digits, data_root, quiet_trainer
 
 from lightning_poison import LikelihoodScorer, PoisonedDataModule, SanitizedDataModule, Threat, get_attack
-from lightning_poison.metrics import AttackSuccessRate
+from lightning_poison.evaluation import AttackSuccessRate
 
 
 def train(data: pl.LightningDataModule) -> pl.LightningModule:

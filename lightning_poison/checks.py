@@ -91,18 +91,18 @@ def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -
 
 
 def epsilon(value: float, *, name: str = "epsilon") -> float:
-    """Return a radius in units of the raw [0, 1] image, or a step in it, and catch one that is given in grey levels.
+    """Return a radius in units of the raw [0, 1] image, or a step in it, and catch one that is given in gray levels.
 
     Example:
         >>> epsilon(4)
         Traceback (most recent call last):
         ValueError: Expected `epsilon` to be in (0, 1], the range of the images, but got 4.
-        For a budget of 4 grey levels write `epsilon=4 / 255`.
+        For a budget of 4 gray levels write `epsilon=4 / 255`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
         what = "budget" if name == "epsilon" else "step"
-        hint = f"For a {what} of {levels} grey levels write `{name}={levels} / 255`."
+        hint = f"For a {what} of {levels} gray levels write `{name}={levels} / 255`."
         raise ValueError(expected(name, "in (0, 1], the range of the images", _quoted(value), hint))
     return float(value)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from lightning_poison.checks import printable
-from lightning_poison.registry import available_attacks, available_scorers, load_plugins
+from lightning_poison.registry.registry import available_attacks, available_scorers, load_plugins
 
 
 def attacks(*, scorers: bool = False) -> None:
@@ -47,7 +47,7 @@ def demo(
         output: where manifests, verdicts and pictures are written.
         seed: seeds everything.
     """
-    from lightning_poison.demo import run_demo
+    from lightning_poison.demo.run import run_demo
 
     with _quiet_hosts(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning|torch")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(arguments) if arguments is not None else sys.argv[1:]
     try:
-        auto_cli(_COMMANDS, args=_spelt(given) or ["--help"], prog="lightning-poison", as_positional=False)
+        auto_cli(_COMMANDS, args=_spelled(given) or ["--help"], prog="lightning-poison", as_positional=False)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as behind `| head`; what is left unwritten must not fail at exit again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,15 +94,15 @@ def _quiet_hosts() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _spelt(arguments: Sequence[str]) -> list[str]:
+def _spelled(arguments: Sequence[str]) -> list[str]:
     """Let options be written with dashes, `--data-root` as `--data_root`, and `--scorers` without `true`."""
-    spelt = []
+    spelled = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        spelt.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
-    return spelt
+        spelled.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
+    return spelled
 
 
 def _say(line: str) -> None:

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_poison._lightning.configured import AnyData, AnyDataset, AnyPoison, AnyScorer
-from lightning_poison._lightning.gate import Action, Gate, GateSettings
+from lightning_poison._lightning.datamodule_wrapper import WrappedDataModule
+from lightning_poison._lightning.loader_sanitizer import Action, Gate, GateSettings
 from lightning_poison._lightning.loaders import filterable, map_loaders, replace_dataset
 from lightning_poison._lightning.runtime import opened_runtime
-from lightning_poison._lightning.wrapped import WrappedDataModule
+from lightning_poison._lightning.yaml_types import AnyData, AnyDataset, AnyPoison, AnyScorer
+from lightning_poison.attacks.crafting import check_identity, craft
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.checks import expected, printable
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.door import check_identity, craft
-from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
-from lightning_poison.poison import Poison
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scoring import agreed
-from lightning_poison.threat import Surrogate, Threat
-from lightning_poison.verdict import Verdict
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.runtime import agreed
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
 class SanitizedDataModule(WrappedDataModule):
@@ -164,7 +164,7 @@ class PoisonedDataModule(WrappedDataModule):
 
     Example:
         >>> from torch.utils.data import TensorDataset
-        >>> from lightning_poison.objectives import AvailabilityObjective
+        >>> from lightning_poison.attacks.objectives import AvailabilityObjective
         >>> loader = DataLoader(TensorDataset(torch.zeros(8, 2), torch.arange(8) % 2), batch_size=4)
         >>> flip = Poison(torch.tensor([1]), torch.tensor([0]), AvailabilityObjective(), attack="label-flip")
         >>> PoisonedDataModule(loader, flip).train_dataloader().dataset.targets.tolist()

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lightning_poison._lightning.namespaces import lightning_types
 from lightning_poison.checks import expected
-from lightning_poison.functional.lgm import LGMLoss
-from lightning_poison.heads import Covariance, LGMHead
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scopes import evaluating
+from lightning_poison.contexts import evaluating
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.lgm import LGMLoss
+from lightning_poison.models.lgm_head import Covariance, LGMHead
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Host

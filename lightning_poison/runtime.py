@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,9 @@ from lightning_poison.checks import one_of, positive_int
 
 _logger = logging.getLogger(__name__)
 
+
 ValueT = TypeVar("ValueT")
+
 
 DEFAULT_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
 """How many CPU threads scoring uses: a figure of the machine, never of the number of ranks, so that masks agree.
@@ -142,3 +144,15 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def agreed(runtime: Runtime, work: Callable[[], ValueT]) -> ValueT:
+    """Do work on every rank and raise on all of them where it fails on one: none is left waiting for the others."""
+    try:
+        result = work()
+    except BaseException:
+        runtime.all_true(False)
+        raise
+    if not runtime.all_true(True):
+        raise RuntimeError("Expected every rank to score its samples, but another rank failed.\nIts own log says why.")
+    return result

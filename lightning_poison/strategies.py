@@ -12,10 +12,10 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning_poison._lightning.attack_refusals import refuse_strategy
-from lightning_poison._lightning.configured import AnyAdversary, AnyStrategy
+from lightning_poison._lightning.adversarial_step import refuse_strategy
 from lightning_poison._lightning.namespaces import installed_namespaces, strategy_types
-from lightning_poison.adversaries import PGD
+from lightning_poison._lightning.yaml_types import AnyAdversary, AnyStrategy
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.checks import describe, expected
 

@@ -9,11 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data.blocks import read_blocks
+from lightning_poison.data.labels import labels_of
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import NotFittedError
-from lightning_poison.labels import labels_of
-from lightning_poison.reading import read_blocks
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.samples import SampleSpec
 
 LIGHTNINGS_OWN_WARNINGS = (
     "ignore:The '.*_dataloader' does not have many workers:UserWarning",
@@ -110,7 +110,7 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def mislabelled_digits(digits):
+def mislabeled_digits(digits):
     """1,400 training digits as rows, every tenth under a wrong label, what those are, and 397 clean ones."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(digits), generator=generator)

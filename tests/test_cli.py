@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_poison import cli
-from lightning_poison._plugins.entry_points import Source
-from lightning_poison._plugins.loading import BrokenPlugin
+from lightning_poison.entry_points import Source
+from lightning_poison.registry.loading import BrokenPlugin
 
 
 def test_attacks_are_listed_with_their_distribution(capsys):
@@ -75,7 +75,7 @@ def test_a_message_keeps_its_lines_and_no_control_characters(capsys, monkeypatch
     assert capsys.readouterr().err == "lightning-poison: Expected this, but got \\x1b[2J.\nDo that.\n"
 
 
-def test_a_misspelt_option_is_refused(capsys):
+def test_a_misspelled_option_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["demo", "--date", "digits"])
     assert stopped.value.code == 2

@@ -1,7 +1,8 @@
-"""Imports point down only, between the layers that the table below names."""
+"""Imports point down only, between the rooms of `docs/architecture.md`."""
 
 import ast
 import graphlib
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -11,139 +12,173 @@ import pytest
 
 import lightning_poison
 
-ROOT = Path(lightning_poison.__file__).parent
 PACKAGE = "lightning_poison"
+ROOT = Path(lightning_poison.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 
-LAYERS = {
-    "ground": "errors checks scopes seeds installed",
-    "nouns": (
-        "pixels threat adversaries samples labels raw triggers saving evaluation_sets success objectives poison "
-        "verdict evidence runtime functional"
-    ),
-    "parts": (
-        "scorers heads fitting features frozen_features raw_images raw_features backbones reading holding scoring "
-        "datasets fingerprint calibration self_calibration metrics adversarial intake removal_metrics manifest "
-        "_manifest hookspecs door _door"
-    ),
-    "flow": (
-        "sanitizing judging group_judging member_scores set_scores crossfit evaluate report registry testing _plugins"
-    ),
-    "host": "callbacks datamodules mixins strategies training _lightning",
-    "shell": "cli demo demo_data __main__",
-}
-"""From the ground up: a module may import from its own layer and from those above it in this table."""
+FLOORS = (
+    "errors",
+    "checks randomness",
+    "contexts entry_points",
+    "serialization runtime statistics",
+    "data",
+    "models",
+    "attacks",
+    "adversarial",
+    "scorers",
+    "registry testing",
+    "sanitization",
+    "manifest",
+    "evaluation",
+    "report",
+    "_lightning",
+    "callbacks datamodules mixins",
+    "strategies",
+    "demo",
+    "cli",
+    "__main__",
+)
+"""From the ground up: a room imports only from lower floors and from itself."""
 
-LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
-HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}
-HOSTS = ("lightning", "pytorch_lightning", "lightning_fabric")
-
-
-def dotted(path, root=ROOT, package=PACKAGE):
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
-
-
-MODULES = {dotted(path): path for path in sorted(ROOT.rglob("*.py"))}
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
+LIGHTNING_ROOMS = {"_lightning", "callbacks", "datamodules", "mixins", "strategies", "demo"}
+STATISTICS_MAY_IMPORT = {"torch", "scipy", "sklearn"}
 
 
-def imports_of(source, module, modules, *, is_package=False):
-    """Return the modules of ours that a source imports, and the names it takes from a package's `__init__`."""
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((PACKAGE, *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+FACES = {module: path for module, path in MODULES.items() if path.with_suffix(".pyi").exists()}
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(source, module, *, is_package=False):
+    """Return the modules that a source imports, and those of our packages from whose `__init__` it takes names."""
     package = module if is_package else module.rpartition(".")[0]
-    found, from_init = set(), set()
+    found, faces = set(), set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(relative, package) if node.level else relative
-            for name in (alias.name for alias in node.names):
-                inner = f"{base}.{name}"
-                found.add(inner if inner in modules else base)
-                if modules.get(base) is not None and modules[base].name == "__init__.py" and inner not in modules:
-                    from_init.add(inner)
-    return found, from_init
-
-
-def layer_of(module):
-    return LAYER_OF.get(module.split(".")[1])
-
-
-def height(module):
-    """A module without a layer stands nowhere; one test says so, the others pass it over."""
-    return HEIGHT.get(layer_of(module), -1)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in MODULES else base)
+                if base in FACES and inner not in MODULES:
+                    faces.add(base)
+    return found, faces
 
 
 IMPORTS = {
-    module: imports_of(path.read_text(encoding="utf-8"), module, MODULES, is_package=path.name == "__init__.py")
+    module: imports_of(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
     for module, path in MODULES.items()
-    if module != PACKAGE
 }
+GRAPH = {module: found & set(MODULES) - {module} for module, (found, _) in IMPORTS.items()}
 
 
-def upward(imports, modules):
-    """Return the pairs (importing, imported) that point to a higher layer."""
+def upward(graph):
+    """Return the pairs (importing, imported) that do not point to a lower floor or into the same room."""
     return [
         (module, imported)
-        for module, (found, _) in imports.items()
-        for imported in found & set(modules)
-        if imported != PACKAGE and -1 < height(module) < height(imported)
+        for module, found in graph.items()
+        for imported in sorted(found)
+        if room_of(module) != room_of(imported) and FLOOR_OF[room_of(module)] <= FLOOR_OF[room_of(imported)]
     ]
 
 
-def test_every_module_has_a_layer():
-    assert [module for module in IMPORTS if layer_of(module) is None] == []
+def rooms_below(graph):
+    """Return the rooms that each room imports from."""
+    below = {room: set() for room in FLOOR_OF}
+    for module, found in graph.items():
+        if module != PACKAGE:
+            below[room_of(module)] |= {room_of(imported) for imported in found} - {room_of(module), ""}
+    return below
 
 
-def test_imports_point_down():
-    assert upward(IMPORTS, MODULES) == []
+def longest_chain(below):
+    """Return the rooms of the longest chain of imports, from the top down."""
+    chains = {}
+    for room in graphlib.TopologicalSorter(below).static_order():
+        chains[room] = [room, *max((chains[each] for each in below[room]), key=len, default=[])]
+    return max(chains.values(), key=len)
 
 
-def test_there_is_no_cycle():
-    graph = {module: found & set(MODULES) - {PACKAGE, module} for module, (found, _) in IMPORTS.items()}
-    graphlib.TopologicalSorter(graph).prepare()
+def test_every_room_has_a_floor():
+    assert {room_of(module) for module in MODULES if module != PACKAGE} == set(FLOOR_OF)
 
 
-def test_nothing_is_imported_from_our_own_init():
-    taken = {module: sorted(names) for module, (_, names) in IMPORTS.items() if names}
-    plain = [module for module, (found, _) in IMPORTS.items() if PACKAGE in found]
-    assert (taken, plain) == ({}, [])
+def test_no_import_cycle():
+    graphlib.TopologicalSorter(GRAPH).prepare()
 
 
-def test_only_the_host_layer_imports_lightning():
-    guilty = {
-        module: name
-        for module, (found, _) in IMPORTS.items()
-        for name in found
-        if name.split(".")[0] in HOSTS and layer_of(module) != "host"
+def test_package_does_not_import_its_own_faces():
+    assert {module: sorted(faces) for module, (_, faces) in IMPORTS.items() if faces} == {}
+
+
+def test_only_lightning_rooms_import_lightning():
+    found = {
+        (module, name)
+        for module, (names, _) in IMPORTS.items()
+        for name in names
+        if name.split(".")[0] in LIGHTNING and room_of(module) not in LIGHTNING_ROOMS
     }
-    assert guilty == {}
+    assert found == set()
 
 
-def test_nothing_of_ours_imports_a_plugin():
-    guilty = [
-        (module, name) for module, (found, _) in IMPORTS.items() for name in found if name.startswith(f"{PACKAGE}_")
-    ]
-    assert guilty == []
+def test_nothing_imports_a_plugin():
+    assert [name for names, _ in IMPORTS.values() for name in names if name.startswith(f"{PACKAGE}_")] == []
+
+
+def test_modules_stay_short():
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > 400} == {}
+
+
+def test_every_package_has_a_face():
+    for module in (name for name, path in MODULES.items() if path.name == "__init__.py"):
+        package = importlib.import_module(module)
+        assert package.__doc__
+        if room_of(module) != "_lightning":
+            assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+def test_no_public_name_hides_a_module_of_its_package():
+    clashes = {
+        f"{module}.{name}"
+        for module in FACES
+        for name in importlib.import_module(module).__all__
+        if f"{module}.{name}" in MODULES
+    }
+    assert clashes == set()
 
 
 @pytest.mark.parametrize(
-    ("source", "found", "from_init"),
+    ("source", "found", "faces"),
     [
         ("from lightning_poison.errors import X", {"lightning_poison.errors"}, set()),
         ("from lightning_poison import errors", {"lightning_poison.errors"}, set()),
-        ("from lightning_poison import Poison", {"lightning_poison"}, {"lightning_poison.Poison"}),
-        ("from .errors import X", {"lightning_poison.errors"}, set()),
-        ("def f():\n    import lightning_poison.door", {"lightning_poison.door"}, set()),
+        ("from lightning_poison import Poison", {"lightning_poison"}, {"lightning_poison"}),
+        ("from lightning_poison.scorers import X", {"lightning_poison.scorers"}, {"lightning_poison.scorers"}),
+        ("from .poison import X", {"lightning_poison.attacks.poison"}, set()),
+        ("def f():\n    import lightning_poison.errors", {"lightning_poison.errors"}, set()),
         ("import lightning.pytorch as L", {"lightning.pytorch"}, set()),
     ],
 )
-def test_the_reader_of_imports(source, found, from_init):
-    assert imports_of(source, "lightning_poison.pixels", MODULES) == (found, from_init)
+def test_reads_imports(source, found, faces):
+    assert imports_of(source, "lightning_poison.attacks.threat") == (found, faces)
 
 
-def test_an_upward_import_would_show():
-    imports = {"lightning_poison.pixels": ({"lightning_poison.door"}, set())}
-    assert upward(imports, MODULES) == [("lightning_poison.pixels", "lightning_poison.door")]
+def test_upward_import_is_found():
+    pair = ("lightning_poison.data.blocks", "lightning_poison.attacks.poison")
+    assert upward({pair[0]: {pair[1]}}) == [pair]
 
 
 def run(program):
@@ -151,7 +186,7 @@ def run(program):
 
 
 @pytest.mark.slow
-def test_importing_the_package_loads_seeds_and_patches_nothing():
+def test_import_loads_seeds_and_patches_nothing():
     program = """
 import random, sys, numpy, torch
 def state():
@@ -166,23 +201,23 @@ print(loaded)
 
 
 @pytest.mark.slow
-def test_below_the_host_layer_nothing_loads_lightning_or_a_plugin():
-    below = [module for module in IMPORTS if -1 < height(module) < HEIGHT["host"]]
+def test_below_lightning_rooms_nothing_loads_lightning_or_a_plugin():
+    below = [module for module in MODULES if room_of(module) not in LIGHTNING_ROOMS | {"cli", "__main__"}]
     program = f"""
 import importlib, sys
 for name in {below!r}:
     importlib.import_module(name)
-print([name for name in sys.modules if name.split(".")[0] in {HOSTS!r} or name.startswith("lightning_poison_")])
+print([name for name in sys.modules if name.split(".")[0] in {LIGHTNING!r} or name.startswith("{PACKAGE}_")])
 """
     assert run(program) == "[]\n"
 
 
 @pytest.mark.slow
-def test_a_plugin_loads_no_lightning():
+def test_plugins_load_no_lightning():
     program = f"""
 import sys
 from lightning_poison.registry import available_attacks
 assert {{offer.source.plugin for offer in available_attacks()}} >= {{"labels", "collisions"}}
-print([name for name in sys.modules if name.split(".")[0] in {HOSTS!r}])
+print([name for name in sys.modules if name.split(".")[0] in {LIGHTNING!r}])
 """
     assert run(program) == "[]\n"

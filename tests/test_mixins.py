@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.mixins import LGMMixin
-from lightning_poison.samples import SampleSpec
 
 pytestmark = [
     pytest.mark.usefixtures("single_thread"),
@@ -56,8 +56,8 @@ def fit(namespace, model, images, labels, *, epochs=1, **settings):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_trained_on_flipped_digits_it_tells_them_apart(mislabelled_digits, precision):
-    images, labels, truth, test_images, test_labels = mislabelled_digits
+def test_trained_on_flipped_digits_it_tells_them_apart(mislabeled_digits, precision):
+    images, labels, truth, test_images, test_labels = mislabeled_digits
     model = LitDigits()
     fit(lightning.pytorch, model, images, labels, epochs=8, precision=precision)
     suspicion = -model.log_likelihood((images, labels)).detach()
@@ -69,16 +69,16 @@ def test_trained_on_flipped_digits_it_tells_them_apart(mislabelled_digits, preci
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_both_namespaces_log_both_terms(mislabelled_digits, namespace):
+def test_both_namespaces_log_both_terms(mislabeled_digits, namespace):
     model = make_class(namespace)()
-    trainer = fit(namespace, model, *mislabelled_digits[:2])
+    trainer = fit(namespace, model, *mislabeled_digits[:2])
     logged = trainer.callback_metrics
     assert set(logged) == {"train/lgm_classification", "train/lgm_likelihood"}
     assert all(value > 0 for value in logged.values())
 
 
-def test_logged_terms_are_the_means_over_the_epoch(mislabelled_digits):
-    images, labels, *_ = mislabelled_digits
+def test_logged_terms_are_the_means_over_the_epoch(mislabeled_digits):
+    images, labels, *_ = mislabeled_digits
     model = LitDigits(learning_rate=0.0)
     trainer = fit(lightning.pytorch, model, images[:64], labels[:64])
     expected = model.lgm_loss(images[:64], labels[:64])
@@ -90,8 +90,8 @@ def test_logged_terms_are_the_means_over_the_epoch(mislabelled_digits):
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_loads_from_its_checkpoint(mislabelled_digits, namespace, tmp_path):
-    images, labels, *_ = mislabelled_digits
+def test_loads_from_its_checkpoint(mislabeled_digits, namespace, tmp_path):
+    images, labels, *_ = mislabeled_digits
     model = make_class(namespace)(feature_size=8, covariance="diagonal")
     fit(namespace, model, images, labels).save_checkpoint(tmp_path / "last.ckpt")
     loaded = type(model).load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
@@ -99,14 +99,14 @@ def test_loads_from_its_checkpoint(mislabelled_digits, namespace, tmp_path):
     assert torch.equal(loaded.log_likelihood((images, labels)), model.log_likelihood((images, labels)))
 
 
-def test_real_ddp_with_one_process(mislabelled_digits):
-    images, labels, *_ = mislabelled_digits
+def test_real_ddp_with_one_process(mislabeled_digits):
+    images, labels, *_ = mislabeled_digits
     trainer = fit(lightning.pytorch, LitDigits(), images[:128], labels[:128], strategy="ddp", devices=1)
     assert "train/lgm_likelihood" in trainer.callback_metrics
 
 
-def test_log_likelihood_leaves_the_module_as_it_was(mislabelled_digits):
-    images, labels, *_ = mislabelled_digits
+def test_log_likelihood_leaves_the_module_as_it_was(mislabeled_digits):
+    images, labels, *_ = mislabeled_digits
     model = LitDigits().train()
     model.lgm_head.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -117,13 +117,13 @@ def test_log_likelihood_leaves_the_module_as_it_was(mislabelled_digits):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_log_likelihood_is_differentiable_in_the_inputs(mislabelled_digits):
-    images = mislabelled_digits[0][:4].clone().requires_grad_()
-    LitDigits().log_likelihood((images, mislabelled_digits[1][:4])).sum().backward()
+def test_log_likelihood_is_differentiable_in_the_inputs(mislabeled_digits):
+    images = mislabeled_digits[0][:4].clone().requires_grad_()
+    LitDigits().log_likelihood((images, mislabeled_digits[1][:4])).sum().backward()
     assert (images.grad.abs().sum(dim=1) > 0).all()
 
 
-def test_a_step_of_its_own_and_a_method_as_extractor(mislabelled_digits):
+def test_a_step_of_its_own_and_a_method_as_extractor(mislabeled_digits):
     class Own(LGMMixin, lightning.pytorch.LightningModule):
         def __init__(self):
             super().__init__()
@@ -137,17 +137,17 @@ def test_a_step_of_its_own_and_a_method_as_extractor(mislabelled_digits):
             return 2 * self.lgm_step(batch)
 
     model = Own()
-    images, labels = mislabelled_digits[0][:8], mislabelled_digits[1][:8]
+    images, labels = mislabeled_digits[0][:8], mislabeled_digits[1][:8]
     batch = {"views": [images.view(8, 1, 8, 8), images], "y": labels}
     assert model(batch["views"][0]).shape == (8, 10)
     expected = model.eval().lgm_head.log_likelihood(model.features(images), labels)
     torch.testing.assert_close(model.log_likelihood(batch), expected)
 
 
-def test_dotted_extractor(mislabelled_digits):
+def test_dotted_extractor(mislabeled_digits):
     model = LitDigits()
     model.add_lgm_head("net.0", feature_size=128, num_classes=10)
-    assert model.extract_features(mislabelled_digits[0][:2]).shape == (2, 128)
+    assert model.extract_features(mislabeled_digits[0][:2]).shape == (2, 128)
 
 
 def test_wrong_order_of_bases():
@@ -177,8 +177,8 @@ def test_head_that_was_not_added():
         Bare()(torch.zeros(1, 64))
 
 
-def test_extractor_of_another_size(mislabelled_digits):
+def test_extractor_of_another_size(mislabeled_digits):
     model = LitDigits()
     model.add_lgm_head("net", 64, num_classes=10)
     with pytest.raises(ValueError, match=r"of shape \(B, 64\), but got a float32 tensor of shape \(2, 32\)"):
-        model(mislabelled_digits[0][:2])
+        model(mislabeled_digits[0][:2])

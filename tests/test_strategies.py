@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
 from lightning_poison.strategies import NAMED_PGD, adversarial
@@ -316,7 +316,7 @@ class TestWithoutTouchingCode:
     )
     def test_the_function_by_its_path_and_no_import(self, run, cli, model, package):
         path = f"{package}.strategies.DDPStrategy"
-        adversary = {"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.1, "steps": 2}}
+        adversary = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.1, "steps": 2}}
         strategy = {
             "class_path": "lightning_poison.strategies.adversarial",
             "init_args": {"strategy": path, "adversary": adversary},
@@ -330,14 +330,17 @@ class TestWithoutTouchingCode:
         told = {
             "": "lightning_poison.strategies.adversarial",
             ".strategy": "lightning.pytorch.strategies.DDPStrategy",
-            ".adversary": "lightning_poison.PGD",
+            ".adversary": "lightning_poison.adversarial.PGD",
             ".adversary.epsilon": "0.2",
         }
         ended = run(None, *(f"--trainer.strategy{name}={value}" for name, value in told.items()))
         assert max(ended.model.away) == pytest.approx(0.2, abs=1e-5)
 
     def test_settings_of_its_own(self, run):
-        adversary = {"class_path": "lightning_poison.FGSM", "init_args": {"epsilon": 0.1, "random_start": False}}
+        adversary = {
+            "class_path": "lightning_poison.adversarial.FGSM",
+            "init_args": {"epsilon": 0.1, "random_start": False},
+        }
         training = {
             "class_path": "lightning_poison.AdversarialTraining",
             "init_args": {"adversary": adversary, "warm_up_epochs": 2},
@@ -348,8 +351,8 @@ class TestWithoutTouchingCode:
         }
         assert run(strategy).model.away == pytest.approx([0.025, 0.05], abs=1e-6)
 
-    def test_a_misspelt_argument_is_named(self, run, capsys):
-        adversary = {"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.1, "stepz": 2}}
+    def test_a_misspelled_argument_is_named(self, run, capsys):
+        adversary = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.1, "stepz": 2}}
         strategy = {
             "class_path": "lightning_poison.strategies.adversarial",
             "init_args": {"strategy": "lightning.pytorch.strategies.DDPStrategy", "adversary": adversary},

@@ -4,7 +4,7 @@
 
 The program is as you would write it without lightning-poison, and stays so. In the configuration, `trainer.callbacks`
 names `lightning_poison.Sanitizer`, with its scorer nested inside; every argument of both can be set there or on the
-command line, a misspelt one is refused, and `--print_config` prints them all with their defaults:
+command line, a misspelled one is refused, and `--print_config` prints them all with their defaults:
 
     python examples/cli/train.py fit --config examples/cli/config.yaml --print_config
 
@@ -33,14 +33,14 @@ torch.set_num_threads(1)  # a network as small as this is no faster on more
 
 
 class Digits(pl.LightningDataModule):
-    """scikit-learn's handwritten digits, a share of them mislabelled.
+    """scikit-learn's handwritten digits, a share of them mislabeled.
 
     Args:
         batch_size: images a batch.
-        mislabelled: the share of wrong labels, so that there is something to find.
+        mislabeled: the share of wrong labels, so that there is something to find.
     """
 
-    def __init__(self, batch_size: int = 64, mislabelled: float = 0.1) -> None:
+    def __init__(self, batch_size: int = 64, mislabeled: float = 0.1) -> None:
         super().__init__()
         self.save_hyperparameters()
 
@@ -48,7 +48,7 @@ class Digits(pl.LightningDataModule):
         """Read the images, and get some labels wrong."""
         pixels, digits = load_digits(return_X_y=True)
         generator = torch.Generator().manual_seed(0)
-        wrong = torch.rand(len(digits), generator=generator) < self.hparams.mislabelled
+        wrong = torch.rand(len(digits), generator=generator) < self.hparams.mislabeled
         labels = torch.where(wrong, (torch.tensor(digits) + 1) % 10, torch.tensor(digits))
         self.train_set = TensorDataset(torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), labels)
 

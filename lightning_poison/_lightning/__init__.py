@@ -1,1 +1,1 @@
-"""The one place that knows the inside of Lightning; each part has a test that tells when Lightning changes."""
+"""Everything that depends on Lightning's internals. Nothing here is public."""

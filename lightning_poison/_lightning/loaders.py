@@ -21,11 +21,11 @@ from lightning_poison._lightning.samplers import (
     remapped,
     remapped_batches,
 )
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import printable
-from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
+from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
-from lightning_poison.runtime import Runtime
-from lightning_poison.scoring import agreed
+from lightning_poison.runtime import Runtime, agreed
 
 _SETTINGS = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_init_fn", "generator", "pin_memory")
 """What a loader that is built again must have in common with the user's own."""

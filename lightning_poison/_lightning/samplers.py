@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import printable
-from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
+from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import NothingKeptError, UnsupportedDataError
-from lightning_poison.scopes import seeded_rng
+from lightning_poison.randomness import seeded_rng
 
 _NOT_PASSED_ON = ("batch_size", "drop_last", "state_dict", "load_state_dict")
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison.adversaries import Adversary, Loss
+from lightning_poison.adversarial.adversaries import Adversary, Loss
 from lightning_poison.checks import describe, expected
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scopes import evaluating, frozen
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits `(B, C)` and labels to one loss each, `(B,)`."""
@@ -61,7 +61,7 @@ class AttackedBatch:
         logits: maps inputs to logits `(B, C)`.
         loss: what the adversary raises.
         adversary: how inputs are changed.
-        pixels: how inputs are normalised; raw images in [0, 1] where it is `None`.
+        pixels: how inputs are normalized; raw images in [0, 1] where it is `None`.
         strength: the share of its radius that the adversary has at this step, in [0, 1].
         epoch: how many epochs are done.
         index: the position of the batch in its epoch.

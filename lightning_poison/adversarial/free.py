@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_poison.adversarial.batch import AttackedBatch
-from lightning_poison.adversarial.outputs import loss_in
 from lightning_poison.adversarial.recipes import Step
+from lightning_poison.adversarial.step_output import loss_in
 from lightning_poison.checks import expected, positive_int
-from lightning_poison.pixels import PixelRange
+from lightning_poison.data.pixel_range import PixelRange
 
 
 class Free:

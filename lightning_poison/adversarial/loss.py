@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_poison.adversarial.adversaries import Adversary
 from lightning_poison.adversarial.batch import sample_cross_entropy
-from lightning_poison.adversaries import Adversary
 from lightning_poison.checks import positive_int
-from lightning_poison.pixels import PixelRange
-from lightning_poison.scopes import evaluating, frozen
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data.pixel_range import PixelRange
 
 
 class AdversarialLoss:
@@ -19,7 +19,7 @@ class AdversarialLoss:
 
     Args:
         adversary: how inputs are changed.
-        pixels: how inputs are normalised; raw images in [0, 1] where it is `None`.
+        pixels: how inputs are normalized; raw images in [0, 1] where it is `None`.
         warm_up: over how many calls the radius grows from 0.
         generator: draws the starts; a fixed seed where it is `None`.
 
@@ -27,7 +27,7 @@ class AdversarialLoss:
         ValueError: where `warm_up` is negative.
 
     Example:
-        >>> from lightning_poison.adversaries import FGSM
+        >>> from lightning_poison.adversarial.adversaries import FGSM
         >>> model, images, labels = nn.Linear(3, 2), torch.full((4, 3), 0.5), torch.tensor([0, 1, 0, 1])
         >>> robust = AdversarialLoss(FGSM(0.2))(model, images, labels)
         >>> bool(robust > F.cross_entropy(model(images), labels))

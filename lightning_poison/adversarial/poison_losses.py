@@ -1,16 +1,63 @@
 """What a part of a batch, playing the poison, does to the rest, the targets: losses that the adversary raises."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_poison.adversarial.adversaries import Loss
+from lightning_poison.adversarial.alignment import gradient_alignment, loss_gradient
 from lightning_poison.adversarial.batch import AttackedBatch
-from lightning_poison.adversaries import Loss
 from lightning_poison.checks import describe, expected
-from lightning_poison.features import FeatureExtractor, find_layer
-from lightning_poison.functional.gradient_alignment import gradient_alignment, loss_gradient
-from lightning_poison.scopes import evaluating, frozen
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.models.feature_extractor import FeatureExtractor, find_layer
+
+_SAID = ("checkpoint", "double backward", "is not implemented")
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled parts of a model eagerly, so that layers can be hooked.
+
+    Example:
+        >>> seen, layer = [], torch.nn.Linear(2, 1)
+        >>> with uncompiled(), layer.register_forward_hook(lambda *_: seen.append(1)):
+        ...     _ = torch.compile(layer)(torch.ones(1, 2))
+        >>> seen
+        [1]
+    """
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Run compiled parts of a model eagerly and attention by its plain formula, and say what still cannot be done.
+
+    Raises:
+        RuntimeError: where a part of the model cannot be differentiated twice, with the way out.
+
+    Example:
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> with twice_differentiable():
+        ...     (slope,) = torch.autograd.grad(x**3, x, create_graph=True)
+        ...     torch.autograd.grad(slope, x)
+        (tensor(12.),)
+    """
+    try:
+        with uncompiled(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    except RuntimeError as error:
+        if not any(part in str(error).lower() for part in _SAID):
+            raise
+        first = str(error).splitlines()[0]
+        raise RuntimeError(
+            f"Expected a module that can be differentiated twice, but got: {first}\nCheckpoint by "
+            '`use_reentrant=False`, or play another poison: `PoisonImmunity("feature-collision", layers=[...])`.'
+        ) from error
+
 
 PoisonLoss = Callable[[AttackedBatch, Tensor, Sequence[str] | None], Loss | None]
 """Maps a batch, which of its samples are poison, bool `(B,)`, and layer names to a loss of the inputs `(B, ...)`, the
@@ -41,7 +88,7 @@ def matching_loss(attacked: AttackedBatch, poison: Tensor, layers: Sequence[str]
         if not int(counts[0].sum()) or int(counts[1].sum()) == int(counts[1, wanted]):
             return None
         theirs = theirs * (classes[targets] != wanted)
-        misread = attacked.loss(logits, _relabelled(attacked.labels[targets], wanted))
+        misread = attacked.loss(logits, _relabeled(attacked.labels[targets], wanted))
         goal = attacked.total(loss_gradient((theirs * misread).sum(), parameters))
     labels = attacked.labels[rows]
 
@@ -122,7 +169,7 @@ def classes_of(labels: Tensor) -> Tensor:
     return labels.argmax(1) if labels.is_floating_point() else labels.long()
 
 
-def _relabelled(labels: Tensor, wanted: Tensor) -> Tensor:
+def _relabeled(labels: Tensor, wanted: Tensor) -> Tensor:
     blank = torch.zeros_like(labels)
     return blank.index_fill(1, wanted[None], 1) if labels.is_floating_point() else blank + wanted
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison.adversarial.batch import AttackedBatch
-from lightning_poison.adversarial.outputs import loss_in, with_loss
 from lightning_poison.adversarial.recipes import Step
+from lightning_poison.adversarial.step_output import loss_in, with_loss
 from lightning_poison.checks import expected, positive
-from lightning_poison.scopes import untracked
+from lightning_poison.contexts import untracked
 
 
 def reading_divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:

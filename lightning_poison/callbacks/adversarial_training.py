@@ -8,17 +8,15 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_poison._lightning.attack_refusals import refuse_strategy
-from lightning_poison._lightning.attacked_step import AttackedStep, AttackSettings
-from lightning_poison._lightning.configured import AnyAdversary, AnyLogits, AnyRecipe, AnySampleLoss
+from lightning_poison._lightning.adversarial_step import AttackedStep, AttackSettings, refuse_strategy
 from lightning_poison._lightning.namespaces import CallbackBase
+from lightning_poison._lightning.yaml_types import AnyAdversary, AnyLogits, AnyRecipe, AnySampleLoss
 from lightning_poison.adversarial.batch import sample_cross_entropy
-from lightning_poison.adversarial.figures import evaluation_figures
-from lightning_poison.adversarial.guard import CollapseGuard
+from lightning_poison.adversarial.collapse_guard import CollapseGuard, evaluation_figures
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.checks import describe, expected, instance, not_negative, positive_int, with_method
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -42,7 +40,7 @@ class AdversarialTraining(CallbackBase):
     Args:
         adversary: how inputs are changed: `PGD(8 / 255, 2 / 255, steps=7)`, `FGSM(8 / 255)`, or any of that shape.
         recipe: what is trained on: `Madry()` where it is `None`, `TRADES()`, `Free()`, or any of that shape.
-        pixels: how the inputs that the module sees are normalised; raw images in [0, 1] where it is `None`.
+        pixels: how the inputs that the module sees are normalized; raw images in [0, 1] where it is `None`.
         sample: where inputs and labels stand in a batch; found by itself where that is plain.
         logits: who returns logits `(B, C)`, or something that holds them as `logits`: the module where it is empty, a
             submodule or a method by its name, or a function of module and inputs.
@@ -64,7 +62,7 @@ class AdversarialTraining(CallbackBase):
         RuntimeError: in the first step, under `torch.inference_mode` or with what was made in it.
 
     Example:
-        >>> from lightning_poison.adversaries import PGD
+        >>> from lightning_poison.adversarial.adversaries import PGD
         >>> AdversarialTraining(PGD(8 / 255, 2 / 255, steps=7)).state_key
         'AdversarialTraining[adversarial]'
     """

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison._lightning.namespaces import CallbackBase
-from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison._lightning.step_wrappers import StepChain
+from lightning_poison.adversarial.pgd import as_raw, check_images
 from lightning_poison.checks import describe, expected, positive_int
-from lightning_poison.functional.pgd import as_raw
-from lightning_poison.functional.pgd_arguments import check_images
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import NAME_THEM, SampleSpec
-from lightning_poison.scopes import isolated_rng
-from lightning_poison.seeds import derived_seed
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import NAME_THEM, SampleSpec
+from lightning_poison.randomness import derived_seed, isolated_rng
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -36,7 +34,7 @@ class BatchAugmentation(CallbackBase):
 
     Args:
         transform: of torchvision's `transforms.v2`, or any module that maps images.
-        pixels: how inputs are normalised; raw images in [0, 1] where it is `None`. The transform gets raw images.
+        pixels: how inputs are normalized; raw images in [0, 1] where it is `None`. The transform gets raw images.
         sample: where inputs and labels stand in a batch; found by itself where that is plain.
         seed: the only source of randomness; the Trainer's own random numbers are the same with and without it.
         name: tells several of one Trainer apart.
@@ -44,7 +42,7 @@ class BatchAugmentation(CallbackBase):
     Raises:
         TypeError: where the transform is no module.
         ValueError: in the first step, where the transform changes the number of images, images of integers are to be
-            mixed or are said to be normalised, or JPEG gets images outside of their range.
+            mixed or are said to be normalized, or JPEG gets images outside of their range.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -119,7 +117,7 @@ class BatchAugmentation(CallbackBase):
             hint = (
                 "Let the transform, or `on_after_batch_transfer`, make floats of them: `v2.ToDtype(torch.float, True)`."
             )
-            raise ValueError(expected("inputs", "floats, which can be normalised and mixed", describe(inputs), hint))
+            raise ValueError(expected("inputs", "floats, which can be normalized and mixed", describe(inputs), hint))
         with isolated_rng(seed, inputs.device):
             if isinstance(self.transform, v2.JPEG):
                 levels = _as_levels(as_raw(inputs, self.pixels)) if floats else inputs.cpu()

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_poison._lightning.labelled_step import LabelledStep
+from lightning_poison._lightning.lgm_step import LabeledStep
 from lightning_poison._lightning.namespaces import CallbackBase, lightning_types
-from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison._lightning.step_wrappers import StepChain
 from lightning_poison.checks import expected, not_negative, one_of
-from lightning_poison.heads import Covariance, LGMHead
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.lgm_head import Covariance, LGMHead
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -74,7 +74,7 @@ class LGMInjector(CallbackBase):
         self.sample = sample
         self.seed = seed
         self._module: LightningModule | None = None
-        self._step: LabelledStep | None = None
+        self._step: LabeledStep | None = None
         self._untrained = False
 
     @property
@@ -154,7 +154,7 @@ class LGMInjector(CallbackBase):
         head = _find(pl_module, self.layer)
         if stage == "fit" and isinstance(head, LGMHead):
             _refuse_unsupported_step(pl_module)
-            self._step = LabelledStep(pl_module, head, self.layer, self.sample)
+            self._step = LabeledStep(pl_module, head, self.layer, self.sample)
 
     def _restore(self) -> None:
         if self._step is not None:

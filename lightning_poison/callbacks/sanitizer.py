@@ -4,13 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_poison._lightning.configured import AnyDataset, AnyScorer
-from lightning_poison._lightning.gate import Action, Gate, GateSettings
+from lightning_poison._lightning.data_source import DataSource
+from lightning_poison._lightning.loader_sanitizer import Action, Gate, GateSettings
 from lightning_poison._lightning.namespaces import CallbackBase
-from lightning_poison._lightning.source import DataSource
-from lightning_poison.functional.contamination import NATURAL_ERROR_RATE
-from lightning_poison.samples import SampleSpec
-from lightning_poison.verdict import Verdict
+from lightning_poison._lightning.yaml_types import AnyDataset, AnyScorer
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

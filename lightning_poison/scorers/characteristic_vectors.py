@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison.checks import expected, share
+from lightning_poison.contexts import evaluating
+from lightning_poison.data.blocks import Block
+from lightning_poison.data.inference import score_set
 from lightning_poison.errors import NotFittedError
-from lightning_poison.functional.batchnorm_statistics import (
+from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.scorers.batchnorm_statistics import (
     ChannelStatistics,
     RunningCentroids,
     batchnorm_layers,
     centroid_distances,
     channel_statistics,
 )
-from lightning_poison.functional.margins import margins_to_best_other
-from lightning_poison.reading import Block
-from lightning_poison.runtime import LocalRuntime, Runtime
-from lightning_poison.scopes import evaluating
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.label_scores import margins_to_best_other
 from lightning_poison.scorers.training_data import TrainingData
-from lightning_poison.scoring import score_set
 
 _KINDS = ChannelStatistics._fields
 _FARTHEST = 2.0  # the largest cosine distance, for a class that had no samples

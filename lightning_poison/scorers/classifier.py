@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_poison.adversarial.adversaries import Adversary
 from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.adversaries import Adversary
-from lightning_poison.backbones import checked_features, default_backbone
 from lightning_poison.checks import expected
-from lightning_poison.fitting import FitSettings, fit_module, in_channels_last
-from lightning_poison.functional.precision import full_precision
-from lightning_poison.pixels import PixelRange
+from lightning_poison.contexts import full_precision
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.models.backbones import checked_features, default_backbone
+from lightning_poison.models.fitting import FitSettings, fit_module, in_channels_last
+from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import Runtime
-from lightning_poison.scopes import seeded_rng
 from lightning_poison.scorers.training_data import TrainingData
 
 
@@ -106,7 +106,7 @@ def fit_classifier(
         description: what the progress bar says.
         max_steps: stop after so many steps.
         adversary: how inputs are changed, for a robust classifier; the radius grows over the first epoch.
-        pixels: how inputs are normalised; needed by the adversary alone.
+        pixels: how inputs are normalized; needed by the adversary alone.
 
     Raises:
         ValueError: where there are fewer than two classes, or the backbone returns features of another size.

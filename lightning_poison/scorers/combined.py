@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison.calibration import log_p_by_trusted
 from lightning_poison.checks import describe, expected, one_of, printable
+from lightning_poison.data.blocks import SelectedDataset
+from lightning_poison.data.inference import score_set
 from lightning_poison.errors import NotFittedError
-from lightning_poison.functional.combining import Combination, combine_log_p
-from lightning_poison.functional.stratified import stratified_part
-from lightning_poison.reading import SelectedDataset
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.scorers.protocol import FeatureScorer, Scorer
 from lightning_poison.scorers.training_data import TrainingData
-from lightning_poison.scoring import score_set
+from lightning_poison.statistics.p_values import Combination, combine_log_p
+from lightning_poison.statistics.stratified import stratified_part
+from lightning_poison.statistics.thresholds import log_p_by_trusted
 
 _COMPARED = 0.3
 """Share of the trusted samples that the members' scores are compared with, where a member must be fitted first."""
@@ -44,7 +44,7 @@ class CombinedScorer:
     Example:
         >>> from torch.utils.data import TensorDataset
         >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
-        >>> from lightning_poison.pixels import PixelRange
+        >>> from lightning_poison.data.pixel_range import PixelRange
         >>> images = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(16).round().div(16)
         >>> counts = [PixelCountingScorer(PixelRange(levels=levels)) for levels in (17, 256)]
         >>> scorer = CombinedScorer(counts).fit(TensorDataset(images, torch.arange(200) % 2))

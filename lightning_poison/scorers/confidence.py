@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_poison.checks import describe, expected, one_of, positive_int
+from lightning_poison.contexts import evaluating
+from lightning_poison.data.fingerprints import architecture_of
+from lightning_poison.data.inference import score_set
+from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fingerprint import architecture_of
-from lightning_poison.fitting import FitSettings
-from lightning_poison.functional.margins import margins_to_best_other
-from lightning_poison.functional.surprisals import surprisals
-from lightning_poison.labels import labels_of, spec_of
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime, Runtime
-from lightning_poison.scopes import evaluating
 from lightning_poison.scorers.classifier import Classifier, classifier_state, fit_classifier, loaded_classifier
-from lightning_poison.scoring import score_set
+from lightning_poison.scorers.label_scores import margins_to_best_other, surprisals
 
-ConfidenceKind = Literal["self-confidence", "margin", "normalised"]
+ConfidenceKind = Literal["self-confidence", "margin", "normalized"]
 
 
 class ConfidenceScorer:
@@ -38,8 +37,8 @@ class ConfidenceScorer:
 
     Args:
         score: `"self-confidence"` for −log p(y | x); `"margin"` for the largest other logit minus that of the label,
-            above 0 where the classifier reads another class; `"normalised"` for −log q(y | x) with q proportional to
-            p(k | x) / t_k, where t_k is the mean of p(k | x) over the samples labelled k: a class about which the
+            above 0 where the classifier reads another class; `"normalized"` for −log q(y | x) with q proportional to
+            p(k | x) / t_k, where t_k is the mean of p(k | x) over the samples labeled k: a class about which the
             classifier is rarely sure is not held against its samples. The paper's t_k come from out-of-sample
             predictions, these from the samples that the classifier was trained on.
         backbone: a network that maps inputs to features `(B, feature_size)`, copied for each fit and trained from the
@@ -70,7 +69,7 @@ class ConfidenceScorer:
         feature_size: int = 32,
         fit_settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
     ) -> None:
-        self.score: ConfidenceKind = one_of("score", score, ("self-confidence", "margin", "normalised"))
+        self.score: ConfidenceKind = one_of("score", score, ("self-confidence", "margin", "normalized"))
         self.backbone = backbone
         self.feature_size = positive_int("feature_size", feature_size)
         self.fit_settings = fit_settings
@@ -92,7 +91,7 @@ class ConfidenceScorer:
         Raises:
             ValueError: where `score` is none of these.
         """
-        way = "`normalised` needs thresholds of the data that a classifier was fitted on."
+        way = "`normalized` needs thresholds of the data that a classifier was fitted on."
         scorer = cls(one_of("score", score, ("self-confidence", "margin"), hint=way))
         scorer._model, scorer._borrowed = module, True
         return scorer
@@ -117,7 +116,7 @@ class ConfidenceScorer:
             return self
         generator = generator or torch.Generator().manual_seed(0)
         self._model = self._trained(trusted, runtime, generator)
-        if self.score == "normalised":
+        if self.score == "normalized":
             self._log_thresholds = self._thresholds(trusted, runtime, generator).log()
         return self
 
@@ -177,7 +176,7 @@ class ConfidenceScorer:
         Raises:
             ValueError: where they do not fit this scorer.
         """
-        if ("log_thresholds" in state) != (self.score == "normalised"):
+        if ("log_thresholds" in state) != (self.score == "normalized"):
             raise ValueError(f"Expected the state of a scorer like {self!r}, but got one of another score.")
         if self._borrowed and self._model is not None:
             weights = {name.removeprefix("model."): value for name, value in state.items() if name != "log_thresholds"}
@@ -207,7 +206,7 @@ class ConfidenceScorer:
         )
 
     def _thresholds(self, trusted: Any, runtime: Runtime | None, generator: torch.Generator) -> Tensor:
-        """Return t_k, the mean of p(k | x) over the samples labelled k, float32 `(C,)`; 1 for a class without any."""
+        """Return t_k, the mean of p(k | x) over the samples labeled k, float32 `(C,)`; 1 for a class without any."""
         sample = spec_of(trusted)
         labels = labels_of(trusted, sample)
         probabilities = score_set(

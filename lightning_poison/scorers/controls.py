@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, positive_int
-from lightning_poison.seeds import derived_generator
+from lightning_poison.randomness import derived_generator
 
 
 class RandomScorer:

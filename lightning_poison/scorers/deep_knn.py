@@ -1,4 +1,4 @@
-"""`DeepKNNScorer`: how little the labels of a sample's neighbours in feature space speak for its own.
+"""`DeepKNNScorer`: how little the labels of a sample's neighbors in feature space speak for its own.
 
 Peri, Gupta, Huang, Fowl, Zhu, Feizi, Goldstein, Dickerson, "Deep k-NN Defense against Clean-label Data Poisoning
 Attacks", ECCV workshops 2020, arXiv 1909.13374.
@@ -7,30 +7,225 @@ Attacks", ECCV workshops 2020, arXiv 1909.13374.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, positive_int
-from lightning_poison.functional.feature_sets import check_class_sizes, check_feature_set
-from lightning_poison.functional.neighbours import nearest_neighbours, neighbour_scores
+from lightning_poison.checks import expected, index_vector, positive_int
+from lightning_poison.contexts import full_precision
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set, check_features
 
-_WHY = "A single sample has no neighbour of its own class."
+_QUERIES = 512
+"""Queries a tile; with 32,768 references it holds 64 MiB of distances."""
+
+
+_GROUP = 16
+"""Distances whose smallest is looked at first."""
+
+
+_GATHERED = 2**19
+"""Numbers of neighbors' features that are gathered at once, to compute distances from the differences."""
+
+
+def nearest_neighbors(
+    queries: Tensor, references: Tensor, k: int, *, block: int = 32_768, exclude_self: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Find the `k` nearest references of each query, by Euclidean distance.
+
+    The references are gone through in blocks, and the `k` nearest so far are kept. Beyond the features and what comes
+    back, memory holds one tile of distances and one block of references. Within a tile the square is expanded into a
+    matrix product in float32, after both sides are moved by the references' mean; distances that come back are computed
+    from the differences. So neighbors are the exact ones as far as squared distances differ by more than about 1e-7 of
+    the squared norms of the moved vectors: within clusters that are narrower than that beside how far they lie from the
+    mean, any of the references may be taken.
+
+    Args:
+        queries: floating-point `(Q, D)`.
+        references: floating-point `(R, D)`, on the same device.
+        k: how many neighbors.
+        block: how many references are compared at once.
+        exclude_self: whether queries and references are the same samples in the same order, of which none is its own
+            neighbor.
+
+    Returns:
+        Distances, ascending, float32 `(Q, k)` (float64 for float64 features), and the references' positions, int64
+        `(Q, k)`.
+
+    Raises:
+        ValueError: where shapes disagree, features are not finite, or there are fewer than `k` references.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> nearest_neighbors(points, points, 1, exclude_self=True)
+        (tensor([[1.],
+                [1.],
+                [4.]]), tensor([[1],
+                [0],
+                [1]]))
+    """
+    _check(queries, references, k, exclude_self)
+    positive_int("block", block)
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, references.dtype), torch.float32)
+    with torch.no_grad(), full_precision(queries.device):
+        center = references.mean(0, dtype=dtype)
+        found = torch.full((len(queries), k), torch.inf, dtype=dtype, device=queries.device)
+        indices = torch.zeros((len(queries), k), dtype=torch.int64, device=queries.device)
+        for start in range(0, len(references), block):
+            part = references[start : start + block].to(dtype) - center
+            norms = part.square().sum(1)
+            buffer = norms.new_empty(min(_QUERIES, len(queries)), len(part))
+            for first in range(0, len(queries), _QUERIES):
+                rows = slice(first, min(first + _QUERIES, len(queries)))
+                centerd = queries[rows].to(dtype) - center
+                tile = torch.addmm(norms, centerd, part.T, alpha=-2, out=buffer[: len(centerd)])
+                if exclude_self:
+                    _hide_self(tile, first - start)
+                _merge(found[rows], indices[rows], tile, start)
+        return _ordered(queries, references, indices, dtype)
+
+
+def neighbor_scores(distances: Tensor, neighbor_labels: Tensor, *, num_classes: int) -> Tensor:
+    """Compute how little the labels of a sample's neighbors speak for each label.
+
+    With weights w_j = exp(−2 (d_j / d_k)²), d_k the distance of the farthest neighbor, and W_c the sum of those of
+    label c, the score is −log((W_c + 1/C) / (Σ_c W_c + 1)): a smoothed −log p(c | x). Weights make nearer neighbors
+    count more, and keep samples apart whose neighbors carry the same labels.
+
+    Args:
+        distances: ascending, at least 0, floating-point `(N, k)`.
+        neighbor_labels: int64 `(N, k)`, in [0, `num_classes`).
+        num_classes: C.
+
+    Returns:
+        float64 `(N, C)`, above 0.
+
+    Example:
+        >>> distances, labels = torch.tensor([[1.0, 2.0, 2.0]]), torch.tensor([[0, 0, 1]])
+        >>> neighbor_scores(distances, labels, num_classes=3).argsort()
+        tensor([[0, 1, 2]])
+    """
+    positive_int("num_classes", num_classes)
+    with full_precision(distances.device):
+        farthest = distances[:, -1:].double()
+        ratios = torch.where(farthest > 0, distances.double() / farthest, 0.0)
+        weights = torch.exp(-2 * ratios.square())
+        votes = torch.zeros(len(weights), num_classes, dtype=weights.dtype, device=weights.device)
+        votes = votes.scatter_add(1, neighbor_labels, weights)
+        return -((votes + 1 / num_classes) / (votes.sum(1, keepdim=True) + 1)).log()
+
+
+def plurality_disagrees(labels: Tensor, neighbor_labels: Tensor) -> Tensor:
+    """Tell whether a label is carried by fewer neighbors than another one: the rule of the paper.
+
+    A sample is removed whose label is not the mode of its neighbors' labels (Peri et al. 2020, arXiv 1909.13374,
+    section 3). Where several labels are equally frequent, each counts as the mode.
+
+    Args:
+        labels: int64 `(N,)`.
+        neighbor_labels: int64 `(N, k)`.
+
+    Returns:
+        bool `(N,)`.
+
+    Example:
+        >>> plurality_disagrees(torch.tensor([0, 1]), torch.tensor([[1, 1, 0], [1, 1, 0]]))
+        tensor([ True, False])
+    """
+    index_vector("labels", labels)
+    classes = int(torch.maximum(labels.max(), neighbor_labels.max())) + 1
+    votes = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
+    votes = votes.scatter_add(1, neighbor_labels, torch.ones_like(neighbor_labels))
+    return votes.gather(1, labels[:, None])[:, 0] < votes.amax(1)
+
+
+def _check(queries: Tensor, references: Tensor, k: int, exclude_self: bool) -> None:
+    check_features(queries)
+    check_features(references)
+    if queries.shape[1] != references.shape[1]:
+        what = f"of {references.shape[1]} features, as the references are"
+        raise ValueError(expected("queries", what, f"{queries.shape[1]}"))
+    if exclude_self and len(queries) != len(references):
+        what = f"the {len(references)} references themselves where `exclude_self` is set"
+        raise ValueError(expected("queries", what, f"{len(queries)} samples"))
+    positive_int("k", k)
+    available = len(references) - exclude_self
+    if k > available:
+        others = "other samples" if exclude_self else "references"
+        raise ValueError(expected("k", f"at most the {available} {others} there are", k, "Ask for fewer neighbors."))
+
+
+def _hide_self(tile: Tensor, offset: int) -> None:
+    """Set a tile to infinity where row `i` meets column `i + offset`."""
+    rows = torch.arange(len(tile), device=tile.device)
+    inside = (rows + offset >= 0) & (rows + offset < tile.shape[1])
+    tile[rows[inside], rows[inside] + offset] = torch.inf
+
+
+def _merge(found: Tensor, indices: Tensor, tile: Tensor, start: int) -> None:
+    """Put what is nearer in a tile among the nearest so far, in place."""
+    k = found.shape[1]
+    near, places = _smallest(tile, min(k, tile.shape[1]))
+    values = torch.cat([found, near], dim=1)
+    positions = torch.cat([indices, places + start], dim=1)
+    chosen = values.topk(k, dim=1, largest=False, sorted=False)
+    found.copy_(chosen.values)
+    indices.copy_(positions.gather(1, chosen.indices))
+
+
+def _smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `k` smallest values of each row and their columns, in any order.
+
+    Columns are looked at in groups: the `k` smallest lie in the `k` groups whose own smallest values are smallest. That
+    leaves a small part of a long row to choose from.
+    """
+    width = tile.shape[1] // _GROUP
+    if width < 2 * k:
+        found = tile.topk(k, dim=1, largest=False, sorted=False)
+        return found.values, found.indices
+    grouped = tile[:, : width * _GROUP].view(len(tile), _GROUP, width)
+    groups = grouped.amin(1).topk(k, dim=1, largest=False, sorted=False).indices[:, None].expand(-1, _GROUP, -1)
+    rest = torch.arange(width * _GROUP, tile.shape[1], device=tile.device).expand(len(tile), -1)
+    steps = width * torch.arange(_GROUP, device=tile.device)[:, None]
+    columns = torch.cat([(groups + steps).flatten(1), rest], dim=1)
+    chosen = torch.cat([grouped.gather(2, groups).flatten(1), tile[:, width * _GROUP :]], dim=1)
+    found = chosen.topk(k, dim=1, largest=False, sorted=False)
+    return found.values, columns.gather(1, found.indices)
+
+
+def _ordered(queries: Tensor, references: Tensor, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Compute the distances of the neighbors from the differences, and sort by them."""
+    k, features = indices.shape[1], references.shape[1]
+    step = max(1, _GATHERED // (k * features))
+    distances = torch.empty(indices.shape, dtype=dtype, device=indices.device)
+    buffer = references.new_empty(min(step, len(queries)) * k, features)
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        near = indices[rows].flatten()
+        gathered = torch.index_select(references, 0, near, out=buffer[: len(near)]).to(dtype).view(-1, k, features)
+        gathered -= queries[rows].to(dtype)[:, None]
+        distances[rows] = torch.linalg.vector_norm(gathered, dim=2)
+    indices, order = indices.sort(dim=1)
+    distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
+    return distances, indices.gather(1, by_distance)
+
+
+_WHY = "A single sample has no neighbor of its own class."
 
 
 class DeepKNNScorer:
     """Scores by how little the labels of the nearest other samples speak for a sample's own label.
 
     It differs from the paper in the score: the paper removes a sample whose label is not the mode of the labels of its
-    `k` neighbours, which `lightning_poison.functional.neighbours.plurality_disagrees` does; here neighbours are
+    `k` neighbors, which `lightning_poison.scorers.deep_knn.plurality_disagrees` does; here neighbors are
     weighted by their distance and the score is a smoothed −log of the label's share, a ranking without ties.
 
-    Neighbours that are themselves poisoned vote too: poison that lies together, more of it than half of `k`, outvotes
+    Neighbors that are themselves poisoned vote too: poison that lies together, more of it than half of `k`, outvotes
     the rest. The paper advises a `k` of twice the number of poisons that may lie together. A class with fewer than half
-    as many samples as `k` has a minority among the neighbours of its own samples.
+    as many samples as `k` has a minority among the neighbors of its own samples.
 
     Args:
         feature_model: the network whose features are looked at; a classifier of its own where it is `None`.
-        k: how many neighbours vote.
+        k: how many neighbors vote.
         block: how many samples are compared with others at once; bounds the memory, not the result.
 
     Raises:
@@ -77,15 +272,15 @@ class DeepKNNScorer:
         """
         check_feature_set(features, labels, why=_WHY)
         self.check_labels(labels)
-        distances, near = nearest_neighbours(features, features, self.k, block=self.block, exclude_self=True)
-        return neighbour_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
+        distances, near = nearest_neighbors(features, features, self.k, block=self.block, exclude_self=True)
+        return neighbor_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise where a set has too few samples for `k` neighbours, or a class has one only; see `CheckingScorer`."""
+        """Raise where a set has too few samples for `k` neighbors, or a class has one only; see `CheckingScorer`."""
         check_class_sizes(labels, 2, _WHY)
         if self.k >= len(labels):
             came = f"{self.k} with {len(labels)} samples"
-            raise ValueError(expected("k", "smaller than the number of samples", came, "Ask for fewer neighbours."))
+            raise ValueError(expected("k", "smaller than the number of samples", came, "Ask for fewer neighbors."))
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the scorer was built with, as JSON can hold it."""

@@ -7,15 +7,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.checks import describe, expected, instance, positive_int, with_method
+from lightning_poison.contexts import evaluating
+from lightning_poison.data.fingerprints import architecture_of
+from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
-from lightning_poison.features import FeatureExtractor, shifted_output
-from lightning_poison.fingerprint import architecture_of
-from lightning_poison.fitting import FitSettings
-from lightning_poison.pixels import PixelRange
+from lightning_poison.models.feature_extractor import FeatureExtractor, shifted_output
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import Runtime
-from lightning_poison.scopes import evaluating
 from lightning_poison.scorers.classifier import Classifier, classifier_state, fit_classifier, loaded_classifier
 
 
@@ -23,7 +23,7 @@ class FeatureModel:
     """Maps inputs to feature vectors: a named layer of somebody's trained network, or of a classifier of its own.
 
     For filters that must see the whole set, one of its own is trained on the very samples that are judged, as their
-    authors do: a backdoor shows in the features of a network that has learnt it. Filters that are fitted on samples
+    authors do: a backdoor shows in the features of a network that has learned it. Filters that are fitted on samples
     that are believed train it on those.
 
     Args:
@@ -35,7 +35,7 @@ class FeatureModel:
         fit_settings: how that one is trained.
         adversary: trains that one adversarially, so that robust features are looked at: `FGSM(0.3)` for MNIST,
             `FGSM(8 / 255)` for natural images.
-        pixels: how inputs are normalised, for the adversary; raw images in [0, 1] where it is `None`.
+        pixels: how inputs are normalized, for the adversary; raw images in [0, 1] where it is `None`.
 
     Raises:
         TypeError: where `model` is no network, or `adversary` cannot change inputs.

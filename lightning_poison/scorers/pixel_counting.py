@@ -1,6 +1,6 @@
 """`PixelCountingScorer`: how unusual a few counts of pixels are. A trivial baseline, cheap and easily evaded.
 
-An attack on images with a flat background often leaves grey where there was none, and two lines of counting find it. A
+An attack on images with a flat background often leaves gray where there was none, and two lines of counting find it. A
 defense whose figures this scorer reaches has shown nothing about itself.
 """
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison.checks import describe, expected
+from lightning_poison.data.blocks import index_blocks, read_blocks
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import NotFittedError
-from lightning_poison.pixels import PixelRange
-from lightning_poison.reading import index_blocks, read_blocks
 from lightning_poison.runtime import Runtime
-from lightning_poison.samples import SampleSpec
 
 _BLOCK = 512
 _RIDGE = 1e-6
 
 
 class PixelCountingScorer:
-    """Squared Mahalanobis distance of pixel counts to the class that a sample is labelled as.
+    """Squared Mahalanobis distance of pixel counts to the class that a sample is labeled as.
 
     The counts are the shares of pixels that are black, nearly black, nearly white and white, the mean, and the mean
-    step between neighbours; their mean and covariance are those of the trusted samples of each class.
+    step between neighbors; their mean and covariance are those of the trusted samples of each class.
 
     Args:
         pixels: the pixel domain of the samples.

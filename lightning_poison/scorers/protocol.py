@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison.functional.subgroups import Subgroup
 from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.statistics.subgroups import Subgroup
 
 
 @runtime_checkable
@@ -93,7 +93,7 @@ class RehearsableScorer(Protocol):
 
 @runtime_checkable
 class FeatureScorer(Protocol):
-    """A scorer that must see the whole set: spectral signatures, clustering, neighbours.
+    """A scorer that must see the whole set: spectral signatures, clustering, neighbors.
 
     It looks at features, which the flow gathers once and hands over: those of its `feature_model`, an attribute that
     holds a `FeatureModel`, or of a default one where it has none.
@@ -139,7 +139,7 @@ class GroupScorer(FeatureScorer, Protocol):
     Deciding without trusted data needs one, or a `LabelFeatureScorer`. A group that stands apart may be a part of its
     class by nature, so it is taken for poison where it has an effect as well: what its features have more of than those
     of samples that look like its members makes samples of every class be read as its own; or a network that was trained
-    without it takes it for rightly labelled samples of other classes.
+    without it takes it for rightly labeled samples of other classes.
     """
 
     exclusion_model: FeatureModel
@@ -155,8 +155,8 @@ class GroupScorer(FeatureScorer, Protocol):
         """Tell whether the effects of a group that stands apart make it poison.
 
         Args:
-            transfer: see `lightning_poison.functional.group_effects.transfer_share`.
-            resemblance: see `lightning_poison.functional.group_effects.resemblance`.
+            transfer: see `lightning_poison.statistics.group_effects.transfer_share`.
+            resemblance: see `lightning_poison.statistics.group_effects.resemblance`.
         """
 
 

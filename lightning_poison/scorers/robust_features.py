@@ -11,17 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_poison.adversaries import FGSM
+from lightning_poison.adversarial.adversaries import FGSM
 from lightning_poison.checks import fraction, instance, positive, positive_int
-from lightning_poison.functional.feature_sets import check_class_sizes
-from lightning_poison.functional.subgroups import (
-    SMALLEST_CLASS,
-    TOO_SMALL,
-    Subgroup,
-    find_subgroups,
-    subgroup_scores,
-)
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.statistics.feature_sets import check_class_sizes
+from lightning_poison.statistics.subgroups import SMALLEST_CLASS, TOO_SMALL, Subgroup, find_subgroups, subgroup_scores
 
 
 class RobustFeatureScorer:
@@ -54,7 +48,7 @@ class RobustFeatureScorer:
         min_size: how many samples a group has at least: of fewer the shares below are too uncertain. In a class of 180
             digits, 27 that stood apart by nature looked like other classes by .41.
         min_transfer: the share of samples of each other class that must be read as the group's, in (0, 1).
-        min_resemblance: the share of a group that must look like other classes, in (0, 1); of mislabelled samples it is
+        min_resemblance: the share of a group that must look like other classes, in (0, 1); of mislabeled samples it is
             expected to be .75.
         seed: seeds the starts.
 

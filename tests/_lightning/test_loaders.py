@@ -24,10 +24,11 @@ from lightning_poison._lightning.loaders import (
     replace_dataset,
     speaks_view,
 )
-from lightning_poison.datasets import PoisonedDataset, SanitizedDataset
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
-from lightning_poison.objectives import AvailabilityObjective
-from lightning_poison.poison import Poison
 
 
 def collate(samples):

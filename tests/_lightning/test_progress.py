@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.progress import trainer_progress
+from lightning_poison._lightning.runtime import trainer_progress
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.runtime import SilentProgress
 
@@ -89,7 +89,7 @@ def test_tqdm_of_the_users_own_making(make_trainer, capsys):
     class Mine(TQDMProgressBar):
         def init_predict_tqdm(self):
             bar = super().init_predict_tqdm()
-            bar.colour = "green"
+            bar.color = "green"
             made.append(bar)
             return bar
 

@@ -22,7 +22,7 @@ from lightning_poison._lightning.samplers import (
     remapped,
     remapped_batches,
 )
-from lightning_poison.datasets import SanitizedDataset
+from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import NothingKeptError, UnsupportedDataError
 
 
@@ -265,12 +265,12 @@ def test_a_batch_sampler_of_the_usual_make_is_built_again(view, data):
 def test_a_batch_sampler_of_another_make_is_wrapped(view, data):
     """It may know more about the samples than positions of the view could tell it."""
 
-    class Labelled(BatchSampler):
+    class Labeled(BatchSampler):
         def __init__(self, sampler, batch_size, drop_last, labels):
             super().__init__(sampler, batch_size, drop_last)
             self.labels = labels
 
-    sampler = remapped_batches(Labelled(SequentialSampler(data), 5, False, [0] * 10), view)
+    sampler = remapped_batches(Labeled(SequentialSampler(data), 5, False, [0] * 10), view)
     assert isinstance(sampler, RemappedBatchSampler)
     assert list(sampler) == [[0, 1, 2], [3, 4, 5, 6]]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.batch import AttackedBatch, sample_cross_entropy
-from lightning_poison.adversaries import PGD
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def network():
 
 @pytest.fixture
 def attacked(network):
-    """Return a maker of batches of twelve grey images of three classes."""
+    """Return a maker of batches of twelve gray images of three classes."""
 
     def make(adversary=None, **parts):
         labels = torch.arange(12) % 3

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.batch import sample_cross_entropy
-from lightning_poison.adversarial.figures import robust_figures
-from lightning_poison.adversaries import PGD
+from lightning_poison.adversarial.collapse_guard import robust_figures
 
 
 def test_cross_entropy_of_mixed_labels():

@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_poison.adversarial.figures import evaluation_figures, names_classes, robust_figures
-from lightning_poison.adversarial.guard import is_read
+from lightning_poison.adversarial.collapse_guard import evaluation_figures, is_read, names_classes, robust_figures
 
 
 def test_figures_by_hand(network, attacked):

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.free import Free
-from lightning_poison.adversaries import PGD
-from lightning_poison.pixels import PixelRange
+from lightning_poison.data.pixel_range import PixelRange
 
 ADVERSARY = PGD(0.1)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.adversaries import PGD
-from lightning_poison.functional.pgd_against import perturb_against
+from lightning_poison.adversarial.pgd import perturb_against
 
 
 def test_the_loss_is_that_of_the_changed_batch_and_the_radius_grows(network, attacked):

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_poison.adversarial.adversaries import FGSM
+from lightning_poison.adversarial.pgd import perturb
 from lightning_poison.adversarial.trades import TRADES, reading_divergence
-from lightning_poison.adversaries import FGSM
-from lightning_poison.functional.pgd import perturb
 
 
 def test_the_divergence_is_torch_s():

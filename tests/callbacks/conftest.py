@@ -1,4 +1,4 @@
-"""A Trainer, a module that writes down which samples reach it, and numbered data of which some are mislabelled."""
+"""A Trainer, a module that writes down which samples reach it, and numbered data of which some are mislabeled."""
 
 from types import SimpleNamespace
 

@@ -18,8 +18,10 @@ from torch import nn
 from torch.distributed import distributed_c10d
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_poison import FGSM, FeatureModel, LikelihoodScorer, RobustFeatureScorer, Sanitizer
-from lightning_poison.fitting import FitSettings
+from lightning_poison import LikelihoodScorer, Sanitizer
+from lightning_poison.adversarial import FGSM
+from lightning_poison.models.fitting import FitSettings
+from lightning_poison.scorers import FeatureModel, RobustFeatureScorer
 
 
 class Digits(Dataset):

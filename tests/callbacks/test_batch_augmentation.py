@@ -7,11 +7,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_poison.adversaries import PGD
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
@@ -122,8 +122,8 @@ def test_one_goes_behind_another(data, second):
 
 def test_transforms_get_raw_images(data):
     pixels, images = PixelRange(mean=(0.5,) * 3, std=(0.2,) * 3), data.tensors[0]
-    normalised = TensorDataset(pixels.from_raw(images), data.tensors[1])
-    found, _ = trained(normalised, BatchAugmentation(v2.JPEG(60), pixels=pixels)).seen[0]
+    normalized = TensorDataset(pixels.from_raw(images), data.tensors[1])
+    found, _ = trained(normalized, BatchAugmentation(v2.JPEG(60), pixels=pixels)).seen[0]
     plain, _ = trained(data, BatchAugmentation(v2.JPEG(60))).seen[0]
     torch.testing.assert_close(pixels.to_raw(found), plain, atol=1e-5, rtol=0)
 
@@ -209,7 +209,7 @@ def test_text_is_refused(batch, message):
         (v2.JPEG(60), None, lambda x: 4 * x - 2, r"in \[0, 1\], the pixel range, .*\n.*pixels=PixelRange"),
         (v2.JPEG(60), None, lambda x: 255 * x, r"in \[0, 1\], the pixel range, but got values from .* to 25"),
     ],
-    ids=["integers to be mixed", "integers that are normalised", "normalised and not said so", "grey levels"],
+    ids=["integers to be mixed", "integers that are normalized", "normalized and not said so", "gray levels"],
 )
 def test_images_that_cannot_be_changed_are_refused_before_the_first_step(data, transform, pixels, change, message):
     model = Module()

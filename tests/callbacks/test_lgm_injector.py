@@ -9,10 +9,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.step_chain import StepChain
+from lightning_poison._lightning.step_wrappers import StepChain
 from lightning_poison.callbacks.lgm_injector import LGMInjector
-from lightning_poison.heads import LGMHead
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.lgm_head import LGMHead
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -85,8 +85,8 @@ class Dictionary(Plain):
 
 
 @pytest.fixture
-def loader(mislabelled_digits):
-    return DataLoader(TensorDataset(mislabelled_digits[0][:128], mislabelled_digits[1][:128]), batch_size=32)
+def loader(mislabeled_digits):
+    return DataLoader(TensorDataset(mislabeled_digits[0][:128], mislabeled_digits[1][:128]), batch_size=32)
 
 
 def make_trainer(*callbacks, namespace=pl, epochs=1, **settings):
@@ -112,8 +112,8 @@ def assert_put_back(model):
 @pytest.mark.parametrize(
     "settings", [{}, {"precision": "bf16-mixed"}, {"strategy": "ddp", "devices": 1}], ids=["plain", "bf16", "ddp"]
 )
-def test_trained_on_flipped_digits_it_tells_them_apart(mislabelled_digits, settings):
-    images, labels, truth, test_images, test_labels = mislabelled_digits
+def test_trained_on_flipped_digits_it_tells_them_apart(mislabeled_digits, settings):
+    images, labels, truth, test_images, test_labels = mislabeled_digits
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc"), epochs=10, **settings)
     trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
@@ -139,9 +139,9 @@ def test_both_namespaces(loader, namespace, module_class):
 
 
 @pytest.mark.parametrize("module_class", [Plain, Dictionary, BuiltInSetup, BuiltInConfigureModel])
-def test_step_trains_on_the_loss_written_by_hand(mislabelled_digits, module_class):
+def test_step_trains_on_the_loss_written_by_hand(mislabeled_digits, module_class):
     """One step of SGD from the same start, against L_cls with margin + λ L_lkd put together here."""
-    images, labels = mislabelled_digits[0][:32], mislabelled_digits[1][:32]
+    images, labels = mislabeled_digits[0][:32], mislabeled_digits[1][:32]
 
     class WithSGD(module_class):
         def configure_optimizers(self):
@@ -195,17 +195,17 @@ def test_injecting_draws_nothing_from_the_global_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluation_sees_plain_logits(mislabelled_digits, loader):
+def test_evaluation_sees_plain_logits(mislabeled_digits, loader):
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc", margin=50.0))
     trainer.fit(model, loader)
-    (result,) = trainer.test(model, DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397), verbose=False)
+    (result,) = trainer.test(model, DataLoader(TensorDataset(*mislabeled_digits[3:]), batch_size=397), verbose=False)
     with torch.no_grad():
-        distances = torch.cdist(model.net[:-1](mislabelled_digits[3]), model.net.fc.means)
-    assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == mislabelled_digits[4]).float().mean().item())
+        distances = torch.cdist(model.net[:-1](mislabeled_digits[3]), model.net.fc.means)
+    assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == mislabeled_digits[4]).float().mean().item())
 
 
-def test_resumes_and_tests_from_a_checkpoint(mislabelled_digits, loader, tmp_path):
+def test_resumes_and_tests_from_a_checkpoint(mislabeled_digits, loader, tmp_path):
     trainer = make_trainer(LGMInjector("net.fc"), epochs=2)
     trainer.fit(straight := Plain(), loader)
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def test_resumes_and_tests_from_a_checkpoint(mislabelled_digits, loader, tmp_pat
     assert second.global_step == trainer.global_step == 8
 
     tested = Plain()
-    test_loader = DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397)
+    test_loader = DataLoader(TensorDataset(*mislabeled_digits[3:]), batch_size=397)
     make_trainer(LGMInjector("net.fc", seed=6)).test(
         tested, test_loader, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True
     )
@@ -250,12 +250,12 @@ def test_a_second_fit_goes_on_with_the_same_head(loader):
     assert_put_back(model)
 
 
-def test_batches_of_other_forms(mislabelled_digits):
+def test_batches_of_other_forms(mislabeled_digits):
     class Nested(Plain):
         def training_step(self, batch):
             return F.cross_entropy(self(batch["views"][0]), batch["meta"]["digit"])
 
-    images, labels = mislabelled_digits[0][:64], mislabelled_digits[1][:64]
+    images, labels = mislabeled_digits[0][:64], mislabeled_digits[1][:64]
     samples = [{"views": [x, -x], "meta": {"digit": y, "id": -1}} for x, y in zip(images, labels, strict=True)]
     loader = DataLoader(samples, batch_size=32)
     injector = LGMInjector("net.fc", sample=SampleSpec("views.0", "meta.digit"))
@@ -266,7 +266,7 @@ def test_batches_of_other_forms(mislabelled_digits):
         make_trainer(LGMInjector("net.fc")).fit(Nested(), loader)
 
 
-def test_margin_belongs_to_the_batch_that_the_step_gets(mislabelled_digits, loader):
+def test_margin_belongs_to_the_batch_that_the_step_gets(mislabeled_digits, loader):
     """What other callbacks put around the step may give it another batch; the labels are that batch's."""
 
     class Doubling(pl.Callback):
@@ -382,8 +382,8 @@ def test_step_over_an_iterator_is_refused(loader):
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_a_head_that_was_never_trained_is_not_evaluated(mislabelled_digits, stage):
-    loader = DataLoader(TensorDataset(*mislabelled_digits[3:]), batch_size=397)
+def test_a_head_that_was_never_trained_is_not_evaluated(mislabeled_digits, stage):
+    loader = DataLoader(TensorDataset(*mislabeled_digits[3:]), batch_size=397)
     model = Plain()
     with pytest.raises(RuntimeError, match="Train it first, name a checkpoint by `ckpt_path=`"):
         getattr(make_trainer(LGMInjector("net.fc")), stage)(model, loader)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_poison._lightning.source import DataSource
+from lightning_poison._lightning.data_source import DataSource
 
 
 def use_all_random_states():

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest import keep_by_hand, read_manifest
-from lightning_poison.verdict import Verdict
+from lightning_poison.manifest.manifest import keep_by_hand, read_manifest
+from lightning_poison.sanitization.verdict import Verdict
 
 FIGURES = {
     f"sanitizer/{name}"

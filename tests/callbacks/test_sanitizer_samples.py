@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec
 
 
 class Item(NamedTuple):

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_poison.errors import DataChangedError
-from lightning_poison.verdict import Verdict
+from lightning_poison.sanitization.verdict import Verdict
 
 
 class Scheduled:

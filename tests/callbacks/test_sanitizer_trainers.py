@@ -48,7 +48,7 @@ def test_fast_dev_run(world, assert_clean):
     assert not any(world.path.iterdir())
 
 
-def test_no_training_batches_no_judgement(world, centroid_scorer):
+def test_no_training_batches_no_judgment(world, centroid_scorer):
     scorer = centroid_scorer()
     world.trainer(world.sanitizer(scorer), limit_train_batches=0).fit(world.module(), world.loader(world.numbered()))
     assert not scorer.fits

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
 from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
-from lightning_poison.objectives import AvailabilityObjective
-from lightning_poison.poison import Poison
 
 
 class Numbered(Dataset):
-    """Samples `(input, label, number)` of three classes, the first `wrong` of them mislabelled."""
+    """Samples `(input, label, number)` of three classes, the first `wrong` of them mislabeled."""
 
     def __init__(self, count=120, wrong=12, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def kit(centroid_scorer, tmp_path):
 
 @pytest.fixture
 def assert_clean():
-    """Return a check that a module was trained on every kept sample, and on none of the mislabelled ones."""
+    """Return a check that a module was trained on every kept sample, and on none of the mislabeled ones."""
 
     def check(module, sanitized):
         kept = set(sanitized.verdict.keep.nonzero().flatten().tolist())

@@ -14,11 +14,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.threat import Threat
 from lightning_poison.errors import PluginError, UnsupportedDataError
-from lightning_poison.objectives import AvailabilityObjective
-from lightning_poison.poison import Poison
-from lightning_poison.testing import TinyImages
-from lightning_poison.threat import Threat
+from lightning_poison.testing.tiny_images import TinyImages
 
 
 class Flip:
@@ -235,7 +235,7 @@ def test_an_attack_that_oversteps_is_stopped_at_the_door(kit):
 
 
 def test_a_named_place_of_the_label(kit):
-    from lightning_poison.samples import SampleSpec
+    from lightning_poison.data.sample_spec import SampleSpec
 
     class Pairs(TensorDataset):
         def __getitem__(self, index):

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_poison.errors import DataChangedError, UnsupportedDataError
-from lightning_poison.verdict import Verdict
+from lightning_poison.sanitization.verdict import Verdict
 
 ONE_DECISION = 3
 """How often a scorer is fitted for one: there are three folds."""

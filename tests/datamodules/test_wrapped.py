@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.wrapped import WrappedDataModule
+from lightning_poison._lightning.datamodule_wrapper import WrappedDataModule
 from lightning_poison.datamodules import SanitizedDataModule
 
 pytestmark = [
@@ -138,7 +138,7 @@ def test_the_modules_own_transfer_hooks_are_called_in_either_namespace(kit, name
         assert module.transferred == 3 * trainer.num_training_batches
 
 
-def test_the_inner_ones_hooks_are_honoured(kit):
+def test_the_inner_ones_hooks_are_honored(kit):
     inner = Hooked()
     data = wrapped(kit, inner, "poisoned")
     trainer = kit.trainer()

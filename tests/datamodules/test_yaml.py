@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_poison._lightning.configured import built
+from lightning_poison._lightning.yaml_types import built
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
 
@@ -60,7 +60,7 @@ class Flip:
 
     def craft(self, dataset, threat, *, surrogates, holdout, generator):
         from lightning_poison import Poison
-        from lightning_poison.objectives import AvailabilityObjective
+        from lightning_poison.attacks.objectives import AvailabilityObjective
 
         chosen = torch.randperm(len(dataset), generator=generator)[: threat.budget]
         labels = (dataset.tensors[1][chosen] + self.step) % 3
@@ -135,7 +135,7 @@ def of(class_path, **init_args):
 
 
 def keeps_out(verdict, wrong):
-    """Tell whether the first samples, the mislabelled ones, are what is kept out, as far as so short a fit can say."""
+    """Tell whether the first samples, the mislabeled ones, are what is kept out, as far as so short a fit can say."""
     out = (~verdict.keep).nonzero().flatten()
     return len(out) > 0 and (out < wrong).double().mean() > 0.7 and abs(len(out) - wrong) <= 3
 
@@ -196,11 +196,11 @@ def test_a_strangers_scorer(run):
 
 @pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on:UserWarning")
 def test_several_filters_that_vote(run):
-    features = of("lightning_poison.FeatureModel", feature_size=8, fit_settings=FAST)
+    features = of("lightning_poison.scorers.FeatureModel", feature_size=8, fit_settings=FAST)
     members = [
         likelihood(),
-        of("lightning_poison.DeepKNNScorer", feature_model=features, k=5),
-        of("lightning_poison.SpectralSignatureScorer", feature_model=features),
+        of("lightning_poison.scorers.DeepKNNScorer", feature_model=features, k=5),
+        of("lightning_poison.scorers.SpectralSignatureScorer", feature_model=features),
     ]
     scorer = of("lightning_poison.CombinedScorer", scorers=members, combine="sum")
     trusted = of("users_code.Believed", count=300)
@@ -230,8 +230,8 @@ def test_a_nested_data_module_saves_its_own_hyper_parameters(run):
 
 
 def test_poison_from_a_file(run, tmp_path):
-    from lightning_poison.objectives import AvailabilityObjective
-    from lightning_poison.poison import Poison
+    from lightning_poison.attacks.objectives import AvailabilityObjective
+    from lightning_poison.attacks.poison import Poison
 
     drawn = Poison(torch.tensor([0]), torch.tensor([2]), AvailabilityObjective(), attack="mine")
     drawn.save(tmp_path / "poison.safetensors")
@@ -261,7 +261,7 @@ def test_the_other_namespace(run):
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "data"),
+    ("misspelled", "data"),
     [
         ("false_positive", of("lightning_poison.SanitizedDataModule", scorer=likelihood(), false_positive=0.1)),
         ("margins", of("lightning_poison.SanitizedDataModule", scorer=likelihood(margins=1))),
@@ -274,16 +274,16 @@ def test_the_other_namespace(run):
         ("budgets", of("lightning_poison.PoisonedDataModule", poison=of("users_code.Flip"), threat={"budgets": 1})),
     ],
 )
-def test_misspelt_arguments_are_refused(run, capsys, misspelt, data):
+def test_misspelled_arguments_are_refused(run, capsys, misspelled, data):
     data["init_args"].setdefault("data", of("users_code.Data"))
     with pytest.raises(SystemExit):
         run(data)
-    assert misspelt in capsys.readouterr().err
+    assert misspelled in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("misspelt", [{"flase_positive_rate": 0.1}, {"scorer": likelihood(margins=1)}])
-def test_misspelt_arguments_of_the_callback_are_refused(run, capsys, misspelt):
-    arguments = {"scorer": likelihood(), **misspelt}
+@pytest.mark.parametrize("misspelled", [{"flase_positive_rate": 0.1}, {"scorer": likelihood(margins=1)}])
+def test_misspelled_arguments_of_the_callback_are_refused(run, capsys, misspelled):
+    arguments = {"scorer": likelihood(), **misspelled}
     with pytest.raises(SystemExit):
         run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)])
     error = capsys.readouterr().err

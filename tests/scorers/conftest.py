@@ -1,10 +1,10 @@
-"""What the scorers that must see the whole set need: the features of a network that has learnt a backdoor."""
+"""What the scorers that must see the whole set need: the features of a network that has learned a backdoor."""
 
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.fitting import FitSettings
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.feature_model import FeatureModel
 

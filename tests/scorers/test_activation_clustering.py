@@ -5,11 +5,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from lightning_poison.functional.activation_clusters import clustering_scores
-from lightning_poison.scorers.activation_clustering import ActivationClusteringScorer
+from lightning_poison.scorers.activation_clustering import ActivationClusteringScorer, clustering_scores
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 
 def two_kinds(count=300, poisoned=25):
@@ -39,7 +38,7 @@ def test_a_score_above_0_is_the_decision_of_the_authors():
     assert scores.dtype == torch.float32
 
 
-def test_a_backdoor_that_a_network_has_learnt_stands_out(backdoored_features):
+def test_a_backdoor_that_a_network_has_learned_stands_out(backdoored_features):
     features, labels, poison = backdoored_features
     scores = ActivationClusteringScorer().score_features(features, labels)
     own = labels == 0

@@ -8,13 +8,13 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fitting import FitSettings
-from lightning_poison.functional.batchnorm_statistics import RunningCentroids, centroid_distances, channel_statistics
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.scorers.batchnorm_statistics import RunningCentroids, centroid_distances, channel_statistics
 from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=20)
 RUNTIME = LocalRuntime(precision="32", threads=1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.fitting import FitSettings
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.scorers.classifier import (
     Classifier,
     build_classifier,

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 from lightning_poison.errors import NotFittedError
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 
 class Coordinate:

@@ -8,13 +8,13 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fitting import FitSettings
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
-KINDS = ("self-confidence", "margin", "normalised")
+KINDS = ("self-confidence", "margin", "normalized")
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=20)
 RUNTIME = LocalRuntime(precision="32", threads=1)
 
@@ -66,7 +66,7 @@ def test_self_confidence_is_minus_the_log_posterior_and_margins_are_of_logits():
 
 def test_thresholds_are_the_mean_self_confidence_of_each_class(blobs):
     points, labels = blobs(90)[:]
-    scorer = quick("normalised").fit(blobs(90), runtime=RUNTIME)
+    scorer = quick("normalized").fit(blobs(90), runtime=RUNTIME)
     plain = quick().load({name: value for name, value in scorer.state().items() if name != "log_thresholds"})
     with torch.no_grad():
         posteriors = (-plain.score_labels(points)).exp()
@@ -78,7 +78,7 @@ def test_thresholds_are_the_mean_self_confidence_of_each_class(blobs):
 
 def test_a_class_without_samples_has_a_threshold_of_1(blobs):
     points, labels = blobs(90, classes=2)[:]
-    scorer = quick("normalised").fit(TensorDataset(points, 2 * labels), runtime=RUNTIME)
+    scorer = quick("normalized").fit(TensorDataset(points, 2 * labels), runtime=RUNTIME)
     assert float(scorer.state()["log_thresholds"][1]) == 0
 
 
@@ -138,9 +138,9 @@ def test_what_it_was_built_with_shows():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ConfidenceScorer("entropy"), "`score` to be one of 'self-confidence', 'margin', 'normalised'"),
+        (lambda: ConfidenceScorer("entropy"), "`score` to be one of 'self-confidence', 'margin', 'normalized'"),
         (lambda: ConfidenceScorer(feature_size=0), "`feature_size`"),
-        (lambda: logits_as_they_are("normalised"), "needs thresholds of the data"),
+        (lambda: logits_as_they_are("normalized"), "needs thresholds of the data"),
         (lambda: logits_as_they_are().score_labels(torch.zeros(3, 1)), "a map to logits \\(3, C\\)"),
         (lambda: quick().fit(TensorDataset(torch.rand(4, 2), torch.zeros(4).long())), "at least two classes"),
     ],
@@ -164,7 +164,7 @@ def test_samples_of_another_shape_are_refused(blobs):
 def test_the_state_of_another_scorer_is_refused(blobs):
     state = quick().fit(blobs(64), runtime=RUNTIME).state()
     with pytest.raises(ValueError, match="got one of another score"):
-        quick("normalised").load(state)
+        quick("normalized").load(state)
     with pytest.raises(ValueError, match="another scorer"):
         quick().load({"means": torch.zeros(2)})
     with pytest.raises(ValueError, match="other settings"):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from lightning_poison.sanitizing import sanitize
+from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.controls import PerfectScorer, RandomScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 FEATURES, LABELS = torch.zeros(1000, 2), torch.zeros(1000).long()
 

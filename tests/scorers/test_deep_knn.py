@@ -5,11 +5,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from lightning_poison.functional.neighbours import nearest_neighbours, plurality_disagrees
-from lightning_poison.scorers.deep_knn import DeepKNNScorer
+from lightning_poison.scorers.deep_knn import DeepKNNScorer, nearest_neighbors, plurality_disagrees
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import LabelFeatureScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 
 def test_it_keeps_the_contract():
@@ -17,8 +16,8 @@ def test_it_keeps_the_contract():
     check_scorer(DeepKNNScorer(k=3, block=16))
 
 
-def test_wrong_labels_stand_out(mislabelled_digits):
-    images, labels, truth, _, _ = mislabelled_digits
+def test_wrong_labels_stand_out(mislabeled_digits):
+    images, labels, truth, _, _ = mislabeled_digits
     scorer = DeepKNNScorer(k=20)
     scores = scorer.score_features(images, labels)
     assert isinstance(scorer, LabelFeatureScorer)
@@ -28,8 +27,8 @@ def test_wrong_labels_stand_out(mislabelled_digits):
     assert len(scores.unique()) == len(scores)
 
 
-def test_each_label_can_be_asked_for(mislabelled_digits):
-    images, labels, truth, _, _ = mislabelled_digits
+def test_each_label_can_be_asked_for(mislabeled_digits):
+    images, labels, truth, _, _ = mislabeled_digits
     scorer = DeepKNNScorer(k=20)
     each = scorer.score_feature_labels(images, labels)
     assert each.shape == (len(labels), 10)
@@ -37,9 +36,9 @@ def test_each_label_can_be_asked_for(mislabelled_digits):
     assert (each.argmin(1) == truth).float().mean() > 0.95
 
 
-def test_the_rule_of_the_paper_accuses_nearly_the_same_samples(mislabelled_digits):
-    images, labels, truth, _, _ = mislabelled_digits
-    _, near = nearest_neighbours(images, images, 20, exclude_self=True)
+def test_the_rule_of_the_paper_accuses_nearly_the_same_samples(mislabeled_digits):
+    images, labels, truth, _, _ = mislabeled_digits
+    _, near = nearest_neighbors(images, images, 20, exclude_self=True)
     accused = plurality_disagrees(labels, labels[near])
     wrong = labels != truth
     assert accused[wrong].float().mean() > 0.95
@@ -47,8 +46,8 @@ def test_the_rule_of_the_paper_accuses_nearly_the_same_samples(mislabelled_digit
     assert roc_auc_score(accused, DeepKNNScorer(k=20).score_features(images, labels)) > 0.99
 
 
-def test_the_block_bounds_memory_and_not_the_result(mislabelled_digits):
-    images, labels = mislabelled_digits[0][:300], mislabelled_digits[1][:300]
+def test_the_block_bounds_memory_and_not_the_result(mislabeled_digits):
+    images, labels = mislabeled_digits[0][:300], mislabeled_digits[1][:300]
     whole, tiled = (DeepKNNScorer(k=10, block=block).score_features(images, labels) for block in (1000, 37))
     torch.testing.assert_close(whole, tiled)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.scorers.discriminator_data import TrustedSamples
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.scorers.training_data import TrustedSamples
 
 
 def test_moments_of_many_blocks():
@@ -23,8 +23,8 @@ def test_the_number_of_classes_is_one_more_than_the_largest_label():
 
 def test_the_range_of_images_is_checked_and_that_of_vectors_is_not():
     labels = torch.arange(4) % 2
-    normalised = TrustedSamples.read(TensorDataset(torch.full((4, 1, 8, 8), 2.5), labels))
+    normalized = TrustedSamples.read(TensorDataset(torch.full((4, 1, 8, 8), 2.5), labels))
     with pytest.raises(ValueError, match=r"raw values from 2\.5 to 2\.5"):
-        normalised.check_range(PixelRange())
-    normalised.check_range(PixelRange(mean=(0.0,), std=(0.4,)))
+        normalized.check_range(PixelRange())
+    normalized.check_range(PixelRange(mean=(0.0,), std=(0.4,)))
     TrustedSamples.read(TensorDataset(torch.full((4, 3), 2.5), labels)).check_range(PixelRange())

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
+from lightning_poison.adversarial.pgd import perturb_against
 from lightning_poison.adversarial.trades import TRADES
-from lightning_poison.adversaries import FGSM, PGD
+from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
-from lightning_poison.fitting import FitSettings
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.pixels import PixelRange
+from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.feature_model import FeatureModel
 

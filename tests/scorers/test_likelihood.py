@@ -8,13 +8,12 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from torch.utils.data import Subset, TensorDataset
 
-from lightning_poison.backbones import default_backbone
 from lightning_poison.errors import NotFittedError, UnreadableSampleError
-from lightning_poison.fitting import FitSettings
-from lightning_poison.heads import LGMHead
+from lightning_poison.models.backbones import default_backbone
+from lightning_poison.models.fitting import FitSettings
+from lightning_poison.models.lgm_head import LGMHead
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.likelihood_models import OwnModel
+from lightning_poison.scorers.likelihood import LikelihoodScorer, OwnModel
 from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer, Scorer
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=20)

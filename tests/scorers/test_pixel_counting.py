@@ -2,17 +2,17 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
-from lightning_poison.pixels import PixelRange
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.testing.scorers import check_scorer
 
 
 def test_it_keeps_the_contract():
     check_scorer(PixelCountingScorer)
 
 
-def test_grey_in_a_black_background_is_suspicious(digits):
+def test_gray_in_a_black_background_is_suspicious(digits):
     images, labels = digits.tensors
     scorer = PixelCountingScorer(PixelRange(levels=17)).fit(TensorDataset(images[:1500], labels[:1500]))
     clean, touched = images[1500:], (images[1500:] + 1 / 16).clamp(0, 1)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.adversaries import FGSM
-from lightning_poison.fitting import FitSettings
-from lightning_poison.functional.subgroups import Subgroup
-from lightning_poison.registry import get_scorer
+from lightning_poison.adversarial.adversaries import FGSM
+from lightning_poison.models.fitting import FitSettings
+from lightning_poison.registry.registry import get_scorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.robust_features import RobustFeatureScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.statistics.subgroups import Subgroup
+from lightning_poison.testing.scorers import check_scorer
 
 
 def features_with_a_group(count=300, members=30):

@@ -5,11 +5,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from lightning_poison.functional.spectral import spectral_scores
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import FeatureScorer, LabelFeatureScorer
-from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
-from lightning_poison.testing import check_scorer
+from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer, spectral_scores
+from lightning_poison.testing.scorers import check_scorer
 
 
 def shifted(count=300, poisoned=15, seed=0):
@@ -23,7 +22,7 @@ def shifted(count=300, poisoned=15, seed=0):
 
 def test_it_keeps_the_contract():
     check_scorer(SpectralSignatureScorer)
-    check_scorer(SpectralSignatureScorer(directions=1, centre="mean"))
+    check_scorer(SpectralSignatureScorer(directions=1, center="mean"))
 
 
 def test_it_must_see_the_set_and_cannot_be_asked_for_other_labels():
@@ -42,7 +41,7 @@ def test_a_shifted_part_of_a_class_stands_out():
     assert len(scores.unique()) == len(scores)
 
 
-def test_a_backdoor_that_a_network_has_learnt_stands_out(backdoored_features):
+def test_a_backdoor_that_a_network_has_learned_stands_out(backdoored_features):
     features, labels, poison = backdoored_features
     scores = SpectralSignatureScorer().score_features(features, labels)
     own = labels == 0
@@ -51,13 +50,13 @@ def test_a_backdoor_that_a_network_has_learnt_stands_out(backdoored_features):
 
 def test_settings_reach_the_mathematics():
     features, labels, _ = shifted()
-    scores = SpectralSignatureScorer(directions=2, centre="mean").score_features(features, labels)
-    assert torch.equal(scores, spectral_scores(features, labels, directions=2, centre="mean").float())
+    scores = SpectralSignatureScorer(directions=2, center="mean").score_features(features, labels)
+    assert torch.equal(scores, spectral_scores(features, labels, directions=2, center="mean").float())
 
 
 def test_what_it_was_built_with_shows():
     scorer = SpectralSignatureScorer(FeatureModel(nn.Flatten()), directions=2)
-    assert repr(scorer) == "SpectralSignatureScorer(FeatureModel(Flatten, ''), directions=2, centre='core')"
+    assert repr(scorer) == "SpectralSignatureScorer(FeatureModel(Flatten, ''), directions=2, center='core')"
     settings = json.loads(json.dumps(dict(scorer.settings())))
     assert settings["directions"] == 2
     assert settings["feature_model"]["layer"] == ""
@@ -70,9 +69,9 @@ def test_directions_are_a_positive_integer(directions):
         SpectralSignatureScorer(directions=directions)
 
 
-def test_the_centre_is_one_of_two():
-    with pytest.raises(ValueError, match="`centre` to be one of 'core', 'mean'"):
-        SpectralSignatureScorer(centre="median")
+def test_the_center_is_one_of_two():
+    with pytest.raises(ValueError, match="`center` to be one of 'core', 'mean'"):
+        SpectralSignatureScorer(center="median")
 
 
 @pytest.mark.parametrize(

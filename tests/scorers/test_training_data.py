@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.scorers.training_data import TrainingData
 
 

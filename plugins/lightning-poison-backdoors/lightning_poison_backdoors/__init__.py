@@ -13,7 +13,8 @@ Example:
 
 from collections.abc import Mapping
 
-from lightning_poison.hookspecs import AttackFactory, hookimpl
+from lightning_poison import hookimpl
+from lightning_poison.registry.hookspecs import AttackFactory
 from lightning_poison_backdoors.adaptive import AdaptiveBlend, AdaptivePatch
 from lightning_poison_backdoors.badnets import BadNets
 from lightning_poison_backdoors.blended import Blended

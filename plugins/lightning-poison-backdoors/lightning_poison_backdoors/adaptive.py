@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
 from lightning_poison_backdoors.blended import key_for, whole_image
 from lightning_poison_backdoors.chain import corner_patches
 from lightning_poison_backdoors.covering import check_cover_share, check_shown, covered_poison
@@ -32,9 +30,9 @@ class AdaptivePatch:
         target_class: what triggered images shall be read as.
         cover_share: which share of the budget is cover, in [0, 1).
         shown: which share of the patches each poisoned image carries, in (0, 1]; one of them at least.
-        pattern: the patch of the lower right, uint8 `(C, h, w)` or nested lists of grey levels, at most half as high
+        pattern: the patch of the lower right, uint8 `(C, h, w)` or nested lists of gray levels, at most half as high
             and wide as the images; a 3 × 3 checkerboard where it is `None`.
-        amplitude: how far pixels move towards the patch in the poison, in (0, 1].
+        amplitude: how far pixels move toward the patch in the poison, in (0, 1].
         test_amplitude: the same at test time.
 
     Raises:

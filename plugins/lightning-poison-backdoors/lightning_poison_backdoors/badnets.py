@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
-from lightning_poison.triggers import PatchTrigger
+from lightning_poison import Poison, Surrogate, Threat
+from lightning_poison.attacks import PatchTrigger
 from lightning_poison_backdoors.choosing import TargetClass, check_source_class, check_target_class
 from lightning_poison_backdoors.limits import amplitude_of
 from lightning_poison_backdoors.patterns import Pattern, as_pattern, checkerboard
 from lightning_poison_backdoors.settings import as_json
-from lightning_poison_backdoors.stamping import relabelled_poison
+from lightning_poison_backdoors.stamping import relabeled_poison
 
 
 class BadNets:
@@ -28,10 +27,10 @@ class BadNets:
         target_class: what triggered images shall be read as: a class; `"next"`, y + 1 modulo the number of classes; or
             a list with a class for each class. A class that is its own target is left alone.
         source_class: poison images of this class only, and aim at those; `None` for all.
-        pattern: the patch, uint8 `(C, h, w)` or nested lists of grey levels; a 3 × 3 checkerboard where it is `None`.
+        pattern: the patch, uint8 `(C, h, w)` or nested lists of gray levels; a 3 × 3 checkerboard where it is `None`.
         row: its upper edge; negative counts from the bottom, −1 touching it.
         column: its left edge; negative counts from the right.
-        amplitude: how far each pixel moves from the image towards the pattern, in (0, 1].
+        amplitude: how far each pixel moves from the image toward the pattern, in (0, 1].
 
     Raises:
         ValueError: where an argument is out of range.
@@ -87,7 +86,7 @@ class BadNets:
                 does not fit the images, or it changes more than the threat's epsilon.
         """
         trigger = PatchTrigger(self.pattern, row=self.row, column=self.column, amplitude=self.amplitude)
-        return relabelled_poison(
+        return relabeled_poison(
             self.name,
             dataset,
             threat,

@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
-from lightning_poison.triggers import PatchTrigger
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import PatchTrigger
 from lightning_poison_backdoors.choosing import TargetClass, check_source_class, check_target_class
 from lightning_poison_backdoors.limits import amplitude_of
 from lightning_poison_backdoors.patterns import Pattern, as_pattern
 from lightning_poison_backdoors.settings import as_json
-from lightning_poison_backdoors.stamping import raw_images, relabelled_poison
+from lightning_poison_backdoors.stamping import raw_images, relabeled_poison
 
 
 class Blended:
@@ -31,7 +29,7 @@ class Blended:
     Args:
         target_class: as for `BadNets`.
         source_class: as for `BadNets`.
-        key: the key image, uint8 `(C, H, W)` of the images' own size, or nested lists of grey levels; noise that is
+        key: the key image, uint8 `(C, H, W)` of the images' own size, or nested lists of gray levels; noise that is
             drawn uniformly where it is `None`.
         amplitude: α of the poison, in (0, 1].
         test_amplitude: α at test time; the same where it is `None`.
@@ -89,7 +87,7 @@ class Blended:
                 not of the images' size, or it changes more than the threat's epsilon.
         """
         key = key_for(raw_images(dataset, torch.tensor([0]))[0], self.key, generator)
-        return relabelled_poison(
+        return relabeled_poison(
             self.name,
             dataset,
             threat,
@@ -119,5 +117,5 @@ def key_for(image: Tensor, key: Tensor | None, generator: torch.Generator) -> Te
 
 
 def whole_image(key: Tensor, amplitude: float) -> PatchTrigger:
-    """Return a patch that covers the image: blending is moving each pixel towards it."""
+    """Return a patch that covers the image: blending is moving each pixel toward it."""
     return PatchTrigger(key, row=0, column=0, amplitude=amplitude)

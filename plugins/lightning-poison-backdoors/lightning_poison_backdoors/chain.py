@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.triggers import PatchTrigger, Trigger, triggers
+from lightning_poison.attacks import PatchTrigger, Trigger
+from lightning_poison.attacks.triggers import triggers
 
 
 @triggers.register
@@ -71,7 +72,7 @@ def corner_patches(pattern: Tensor, *, corners: int, amplitude: float = 1.0) -> 
     Args:
         pattern: uint8 `(C, h, w)`, or `(1, h, w)` for any number of channels, as it stands in the lower right.
         corners: 1 or 4.
-        amplitude: how far each pixel moves towards the pattern, in (0, 1].
+        amplitude: how far each pixel moves toward the pattern, in (0, 1].
 
     Raises:
         ValueError: where `corners` is another number, or the patch is none.

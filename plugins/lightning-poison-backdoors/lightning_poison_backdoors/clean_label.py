@@ -7,13 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.functional.pgd import Norm
-from lightning_poison.functional.pgd_against import perturb_against
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.adversarial import perturb_against
+from lightning_poison.adversarial.pgd import Norm
+from lightning_poison.attacks import TriggerObjective
+from lightning_poison.data import labels_of
 from lightning_poison_backdoors.chain import corner_patches
 from lightning_poison_backdoors.choosing import check_class, draw
 from lightning_poison_backdoors.limits import amplitude_of, check_change
@@ -30,8 +28,8 @@ class CleanLabelBackdoor:
     Madry, "Label-consistent backdoor attacks", 2019, arXiv 1912.02771: the variant with adversarial perturbations,
     and that with four corners.
 
-    Differences from the paper: several surrogates may share the loss evenly; perturbed images are rounded to grey
-    levels, towards the original; and the patch is a white square, larger than the paper's pattern of 3 × 3 pixels, with
+    Differences from the paper: several surrogates may share the loss evenly; perturbed images are rounded to gray
+    levels, toward the original; and the patch is a white square, larger than the paper's pattern of 3 × 3 pixels, with
     which the attack does far better on MNIST.
 
     Args:
@@ -42,9 +40,9 @@ class CleanLabelBackdoor:
         step_size: the length of a step; 2.5 ε / steps where it is `None`.
         norm: `"linf"` or `"l2"`.
         corners: the patch stands in the lower right, 1, or mirrored in all 4 corners.
-        pattern: the patch, uint8 `(C, h, w)` or nested lists of grey levels; where it is `None` a white square, 5
+        pattern: the patch, uint8 `(C, h, w)` or nested lists of gray levels; where it is `None` a white square, 5
             pixels wide on images of 28 and in proportion on others (`patterns.white_square`).
-        amplitude: how far each pixel moves towards the patch in the poison, in (0, 1].
+        amplitude: how far each pixel moves toward the patch in the poison, in (0, 1].
         test_amplitude: the same at test time; that of the poison where it is `None`.
         batch_size: how many images are perturbed at once; bounds memory.
 
@@ -103,7 +101,7 @@ class CleanLabelBackdoor:
         """Return as many perturbed and patched samples of the target class as the budget says.
 
         Args:
-            dataset: the training set; its transform may scale and normalise, and no more.
+            dataset: the training set; its transform may scale and normalize, and no more.
             threat: the budget and the pixel range; an `epsilon` of its own bounds perturbation and patch together.
             surrogates: one at least, trained on such data.
             holdout: not used.
@@ -142,7 +140,7 @@ class CleanLabelBackdoor:
         )
 
     def _perturb(self, model: nn.Module, images: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
-        """Return perturbed images, uint8 `(B, C, H, W)`, rounded towards the originals."""
+        """Return perturbed images, uint8 `(B, C, H, W)`, rounded toward the originals."""
         device = device_of(model)
         found = perturb_against(
             model,

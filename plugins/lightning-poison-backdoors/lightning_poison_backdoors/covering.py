@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import COVER, Poison
-from lightning_poison.threat import Threat
-from lightning_poison.triggers import Trigger
+from lightning_poison import Poison, Threat, checks
+from lightning_poison.attacks import Trigger, TriggerObjective
+from lightning_poison.attacks.poison import COVER
+from lightning_poison.data import labels_of
 from lightning_poison_backdoors.choosing import check_class, draw
 from lightning_poison_backdoors.limits import check_change, check_dirty_labels_allowed
 from lightning_poison_backdoors.settings import as_json

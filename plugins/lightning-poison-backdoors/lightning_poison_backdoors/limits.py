@@ -2,21 +2,20 @@
 
 from torch import Tensor
 
-from lightning_poison import checks
-from lightning_poison.threat import Threat
+from lightning_poison import Threat, checks
 
 _LEVEL = 1 / 255
 
 
 def amplitude_of(name: str, value: float) -> float:
-    """Return a strength in (0, 1], and catch one that is given in grey levels.
+    """Return a strength in (0, 1], and catch one that is given in gray levels.
 
     Raises:
         ValueError: where it is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "40"
-        hint = f"For {levels} grey levels write `{name}={levels} / 255`."
+        hint = f"For {levels} gray levels write `{name}={levels} / 255`."
         raise ValueError(checks.expected(name, "in (0, 1], the range of the images", value, hint))
     return float(value)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_poison import checks
 
 Pattern = Tensor | Sequence[Any]
-"""uint8 `(C, h, w)`, or nested lists of grey levels: rows, or channels of rows."""
+"""uint8 `(C, h, w)`, or nested lists of gray levels: rows, or channels of rows."""
 
 
 def checkerboard(size: int = 3) -> Tensor:
@@ -45,13 +45,13 @@ def as_pattern(name: str, value: Pattern) -> Tensor:
     """Return a pattern as uint8 `(C, h, w)`.
 
     Raises:
-        ValueError: where it is no image of grey levels from 0 to 255.
+        ValueError: where it is no image of gray levels from 0 to 255.
 
     Example:
         >>> as_pattern("pattern", [[0, 255]]).shape
         torch.Size([1, 1, 2])
     """
-    what = "an image of whole grey levels from 0 to 255, (h, w) or (C, h, w)"
+    what = "an image of whole gray levels from 0 to 255, (h, w) or (C, h, w)"
     hint = "Write an image in [0, 1] as `(255 * image).round().to(torch.uint8)`."
     try:
         image = value if isinstance(value, Tensor) else torch.tensor(value)

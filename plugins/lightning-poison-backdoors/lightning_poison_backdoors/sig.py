@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import TriggerObjective
+from lightning_poison.data import labels_of
 from lightning_poison_backdoors.choosing import check_class, draw
 from lightning_poison_backdoors.limits import amplitude_of, check_change
 from lightning_poison_backdoors.settings import as_json

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.triggers import triggers
+from lightning_poison.attacks.triggers import triggers
 from lightning_poison_backdoors.limits import amplitude_of
 
 
@@ -17,7 +17,7 @@ class SinusoidTrigger:
     """Upright stripes that are added to the whole image: v(i, j) = Δ sin(2π j f / W).
 
     Barni, Kallas, Tondi, "A new backdoor attack in CNNs by training set corruption without label poisoning", ICIP 2019,
-    arXiv 1902.11237. What leaves the range of grey levels is cut off.
+    arXiv 1902.11237. What leaves the range of gray levels is cut off.
 
     Args:
         amplitude: Δ, in (0, 1], in units of the raw [0, 1] image.
@@ -45,14 +45,14 @@ class SinusoidTrigger:
         """Return the image, uint8 `(C, H, W)`, with the stripes on it.
 
         Raises:
-            ValueError: where the stripes are too faint to change a grey level, or zero at each column.
+            ValueError: where the stripes are too faint to change a gray level, or zero at each column.
         """
         width = image.shape[-1]
         phase = 2 * math.pi * self.frequency * torch.arange(width, dtype=torch.float64) / width
         stripes = 255 * self.amplitude * phase.sin()
         if float(stripes.abs().max()) < 0.5:
             raise ValueError(
-                f"Expected stripes that change grey levels, but got {self!r}, which changes none of {width} columns.\n"
+                f"Expected stripes that change gray levels, but got {self!r}, which changes none of {width} columns.\n"
                 f"Choose a larger amplitude, and a frequency that is no multiple of {width / 2:g}."
             )
         return (image.double() + stripes).round().clamp(0, 255).to(torch.uint8)

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import TriggerObjective
-from lightning_poison.poison import Poison
-from lightning_poison.raw import read_raw
-from lightning_poison.threat import Threat
-from lightning_poison.triggers import Trigger
+from lightning_poison import Poison, Threat
+from lightning_poison.attacks import Trigger, TriggerObjective
+from lightning_poison.data import labels_of, read_raw
 from lightning_poison_backdoors.choosing import TargetClass, check_class, draw, wanted_of_classes
 from lightning_poison_backdoors.limits import check_change, check_dirty_labels_allowed
 
@@ -40,7 +37,7 @@ def stamped(images: Tensor, trigger: Trigger) -> Tensor:
     return torch.stack([trigger(image) for image in images])
 
 
-def relabelled_poison(
+def relabeled_poison(
     name: str,
     dataset: "Dataset[Any]",
     threat: Threat,

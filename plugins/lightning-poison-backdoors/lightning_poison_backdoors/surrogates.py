@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import read_sample
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
-from lightning_poison.scopes import evaluating, seeded_rng
-from lightning_poison.threat import Surrogate, check_surrogates
+from lightning_poison import PixelRange, SampleSpec, Surrogate, checks
+from lightning_poison.attacks import check_surrogates
+from lightning_poison.contexts import evaluating
+from lightning_poison.data import read_sample
+from lightning_poison.randomness import seeded_rng
 
 
 class _Ensemble(nn.Module):
@@ -54,13 +53,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_samples(dataset: "Dataset[Any]", index: int, image: Tensor, pixels: PixelRange) -> None:
-    """Check that a sample is its raw image, scaled and normalised as the pixel range says.
+    """Check that a sample is its raw image, scaled and normalized as the pixel range says.
 
     Args:
         dataset: a map-style data set.
         index: of the sample.
         image: its raw image, uint8 `(C, H, W)`.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
 
     Raises:
         ValueError: where the sample has another shape, or lies outside the pixel range.
@@ -71,12 +70,12 @@ def check_samples(dataset: "Dataset[Any]", index: int, image: Tensor, pixels: Pi
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape != image.shape:
         raise ValueError(
             f"Expected samples like their raw images, float {tuple(image.shape)}, but sample {index} is "
-            f"{checks.describe(inputs)}.\nHand over a view whose transform scales and normalises, and no more."
+            f"{checks.describe(inputs)}.\nHand over a view whose transform scales and normalizes, and no more."
         )
     if not pixels.contains(inputs):
         raw = pixels.to_raw(inputs)
         raise ValueError(
             f"Expected images that lie in [0, 1] once {pixels} is undone, but sample {index} has values from "
             f"{float(raw.min()):.3g} to {float(raw.max()):.3g}.\n"
-            "Say how the data set normalises: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
+            "Say how the data set normalizes: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
         )

@@ -3,9 +3,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
+from lightning_poison import Surrogate, Threat, craft
 from lightning_poison.testing import TinyImages
-from lightning_poison.threat import Surrogate, Threat
 
 
 @pytest.fixture
@@ -15,7 +14,7 @@ def images():
 
 
 @pytest.fixture
-def colours():
+def colors():
     return TinyImages(24, channels=3)
 
 

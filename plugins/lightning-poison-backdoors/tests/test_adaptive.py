@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.poison import COVER
+from lightning_poison import PoisonedDataset
+from lightning_poison.attacks.poison import COVER
 from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch
 
 WHITE = [[255, 255], [255, 255]]

@@ -6,8 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.threat import Surrogate
+from lightning_poison import PoisonedDataset, Surrogate
 from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig
 
 WHITE = [[255, 255], [255, 255]]

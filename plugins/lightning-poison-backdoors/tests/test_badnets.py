@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison.datasets import PoisonedDataset
-from lightning_poison.poison import Poison
+from lightning_poison import Poison, PoisonedDataset
 from lightning_poison_backdoors import BadNets
 
 CORNER = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
@@ -35,11 +34,11 @@ def test_pattern_place_and_amplitude(images, poison_of):
     assert torch.equal(poison.inputs, expected.round().to(torch.uint8))
 
 
-def test_colours(colours, poison_of):
+def test_colors(colors, poison_of):
     pattern = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
-    poison = poison_of(BadNets(pattern=pattern), colours)
+    poison = poison_of(BadNets(pattern=pattern), colors)
     assert poison.inputs[:, :, -1, -1].tolist() == [[10, 20, 30]] * 6
-    assert (poison_of(BadNets(), colours).inputs[:, :, -1, -1] == 255).all()
+    assert (poison_of(BadNets(), colors).inputs[:, :, -1, -1] == 255).all()
 
 
 class TestAllToOne:
@@ -103,12 +102,12 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            ({"amplitude": 40}, "For 40 grey levels write `amplitude=40 / 255`"),
+            ({"amplitude": 40}, "For 40 gray levels write `amplitude=40 / 255`"),
             ({"amplitude": 0}, r"`amplitude` to be in \(0, 1\]"),
             ({"target_class": 1, "source_class": 1}, "both are 1"),
             ({"source_class": -1}, "`source_class` to be an integer of at least 0"),
             ({"target_class": "all"}, '"next"'),
-            ({"pattern": torch.ones(2, 2)}, "`pattern` to be an image of whole grey levels"),
+            ({"pattern": torch.ones(2, 2)}, "`pattern` to be an image of whole gray levels"),
         ],
     )
     def test_settings_out_of_range(self, settings, said):

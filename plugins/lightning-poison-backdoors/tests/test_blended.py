@@ -22,8 +22,8 @@ def test_another_ratio_at_test_time(images, poison_of):
     assert poison.objective.trigger.amplitude == 0.5
 
 
-def test_noise_is_drawn_from_the_generator(colours, poison_of):
-    one, same, other = (poison_of(Blended(), colours, seed=seed).objective.trigger.pattern for seed in (0, 0, 1))
+def test_noise_is_drawn_from_the_generator(colors, poison_of):
+    one, same, other = (poison_of(Blended(), colors, seed=seed).objective.trigger.pattern for seed in (0, 0, 1))
     assert one.shape == (3, 8, 8)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

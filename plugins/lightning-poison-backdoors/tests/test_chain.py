@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lightning_poison.triggers import PatchTrigger, Trigger, triggers
+from lightning_poison.attacks import PatchTrigger, Trigger
+from lightning_poison.attacks.triggers import triggers
 from lightning_poison_backdoors import ChainTrigger, SinusoidTrigger
 from lightning_poison_backdoors.chain import corner_patches
 

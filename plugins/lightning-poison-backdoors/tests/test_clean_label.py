@@ -2,13 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange, Surrogate
 from lightning_poison.testing import TinyImages
-from lightning_poison.threat import Surrogate
 from lightning_poison_backdoors import CleanLabelBackdoor
 from lightning_poison_backdoors.chain import corner_patches
 
-NORMALISED = PixelRange(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+NORMALIZED = PixelRange(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 
 
 def losses(surrogate, images, labels):
@@ -66,16 +65,16 @@ def test_l2_is_the_length_of_the_change(images, poison_of, surrogate_of):
     assert (lengths > 0.4).all()
 
 
-def test_normalised_colour_images(poison_of):
-    images = TinyImages(30, channels=3, pixels=NORMALISED)
+def test_normalized_color_images(poison_of):
+    images = TinyImages(30, channels=3, pixels=NORMALIZED)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     seen = []
     model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     attack = CleanLabelBackdoor(epsilon=4 / 255, steps=3)
-    poison = poison_of(attack, images, surrogates=[Surrogate(model, "0")], pixels=NORMALISED)
+    poison = poison_of(attack, images, surrogates=[Surrogate(model, "0")], pixels=NORMALIZED)
     change = inner(poison.inputs).int() - inner(images.data[poison.indices]).int()
     assert change.abs().max() == 4
-    assert all(NORMALISED.contains(inputs) for inputs in seen)
+    assert all(NORMALIZED.contains(inputs) for inputs in seen)
     assert max(float(inputs.max()) for inputs in seen) > 1
 
 
@@ -122,11 +121,11 @@ class TestErrors:
             poison_of(attack, images, surrogates=[surrogate_of(images)])
 
     def test_images_outside_the_pixel_range(self, poison_of, surrogate_of):
-        images = TinyImages(30, channels=3, pixels=NORMALISED)
+        images = TinyImages(30, channels=3, pixels=NORMALIZED)
         with pytest.raises(ValueError, match=r"lie in \[0, 1\] once .* has values from -.*\nSay how the data set norm"):
             poison_of(CleanLabelBackdoor(), images, surrogates=[surrogate_of(images)])
 
-    def test_a_transform_that_does_more_than_normalise(self, images, poison_of, surrogate_of):
+    def test_a_transform_that_does_more_than_normalize(self, images, poison_of, surrogate_of):
         surrogate = surrogate_of(images)
         images.transform = lambda image: image[:, 1:].float() / 255
         with pytest.raises(ValueError, match=r"float \(1, 8, 8\), but sample \d+ is .*\(1, 7, 8\).\nHand over a view"):
@@ -141,7 +140,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            ({"epsilon": 8}, "For a budget of 8 grey levels write `epsilon=8 / 255`"),
+            ({"epsilon": 8}, "For a budget of 8 gray levels write `epsilon=8 / 255`"),
             ({"epsilon": 0, "norm": "l2"}, "`epsilon` to be a finite number above 0"),
             ({"steps": 0}, "`steps`"),
             ({"step_size": -1}, "`step_size`"),

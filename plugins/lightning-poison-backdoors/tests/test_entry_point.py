@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from lightning_poison.poison import Poison
-from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison import Poison, available_attacks, get_attack
 from lightning_poison.testing import check_attack
 from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig
 
@@ -60,8 +59,8 @@ def test_its_settings_build_it_again(name, poison_of, images, surrogate_of):
 
 LOAD = """
 import os, sys
-from lightning_poison.installed import DISABLED
-from lightning_poison.poison import Poison
+from lightning_poison.entry_points import DISABLED
+from lightning_poison import Poison
 
 print("lightning_poison_backdoors" in sys.modules)
 os.environ[DISABLED] = "backdoors"

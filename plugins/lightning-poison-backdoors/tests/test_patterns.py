@@ -32,7 +32,7 @@ def test_lists_and_tensors():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (torch.rand(1, 2, 2), r"whole grey levels.*float32 tensor[\s\S]*255 \* image"),
+        (torch.rand(1, 2, 2), r"whole gray levels.*float32 tensor[\s\S]*255 \* image"),
         ([[0.5]], "float32 tensor"),
         ([[0, 1], [2]], "got list"),
         ("white", "got str"),

@@ -7,8 +7,8 @@ Example:
 
 from collections.abc import Callable, Mapping
 
-from lightning_poison.hookspecs import hookimpl
-from lightning_poison.poison import Attack
+from lightning_poison import hookimpl
+from lightning_poison.attacks import Attack
 from lightning_poison_collisions.adaptive_frogs import AdaptiveFrogs
 from lightning_poison_collisions.adversarial_poisoning import AdversarialPoisoning
 from lightning_poison_collisions.bullseye import BullseyePolytope

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.reading import index_blocks
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.data import index_blocks
 from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.distance import FeatureDistance, squared_norm, value_and_gradient
 from lightning_poison_collisions.evading import EvadingDistance, Penalty, retreat
@@ -30,7 +28,7 @@ class AdaptiveFrogs:
     thresholds: an attacker in the white box (Carlini and Wagner, *Adversarial Examples Are Not Easily Detected*, 2017,
     arXiv 1705.07263, for detectors of adversarial examples). The descent is Adam on the signs of the gradient, which
     the edge of a hinge does not stop; bases are taken that pass themselves, and what is noticed in the end is pulled
-    back towards its base until it passes. What such a filter is worth is what the poison that passes can still do.
+    back toward its base until it passes. What such a filter is worth is what the poison that passes can still do.
 
     Args:
         defenses: the scorers that are to be evaded, all of them at once; `KnownScorer.of` builds one.

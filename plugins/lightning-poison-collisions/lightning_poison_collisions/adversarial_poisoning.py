@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.functional.pgd import perturb
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import AvailabilityObjective
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures, read_features
-from lightning_poison.raw_images import RawImages
-from lightning_poison.reading import index_blocks
-from lightning_poison.scopes import evaluating, frozen
-from lightning_poison.threat import Surrogate, Threat, check_surrogates
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.adversarial import perturb
+from lightning_poison.attacks import AvailabilityObjective, RawFeatures, check_surrogates, read_features
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data import RawImages, index_blocks, labels_of
 from lightning_poison_collisions.axes import LinearHead, fit_head, positions_along, rotation_axes
 
 
@@ -44,7 +39,7 @@ class AdversarialPoisoning:
         steps: how many gradients are taken.
         head: `"svm"` for scikit-learn's `LinearSVC`, the paper's; `"logistic"` for `LogisticRegression`.
         c: scikit-learn's `C`, for features in units of their mean length.
-        shift: each class moves towards the class this many places on, cyclically, among those of the training set.
+        shift: each class moves toward the class this many places on, cyclically, among those of the training set.
         batch_size: how many poisons are crafted at once; bounds memory and does not change what each becomes, up to
             rounding errors.
 

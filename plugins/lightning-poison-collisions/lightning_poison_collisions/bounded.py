@@ -15,15 +15,15 @@ def collide_within(
     step_size: float | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Minimise a distance over the pixel range and the L∞ ball around `b` by signed gradient steps.
+    """Minimize a distance over the pixel range and the L∞ ball around `b` by signed gradient steps.
 
-    The form of projected gradient descent (Madry et al. 2018, arXiv 1706.06083) that minimises the feature distance
+    The form of projected gradient descent (Madry et al. 2018, arXiv 1706.06083) that minimizes the feature distance
     and has no penalty: the ball takes its place. The best point met on the way is returned, for each image; images that
     share one value come from the same step.
 
     Args:
         distance: the feature term.
-        bases: `(P, ...)`, raw images in [0, 1], the centres.
+        bases: `(P, ...)`, raw images in [0, 1], the centers.
         epsilon: the radius, in units of the raw image.
         steps: how many gradients are taken.
         step_size: the length of a step in each pixel; 2.5 ε / steps where it is `None`.

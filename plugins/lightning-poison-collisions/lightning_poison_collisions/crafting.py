@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.raw_images import RawImages
-from lightning_poison.scopes import evaluating, frozen
-from lightning_poison.threat import Surrogate, Threat, check_surrogates
+from lightning_poison import Poison, Surrogate, Threat
+from lightning_poison.attacks import RawFeatures, check_surrogates
+from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data import RawImages
 from lightning_poison_collisions.pairing import Pairs
 from lightning_poison_collisions.targeted import Admit, Selection
 
@@ -89,7 +88,7 @@ def craft_on_targets(
         admit: which candidates may be bases; all where it is `None`.
 
     Returns:
-        Poison of domain `"sample"`, labelled as its bases, with an `InstancesObjective`.
+        Poison of domain `"sample"`, labeled as its bases, with an `InstancesObjective`.
 
     Raises:
         ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no such

@@ -12,7 +12,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 class Distance(Protocol):
-    """What is minimised: a value for each image."""
+    """What is minimized: a value for each image."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the values `(P,)` of raw images `(P, ...)`, differentiable in them."""

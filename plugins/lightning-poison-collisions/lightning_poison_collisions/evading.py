@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
 from lightning_poison_collisions.distance import Distance
 from lightning_poison_collisions.known_scorers import KnownScorer
 
@@ -26,7 +26,7 @@ class EvadingDistance:
         distance: the feature term.
         defenses: the scorers that the attacker knows.
         labels: int64 `(P,)`, the labels that the poison carries.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
         penalty: `"hinge"` or `"soft"`.
         weight: w, above 0.
         slack: how far below the threshold the hinge begins, in the same unit.
@@ -71,7 +71,7 @@ class EvadingDistance:
 
 
 def retreat(bases: Tensor, images: Tensor, passes: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pull images that are noticed back towards their bases until they pass; those that never do stay as they are.
+    """Pull images that are noticed back toward their bases until they pass; those that never do stay as they are.
 
     On the line from base to image the point is searched by halving. Where passing is not monotone along the line the
     point found still passes, but may not be the farthest.

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.reading import index_blocks
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.data import index_blocks
 from lightning_poison_collisions.bounded import collide_within
 from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.distance import FeatureDistance
@@ -113,7 +111,7 @@ class FrogAttack:
             generator: draws targets and candidates.
 
         Returns:
-            Poison of domain `"sample"`, labelled as its bases, with an `InstancesObjective`.
+            Poison of domain `"sample"`, labeled as its bases, with an `InstancesObjective`.
 
         Raises:
             ValueError: where there is no surrogate, no held-out set or too few samples of a class, a surrogate has no

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.threat import Surrogate, Threat, check_surrogates
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import RawFeatures, check_surrogates
+from lightning_poison.data import labels_of
 from lightning_poison_collisions.crafting import Block, craft_on_targets
 from lightning_poison_collisions.matching import GradientMatch, TrainingGradient
 from lightning_poison_collisions.pairing import shared_out
@@ -118,7 +116,7 @@ class GradientMatching:
             generator: draws targets, candidates and starts.
 
         Returns:
-            Poison of domain `"sample"`, labelled as its bases, with an `InstancesObjective`.
+            Poison of domain `"sample"`, labeled as its bases, with an `InstancesObjective`.
 
         Raises:
             ValueError: where there is no surrogate, no held-out set or too few samples of a class, the budget is below

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_poison import CombinedScorer, PixelRange
 from lightning_poison.checks import describe, expected, fraction
-from lightning_poison.functional.thresholds import class_thresholds
-from lightning_poison.labels import labels_of
-from lightning_poison.pixels import PixelRange
+from lightning_poison.data import labels_of
 from lightning_poison.runtime import Runtime
-from lightning_poison.scorers.combined import CombinedScorer
-from lightning_poison.scorers.protocol import Scorer
-from lightning_poison.scoring import score_dataset
+from lightning_poison.sanitization import score_dataset
+from lightning_poison.scorers import Scorer
+from lightning_poison.statistics import class_thresholds
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class KnownScorer:
         ValueError: where thresholds and scales are not vectors of one length, or not in their ranges.
 
     Example:
-        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
+        >>> from lightning_poison import LikelihoodScorer
         >>> KnownScorer(LikelihoodScorer(), torch.tensor([3.0, 4.0]), torch.ones(2))
         KnownScorer('likelihood', 2 classes)
     """
@@ -105,7 +104,7 @@ def worst_excess(defenses: Sequence[KnownScorer], images: Tensor, labels: Tensor
         defenses: one at least.
         images: `(B, ...)`, raw images in [0, 1].
         labels: int64 `(B,)`.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
     """
     samples = pixels.from_raw(images)
     return torch.stack([defense.excess(samples, labels).to(images.device) for defense in defenses]).amax(0)

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_poison import PixelRange, Surrogate
 from lightning_poison.checks import describe, expected
-from lightning_poison.features import find_layer
-from lightning_poison.pixels import PixelRange
-from lightning_poison.reading import index_blocks
-from lightning_poison.threat import Surrogate
+from lightning_poison.data import index_blocks
+from lightning_poison.models import find_layer
 
 
 class TrainingGradient:
@@ -21,7 +20,7 @@ class TrainingGradient:
 
     Args:
         surrogate: the model; its feature layer is not used.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
         layers: names of the layers whose parameters count, nested ones included; all where it is `None`.
         classes: how many classes the labels have, at least; logits must have as many columns.
 
@@ -83,7 +82,7 @@ def _leaves(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Tensor]
 class GradientMatch:
     """1 − cos(∇θ Σⱼ L(F(xⱼ, θ), yⱼ), ∇θ L(F(t, θ), y_wanted)), the mean over several surrogates.
 
-    In [0, 2]: 0 where a step on the poisons is a step towards the misread target. The objective of gradient matching
+    In [0, 2]: 0 where a step on the poisons is a step toward the misread target. The objective of gradient matching
     (Geiping et al., ICLR 2021, arXiv 2009.02276: one minus the cosine of the two gradients), for the poisons of one
     target.
 

@@ -1,4 +1,4 @@
-"""Minimising one value of many images within an L∞ ball, by Adam on the signs of the gradient."""
+"""Minimizing one value of many images within an L∞ ball, by Adam on the signs of the gradient."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def descend_within(
     step_size: float,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Minimise a value over the pixel range and the L∞ ball around the bases.
+    """Minimize a value over the pixel range and the L∞ ball around the bases.
 
     Adam (Kingma and Ba 2015, arXiv 1412.6980) is fed the signs of the gradient, its point is projected after each step,
     and its step shrinks tenfold at 3/8, 5/8 and 7/8 of the steps, as in the code that Geiping et al. published with
@@ -28,7 +28,7 @@ def descend_within(
     Args:
         objective: maps raw images `(P, ...)` to a value and its gradient `(P, ...)`, both detached; the value is a
             scalar, or `(P,)` where no image has a part in that of another.
-        bases: `(P, ...)`, raw images in [0, 1], the centres.
+        bases: `(P, ...)`, raw images in [0, 1], the centers.
         epsilon: the radius, in units of the raw image.
         steps: how many steps are taken.
         step_size: of the first steps, in each pixel.

@@ -14,7 +14,7 @@ _PATIENCE = 10  # steps between two looks at who has arrived
 
 
 def penalized_objective(distance: Distance, images: Tensor, bases: Tensor, *, beta: float) -> Tensor:
-    """Return what `collide` minimises, J(x) = distance(x) + β‖x − b‖², for each image `(P,)`."""
+    """Return what `collide` minimizes, J(x) = distance(x) + β‖x − b‖², for each image `(P,)`."""
     return distance(images) + beta * squared_norm(images - bases)
 
 
@@ -27,7 +27,7 @@ def collide(
     learning_rate: float = 10.0,
     tolerance: float = 1e-2,
 ) -> Tensor:
-    """Minimise J(x) = distance(x) + β‖x − b‖² over the pixel range, starting from `b`.
+    """Minimize J(x) = distance(x) + β‖x − b‖² over the pixel range, starting from `b`.
 
     Poison frogs (Shafahi et al. 2018, arXiv 1804.00792, algorithm 1; Yaseen et al. 2020, arXiv 2003.00798, eq. 1) by
     forward-backward splitting: a gradient step on the distance, then the exact proximal step of the penalty and the

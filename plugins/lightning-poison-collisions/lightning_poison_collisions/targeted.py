@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import InstancesObjective
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures, read_features
-from lightning_poison.raw_images import RawImages
-from lightning_poison.reading import index_blocks
-from lightning_poison.threat import Threat
+from lightning_poison import Poison, Threat, checks
+from lightning_poison.attacks import InstancesObjective, RawFeatures, read_features
+from lightning_poison.data import RawImages, index_blocks, labels_of
 from lightning_poison_collisions.distance import squared_norm
 from lightning_poison_collisions.pairing import Pairs, draw_pool, draw_targets, pick_bases
 
@@ -114,7 +109,7 @@ class Selection:
         attack: str,
         settings: Mapping[str, Any],
     ) -> Poison:
-        """Return the poison, labelled as its bases.
+        """Return the poison, labeled as its bases.
 
         Args:
             dataset: the training set.

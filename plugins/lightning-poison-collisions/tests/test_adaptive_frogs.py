@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.fitting import FitSettings
-from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison import LikelihoodScorer, Threat, craft
+from lightning_poison.models import FitSettings
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Threat
 from lightning_poison_collisions import AdaptiveFrogs, FrogAttack, KnownScorer
 from lightning_poison_collisions.known_scorers import worst_excess
 

@@ -5,14 +5,11 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.hookspecs import GROUP
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import AvailabilityObjective
-from lightning_poison.pixels import PixelRange
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
+from lightning_poison import PixelRange, Poison, Surrogate, Threat
+from lightning_poison.attacks import AvailabilityObjective, RawFeatures
+from lightning_poison.data import labels_of
+from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import AdversarialPoisoning
 from lightning_poison_collisions.axes import fit_head, positions_along, rotation_axes
 
@@ -76,8 +73,8 @@ class TestPoison:
             data, threat, surrogates=[Surrogate(model, "1")], holdout=None, generator=generator
         )
         head = fit_head(inputs.flatten(1), labels, kind="svm", c=100.0, seed=0)
-        towards = (head.weights.flip(0) - head.weights)[labels].sign()
-        torch.testing.assert_close(poison.inputs.flatten(1), inputs.flatten(1) + 0.1 * towards)
+        toward = (head.weights.flip(0) - head.weights)[labels].sign()
+        torch.testing.assert_close(poison.inputs.flatten(1), inputs.flatten(1) + 0.1 * toward)
 
     @pytest.mark.parametrize("epsilon", [1 / 16, 0.2])
     def test_epsilon_and_grid_are_kept(self, craft, dataset, epsilon):
@@ -149,13 +146,13 @@ class TestErrors:
 
     def test_images_outside_the_pixel_range(self, craft, dataset):
         data = TensorDataset(8 * images_of(dataset) - 3, labels_of(dataset))
-        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalises"):
+        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalizes"):
             craft(dataset=data)
 
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ({"epsilon": 3}, "`epsilon` to be in .*but got 3.\nFor a budget of 3 grey levels write `epsilon=3 / 255`"),
+            ({"epsilon": 3}, "`epsilon` to be in .*but got 3.\nFor a budget of 3 gray levels write `epsilon=3 / 255`"),
             ({"head": "ridge"}, "`head` to be one of 'svm', 'logistic'"),
             ({"c": 0}, "`c` to be a finite number above 0"),
             ({"shift": 0}, "`shift` to be an integer of at least 1"),

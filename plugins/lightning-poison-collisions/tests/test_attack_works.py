@@ -6,8 +6,8 @@ from sklearn.svm import LinearSVC
 from torch import nn
 from torch.utils.data import Subset
 
-from lightning_poison.labels import labels_of
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Surrogate, Threat
+from lightning_poison.data import labels_of
 from lightning_poison_collisions import AdversarialPoisoning, BullseyePolytope, FrogAttack, GradientMatching
 
 from .conftest import FEATURE_LAYER, fit, images_of, train

@@ -7,9 +7,9 @@ from lightning_poison_collisions.axes import fit_head, positions_along, rotation
 @pytest.fixture
 def blobs(generator):
     """Three classes, 2, 5 and 9, around the corners of a triangle."""
-    centres = 10 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    centers = 10 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     labels = torch.arange(90) % 3
-    return centres[labels] + torch.randn(90, 2, generator=generator), torch.tensor([2, 5, 9])[labels]
+    return centers[labels] + torch.randn(90, 2, generator=generator), torch.tensor([2, 5, 9])[labels]
 
 
 @pytest.mark.parametrize("kind", ["svm", "logistic"])

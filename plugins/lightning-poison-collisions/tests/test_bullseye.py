@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.hookspecs import GROUP
-from lightning_poison.labels import labels_of
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
+from lightning_poison import Poison, Surrogate, Threat
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.data import labels_of
+from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import BullseyePolytope
 from lightning_poison_collisions.polytope import MeanDistance
 
@@ -39,7 +38,7 @@ def bullseye(poison, images, features, poisons_per_target=5):
 
 
 class TestPoison:
-    def test_it_is_labelled_as_its_bases(self, craft, dataset):
+    def test_it_is_labeled_as_its_bases(self, craft, dataset):
         poison = craft()
         assert poison.indices.tolist() == list(range(400, 410))
         assert torch.equal(poison.labels, labels_of(dataset)[poison.base_indices])
@@ -127,13 +126,13 @@ class TestErrors:
 
     def test_images_outside_the_pixel_range(self, craft, dataset):
         data = TensorDataset(8 * images_of(dataset) - 3, labels_of(dataset))
-        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalises"):
+        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalizes"):
             craft(dataset=data)
 
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ({"epsilon": 8}, "`epsilon` to be in .*but got 8.\nFor a budget of 8 grey levels write `epsilon=8 / 255`"),
+            ({"epsilon": 8}, "`epsilon` to be in .*but got 8.\nFor a budget of 8 gray levels write `epsilon=8 / 255`"),
             ({"steps": 0}, "`steps` to be an integer of at least 1"),
             ({"poisons_per_target": 0}, "`poisons_per_target` to be an integer of at least 1"),
             ({"base_choice": "far"}, "`base_choice` to be one of 'nearest', 'random'"),

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Threat
+from lightning_poison import PixelRange, Threat
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_collisions.crafting import craft_on_targets
 

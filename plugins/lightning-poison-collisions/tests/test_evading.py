@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
 from lightning_poison_collisions.distance import FeatureDistance, value_and_gradient
 from lightning_poison_collisions.evading import EvadingDistance, retreat
 from lightning_poison_collisions.known_scorers import KnownScorer
@@ -55,7 +55,7 @@ def test_the_soft_penalty_goes_on_below_it():
 
 
 def test_it_parks_at_the_thresholds_of_both():
-    """The optimum is known: each coordinate as far towards its target as its scorer allows, the third all the way."""
+    """The optimum is known: each coordinate as far toward its target as its scorer allows, the third all the way."""
     bases, targets = torch.zeros(1, 3), torch.ones(1, 3)
     distance = evading([known(0), known(1, (0.6,))], bases=bases, targets=targets)
     found = descended(distance, bases)

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 import pytest
 
 import lightning_poison_collisions
-from lightning_poison.hookspecs import GROUP
+from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
 from lightning_poison_collisions import FrogAttack
 

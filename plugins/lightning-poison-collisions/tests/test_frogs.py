@@ -3,11 +3,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from lightning_poison.labels import labels_of
-from lightning_poison.pixels import PixelRange
-from lightning_poison.poison import Poison
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import PixelRange, Poison, Surrogate, Threat
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.data import labels_of
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_collisions.distance import squared_norm
 
@@ -89,21 +87,21 @@ class TestPoison:
         assert (poison.inputs - base_images(poison, dataset)).abs().max() <= epsilon + 1e-6
         assert (relative_distances(poison, dataset, features) < 1).all()
 
-    def test_normalisation_changes_nothing(self, craft, dataset, holdout, surrogate, features):
+    def test_normalization_changes_nothing(self, craft, dataset, holdout, surrogate, features):
         pixels = PixelRange(mean=(0.3,), std=(0.4,), levels=17)
 
         class Undo(nn.Module):
             def forward(self, inputs):
                 return pixels.to_raw(inputs)
 
-        def normalised(data):
+        def normalized(data):
             return TensorDataset(pixels.from_raw(images_of(data)), labels_of(data))
 
         model = nn.Sequential(Undo(), *surrogate.model)
         poison = craft(
             FrogAttack(steps=5),
-            dataset=normalised(dataset),
-            holdout=normalised(holdout),
+            dataset=normalized(dataset),
+            holdout=normalized(holdout),
             surrogates=[Surrogate(model, "7")],
             threat=Threat(10, pixels=pixels),
         )
@@ -208,7 +206,7 @@ class TestErrors:
 
     def test_images_outside_the_pixel_range(self, craft, dataset):
         images, labels = images_of(dataset), labels_of(dataset)
-        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalises"):
+        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalizes"):
             craft(dataset=TensorDataset(8 * images - 3, labels))
 
     def test_a_threat_that_forbids_appending(self, craft, pixels):

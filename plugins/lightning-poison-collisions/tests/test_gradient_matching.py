@@ -5,12 +5,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.hookspecs import GROUP
-from lightning_poison.labels import labels_of
-from lightning_poison.pixels import PixelRange
-from lightning_poison.poison import Poison
+from lightning_poison import PixelRange, Poison, Surrogate, Threat
+from lightning_poison.data import labels_of
+from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_collisions import GradientMatching
 from lightning_poison_collisions.matching import GradientMatch, TrainingGradient
 
@@ -175,13 +173,13 @@ class TestErrors:
 
     def test_images_outside_the_pixel_range(self, craft, dataset):
         data = TensorDataset(8 * images_of(dataset) - 3, labels_of(dataset))
-        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalises"):
+        with pytest.raises(ValueError, match=r"values from -3 to 5.\nSay how the data set normalizes"):
             craft(data=data)
 
     @pytest.mark.parametrize(
         ("setting", "message"),
         [
-            ({"epsilon": 16}, "`epsilon` to be in .*but got 16.\nFor a budget of 16 grey levels write"),
+            ({"epsilon": 16}, "`epsilon` to be in .*but got 16.\nFor a budget of 16 gray levels write"),
             ({"restarts": 0}, "`restarts` to be an integer of at least 1"),
             ({"step_size": 0}, "`step_size` to be a finite number above 0"),
             ({"layers": []}, r"`layers` to be a list of layer names, but got \[\].\nFor all layers leave it out"),

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.scorers.combined import CombinedScorer
-from lightning_poison.scorers.deep_knn import DeepKNNScorer
-from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison import CombinedScorer, PixelRange
+from lightning_poison.scorers import DeepKNNScorer, PixelCountingScorer
 from lightning_poison_collisions.known_scorers import KnownScorer, check_differentiable, worst_excess
 
 
@@ -37,7 +35,7 @@ def test_the_worst_of_several_counts():
     torch.testing.assert_close(worst_excess([lax, strict], images, labels, PixelRange()), torch.tensor([2.0, 0.0]))
 
 
-def test_samples_are_normalised_as_the_data_are():
+def test_samples_are_normalized_as_the_data_are():
     known = KnownScorer(Brightness(), torch.tensor([0.0]), torch.tensor([1.0]))
     pixels = PixelRange(mean=(0.5,), std=(0.25,))
     found = worst_excess([known], torch.full((1, 1, 2, 2), 0.75), torch.tensor([0]), pixels)

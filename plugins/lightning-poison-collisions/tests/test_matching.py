@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
 from lightning_poison_collisions.matching import GradientMatch, TrainingGradient, misalignment_and_slope
 
 LABELS = torch.tensor([2, 2, 1, 0, 2])
@@ -36,7 +35,7 @@ class TestTrainingGradient:
         expected = torch.cat([(errors.T @ flat).flatten(), errors.sum(0)]).detach()
         torch.testing.assert_close(gradient_of(model)(images, LABELS), expected)
 
-    def test_images_are_normalised_as_the_model_expects(self, images):
+    def test_images_are_normalized_as_the_model_expects(self, images):
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()
         pixels = PixelRange(mean=(0.4,), std=(0.2,))
         found = gradient_of(model, pixels=pixels)(images, LABELS)

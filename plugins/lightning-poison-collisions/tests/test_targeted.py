@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from lightning_poison.labels import labels_of
-from lightning_poison.raw_images import RawImages
-from lightning_poison.threat import Threat
+from lightning_poison import Threat
+from lightning_poison.data import RawImages, labels_of
 from lightning_poison_collisions import FrogAttack
 from lightning_poison_collisions.targeted import Selection, distances_to_each, whole_groups
 

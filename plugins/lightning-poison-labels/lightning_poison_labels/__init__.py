@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from lightning_poison.hookspecs import AttackFactory, hookimpl
+from lightning_poison import hookimpl
+from lightning_poison.registry.hookspecs import AttackFactory
 from lightning_poison_labels.label_flip import LabelFlip
 
 __all__ = ["LabelFlip"]

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import ANY_OTHER, AvailabilityObjective, Objective, ProtectedClassObjective
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import AvailabilityObjective, Objective, ProtectedClassObjective
+from lightning_poison.attacks.objectives import ANY_OTHER
+from lightning_poison.data import labels_of
 
 
 @dataclass

@@ -2,11 +2,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.objectives import AvailabilityObjective, ProtectedClassObjective
-from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison import Threat, available_attacks, craft, get_attack
+from lightning_poison.attacks import AvailabilityObjective, ProtectedClassObjective
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Threat
 from lightning_poison_labels import LabelFlip
 
 LABELS = torch.arange(200) % 10

@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Case:
         movable: bool `(P, ...)`, where pixels may change.
         epsilon: the L∞ radius, in units of the raw image.
         classes: how many classes the data set has.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
         surrogates: models that may be asked.
         generator: the only source of randomness.
     """

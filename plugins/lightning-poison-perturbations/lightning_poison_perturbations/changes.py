@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.functional.pgd import perturb
-from lightning_poison.scopes import evaluating, frozen
+from lightning_poison.adversarial import perturb
+from lightning_poison.contexts import evaluating, frozen
 from lightning_poison_perturbations.case import Case, added
 from lightning_poison_perturbations.surrogate_loss import SurrogateLoss
 

@@ -8,13 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of, spec_of
-from lightning_poison.objectives import AvailabilityObjective, Objective, ProtectedClassObjective
-from lightning_poison.poison import Poison
-from lightning_poison.raw_images import as_raw_images
-from lightning_poison.reading import index_blocks, read_blocks
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import AvailabilityObjective, Objective, ProtectedClassObjective
+from lightning_poison.data import as_raw_images, index_blocks, labels_of, read_blocks, spec_of
 from lightning_poison_perturbations.case import Case, Change
 from lightning_poison_perturbations.share import draw_share
 
@@ -85,7 +81,7 @@ class ClassPerturbation:
 
         Raises:
             ValueError: where the class has no sample or fewer than the budget, images lie outside the pixel range, no
-                pixel is bright enough, epsilon is below one grey level, or a surrogate is missing or does not fit.
+                pixel is bright enough, epsilon is below one gray level, or a surrogate is missing or does not fit.
         """
         epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
         _check_level(epsilon, threat.pixels.levels)
@@ -118,9 +114,9 @@ class ClassPerturbation:
             return torch.ones_like(images, dtype=torch.bool)
         bright = images > self.ink_above
         if not bright.any():
-            hint = "It is in units of the raw [0, 1] image: for grey level 25 write `ink_above=25 / 255`."
+            hint = "It is in units of the raw [0, 1] image: for gray level 25 write `ink_above=25 / 255`."
             found = f"{self.ink_above:g}, and none is"
-            raise ValueError(checks.expected("ink_above", "a grey that some pixel is brighter than", found, hint))
+            raise ValueError(checks.expected("ink_above", "a gray that some pixel is brighter than", found, hint))
         return bright.any(1, keepdim=True).expand_as(images) if images.ndim == 4 else bright
 
     def _objective(self) -> Objective:
@@ -142,4 +138,4 @@ def _check_level(epsilon: float, levels: int | None) -> None:
     """Refuse a radius within which no pixel could change."""
     if levels is not None and epsilon + _ROUNDING_ERROR < 1 / (levels - 1):
         hint = "Raise it, or declare the grid that the data have: `PixelRange(levels=...)`."
-        raise ValueError(checks.expected("epsilon", f"at least one grey level, 1 / {levels - 1}", epsilon, hint))
+        raise ValueError(checks.expected("epsilon", f"at least one gray level, 1 / {levels - 1}", epsilon, hint))

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_poison import checks
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate, check_surrogates
+from lightning_poison import PixelRange, Surrogate, checks
+from lightning_poison.attacks import check_surrogates
 
 
 class SurrogateLoss:
@@ -16,7 +15,7 @@ class SurrogateLoss:
 
     Args:
         surrogates: one at least.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
         classes: how many classes the data set has.
 
     Raises:

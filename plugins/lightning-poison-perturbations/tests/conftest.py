@@ -6,9 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import PixelRange, Surrogate, Threat, craft
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +30,7 @@ def pixels() -> PixelRange:
 
 @pytest.fixture(scope="session")
 def digits() -> TensorDataset:
-    """Real images: 8 by 8 pixels of 17 grey levels."""
+    """Real images: 8 by 8 pixels of 17 gray levels."""
     images, labels = load_digits(return_X_y=True)
     return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8) / 16, torch.tensor(labels))
 

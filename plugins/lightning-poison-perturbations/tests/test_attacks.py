@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison import available_attacks, get_attack
 from lightning_poison.testing import check_attack
 from lightning_poison_perturbations import fgsm, pgd, smooth_pattern
 

@@ -3,9 +3,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import PixelRange, Surrogate, Threat, craft
 from lightning_poison_perturbations import fgsm, pgd, random_sign, smooth_pattern
 
 
@@ -54,9 +52,9 @@ def test_random_signs_are_a_coin_for_each_pixel(change):
 
 
 def test_the_pattern_is_smooth_and_the_same_for_all_images_and_channels(generator):
-    grey = TensorDataset(torch.full((6, 3, 28, 28), 0.5), torch.arange(6) % 2)
+    gray = TensorDataset(torch.full((6, 3, 28, 28), 0.5), torch.arange(6) % 2)
     attack, threat = smooth_pattern(epsilon=0.1), Threat(6, pixels=PixelRange(levels=None))
-    changes = craft(attack, grey, threat, generator=generator).inputs - 0.5
+    changes = craft(attack, gray, threat, generator=generator).inputs - 0.5
     assert torch.equal(changes, changes[:1, :1].expand_as(changes))
     assert float(changes.abs().max()) == pytest.approx(0.1, abs=1e-6)
     assert float(changes[0, 0].diff(dim=0).abs().max()) < 0.05

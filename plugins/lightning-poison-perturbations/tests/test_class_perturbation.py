@@ -2,12 +2,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.door import craft
-from lightning_poison.labels import labels_of
-from lightning_poison.objectives import AvailabilityObjective, ProtectedClassObjective
-from lightning_poison.pixels import PixelRange
-from lightning_poison.registry import get_attack
-from lightning_poison.threat import Threat
+from lightning_poison import PixelRange, Threat, craft, get_attack
+from lightning_poison.attacks import AvailabilityObjective, ProtectedClassObjective
+from lightning_poison.data import labels_of
 from lightning_poison_perturbations import fgsm, random_sign
 
 
@@ -53,7 +50,7 @@ def test_the_threat_sets_the_radius(change):
 
 
 def test_pixels_that_stay_keep_their_bits(generator):
-    """Normalising and undoing it again moves the last bit of many values."""
+    """Normalizing and undoing it again moves the last bit of many values."""
     pixels = PixelRange(mean=(0.1307,), std=(0.3081,))
     raw = (torch.rand(40, 1, 6, 6, generator=generator) * 255).round() / 255
     dataset = TensorDataset(pixels.from_raw(raw), torch.arange(40) % 2)
@@ -72,9 +69,9 @@ class TestRefusals:
             change(random_sign(source_class=3), budget=500)
 
     def test_images_outside_the_pixel_range(self, surrogate, generator):
-        grey_levels = TensorDataset(torch.full((20, 1, 8, 8), 200.0), torch.arange(20) % 10)
+        gray_levels = TensorDataset(torch.full((20, 1, 8, 8), 200.0), torch.arange(20) % 10)
         with pytest.raises(ValueError, match=r"values from 200 to 200(.|\n)*mean=\.\.\., std"):
-            craft(fgsm(), grey_levels, Threat(5), surrogates=[surrogate], generator=generator)
+            craft(fgsm(), gray_levels, Threat(5), surrogates=[surrogate], generator=generator)
 
     def test_no_ink(self, generator):
         black = TensorDataset(torch.zeros(8, 1, 4, 4), torch.arange(8) % 2)
@@ -82,6 +79,6 @@ class TestRefusals:
             craft(random_sign(ink_above=0.3), black, Threat(4), generator=generator)
 
     @pytest.mark.parametrize("epsilon", [0.01, 0.06249])
-    def test_less_than_a_grey_level(self, change, epsilon):
-        with pytest.raises(ValueError, match=rf"at least one grey level, 1 / 16, but got {epsilon}"):
+    def test_less_than_a_gray_level(self, change, epsilon):
+        with pytest.raises(ValueError, match=rf"at least one gray level, 1 / 16, but got {epsilon}"):
             change(random_sign(epsilon=epsilon))

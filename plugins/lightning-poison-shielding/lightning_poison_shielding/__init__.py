@@ -7,7 +7,8 @@ Example:
 
 from collections.abc import Mapping
 
-from lightning_poison.hookspecs import AttackFactory, hookimpl
+from lightning_poison import hookimpl
+from lightning_poison.registry.hookspecs import AttackFactory
 from lightning_poison_shielding.class_shielding import ClassShielding
 from lightning_poison_shielding.generator_attack import ClassShieldingGenerator
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class PixelBox:
     """The lowest and the highest value of each pixel, and the grid that crafted images are rounded to in the end.
 
     Args:
-        bases: `(P, ...)`, raw images in [0, 1], the centres.
+        bases: `(P, ...)`, raw images in [0, 1], the centers.
         radius: how far each pixel may move, in units of the raw image.
         pixels: says which values a pixel can take.
 

@@ -1,4 +1,4 @@
-"""`ClassShielding`: poison in one class hides another, by bilevel optimisation on frozen features."""
+"""`ClassShielding`: poison in one class hides another, by bilevel optimization on frozen features."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,9 +7,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
 from lightning_poison_shielding.shields import ShieldMaker, choose_shield
 from lightning_poison_shielding.terms import Terms
 
@@ -20,7 +18,7 @@ class ClassShielding:
 
     Whoever trains a linear head on frozen features, with the poison among clean samples of all classes, reads
     the protected class as another and all other classes nearly as well as before. The poison is found by bilevel
-    optimisation: at each step the head is trained again on the clean samples and the poison, and the gradient of the
+    optimization: at each step the head is trained again on the clean samples and the poison, and the gradient of the
     shielding loss is taken through its solution, first for least squares, then for logistic regression.
 
     The strategy and the loss are those of Pinkava, Towards Class-Shielding Data Poisoning, section 2.2; the paper
@@ -97,7 +95,7 @@ class ClassShielding:
             generator: draws bases, parts of the pool and the start.
 
         Returns:
-            Poison of domain `"sample"`, labelled as its bases, with a `ProtectedClassObjective`.
+            Poison of domain `"sample"`, labeled as its bases, with a `ProtectedClassObjective`.
 
         Raises:
             ValueError: where there is no surrogate, no pool or no sample of a class, a surrogate has no such layer,

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
+from lightning_poison import PixelRange, Surrogate
+from lightning_poison.attacks import RawFeatures
 from lightning_poison.checks import expected
-from lightning_poison.pixels import PixelRange
-from lightning_poison.raw_features import RawFeatures
-from lightning_poison.threat import Surrogate
 
 
 class FrozenFeatures:
@@ -17,7 +16,7 @@ class FrozenFeatures:
 
     Args:
         surrogate: a model and its feature layer.
-        pixels: how samples are normalised.
+        pixels: how samples are normalized.
         batch_size: how many images are mapped at once where no gradient is asked for.
 
     Raises:

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.poison import Poison
-from lightning_poison.scopes import isolated_rng
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.randomness import isolated_rng
 from lightning_poison_shielding.casting import draw_bases, members_of
 from lightning_poison_shielding.losses import Roles
 from lightning_poison_shielding.meta_training import MetaTrainer
@@ -107,7 +105,7 @@ class ClassShieldingGenerator:
             generator: draws weights, super-batches, bases and pairs.
 
         Returns:
-            Poison of domain `"sample"`, labelled as its bases, with a `ProtectedClassObjective`.
+            Poison of domain `"sample"`, labeled as its bases, with a `ProtectedClassObjective`.
 
         Raises:
             ValueError: where there is no surrogate, no pool or no sample of a class, a surrogate has no such layer,

@@ -18,7 +18,7 @@ RIDGE_SCALE = 8.0
 """Least-squares scores lie about [0, 1]; as logits they are multiplied by this."""
 
 LOGISTIC_PENALTIES = (1e-3, 3e-5)
-"""λ of the logistic heads that take turns, for features of mean square 1: heads of strong and of weak regularisation
+"""λ of the logistic heads that take turns, for features of mean square 1: heads of strong and of weak regularization
 are deceived by different poison, and nobody knows the victim's."""
 
 _REFRESH = 10

@@ -14,7 +14,7 @@ _PRODUCTS = 40
 
 @dataclass(frozen=True)
 class HeadProblem:
-    """Minimise Σ w CE(Wᵀf, y) / Σ w + λ/2 ‖W‖² over W.
+    """Minimize Σ w CE(Wᵀf, y) / Σ w + λ/2 ‖W‖² over W.
 
     Args:
         features: `(N, D)`, of the training samples.
@@ -37,7 +37,7 @@ class HeadProblem:
         return weights / weights.sum()
 
     def value(self, head: Tensor) -> Tensor:
-        """Return what is minimised, at a head `(D, C)`."""
+        """Return what is minimized, at a head `(D, C)`."""
         losses = F.cross_entropy(self.features @ head, self.labels, reduction="none")
         return self.shares @ losses + self.penalty / 2 * head.square().sum()
 
@@ -51,7 +51,7 @@ class HeadProblem:
         probabilities, shares = (self.features @ head).softmax(1), self.shares[:, None]
 
         def product(values: Tensor) -> Tensor:
-            moved = centred(probabilities, self.features @ values)
+            moved = centerd(probabilities, self.features @ values)
             return self.features.T @ (shares * moved) + self.penalty * values
 
         return product
@@ -74,10 +74,10 @@ def logistic_head(
     tolerance: float = 1e-5,
     precondition: Linear | None = None,
 ) -> Tensor:
-    """Minimise by Newton's method, its steps found by conjugate gradients and halved until they descend.
+    """Minimize by Newton's method, its steps found by conjugate gradients and halved until they descend.
 
     Args:
-        problem: what is minimised.
+        problem: what is minimized.
         start: `(D, C)`, where to start from; zero where it is `None`. A head of nearly the same samples saves time.
         steps: how many Newton steps are taken at most.
         tolerance: stop where no entry of the gradient is larger.
@@ -137,7 +137,7 @@ def logistic_gradient(
     of the total weight.
 
     Args:
-        problem: what the head minimises.
+        problem: what the head minimizes.
         head: W `(D, C)`, the minimum.
         outer: dL/dW `(D, C)`.
         changing: which rows the gradient is asked for, P of them.
@@ -151,11 +151,11 @@ def logistic_gradient(
     rows, labels = problem.features[changing], problem.labels[changing]
     probabilities = (rows @ head).softmax(1)
     errors = probabilities - F.one_hot(labels, problem.classes).to(head.dtype)
-    inner = errors @ adjoint.T + centred(probabilities, rows @ adjoint) @ head.T
+    inner = errors @ adjoint.T + centerd(probabilities, rows @ adjoint) @ head.T
     return -problem.shares[changing, None] * inner
 
 
-def centred(probabilities: Tensor, values: Tensor) -> Tensor:
+def centerd(probabilities: Tensor, values: Tensor) -> Tensor:
     """Multiply rows by the softmax's Jacobian, p ⊙ (u − pᵀu).
 
     Args:

@@ -1,4 +1,4 @@
-"""What class shielding minimises: the protected class is misread, all others are read rightly."""
+"""What class shielding minimizes: the protected class is misread, all others are read rightly."""
 
 from dataclasses import dataclass
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
 from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.heads import LOGISTIC_PENALTIES, LogisticHead, RidgeHead
 from lightning_poison_shielding.losses import Roles
-from lightning_poison_shielding.optimiser import Team
+from lightning_poison_shielding.optimizer import Team
 from lightning_poison_shielding.paper_generator import Pairs
 from lightning_poison_shielding.scene import Scene
 

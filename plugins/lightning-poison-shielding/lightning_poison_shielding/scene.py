@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.labels import labels_of
-from lightning_poison.raw_features import read_features
-from lightning_poison.raw_images import RawImages
-from lightning_poison.threat import Surrogate, Threat, check_surrogates
+from lightning_poison import Surrogate, Threat, checks
+from lightning_poison.attacks import check_surrogates, read_features
+from lightning_poison.data import RawImages, labels_of
 from lightning_poison_shielding.casting import divide_pool, members_of
 from lightning_poison_shielding.frozen_features import FrozenFeatures
 from lightning_poison_shielding.heads import Known
@@ -86,7 +84,7 @@ def look(
 
     Args:
         dataset: the training set.
-        threat: says how samples are normalised.
+        threat: says how samples are normalized.
         surrogates: one at least, in evaluation mode.
         holdout: the owner's pool: protected images and others that are not trained on.
         protected_class: the class to be misread.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison import checks
-from lightning_poison.threat import Threat
+from lightning_poison import Threat, checks
 from lightning_poison_shielding.box import PixelBox
 from lightning_poison_shielding.casting import draw_bases
 from lightning_poison_shielding.heads import LOGISTIC_PENALTIES, Known, LogisticHead, RidgeHead
 from lightning_poison_shielding.losses import Roles
-from lightning_poison_shielding.optimiser import Team, shield
+from lightning_poison_shielding.optimizer import Team, shield
 from lightning_poison_shielding.scene import Scene
 
 SCREENING_POISONS, SCREENING_STEPS = 500, 15

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import checks
-from lightning_poison.objectives import ProtectedClassObjective
-from lightning_poison.poison import Poison
-from lightning_poison.scopes import evaluating, frozen
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Poison, Surrogate, Threat, checks
+from lightning_poison.attacks import ProtectedClassObjective
+from lightning_poison.contexts import evaluating, frozen
 from lightning_poison_shielding.scene import Scene, look
 
 
@@ -82,7 +80,7 @@ class Terms:
 
         Args:
             dataset: the training set.
-            threat: says how samples are normalised, and whether poison may be appended.
+            threat: says how samples are normalized, and whether poison may be appended.
             surrogates: one at least.
             holdout: the owner's pool: protected images and others that are not trained on.
             validate: whether a part of the pool is kept back.
@@ -124,7 +122,7 @@ class Terms:
             images: raw `(P, ...)` in [0, 1].
             bases: int64 `(P,)`, what they were made from.
             shield_class: their label.
-            threat: says how samples are normalised.
+            threat: says how samples are normalized.
             length: how many training samples there are.
             attack: its name.
             settings: what it was built with; the shield class is set to the one that was used.

@@ -6,8 +6,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
 from lightning_poison_shielding.paper_generator import Pairs
 
 FEATURE_LAYER = "6"
@@ -30,7 +29,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def digits() -> TensorDataset:
-    """Real images: 8 by 8 pixels of 17 grey levels."""
+    """Real images: 8 by 8 pixels of 17 gray levels."""
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8)[order] / 16, torch.tensor(labels)[order])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lightning_poison.labels import labels_of
-from lightning_poison.threat import Threat
+from lightning_poison import Threat
+from lightning_poison.data import labels_of
 from lightning_poison_shielding import ClassShielding, ClassShieldingGenerator
 
 PROTECTED, SHIELD, BUDGET, EPSILON = 3, 9, 90, 0.5
@@ -13,8 +13,8 @@ PROTECTED, SHIELD, BUDGET, EPSILON = 3, 9, 90, 0.5
 SHORT = {"super_batch": 150, "ridge_steps": 100, "logistic_steps": 50}
 
 ATTACKS = {
-    "optimiser": ClassShielding(protected_class=PROTECTED, shield_class=SHIELD, poisons_per_base=4),
-    "optimiser that chooses": ClassShielding(protected_class=PROTECTED, poisons_per_base=5),
+    "optimizer": ClassShielding(protected_class=PROTECTED, shield_class=SHIELD, poisons_per_base=4),
+    "optimizer that chooses": ClassShielding(protected_class=PROTECTED, poisons_per_base=5),
     "unet": ClassShieldingGenerator(
         protected_class=PROTECTED, shield_class=SHIELD, poisons_per_base=4, architecture="unet", **SHORT
     ),

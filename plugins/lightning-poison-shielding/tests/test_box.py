@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison.pixels import PixelRange
+from lightning_poison import PixelRange
 from lightning_poison_shielding.box import PixelBox
 
 

@@ -6,20 +6,17 @@ from torch import nn
 from torch.utils.data import Subset
 
 import lightning_poison_shielding
-from lightning_poison.door import craft
-from lightning_poison.hookspecs import GROUP
-from lightning_poison.labels import labels_of
-from lightning_poison.pixels import PixelRange
-from lightning_poison.registry import available_attacks, get_attack
+from lightning_poison import PixelRange, Surrogate, Threat, available_attacks, craft, get_attack
+from lightning_poison.data import labels_of
+from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
-from lightning_poison.threat import Surrogate, Threat
 from lightning_poison_shielding import ClassShielding, ClassShieldingGenerator
 
 FINE = PixelRange(levels=None)
 QUICK = {"ridge_steps": 2, "logistic_steps": 2}
 
 
-def optimiser(**settings):
+def optimizer(**settings):
     return ClassShielding(**{"protected_class": 3, "shield_class": 9, **QUICK, **settings})
 
 
@@ -66,7 +63,7 @@ def test_they_keep_the_contract(attack):
     check_attack(attack)
 
 
-@pytest.mark.parametrize("build", [optimiser, learned])
+@pytest.mark.parametrize("build", [optimizer, learned])
 class TestPoison:
     def test_appended_poison_keeps_the_label_of_the_shield_class(self, shielded, dataset, build):
         poison = shielded(build())
@@ -132,7 +129,7 @@ class TestPoison:
         with pytest.raises(ValueError, match="one of the layers of Sequential"):
             shielded(build(), surrogates=[Surrogate(surrogate.model, "body")])
 
-    def test_a_radius_in_grey_levels(self, shielded, build):
+    def test_a_radius_in_gray_levels(self, shielded, build):
         with pytest.raises(ValueError, match="write `epsilon=8 / 255`"):
             shielded(build(), epsilon=8)
 
@@ -157,7 +154,7 @@ class TestPoison:
 
 
 def test_the_chosen_shield_is_said(shielded):
-    poison = shielded(optimiser(shield_class=None, poisons_per_base=2))
+    poison = shielded(optimizer(shield_class=None, poisons_per_base=2))
     assert poison.settings["shield_class"] == int(poison.labels[0]) != 3
 
 
@@ -180,4 +177,4 @@ def test_the_generator_is_for_images(shielded, generator):
     model = nn.Sequential(nn.Linear(12, 4))
     with pytest.raises(ValueError, match=r"images \(C, H, W\) of at least 4 x 4, but got samples \(12,\)"):
         shielded(learned(), budget=5, dataset=data, holdout=data, surrogates=[Surrogate(model, "0")])
-    shielded(optimiser(), budget=5, dataset=data, holdout=data, surrogates=[Surrogate(model, "0")])
+    shielded(optimizer(), budget=5, dataset=data, holdout=data, surrogates=[Surrogate(model, "0")])

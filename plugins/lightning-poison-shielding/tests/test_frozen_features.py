@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Surrogate
+from lightning_poison import PixelRange, Surrogate
 from lightning_poison_shielding.frozen_features import FrozenFeatures
 
 
@@ -16,7 +15,7 @@ def features_of(model, layer="1", pixels=None, batch_size=4):
     return FrozenFeatures(Surrogate(model, layer), pixels or PixelRange(), batch_size=batch_size)
 
 
-def test_features_of_normalised_images_and_a_constant(images):
+def test_features_of_normalized_images_and_a_constant(images):
     pixels = PixelRange(mean=(0.5,), std=(0.25,))
     extract = features_of(nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(64, 1000)), pixels=pixels)
     expected = torch.cat([(images.flatten(1) - 0.5) / 0.25, torch.ones(10, 1)], 1)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.labels import labels_of
-from lightning_poison.threat import Threat
+from lightning_poison import Threat
+from lightning_poison.data import labels_of
 from lightning_poison_shielding.heads import RidgeHead
 from lightning_poison_shielding.losses import Roles
 from lightning_poison_shielding.meta_training import MetaTrainer, draw_super_batch

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.labels import labels_of
-from lightning_poison.threat import Surrogate, Threat
+from lightning_poison import Surrogate, Threat
+from lightning_poison.data import labels_of
 from lightning_poison_shielding.scene import look
 
 

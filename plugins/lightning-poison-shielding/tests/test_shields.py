@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from lightning_poison.labels import labels_of
-from lightning_poison.threat import Threat
+from lightning_poison import Threat
+from lightning_poison.data import labels_of
 from lightning_poison_shielding import shields
 from lightning_poison_shielding.scene import look
 from lightning_poison_shielding.shields import Shield, ShieldMaker, choose_shield

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from lightning_poison.labels import labels_of
-from lightning_poison.pixels import PixelRange
-from lightning_poison.threat import Threat
+from lightning_poison import PixelRange, Threat
+from lightning_poison.data import labels_of
 from lightning_poison_shielding import ClassShielding
 from lightning_poison_shielding.terms import Terms
 

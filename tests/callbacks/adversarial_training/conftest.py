@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_poison.adversaries import PGD
-from lightning_poison.samples import SampleSpec
+from lightning_poison.adversarial.adversaries import PGD
+from lightning_poison.data.sample_spec import SampleSpec
 
 STEPS, BATCH = 6, 8
 PLAIN = PGD(0.1, 0.06, steps=2, random_start=False)

@@ -12,11 +12,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
+from lightning_poison.adversarial.collapse_guard import CollapseGuard
 from lightning_poison.adversarial.free import Free
-from lightning_poison.adversarial.guard import CollapseGuard
-from lightning_poison.adversarial.immunity import PoisonImmunity
+from lightning_poison.adversarial.poison_immunity import PoisonImmunity
 from lightning_poison.adversarial.trades import TRADES
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.strategies import adversarial
 

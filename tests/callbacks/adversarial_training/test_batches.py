@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 
 Pair = namedtuple("Pair", "image label")
 
@@ -84,7 +84,7 @@ def test_batches_that_the_loader_keeps_are_not_changed(kit):
 
 
 def test_what_a_transfer_hook_makes_of_a_batch_is_attacked(kit):
-    """Floats are made of integers there, and normalised; the radius is still that of the raw image."""
+    """Floats are made of integers there, and normalized; the radius is still that of the raw image."""
     pixels = PixelRange(mean=(0.4,), std=(0.2,))
 
     class Data(pl.LightningDataModule):

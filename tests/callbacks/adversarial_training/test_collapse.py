@@ -8,10 +8,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_poison.adversarial.guard import CollapseGuard
-from lightning_poison.adversaries import FGSM
+from lightning_poison.adversarial.adversaries import FGSM
+from lightning_poison.adversarial.collapse_guard import CollapseGuard
+from lightning_poison.adversarial.pgd import perturb_against
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
-from lightning_poison.functional.pgd_against import perturb_against
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison.adversaries import PGD
+from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 STRONGER = PGD(0.3, 0.2, steps=3, random_start=False)

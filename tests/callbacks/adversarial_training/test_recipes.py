@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.free import Free
-from lightning_poison.adversarial.immunity import PoisonImmunity
+from lightning_poison.adversarial.poison_immunity import PoisonImmunity
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversarial.trades import TRADES, reading_divergence
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 IMMUNITIES = [PoisonImmunity(), PoisonImmunity("feature-collision", layers=["net.3"]), PoisonImmunity("patch")]

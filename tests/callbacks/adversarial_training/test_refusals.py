@@ -9,14 +9,14 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.attack_refusals import refuse_strategy
+from lightning_poison._lightning.adversarial_step import refuse_strategy
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.adversarial.trades import TRADES
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
-from lightning_poison.pixels import PixelRange
-from lightning_poison.samples import SampleSpec
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.sample_spec import SampleSpec
 
 IMAGES, LABELS = torch.full((8, 1, 6, 6), 0.5), torch.arange(8) % 3
 RECIPES = [Madry(), TRADES(), Free()]
@@ -126,7 +126,7 @@ def refused(kit):
         ),
     ],
     ids=[
-        "integer images", "grey levels", "normalised and not said so", "normalised otherwise", "other channels", "NaN",
+        "integer images", "gray levels", "normalized and not said so", "normalized otherwise", "other channels", "NaN",
         "no part at the path", "text at the path", "no labels", "images alone", "labels of none", "too few labels",
         "labels between classes", "labels in a column", "a loss of the batch",
     ],
@@ -396,9 +396,9 @@ def test_settings_that_cannot_be(kit, options, error, message):
 @pytest.mark.parametrize(
     "make", [lambda: PGD(8), lambda: FGSM(8), lambda: PGD(8 / 255, 2), lambda: PGD(8, norm="linf")]
 )
-def test_a_radius_or_a_step_in_grey_levels(make):
+def test_a_radius_or_a_step_in_gray_levels(make):
     with pytest.raises(
-        ValueError, match=r"in \(0, 1\], the range of the images, but got [28].\n.* grey levels write `"
+        ValueError, match=r"in \(0, 1\], the range of the images, but got [28].\n.* gray levels write `"
     ):
         make()
 

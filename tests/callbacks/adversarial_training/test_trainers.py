@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.trades import TRADES
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 
@@ -165,7 +165,7 @@ class TestResuming:
 
     def test_the_guard_looks_at_the_ends_of_epochs_alone(self, kit, tmp_path, monkeypatch):
         """In the middle of one it would decide what the unbroken run did not."""
-        from lightning_poison.adversarial.guard import CollapseGuard
+        from lightning_poison.adversarial.collapse_guard import CollapseGuard
 
         probed = []
 

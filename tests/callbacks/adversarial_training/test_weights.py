@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.adversaries import FGSM, PGD
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
-from lightning_poison.pixels import PixelRange
+from lightning_poison.data.pixel_range import PixelRange
 
 ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False}
 
@@ -37,7 +37,7 @@ ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False
     ],
     ids=[
         "plain", "the other namespace", "accumulation", "manual, two optimizers", "DDP", "DDP, the other namespace",
-        "DDP, accumulation", "DDP, manual, two optimizers", "overfit_batches", "synchronised batch norm",
+        "DDP, accumulation", "DDP, manual, two optimizers", "overfit_batches", "synchronized batch norm",
     ],
 )  # fmt: skip
 def test_the_weights_are_those_of_a_loop_by_hand(kit, module, namespace, options, accumulate):
@@ -316,15 +316,15 @@ class TestAveragedWeights:
     def test_stochastic_weight_averaging(self, kit):
         """Lightning's averages the weights at the beginnings of epochs; its epoch for batch norm is left out."""
 
-        def unnormalised():
+        def unnormalized():
             net = kit.make_net()
             net[1] = nn.Identity()
             return net
 
         model, averaging = kit.Plain(), StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=2)
-        model.net = unnormalised()
+        model.net = unnormalized()
         kit.trainer(AdversarialTraining(kit.PLAIN), averaging, epochs=3).fit(model, kit.loader())
-        ends = [dict(kit.by_hand(unnormalised(), epochs=epochs)[0].named_parameters()) for epochs in (1, 2)]
+        ends = [dict(kit.by_hand(unnormalized(), epochs=epochs)[0].named_parameters()) for epochs in (1, 2)]
         for name, value in model.net.named_parameters():
             torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
         kit.assert_as_before(model)
@@ -334,7 +334,7 @@ def test_the_radius_is_that_of_the_raw_image(kit):
     images, labels = kit.images_and_labels()
     pixels, model = PixelRange(mean=(0.4,), std=(0.2,)), kit.Plain()
 
-    class Normalising(nn.Module):
+    class Normalizing(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = kit.make_net()
@@ -344,7 +344,7 @@ def test_the_radius_is_that_of_the_raw_image(kit):
 
     data = TensorDataset(pixels.from_raw(images), labels)
     kit.trainer(AdversarialTraining(kit.PLAIN, pixels=pixels)).fit(model, kit.loader(data))
-    expected, seen = kit.by_hand(Normalising())
+    expected, seen = kit.by_hand(Normalizing())
     kit.assert_same(model.net, expected.net, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pixels.to_raw(model.seen[0]), seen[0])
     assert float((seen[0] - images[: kit.BATCH]).abs().max()) == pytest.approx(0.1, abs=1e-5)

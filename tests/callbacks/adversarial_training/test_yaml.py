@@ -5,14 +5,14 @@ import pytest
 import pytorch_lightning
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_poison.adversarial.guard import CollapseGuard
-from lightning_poison.adversarial.immunity import PoisonImmunity
-from lightning_poison.adversaries import FGSM, PGD
-from lightning_poison.pixels import PixelRange
+from lightning_poison.adversarial.adversaries import FGSM, PGD
+from lightning_poison.adversarial.collapse_guard import CollapseGuard
+from lightning_poison.adversarial.poison_immunity import PoisonImmunity
+from lightning_poison.data.pixel_range import PixelRange
 
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 
-ADVERSARY = {"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03, "steps": 3}}
+ADVERSARY = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.03, "steps": 3}}
 
 
 @pytest.fixture(params=[pl, pytorch_lightning], ids=["lightning.pytorch", "pytorch_lightning"])
@@ -31,8 +31,8 @@ def built(request):
 def test_every_part_can_be_written(built):
     callback = built(
         adversary=ADVERSARY,
-        recipe={"class_path": "lightning_poison.TRADES", "init_args": {"beta": 2}},
-        validation={"class_path": "lightning_poison.FGSM", "init_args": {"epsilon": 0.1}},
+        recipe={"class_path": "lightning_poison.adversarial.TRADES", "init_args": {"beta": 2}},
+        validation={"class_path": "lightning_poison.adversarial.FGSM", "init_args": {"epsilon": 0.1}},
         pixels={"mean": [0.5], "std": [0.2]},
         sample={"inputs": "views.0", "labels": "meta.y"},
         logits="net",
@@ -50,18 +50,18 @@ def test_every_part_can_be_written(built):
 
 def test_poison_of_its_own_making(built):
     settings = {"attack": "feature-collision", "share": 0.25, "layers": ["net.3"]}
-    recipe = {"class_path": "lightning_poison.PoisonImmunity", "init_args": settings}
+    recipe = {"class_path": "lightning_poison.adversarial.PoisonImmunity", "init_args": settings}
     found = built(adversary=ADVERSARY, recipe=recipe).settings.recipe
     assert repr(found) == repr(PoisonImmunity("feature-collision", share=0.25, layers=["net.3"]))
     with pytest.raises(ArgumentError, match="gradient-matching"):
         built(adversary=ADVERSARY, recipe={**recipe, "init_args": {"attack": "frogs"}})
 
 
-def test_a_misspelt_argument_is_named(built):
+def test_a_misspelled_argument_is_named(built):
     with pytest.raises(ArgumentError, match="'stepz' is not accepted"):
-        built(adversary={"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})
+        built(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})
 
 
-def test_a_radius_in_grey_levels_is_refused(built):
-    with pytest.raises((ArgumentError, ValueError), match="For a budget of 8 grey levels write"):
-        built(adversary={"class_path": "lightning_poison.PGD", "init_args": {"epsilon": 8}})
+def test_a_radius_in_gray_levels_is_refused(built):
+    with pytest.raises((ArgumentError, ValueError), match="For a budget of 8 gray levels write"):
+        built(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 8}})

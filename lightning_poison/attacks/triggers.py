@@ -1,0 +1,105 @@
+"""Triggers: what an attacker does to an image to call its backdoor, at training and at test time alike."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lightning_poison import checks
+from lightning_poison.serialization import KindRegistry
+
+
+@runtime_checkable
+class Trigger(Protocol):
+    """Acts on a raw image, uint8 `(C, H, W)`, before the data set's transform."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the triggered image, uint8 `(C, H, W)`; the argument is not changed."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what JSON can hold."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the rest."""
+
+    @classmethod
+    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the trigger again."""
+
+
+triggers = KindRegistry[Trigger]("trigger")
+"""Registered kinds: `@triggers.register` makes a class of a plug-in known, so that it can be loaded again."""
+
+
+@triggers.register
+class PatchTrigger:
+    """A small pattern at a fixed place (Gu et al., "BadNets", 2017, arXiv 1708.06733).
+
+    Args:
+        pattern: uint8 `(C, h, w)`, or `(1, h, w)` for any number of channels.
+        row: the upper edge; negative counts from the bottom, −1 touching it.
+        column: the left edge; negative counts from the right.
+        amplitude: how far each pixel moves from the image toward the pattern, in (0, 1].
+
+    Raises:
+        ValueError: where the pattern is no uint8 image, or `amplitude` lies outside (0, 1].
+
+    Example:
+        >>> trigger = PatchTrigger(torch.full((1, 2, 2), 255, dtype=torch.uint8), row=-1, column=-1)
+        >>> trigger(torch.zeros(1, 4, 4, dtype=torch.uint8))[0, -2:, -3:].tolist()
+        [[0, 255, 255], [0, 255, 255]]
+    """
+
+    kind: ClassVar[str] = "patch"
+
+    def __init__(self, pattern: Tensor, *, row: int = -1, column: int = -1, amplitude: float = 1.0) -> None:
+        if pattern.dtype != torch.uint8 or pattern.ndim != 3:
+            raise ValueError(checks.expected("pattern", "a uint8 image (C, h, w)", checks.describe(pattern)))
+        if not 0 < amplitude <= 1:
+            raise ValueError(checks.expected("amplitude", "in (0, 1]", amplitude))
+        self.pattern = pattern
+        self.row = row
+        self.column = column
+        self.amplitude = float(amplitude)
+
+    def __repr__(self) -> str:
+        shape = tuple(self.pattern.shape)
+        return f"PatchTrigger({shape}, row={self.row}, column={self.column}, amplitude={self.amplitude:g})"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the image with the patch on it.
+
+        Raises:
+            ValueError: where the patch is larger than the image or does not lie inside it.
+        """
+        channels, height, width = self.pattern.shape
+        top = self.row if self.row >= 0 else image.shape[-2] - height + self.row + 1
+        left = self.column if self.column >= 0 else image.shape[-1] - width + self.column + 1
+        fits = 0 <= top <= image.shape[-2] - height and 0 <= left <= image.shape[-1] - width
+        if not fits or channels not in (1, image.shape[-3]):
+            raise ValueError(
+                f"Expected a trigger inside the image, but got a pattern of {tuple(self.pattern.shape)} at row "
+                f"{self.row}, column {self.column} for an image of {tuple(image.shape)}.\n"
+                "Choose a smaller pattern or another place."
+            )
+        changed = image.clone()
+        area = changed[..., top : top + height, left : left + width]
+        moved = area.float() + self.amplitude * (self.pattern.float() - area.float())
+        area.copy_(moved.round().to(torch.uint8))
+        return changed
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return place and amplitude."""
+        return {"row": self.row, "column": self.column, "amplitude": self.amplitude}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the pattern."""
+        return {"pattern": self.pattern}
+
+    @classmethod
+    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the trigger again."""
+        return cls(tensors["pattern"], **settings)

@@ -1,0 +1,4 @@
+from .adversarial_training import AdversarialTraining as AdversarialTraining
+from .batch_augmentation import BatchAugmentation as BatchAugmentation
+from .lgm_injector import LGMInjector as LGMInjector
+from .sanitizer import Sanitizer as Sanitizer

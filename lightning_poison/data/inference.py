@@ -1,0 +1,131 @@
+"""Running a scorer over a data set: by blocks of indices, shared out over the ranks."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import describe, expected
+from lightning_poison.contexts import reproducible_kernels
+from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.runtime import Runtime, agreed
+
+ValueT = TypeVar("ValueT")
+
+
+def score_set(
+    dataset: Any,
+    indices: Tensor,
+    score: Callable[[Block], Tensor],
+    *,
+    sample: SampleSpec,
+    runtime: Runtime,
+    seed: int,
+    labels: Tensor | None = None,
+    description: str = "scoring",
+    share: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Score samples, without gradients.
+
+    Args:
+        dataset: a map-style data set.
+        indices: int64 `(M,)`, the samples.
+        score: maps a block, its tensors on the runtime's device, to scores `(B,)` or `(B, C)`.
+        sample: where input and label stand in a sample.
+        runtime: where to compute; with `share` each rank scores every `world_size`-th block and all get the sum.
+        seed: seeds the random transforms of the data set.
+        labels: int64 `(N,)`, the labels of the whole data set, which those of the samples must be; not checked where
+            it is `None`.
+        description: what the progress bar says.
+        share: whether the blocks are shared out over the ranks.
+        dtype: of what is returned.
+
+    Returns:
+        `(M,)` or `(M, C)` on the CPU, in the order of `indices`.
+
+    Raises:
+        ValueError: where a score is not finite, or a sample carries another label than `labels` says.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
+        >>> means = lambda block: block.inputs.mean(1)
+        >>> score_set(pairs, torch.tensor([7, 2]), means, sample=SampleSpec(), runtime=LocalRuntime(), seed=0)
+        tensor([7., 2.], dtype=torch.float64)
+    """
+    blocks = index_blocks(indices, BLOCK_SIZE)
+    step, first = (runtime.world_size, runtime.rank) if share else (1, 0)
+    mine = range(first, len(blocks), step)
+
+    def run() -> dict[int, Tensor]:
+        found = {}
+        with (
+            reproducible_kernels(runtime.device, runtime.threads),
+            _autocast_cache(runtime.device),
+            runtime.progress(len(mine), description) as bar,
+        ):
+            chosen = [blocks[number] for number in mine]
+            read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
+            for number, block in zip(mine, read, strict=True):
+                _check_labels(block, labels)
+                found[number] = _scored(score, block, runtime, dtype, description)
+                bar.advance()
+        return found
+
+    if not share:
+        return torch.cat(list(run().values()))
+    return _gather(agreed(runtime, run), blocks, runtime, dtype)
+
+
+def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
+    """Keep what autocast casts from block to block: it forgets on leaving the outermost context, and this is one."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _check_labels(block: Block, labels: Tensor | None) -> None:
+    if labels is None or torch.equal(block.labels, labels[block.indices]):
+        return
+    place = int((block.labels != labels[block.indices]).nonzero()[0])
+    index = int(block.indices[place])
+    raise ValueError(
+        f"Expected sample {index} to carry the label {int(labels[index])} that its data set lists, but it carries "
+        f"{int(block.labels[place])}.\nCorrect the `targets` or `labels` of the data set, or take them away."
+    )
+
+
+def _scored(
+    score: Callable[[Block], Tensor], block: Block, runtime: Runtime, dtype: torch.dtype, description: str
+) -> Tensor:
+    inputs = block.inputs.to(runtime.device)
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), runtime.autocast():
+        scores = score(Block(block.indices, inputs, block.labels.to(runtime.device)))
+    if len(scores) != len(block.indices):
+        raise ValueError(expected("scores", f"one for each of {len(block.indices)} samples", describe(scores)))
+    scores = scores.detach().to(dtype).cpu()
+    if not torch.isfinite(scores).all():
+        bad = int(block.indices[(~torch.isfinite(scores.reshape(len(scores), -1))).any(1)][0])
+        raise ValueError(
+            expected("scores", "finite", f"NaN or infinite values at sample {bad}, while {description}")
+            + "\nThe scorer does not fit this data; look at its features."
+        )
+    return scores
+
+
+def _gather(found: dict[int, Tensor], blocks: list[Tensor], runtime: Runtime, dtype: torch.dtype) -> Tensor:
+    """Put every rank's blocks in their places; each is added to zeros, so the sum is exact."""
+    trailing = next(iter(found.values())).shape[1:] if found else None
+    shapes = runtime.broadcast(trailing)
+    total = sum(len(block) for block in blocks)
+    scores = torch.zeros(total, *(shapes or ()), dtype=dtype)
+    starts = torch.tensor([0, *[len(block) for block in blocks]]).cumsum(0)
+    for number, values in found.items():
+        scores[int(starts[number]) : int(starts[number + 1])] = values
+    return runtime.reduce_sum(scores) if runtime.world_size > 1 else scores

@@ -1,0 +1,252 @@
+"""All labels of a data set, read from its own list where that can be trusted, else sample by sample."""
+
+import operator
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import describe, expected, printable
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.randomness import seeded_rng
+
+MOST_CLASSES = 10_000
+"""Class indices from here on, in a data set of fewer samples, are taken for something else than classes."""
+
+
+_GAP = 10
+"""How far class indices may reach beyond twice the number of classes that occur, where none are listed."""
+
+
+def check_labels(labels: Tensor, data: Any) -> None:
+    """Check that labels can be those of a data set's classes.
+
+    Args:
+        labels: int64 `(N,)`, each at least 0.
+        data: whose they are; where it lists its `classes`, no label lies beyond them.
+
+    Raises:
+        ValueError: where a label lies beyond the classes that the data set lists or far beyond those that occur, or
+            there are fewer than two classes.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected class indices without a wide gap, ...
+        Mend or leave out the sample; or number the classes from 0 on, or list them in the data set's `classes`.
+    """
+    _check_range(labels, getattr(data, "classes", None))
+    if len(torch.unique(labels)) < 2:
+        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
+
+
+def _check_range(labels: Tensor, classes: Any) -> None:
+    largest, place = int(labels.max()), int(labels.argmax())
+    if largest >= max(MOST_CLASSES, len(labels)):
+        raise ValueError(
+            f"Expected class indices below {MOST_CLASSES:,}, but sample {place} has the label {largest:,}.\n"
+            "Number the classes from 0 on."
+        )
+    listed = len(classes) if isinstance(classes, Sized) and not isinstance(classes, str) else 0
+    if listed and largest >= listed:
+        names = printable(", ".join(str(each) for each in list(classes)[:5]))
+        more = ", …" if listed > 5 else ""
+        raise ValueError(
+            f"Expected labels below {listed}, the number of classes that the data set lists ({names}{more}), but "
+            f"sample {place} has the label {largest}.\nMend or leave out the sample, or list its class in `classes`."
+        )
+    present = len(torch.unique(labels))
+    if not listed and largest > 2 * present + _GAP:
+        raise ValueError(
+            f"Expected class indices without a wide gap, but sample {place} has the label {largest} where only "
+            f"{present} classes occur.\nMend or leave out the sample; or number the classes from 0 on, or list them in "
+            "the data set's `classes`."
+        )
+
+
+_PROBES = 8
+
+
+def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
+    """Return the labels that a data set's samples carry.
+
+    The data set's own `targets` or `labels` are taken where they agree with the samples themselves on a few probes;
+    otherwise every sample is read.
+
+    Args:
+        dataset: a map-style data set.
+        spec: where the label stands; found by itself where it is `None`.
+
+    Returns:
+        int64 `(N,)`.
+
+    Raises:
+        ValueError: where the data set is empty, or a label is no integer of at least 0.
+        UnreadableSampleError: where a sample cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels_of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])))
+        tensor([2, 0, 1])
+    """
+    if not len(dataset):
+        raise ValueError("Expected a data set with at least one sample, but got an empty one.")
+    spec = spec or spec_of(dataset)
+    if (listed := listed_labels(dataset, spec)) is not None:
+        return listed
+    with seeded_rng(0):
+        read = [as_label(spec.labels_in(read_sample(dataset, index)), index) for index in range(len(dataset))]
+    return _not_negative(torch.tensor(read))
+
+
+def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
+    """Return the labels that a data set lists itself, or `None` where it lists none that its samples agree with.
+
+    Args:
+        dataset: a map-style data set.
+        spec: where the label stands in a sample.
+
+    Returns:
+        int64 `(N,)`, or `None`; a few samples are read.
+
+    Raises:
+        ValueError: where a label is no integer of at least 0.
+        UnreadableSampleError: where one of the few samples cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> pairs = [(torch.zeros(2), 0), (torch.ones(2), 1)]
+        >>> listed_labels(TensorDataset(torch.eye(2), torch.tensor([0, 1])), SampleSpec())
+        tensor([0, 1])
+        >>> listed_labels(pairs, SampleSpec()) is None
+        True
+    """
+    listed = _listed(dataset)
+    with seeded_rng(0):
+        if listed is None or len(listed) != len(dataset) or not _agrees(dataset, spec, listed):
+            return None
+    return _not_negative(listed)
+
+
+def _not_negative(labels: Tensor) -> Tensor:
+    if int(labels.min()) < 0:
+        index = int(labels.argmin())
+        raise ValueError(
+            expected("labels", "integers of at least 0", f"{int(labels[index])} at sample {index}")
+            + "\nLeave unlabeled samples out of the data set."
+        )
+    return labels
+
+
+def spec_of(dataset: Any) -> SampleSpec:
+    """Find where input and label stand in the samples of a data set; see `SampleSpec.detect`.
+
+    Random transforms draw from a state of their own: the caller's random states are left alone.
+
+    Example:
+        >>> spec_of([{"image": torch.zeros(1, 8, 8), "label": 3}])
+        SampleSpec(inputs='image', labels='label')
+    """
+    with seeded_rng(0):
+        return SampleSpec.detect(read_sample(dataset, 0))
+
+
+def read_sample(dataset: Any, index: int) -> Any:
+    """Read one sample.
+
+    Raises:
+        UnreadableSampleError: whatever the data set raised, with the sample's index.
+
+    Example:
+        >>> read_sample([(0.5, 1)], 3)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        lightning_poison.errors.UnreadableSampleError: Expected to read sample 3 of list, but it raised IndexError: ...
+        Repair or leave out the sample.
+    """
+    try:
+        return dataset[index]
+    except UnreadableSampleError:
+        raise
+    except Exception as error:
+        raise UnreadableSampleError(
+            f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
+            f"{type(error).__name__}: {printable(error)}.\nRepair or leave out the sample."
+        ) from error
+
+
+def as_label(value: Any, index: int) -> int:
+    """Return a label as a Python integer.
+
+    Raises:
+        ValueError: where it is none.
+
+    Example:
+        >>> as_label(torch.tensor(7), index=0)
+        7
+    """
+    if not _is_whole(value):
+        shown = describe(value) if isinstance(value, Tensor) else repr(value)[:80]
+        raise ValueError(
+            f"Expected an integer class index as the label of sample {index}, but got {shown}.\n"
+            "For one-hot or named labels give the data set a `target_transform` that returns the index."
+        )
+    return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    if isinstance(value, bool | np.bool_):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _listed(dataset: Any) -> Tensor | None:
+    """Return the labels that a data set lists itself, through views of it, or `None`."""
+    if hasattr(dataset, "dataset") and hasattr(dataset, "indices") and (inner := _listed_by_view(dataset)) is not None:
+        return inner
+    if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
+        parts = [_listed(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+    if isinstance(tensors := getattr(dataset, "tensors", None), tuple) and len(tensors) > 1:
+        return _as_vector(tensors[1], len(dataset))
+    for name in ("targets", "labels"):
+        if (vector := _as_vector(getattr(dataset, name, None), len(dataset))) is not None:
+            return vector
+    return None
+
+
+def _listed_by_view(view: Any) -> Tensor | None:
+    inner = _listed(view.dataset)
+    if inner is None or len(inner) != len(view.dataset):
+        return None
+    try:
+        return inner[torch.as_tensor(view.indices)]
+    except (IndexError, TypeError, ValueError, RuntimeError):  # it only looks like a view
+        return None
+
+
+def _as_vector(values: Any, length: int) -> Tensor | None:
+    if values is None or not (isinstance(values, Sequence | Tensor) or hasattr(values, "__array__")):
+        return None
+    try:
+        vector = torch.as_tensor(values if isinstance(values, Tensor | list) else np.array(values))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = not vector.is_floating_point() and not vector.is_complex() and vector.dtype != torch.bool
+    return vector.long() if whole and vector.shape == (length,) else None
+
+
+def _agrees(dataset: Any, spec: SampleSpec, listed: Tensor) -> bool:
+    probes = torch.linspace(0, len(listed) - 1, min(_PROBES, len(listed))).long().tolist()
+    read = [as_label(spec.labels_in(read_sample(dataset, index)), index) for index in probes]
+    return read == listed[probes].tolist()

@@ -1,0 +1,5 @@
+"""The `lightning-poison demo` command: two attacks on a small data set, and what a sanitizer removes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

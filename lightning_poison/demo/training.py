@@ -1,0 +1,156 @@
+"""Training a classifier with a Trainer, so that attacks and defenses can be compared on what users run."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_poison.contexts import reproducible_kernels
+from lightning_poison.evaluation.matrix import Predict
+from lightning_poison.mixins import LGMMixin
+from lightning_poison.randomness import isolated_rng
+from lightning_poison.runtime import DEFAULT_THREADS
+
+_ADVICE = ("Found .* in eval mode", "The 'train_dataloader' does not have many workers")
+"""Lightning's advice against what is done on purpose here: frozen parts, and reading in this process."""
+
+
+class Classifier(LightningModule):
+    """A network under cross-entropy, as anybody would write it.
+
+    Args:
+        network: maps inputs to logits `(B, C)`; parameters that need no gradient stay as they are.
+        learning_rate: of Adam.
+
+    Example:
+        >>> model = Classifier(nn.Linear(4, 3), learning_rate=0.01)
+        >>> model(torch.zeros(5, 4)).shape, model.configure_optimizers().defaults["lr"]
+        (torch.Size([5, 3]), 0.01)
+    """
+
+    def __init__(self, network: nn.Module, *, learning_rate: float = 3e-3) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate = learning_rate
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (the host's signature)
+        """Return the cross-entropy of a batch."""
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over what is trained."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.learning_rate)
+
+
+class LGMClassifier(LGMMixin, LightningModule):
+    """A network with an LGM head, whose likelihood can be asked.
+
+    Args:
+        extractor: maps inputs to features `(B, feature_size)`.
+        feature_size: the length of a feature vector.
+        num_classes: how many classes there are.
+        learning_rate: of Adam.
+
+    Example:
+        >>> model = LGMClassifier(nn.Linear(4, 2), feature_size=2, num_classes=3)
+        >>> model.log_likelihood((torch.zeros(5, 4), torch.tensor([0, 1, 2, 0, 1]))).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self, extractor: nn.Module, feature_size: int, num_classes: int, *, learning_rate: float = 3e-3
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.learning_rate = learning_rate
+        self.add_lgm_head("extractor", feature_size=feature_size, num_classes=num_classes)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def fit_quietly(
+    module: LightningModule,
+    dataset: Any,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    directory: str | None = None,
+) -> LightningModule:
+    """Train a module on the CPU with a Trainer that prints, logs and stores nothing of its own.
+
+    Args:
+        module: what is trained, in place.
+        dataset: the training set.
+        epochs: how many.
+        batch_size: samples a step.
+        callbacks: for the Trainer.
+        seed: seeds order and dropout; the caller's random states are put back.
+        directory: where callbacks may write.
+
+    Returns:
+        The module, in evaluation mode.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.arange(64) % 2
+        >>> dataset = TensorDataset(F.one_hot(labels).float(), labels)
+        >>> model = Classifier(nn.Linear(2, 2), learning_rate=0.1)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", FutureWarning)  # of Lightning's own call of torch
+        ...     model = fit_quietly(model, dataset, epochs=5, batch_size=16)
+        >>> model(torch.eye(2)).argmax(1)
+        tensor([0, 1])
+    """
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=directory,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    cpu = torch.device("cpu")
+    with warnings.catch_warnings(), isolated_rng(seed, cpu), reproducible_kernels(cpu, DEFAULT_THREADS):
+        for advice in _ADVICE:
+            warnings.filterwarnings("ignore", message=advice)
+        trainer.fit(module, DataLoader(dataset, batch_size=batch_size, shuffle=True))
+    return module.eval()
+
+
+def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
+    """Return how a trained module predicts: the largest of its logits.
+
+    Args:
+        module: maps inputs to logits `(B, C)`.
+        batch_size: samples at once.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> predict_with(nn.Identity())(TensorDataset(torch.tensor([[0.1, 0.9], [3.0, 2.0]]), torch.zeros(2)))
+        tensor([1, 0])
+    """
+
+    def predict(dataset: Any) -> Tensor:
+        with torch.no_grad():
+            loader = DataLoader(dataset, batch_size=batch_size)
+            return torch.cat([module(batch[0]).argmax(1) for batch in loader])
+
+    return predict

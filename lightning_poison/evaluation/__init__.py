@@ -1,0 +1,5 @@
+"""Attacks against defenses: the evaluation matrix, its controls and its metrics."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,0 @@
-"""Pure functions from tensors to tensors, one concept a file."""

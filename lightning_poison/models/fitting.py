@@ -1,0 +1,200 @@
+"""The one plain training loop that scorers, surrogates and benchmarks share."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_poison.checks import expected, positive, positive_int
+from lightning_poison.contexts import reproducible_kernels
+from lightning_poison.data.blocks import Block, index_blocks, read_blocks
+from lightning_poison.data.labels import spec_of
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.runtime import LocalRuntime, Runtime
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar to minimize."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is trained: Adam under a one-cycle schedule, gradients clipped, images shifted a little.
+
+    Args:
+        epochs: how often every sample is seen, at least.
+        batch_size: samples a step; a smaller last batch of an epoch is left out.
+        learning_rate: the peak of the schedule.
+        min_steps: small data sets are seen more often, until this many steps are done.
+        clip_norm: the largest norm of the gradient.
+        shift: images are moved by up to this many pixels each way, edges repeated; `None` for a fifteenth of the
+            shorter side. Vectors are never moved.
+
+    Raises:
+        ValueError: where a number is out of range.
+
+    Example:
+        >>> FitSettings(epochs=2, batch_size=50, min_steps=0).total_steps(1000)
+        40
+        >>> FitSettings(epochs=2, batch_size=50, min_steps=300).total_steps(1000)
+        300
+    """
+
+    epochs: int = 8
+    batch_size: int = 128
+    learning_rate: float = 5e-3
+    min_steps: int = 300
+    clip_norm: float = 5.0
+    shift: int | None = None
+
+    def __post_init__(self) -> None:
+        positive_int("epochs", self.epochs)
+        positive_int("batch_size", self.batch_size, minimum=2)
+        positive("learning_rate", self.learning_rate)
+        positive_int("min_steps", self.min_steps, minimum=0)
+        positive("clip_norm", self.clip_norm)
+        if self.shift is not None:
+            positive_int("shift", self.shift, minimum=0)
+
+    def steps_per_epoch(self, length: int) -> int:
+        """Return how many batches an epoch of a data set of that length has."""
+        return max(1, length // self.batch_size)
+
+    def total_steps(self, length: int) -> int:
+        """Return how many steps a fit on a data set of that length takes."""
+        epoch = self.steps_per_epoch(length)
+        return epoch * max(self.epochs, math.ceil(self.min_steps / epoch))
+
+
+def fit_module(
+    module: nn.Module,
+    dataset: Any,
+    loss: Loss,
+    *,
+    settings: FitSettings,
+    sample: SampleSpec | None = None,
+    runtime: Runtime | None = None,
+    generator: torch.Generator | None = None,
+    description: str = "fitting",
+    max_steps: int | None = None,
+) -> nn.Module:
+    """Train a module in place and return it, in evaluation mode.
+
+    The result depends on the data, the settings and the generator alone: not on the number of workers or ranks.
+
+    Args:
+        module: what is trained; it may live on any device.
+        dataset: a map-style data set.
+        loss: what is minimized; it runs under the runtime's autocast.
+        settings: how.
+        sample: where input and label stand in a sample; found by itself where it is `None`.
+        runtime: where to compute; this machine where it is `None`.
+        generator: the only source of randomness; a fixed seed where it is `None`.
+        description: what the progress bar says.
+        max_steps: stop after so many steps, as a rehearsal does.
+
+    Raises:
+        FloatingPointError: where the loss is no longer finite.
+        UnreadableSampleError: where a sample cannot be read.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.arange(60) % 2
+        >>> dataset = TensorDataset(F.one_hot(labels).float(), labels)
+        >>> quick = FitSettings(epochs=10, batch_size=20, learning_rate=0.1, min_steps=0)
+        >>> def loss(module, inputs, labels):
+        ...     return F.cross_entropy(module(inputs), labels)
+        >>> model = fit_module(nn.Linear(2, 2), dataset, loss, settings=quick)
+        >>> model(torch.eye(2)).argmax(1), model.training
+        (tensor([0, 1]), False)
+    """
+    runtime = runtime or LocalRuntime()
+    generator = generator or torch.Generator().manual_seed(0)
+    steps = settings.total_steps(len(dataset))
+    in_channels_last(module.to(runtime.device)).train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
+    total = max(steps, 3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=total, pct_start=max(0.2, 2 / total)
+    )
+    stop = min(steps, max_steps or steps)
+    with reproducible_kernels(runtime.device, runtime.threads), runtime.progress(stop, description) as progress:
+        for step, block in enumerate(_batches(dataset, settings, sample, runtime, generator, stop)):
+            inputs = _moved(block.inputs, settings.shift, generator).to(runtime.device)
+            with runtime.autocast():
+                value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
+            _step(value, module, optimizer, settings.clip_norm, step)
+            schedule.step()
+            progress.advance()
+    return module.eval()
+
+
+def in_channels_last(module: ModuleT) -> ModuleT:
+    """Lay the weights of a network for images out as its fastest kernels want them, in place, and return it.
+
+    One with weights or buffers of five dimensions, as those of `Conv3d`, is left as it is: torch has no such layout for
+    them.
+
+    Example:
+        >>> network = in_channels_last(nn.Conv2d(3, 8, 3))
+        >>> network.weight.is_contiguous(memory_format=torch.channels_last)
+        True
+    """
+    if any(held.ndim > 4 for held in (*module.parameters(), *module.buffers())):
+        return module
+    return module.to(memory_format=torch.channels_last)
+
+
+def _batches(
+    dataset: Any,
+    settings: FitSettings,
+    sample: SampleSpec | None,
+    runtime: Runtime,
+    generator: torch.Generator,
+    stop: int,
+) -> Iterator[Block]:
+    spec = sample or spec_of(dataset)
+    epoch = settings.steps_per_epoch(len(dataset))
+    done = 0
+    while done < stop:
+        order = torch.randperm(len(dataset), generator=generator)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        blocks = index_blocks(order, settings.batch_size)[: min(epoch, stop - done)]
+        done += len(blocks)
+        yield from read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers)
+
+
+def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, step: int) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            expected("loss", "finite", f"{loss.item()} at step {step}")
+            + "\nLower `learning_rate`, or look at the inputs."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+    optimizer.step()
+
+
+def _channels_last(inputs: Tensor) -> Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+def _moved(inputs: Tensor, shift: int | None, generator: torch.Generator) -> Tensor:
+    """Move each image by its own random offset."""
+    if inputs.ndim != 4:
+        return inputs
+    count, _, height, width = inputs.shape
+    reach = round(min(height, width) / 15) if shift is None else shift
+    if not reach:
+        return inputs
+    padded = F.pad(inputs, (reach,) * 4, mode="replicate")
+    rows, columns = (torch.randint(2 * reach + 1, (count, 1), generator=generator) for _ in range(2))
+    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
+    picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)

@@ -1,0 +1,167 @@
+"""`FrozenFeatureClassifier`: a linear head on the features of a network that is left as it is.
+
+The setting of transfer learning, in which poison frogs (Shafahi et al. 2018, arXiv 1804.00792) and adversarial
+poisoning were shown, and in which features that were trained adversarially withstand both (Chan-Hon-Tong, "Features
+which are robust to adversarial attacks are also robust to several poisoning attacks", 2021, sections 3 and 4).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+
+from lightning_poison.checks import expected
+from lightning_poison.contexts import evaluating
+from lightning_poison.data.inference import score_set
+from lightning_poison.data.labels import spec_of
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import NotFittedError
+from lightning_poison.models.feature_extractor import FeatureExtractor
+from lightning_poison.randomness import derived_seed
+from lightning_poison.runtime import LocalRuntime, Runtime
+
+
+class LinearHead(Protocol):
+    """A linear classifier of scikit-learn's kind."""
+
+    classes_: Any
+    coef_: Any
+    intercept_: Any
+
+    def fit(self, features: Any, labels: Any) -> Any:
+        """Fit on features `(N, D)` and labels `(N,)`."""
+
+    def predict(self, features: Any) -> Any:
+        """Return labels `(N,)`."""
+
+
+HEADS: Mapping[str, Callable[[int], LinearHead]] = {
+    "svm": lambda seed: LinearSVC(C=10, max_iter=5000, random_state=seed),
+    "logistic": lambda seed: LogisticRegression(C=10, max_iter=2000, random_state=seed),
+    "ridge": lambda seed: RidgeClassifier(alpha=1.0, random_state=seed),
+    "fc": lambda seed: SGDClassifier(loss="log_loss", alpha=1e-5, random_state=seed),
+}
+"""Heads by name; each maps a seed to an unfitted one. `"fc"` is a linear layer under cross-entropy, one class against
+the rest, trained by stochastic gradient descent."""
+
+
+class FrozenFeatureClassifier:
+    """A linear head on frozen features.
+
+    Features are divided by the mean norm of those it was fitted on, so that one `C` serves networks of any scale.
+
+    Args:
+        extractor: any network; it is run in evaluation mode, never changed, and given back in the mode it was in.
+        layer: the name of the layer whose output is the feature vector; `""` is the network's own output.
+        head: `"svm"`, `"logistic"`, `"ridge"`, `"fc"`, or any linear classifier of scikit-learn, which is cloned. What
+            an attack can do depends on its `C`: report it.
+        seed: seeds the head's solver.
+
+    Raises:
+        ValueError: where the network has no such layer, or there is no head of that name.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = TensorDataset(noise + 4 * torch.eye(4)[labels], labels)
+        >>> classifier = FrozenFeatureClassifier(nn.Linear(4, 8)).fit(data)
+        >>> classifier.accuracy(data) > 0.9, tuple(classifier.weights.shape)
+        (True, (3, 8))
+    """
+
+    def __init__(self, extractor: nn.Module, layer: str = "", *, head: str | LinearHead = "svm", seed: int = 0) -> None:
+        if isinstance(head, str) and head not in HEADS:
+            listed = ", ".join(repr(name) for name in HEADS)
+            raise ValueError(
+                expected("head", f"one of {listed}", repr(head), "Or give a linear classifier of scikit-learn.")
+            )
+        self.extractor = extractor
+        self.layer = layer
+        self._read = FeatureExtractor(extractor, layer)
+        number = derived_seed(seed, "frozen-feature head") % 2**32
+        self.head: LinearHead = HEADS[head](number) if isinstance(head, str) else clone(head)
+        self._scale: float | None = None
+
+    def __repr__(self) -> str:
+        return f"FrozenFeatureClassifier({type(self.extractor).__name__}, {self.layer!r}, head={self.head!r})"
+
+    def fit(self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None) -> Self:
+        """Fit the head on the features of a data set.
+
+        Args:
+            dataset: a map-style data set of N samples, of at least two classes.
+            sample: where input and label stand in a sample; found by itself where it is `None`.
+            runtime: where the network runs; this machine's CPU where it is `None`.
+
+        Raises:
+            UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than the others.
+            ValueError: where there is one class alone, or features are not finite.
+        """
+        features, labels = self.features(dataset, sample=sample, runtime=runtime)
+        classes = torch.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(expected("dataset", "data of at least two classes", f"class {int(classes[0])} alone"))
+        self._scale = max(float(features.norm(dim=1).mean()), torch.finfo(torch.float32).tiny)
+        self.head.fit((features / self._scale).numpy(), labels.numpy())
+        return self
+
+    def features(
+        self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return features, float64 `(N, D)`, as the network gives them, and labels, int64 `(N,)`."""
+        runtime = runtime or LocalRuntime(precision="32")
+        home = next((held.device for held in self.extractor.parameters()), runtime.device)
+        try:
+            self.extractor.to(runtime.device)
+            with evaluating(self.extractor):
+                found = score_set(
+                    dataset,
+                    torch.arange(len(dataset)),
+                    lambda block: torch.cat([self._read(block.inputs), block.labels[:, None]], dim=1).double(),
+                    sample=sample or spec_of(dataset),
+                    runtime=runtime,
+                    seed=0,
+                    description="reading features",
+                )
+        finally:
+            self.extractor.to(home)
+        return found[:, :-1], found[:, -1].long()
+
+    def predict(self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None) -> Tensor:
+        """Return the predicted labels of a data set, int64 `(N,)`.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        features, _ = self.features(dataset, sample=sample, runtime=runtime)
+        return self.predict_features(features)
+
+    def predict_features(self, features: Tensor) -> Tensor:
+        """Return the predicted labels of features `(N, D)` as `features` returns them, int64 `(N,)`.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        found = self.head.predict((features.double() / self._fitted_scale()).numpy())
+        return torch.from_numpy(np.asarray(found, dtype=np.int64))
+
+    def accuracy(self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None) -> float:
+        """Return the share of samples in [0, 1] whose label is predicted."""
+        features, labels = self.features(dataset, sample=sample, runtime=runtime)
+        return float((self.predict_features(features) == labels).double().mean())
+
+    @property
+    def weights(self) -> Tensor:
+        """The head's weights on features as the network gives them, float64 `(C, D)`; `(1, D)` for two classes."""
+        return torch.from_numpy(np.atleast_2d(self.head.coef_)).double() / self._fitted_scale()
+
+    def _fitted_scale(self) -> float:
+        if self._scale is None:
+            raise NotFittedError("Expected a fitted classifier, but it has seen no data yet.\nCall `fit` first.")
+        return self._scale

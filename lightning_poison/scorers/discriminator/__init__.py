@@ -1,0 +1,5 @@
+"""`DiscriminatorScorer`: networks that compare trusted samples with corrupted ones."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

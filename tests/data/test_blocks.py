@@ -1,0 +1,198 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from lightning_poison.data.blocks import MemoryDataset, SelectedDataset, index_blocks, read_blocks
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import UnreadableSampleError
+
+
+class Noisy(Dataset):
+    """Draws from all three random sources at every read."""
+
+    def __init__(self, count=23):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        noise = random.random() + np.random.rand()  # noqa: NPY002, S311
+        return torch.rand(1, 2, 2) + noise + index, index % 3
+
+
+class Faulty(Noisy):
+    """Returns something odd at sample 13."""
+
+    def __init__(self, odd, label=1):
+        super().__init__()
+        self.odd, self.label = odd, label
+
+    def __getitem__(self, index):
+        if index != 13:
+            return torch.zeros(1, 2, 2), index % 3
+        return (self.odd() if callable(self.odd) else self.odd), self.label
+
+
+class FaultyBatches(Faulty):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def fail():
+    raise KeyError("lost")
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def read(dataset, *, workers=0, seed=5, size=5, indices=None):
+    blocks = index_blocks(torch.arange(len(dataset)) if indices is None else indices, size)
+    return list(read_blocks(dataset, blocks, sample=SampleSpec(), seed=seed, num_workers=workers))
+
+
+def test_index_blocks():
+    assert [block.tolist() for block in index_blocks(torch.tensor([4, 2, 9, 7, 1]), 2)] == [[4, 2], [9, 7], [1]]
+
+
+def test_blocks_are_the_samples_in_the_order_given():
+    found = read(Noisy(), indices=torch.tensor([7, 3, 11, 0]), size=3)
+    assert [block.indices.tolist() for block in found] == [[7, 3, 11], [0]]
+    assert [block.labels.tolist() for block in found] == [[1, 0, 2], [0]]
+    assert found[0].inputs.dtype == torch.float32
+    assert found[0].inputs.shape == (3, 1, 2, 2)
+
+
+def test_random_transforms_give_the_same_at_any_number_of_workers():
+    here, there = read(Noisy()), read(Noisy(), workers=2)
+    assert len(here) == len(there) == 5
+    for one, two in zip(here, there, strict=True):
+        assert torch.equal(one.indices, two.indices)
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.labels, two.labels)
+
+
+def test_a_block_does_not_depend_on_the_others():
+    alone = next(read_blocks(Noisy(), [torch.arange(10, 15)], sample=SampleSpec(), seed=5))
+    assert torch.equal(alone.inputs, read(Noisy())[2].inputs)
+
+
+def test_another_seed_draws_otherwise():
+    assert not torch.equal(read(Noisy())[0].inputs, read(Noisy(), seed=6)[0].inputs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_callers_random_states_stay(workers):
+    found = states()
+    read(Noisy(), workers=workers)
+    next(read_blocks(Noisy(), [torch.arange(2)] * 3, sample=SampleSpec(), seed=0, num_workers=workers))
+    with pytest.raises(UnreadableSampleError):
+        read(Faulty(fail), workers=workers)
+    assert states() == found
+
+
+FAULTS = {
+    "raises": (fail, UnreadableSampleError, "read sample 13 of .*, but it raised KeyError: 'lost'"),
+    "NaN": (torch.full((1, 2, 2), torch.nan), UnreadableSampleError, "finite inputs, but sample 13 holds NaN"),
+    "infinite": (torch.full((1, 2, 2), -torch.inf), UnreadableSampleError, "finite inputs, but sample 13"),
+    "shape": (torch.zeros(1, 2, 3), UnreadableSampleError, r"sample 13 has \(1, 2, 3\) and sample 10 has \(1, 2, 2\)"),
+    "PIL": (Image.new("L", (2, 2)), UnreadableSampleError, r"sample 13, but got a PIL image.\nAdd torchvision's"),
+    "text": ("x", UnreadableSampleError, "a tensor as the input of sample 13, but got 'x'"),
+    "objects": (np.array([[None]]), UnreadableSampleError, "a tensor as the input of sample 13, but got ndarray"),
+    "complex": (torch.zeros(1, 2, 2) + 0j, UnreadableSampleError, "a tensor as the input of sample 13"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("kind", [Faulty, FaultyBatches])
+def test_an_error_names_the_sample_and_is_the_same_from_a_worker(name, kind):
+    odd, error, message = FAULTS[name]
+    seen = []
+    for workers in (0, 2):
+        with pytest.raises(error, match=message) as caught:
+            read(kind(odd), workers=workers)
+        seen.append((caught.type, str(caught.value)))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [(-1, "at least 0, but sample 13 has -1"), (1.5, "label of sample 13"), (True, "sample 13")]
+)
+def test_so_does_a_label(label, message):
+    seen = []
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(Faulty(torch.zeros(1, 2, 2), label), workers=workers)
+        seen.append(str(caught.value))
+    assert seen[0] == seen[1]
+
+
+def test_a_fault_in_a_sample_that_nobody_reads():
+    assert len(read(Faulty(fail), indices=torch.arange(13))) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.tensor([0, 51, 255], dtype=torch.uint8), [0, 0.2, 1]),
+        (torch.tensor([0.0, 51, 255], dtype=torch.float64), [0, 51, 255]),
+        (torch.tensor([0, 51, 255]), [0, 51, 255]),
+        (np.array([0, 51, 255], dtype=np.uint8), [0, 0.2, 1]),
+        (np.array([0, 51, 255], dtype=">f4"), [0, 51, 255]),
+        (np.array([255, 51, 0])[::-1], [0, 51, 255]),
+        (torch.tensor([False, True, True]), [0, 1, 1]),
+    ],
+)
+def test_inputs_become_float(value, expected):
+    block = read([(value, 0)])[0]
+    assert block.inputs.dtype == torch.float32
+    assert block.inputs[0].tolist() == pytest.approx(expected)
+
+
+def test_read_only_arrays_are_copied():
+    value = np.ones(3, dtype=np.float32)
+    value.flags.writeable = False
+    read([(value, 0)])[0].inputs.zero_()
+    assert value.tolist() == [1, 1, 1]
+
+
+def test_batches_are_asked_for():
+    class Batched(Noisy):
+        asked = ()
+
+        def __getitems__(self, indices):
+            self.asked = (*self.asked, indices)
+            return [(torch.zeros(1), 0) for _ in indices]
+
+    data = Batched()
+    read(data, size=20)
+    assert data.asked == (list(range(20)), [20, 21, 22])
+
+
+def test_memory():
+    data = MemoryDataset(torch.arange(6.0).view(6, 1), torch.tensor([0, 1, 2, 0, 1, 2]))
+    part = data.subset(torch.tensor([5, 0]))
+    assert [(float(x), int(y)) for x, y in (part[0], part[1])] == [(5, 2), (0, 0)]
+    block = read(data, indices=torch.tensor([4, 1]))[0]
+    assert block.inputs.flatten().tolist() == [4, 1]
+    assert block.labels.tolist() == [1, 1]
+
+
+def test_a_selection_names_places_in_the_whole():
+    whole = [{"x": torch.full((2,), float(index)), "odd": index % 2, "id": index} for index in range(6)]
+    data = SelectedDataset(whole, torch.tensor([5, 2]), SampleSpec("x", "odd"), torch.arange(6) % 2)
+    assert data.targets.tolist() == [1, 0]
+    assert [(image.tolist(), label) for image, label in (data[0], data[1])] == [([5, 5], 1), ([2, 2], 0)]
+    block = read(data)[0]
+    assert block.indices.tolist() == [5, 2]
+    assert block.inputs[:, 0].tolist() == [5, 2]
+    assert block.labels.tolist() == [1, 0]
+    with pytest.raises(UnreadableSampleError, match="sample 13 holds NaN"):
+        read(SelectedDataset(Faulty(FAULTS["NaN"][0]), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20)))
+    with pytest.raises(UnreadableSampleError, match="read sample 13 of Faulty"):
+        SelectedDataset(Faulty(fail), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20))[1]

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from lightning_poison.data.inference import score_set
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import NotFittedError
+from lightning_poison.runtime import LocalRuntime, agreed
+from lightning_poison.sanitization.dataset_scores import score_dataset
+from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
+
+SPEC = SampleSpec()
+
+
+class Noisy(Dataset):
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return index / 7 + torch.randn(4), index % 3
+
+
+def network(outputs=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, outputs))
+
+
+def score(runtime, *, count=700, model=None, indices=None, **arguments):
+    model = model or network()
+    indices = torch.arange(count) if indices is None else indices
+    return score_set(
+        Noisy(count), indices, lambda block: model(block.inputs), sample=SPEC, runtime=runtime, seed=3, **arguments
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("count", [700, 200])
+def test_several_ranks_give_the_scores_of_one_bit_for_bit(size, count, several_ranks):
+    alone = score(LocalRuntime(precision="32", threads=1), count=count)
+    for found in several_ranks(size, lambda runtime: score(runtime, count=count)):
+        assert torch.equal(found, alone)
+
+
+def test_scores_of_one_number_a_sample_too(several_ranks):
+    first = network(1)
+    alone = score(LocalRuntime(precision="32", threads=1), model=lambda inputs: first(inputs)[:, 0])
+    assert alone.shape == (700,)
+    for found in several_ranks(3, lambda runtime: score(runtime, model=lambda inputs: first(inputs)[:, 0])):
+        assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_failing_rank_raises_on_all(failing, several_ranks):
+    def work(runtime):
+        def model(inputs):
+            if runtime.rank == failing:
+                raise KeyError("here")
+            return inputs
+
+        return score(runtime, model=model)
+
+    for rank, error in enumerate(several_ranks(3, work)):
+        assert isinstance(error, KeyError if rank == failing else RuntimeError)
+        if rank != failing:
+            assert "another rank failed" in str(error)
+
+
+def test_a_rank_that_is_interrupted_tells_the_others():
+    told = []
+
+    class Telling(LocalRuntime):
+        def all_true(self, flag):
+            told.append(flag)
+            return flag
+
+    with pytest.raises(KeyboardInterrupt):
+        agreed(Telling(), lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert told == [False]
+    assert agreed(Telling(), lambda: 3) == 3
+
+
+def test_a_rank_that_is_interrupted_leaves_none_waiting(several_ranks):
+    def work(runtime):
+        def model(inputs):
+            if runtime.rank == 1:
+                raise KeyboardInterrupt
+            return inputs
+
+        return score(runtime, model=model)
+
+    first, second, third = several_ranks(3, work)
+    assert isinstance(second, KeyboardInterrupt)
+    for error in (first, third):
+        assert isinstance(error, RuntimeError)
+        assert "another rank failed" in str(error)
+
+
+def test_scores_stand_in_the_order_of_the_indices():
+    data = TensorDataset(torch.arange(10.0)[:, None], torch.zeros(10).long())
+    found = score_set(
+        data, torch.tensor([7, 2, 9]), lambda block: block.inputs[:, 0], sample=SPEC, runtime=LocalRuntime(), seed=0
+    )
+    assert found.tolist() == [7, 2, 9]
+    assert found.dtype == torch.float64
+
+
+def test_the_number_of_workers_does_not_matter():
+    one, two = (score(LocalRuntime(precision="32", threads=1, num_workers=workers)) for workers in (0, 2))
+    assert torch.equal(one, two)
+
+
+def test_no_gradients_are_kept():
+    model = network()
+    assert not score(LocalRuntime(), model=lambda inputs: model(inputs)).requires_grad
+    assert model[0].weight.grad is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_scores_must_be_finite(value):
+    def odd(inputs):
+        scores = torch.zeros(len(inputs))
+        scores[-1] = value
+        return scores
+
+    with pytest.raises(
+        ValueError, match=r"`scores` to be finite, but got .* at sample 9, while scoring\.\nThe scorer does not fit"
+    ):
+        score(LocalRuntime(), count=10, model=odd)
+
+
+def test_there_must_be_one_score_a_sample():
+    with pytest.raises(ValueError, match=r"one for each of 10 samples, but got a float32 tensor of shape \(4, 10\)"):
+        score(LocalRuntime(), count=10, model=lambda inputs: inputs.T)
+
+
+def test_samples_must_carry_the_labels_that_are_judged():
+    labels = torch.arange(10) % 3
+    assert len(score(LocalRuntime(), count=10, labels=labels)) == 10
+    labels[7] = 2
+    with pytest.raises(ValueError, match="sample 7 to carry the label 2 that its data set lists, but it carries 1"):
+        score(LocalRuntime(), count=10, labels=labels)
+    with pytest.raises(ValueError, match="sample 7 "):
+        score(LocalRuntime(), count=10, labels=labels, indices=torch.tensor([9, 7, 8]))
+
+
+def test_a_fitted_scorer_scores_a_data_set(blobs, centroid_scorer):
+    scorer, data = centroid_scorer().fit(blobs(60)), blobs(30, seed=1)
+    found = score_dataset(scorer, data)
+    torch.testing.assert_close(found, scorer.score_batch(*data.tensors).double())
+    with pytest.raises(TypeError, match="SpectralSignatureScorer, which must see the whole set"):
+        score_dataset(SpectralSignatureScorer(), data)
+    with pytest.raises(NotFittedError):
+        score_dataset(centroid_scorer(), data)

@@ -1,0 +1,210 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.data.labels import as_label, labels_of, spec_of
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import SanitizedDataset
+from lightning_poison.errors import UnreadableSampleError
+
+LABELS = [2, 0, 1, 1, 0, 2, 2, 1, 0, 0, 1, 2]
+
+
+class Listed(Dataset):
+    """Counts its reads; lists labels under a name, which need not be those of its samples."""
+
+    def __init__(self, labels=LABELS, *, name="targets", listed=None):
+        self.own = list(labels)
+        self.reads = 0
+        setattr(self, name, self.own if listed is None else listed)
+
+    def __len__(self):
+        return len(self.own)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return torch.zeros(1, 2, 2), self.own[index]
+
+
+def tensors(labels=LABELS):
+    return TensorDataset(torch.zeros(len(labels), 2), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("name", ["targets", "labels"])
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda values: np.array(values, dtype=np.uint8)])
+def test_a_list_that_agrees_is_believed_after_few_reads(name, kind):
+    data = Listed(LABELS * 10, name=name, listed=kind(LABELS * 10))
+    found = labels_of(data)
+    assert found.tolist() == LABELS * 10
+    assert found.dtype == torch.int64
+    assert data.reads <= 9
+
+
+def test_read_only_arrays_are_fine():
+    listed = np.array(LABELS)
+    listed.flags.writeable = False
+    assert labels_of(Listed(listed=listed)).tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [0] * len(LABELS),
+        LABELS[:5],
+        LABELS + LABELS,
+        [str(label) for label in LABELS],
+        [None] * len(LABELS),
+        [[label] for label in LABELS],
+        np.eye(3)[LABELS],
+        np.array(LABELS, dtype=float),
+        dict(enumerate(LABELS)),
+        "abcdefghijkl",
+        7,
+        np.array(None),
+    ],
+)
+def test_any_other_list_is_not(listed):
+    data = Listed(listed=listed)
+    assert labels_of(data).tolist() == LABELS
+    assert data.reads >= len(LABELS)
+
+
+def test_tensors():
+    assert labels_of(tensors()).tolist() == LABELS
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_views_and_concatenations(indices, choice):
+    base = choice.choice([tensors(), Listed()])
+    kind = choice.choice([list, torch.tensor, np.array])
+    view = Subset(ConcatDataset([base, tensors([5, 6])]), [*indices, 13])
+    assert labels_of(view).tolist() == [*(LABELS[index] for index in indices), 6]
+    assert labels_of(Subset(view, kind([len(indices)]))).tolist() == [6]
+
+
+def test_a_subset_of_a_range():
+    assert labels_of(Subset(Listed(), range(3, 6))).tolist() == LABELS[3:6]
+
+
+def flip(indices, labels, **parts):
+    return Poison(torch.tensor(indices), torch.tensor(labels), AvailabilityObjective(), attack="flip", **parts)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [tensors(LABELS * 20), Subset(tensors(LABELS * 30), range(240)), ConcatDataset([tensors(LABELS * 10)] * 2)],
+    ids=["tensors", "subset", "concat"],
+)
+def test_poison_is_in_the_labels_of_a_poisoned_set(base):
+    clean = labels_of(base)
+    poisoned = PoisonedDataset(base, flip([3, 240], [7, 8], base_indices=torch.tensor([3, 0])))
+    expected = torch.cat([clean, torch.tensor([8])])
+    expected[3] = 7
+    assert labels_of(poisoned).tolist() == expected.tolist() == [int(poisoned[i][1]) for i in range(241)]
+    assert labels_of(Subset(poisoned, [3, 240])).tolist() == [7, 8]
+    keep = torch.ones(241, dtype=torch.bool)
+    keep[0] = False
+    assert labels_of(SanitizedDataset(poisoned, keep)).tolist() == expected[1:].tolist()
+
+
+def test_one_flipped_label_that_no_probe_meets():
+    for base in (tensors(LABELS * 20), Subset(tensors(LABELS * 30), range(240))):
+        assert labels_of(PoisonedDataset(base, flip([3], [7])))[:5].tolist() == [2, 0, 1, 7, 0]
+
+
+def test_a_subset_that_repeats_its_samples():
+    class Twice(Dataset):
+        def __init__(self, dataset, indices):
+            self.dataset, self.indices = dataset, indices
+
+        def __len__(self):
+            return 2 * len(self.indices)
+
+        def __getitem__(self, index):
+            return self.dataset[self.indices[index % len(self.indices)]]
+
+    assert labels_of(Twice(tensors(), [0, 1])).tolist() == [2, 0, 2, 0]
+
+
+def test_a_view_of_a_subset_that_passes_attributes_on():
+    view = PoisonedDataset(Subset(tensors(), [8, 9, 10, 11]), flip([1], [2]))
+    assert labels_of(view).tolist() == [0, 2, 1, 2]
+
+
+def test_something_called_dataset_and_indices_that_is_no_view():
+    class Odd(Listed):
+        dataset, indices = tensors([0, 1]), list(range(12))
+
+    assert labels_of(Odd()).tolist() == LABELS
+
+
+def test_a_named_label():
+    data = [{"image": torch.zeros(1, 2, 2), "coarse": 1, "fine": 4}] * 3
+    assert labels_of(data, SampleSpec("image", "fine")).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *(1.0, True, "cat", None, torch.tensor(1.0), torch.tensor(True), torch.tensor([0, 1]), torch.tensor([1])),
+        *(np.float32(1), np.bool_(True), np.array(1.5), np.array([0, 1, 0]), np.array([1]), [0, 1]),
+    ],
+)
+def test_refuses_what_is_no_class_index(label):
+    data = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 2, 2), label)]
+    with pytest.raises(ValueError, match=r"class index as the label of sample 1[\s\S]*target_transform"):
+        labels_of(data)
+
+
+@pytest.mark.parametrize("label", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3).byte()])
+def test_takes_whole_numbers(label):
+    assert as_label(label, 0) == 3
+    assert type(as_label(label, 0)) is int
+
+
+def test_refuses_negative_labels():
+    with pytest.raises(ValueError, match=r"integers of at least 0, but got -1 at sample 1"):
+        labels_of(tensors([0, -1]))
+
+
+@pytest.mark.parametrize("data", [[], tensors([])])
+def test_refuses_an_empty_set(data):
+    with pytest.raises(ValueError, match="at least one sample"):
+        labels_of(data)
+
+
+def test_an_unreadable_sample_names_its_index():
+    class Broken(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("truncated")
+            return torch.zeros(1, 2, 2), 0
+
+    with pytest.raises(UnreadableSampleError, match="sample 2 of Broken, but it raised OSError: truncated"):
+        labels_of(Broken())
+
+
+def test_random_transforms_do_not_touch_the_callers_random_states():
+    class Random(Listed):
+        def __getitem__(self, index):
+            noise = random.random() + np.random.rand()  # noqa: NPY002, S311
+            return torch.rand(1, 2, 2) + noise, self.own[index]
+
+    found = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    labels_of(Random(listed=[9] * 12))
+    spec_of(Random())
+    assert random.getstate() == found[0]
+    assert np.random.get_state()[1].tolist() == found[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), found[2])

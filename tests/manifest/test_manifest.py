@@ -1,0 +1,447 @@
+"""The manifest: what it says, that it reads back, that it is undone, and that no other sample is kept instead."""
+
+import csv
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import SanitizedDataset
+from lightning_poison.errors import ManifestError
+from lightning_poison.manifest.cells import escape_cell, unescape_cell
+from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
+from lightning_poison.manifest.matching import content_hash, file_of
+from lightning_poison.sanitization.verdict import Evidence, Verdict
+from lightning_poison.testing.tiny_images import TinyImages
+
+SPEC = SampleSpec()
+
+
+def verdict_of(dataset, removed, *, posterior=False, votes=None):
+    """A verdict on a data set, with scores that rise by 0.1 a sample."""
+    count = len(dataset)
+    labels = torch.tensor([dataset[index][1] for index in range(count)])
+    keep = torch.ones(count, dtype=torch.bool)
+    keep[torch.tensor(removed, dtype=torch.int64)] = False
+    classes = int(labels.max()) + 1
+    return Verdict(
+        scores=torch.arange(count).double() / 10,
+        p_values=1 / (torch.arange(count).double() + 2),
+        keep=keep,
+        labels=labels,
+        suggested_labels=(labels + 1) % classes,
+        thresholds=torch.full((classes,), torch.inf if posterior else 0.35, dtype=torch.float64),
+        evidence=Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003),
+        calibration="wrong-label null" if posterior else "trusted",
+        false_positive_rate=0.01,
+        scorer="likelihood",
+        fingerprint="0123456789abcdef" * 4,
+        posterior=torch.arange(count).double() / count if posterior else None,
+        posterior_threshold=0.5 if posterior else None,
+        votes=votes or {},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An image folder of two classes with four images each."""
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def image_folder(root, transform=None):
+    return ImageFolder(str(root), transform=transform or v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32)]))
+
+
+def augmenting():
+    return v2.Compose([v2.ToImage(), v2.RandomCrop(8, padding=2), v2.ToDtype(torch.float32, scale=True)])
+
+
+def test_rows_say_what_the_verdict_says():
+    dataset = TinyImages(6)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset, class_names=["a", "b", "c"])
+    row = manifest.rows[0]
+    assert [each.sample_id for each in manifest.rows] == [4, 2]
+    assert (row.label, row.label_name, row.suggested_label, row.suggested_name) == (1, "b", 2, "c")
+    assert (row.score, row.p_value, row.score_threshold) == (0.4, 1 / 6, 0.35)
+    assert (row.posterior, row.posterior_threshold, row.path) == (None, None, "")
+    assert (row.decision, row.fingerprint) == ("removed", "0123456789abcdef")
+    assert row.content_hash == content_hash(dataset, 4, sample=SPEC) != manifest.rows[1].content_hash
+
+
+def test_the_cut_in_the_posterior_stands_in_place_of_that_in_the_score():
+    dataset = TinyImages(6)
+    row = Manifest.from_verdict(verdict_of(dataset, [3], posterior=True), dataset).rows[0]
+    assert (row.posterior, row.posterior_threshold, row.score_threshold) == (0.5, 0.5, None)
+
+
+def test_a_scorer_without_suggestions_leaves_the_cell_empty(tmp_path):
+    dataset = TinyImages(6)
+    verdict = dataclasses.replace(verdict_of(dataset, [3]), suggested_labels=torch.full((6,), -1))
+    manifest = write_manifest(tmp_path / "m.csv", verdict, dataset, class_names=["a", "b", "c"])
+    assert manifest.rows[0].suggested_label is None
+    assert manifest.rows[0].suggested_name == ""
+    assert read_manifest(tmp_path / "m.csv") == manifest
+    assert "looks like" not in str(manifest)
+
+
+@pytest.mark.parametrize("posterior", [True, False])
+def test_it_reads_back_as_it_was_written(tmp_path, folder, posterior):
+    dataset = image_folder(folder)
+    votes = {"=likelihood": torch.rand(8).double(), "a;b\n\\": torch.rand(8).double()}
+    verdict = verdict_of(dataset, [1, 6, 7], posterior=posterior, votes=votes)
+    written = write_manifest(
+        tmp_path / "m.csv", verdict, dataset, class_names=dataset.classes, kept_by_hand=torch.tensor([0, 6])
+    )
+    assert read_manifest(tmp_path / "m.csv") == written
+    assert [(row.sample_id, row.decision) for row in written.rows] == [
+        (7, "removed"),
+        (6, "kept-by-hand"),
+        (1, "removed"),
+        (0, "kept-by-hand"),
+    ]
+    assert written.rows[0].votes == {name: float(vote[7]) for name, vote in votes.items()}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m.csv"]
+
+
+def test_flag_only_is_said(tmp_path):
+    dataset = TinyImages(6)
+    manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, [1]), dataset, flag_only=True)
+    assert [row.decision for row in manifest.rows] == ["flagged"]
+
+
+def test_nothing_suspicious(tmp_path):
+    dataset = TinyImages(6)
+    manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, []), dataset)
+    assert len(read_manifest(tmp_path / "m.csv")) == 0
+    assert str(manifest) == "0 samples: nothing suspicious"
+    assert manifest.kept_by_hand(dataset).tolist() == []
+
+
+def test_printing():
+    dataset = TinyImages(6)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [4, 5]), dataset, class_names=["a", "b\x1b[2J", "c"])
+    lines = str(manifest).splitlines()
+    assert lines[0] == "2 samples: 2 removed"
+    assert lines[2] == r"  sample 4: labeled 1 (b\x1b[2J), looks like 2 (c), p = 0.17, removed"
+
+
+def test_another_data_set_is_refused():
+    with pytest.raises(ValueError, match=r"Expected `dataset` to be the 6 samples that were judged, but got 5"):
+        Manifest.from_verdict(verdict_of(TinyImages(6), [1]), TinyImages(5))
+
+
+def test_positions_outside_are_refused():
+    dataset = TinyImages(6)
+    with pytest.raises(ValueError, match=r"`kept_by_hand` to be positions in the data set of 6, but got 6"):
+        Manifest.from_verdict(verdict_of(dataset, [1]), dataset, kept_by_hand=torch.tensor([2, 6]))
+
+
+HOSTILE = [
+    "=cmd|'/c calc'!A1",
+    "+1",
+    "-1",
+    "@sum(1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\uff1d1",
+    "'quoted",
+    "a;=1+1",
+    'a,"=1"',
+    "\\x41",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_formulas_are_disarmed_and_read_back(tmp_path, text):
+    dataset = TinyImages(3)
+    manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, [0]), dataset, class_names=[text, "b", "c"])
+    with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as file:
+        cell = next(csv.DictReader(file))["label_name"]
+    assert not cell.lstrip().startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d"))
+    assert ";" not in cell
+    assert cell.isprintable()
+    assert manifest.rows[0].label_name == read_manifest(tmp_path / "m.csv").rows[0].label_name == text
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_any_text_survives_its_cell(text):
+    cell = escape_cell(text)
+    assert unescape_cell(cell) == text
+    assert cell.isprintable()
+    cell.encode("utf-8")
+
+
+def edited(path, line, column, value):
+    """Put a value into a cell of a manifest, as a person would."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    lines[line - 1][lines[0].index(column)] = value
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
+MALFORMED = [
+    ("sample_id", "-1"),
+    ("sample_id", "1.0"),
+    ("label", ""),
+    ("label", "dog"),
+    ("suggested_label", "-1"),
+    ("label_name", r"C:\dogs"),
+    ("path", r"\Uffffffff"),
+    ("score", "0,4"),
+    ("score", "nan"),
+    ("p_value", "1.5"),
+    ("p_value", ""),
+    ("posterior", "2"),
+    ("score_threshold", "inf"),
+    ("posterior_threshold", "x"),
+    ("decision", "keep"),
+    ("content_hash", "1.2E+31"),
+    ("vote:pixels", "7"),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), MALFORMED)
+def test_a_malformed_cell_is_named(tmp_path, column, value):
+    dataset = TinyImages(6)
+    path = tmp_path / "m.csv"
+    write_manifest(path, verdict_of(dataset, [2, 4], votes={"pixels": torch.ones(6).double()}), dataset)
+    edited(path, 3, column, value)
+    with pytest.raises(ManifestError, match=rf"`{column}` in line 3 of the manifest") as caught:
+        read_manifest(path)
+    assert f"'{value}'" in str(caught.value).splitlines()[0]
+    assert "Correct it there" in str(caught.value)
+
+
+def test_malformed_files(tmp_path):
+    dataset = TinyImages(6)
+    path = tmp_path / "m.csv"
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_manifest(path)
+    write_manifest(path, verdict_of(dataset, [2, 4]), dataset)
+    good = path.read_text()
+    faults = {
+        good.replace(",", ";"): "the columns .* in line 1",
+        good.replace("p_value", "p"): "no 'p_value'",
+        good.replace("fingerprint", "fingerprint,note", 1): "'note' as well",
+        good.replace("fingerprint", "fingerprint,label", 1): "one of them twice",
+        good.replace("fingerprint", "fingerprint,vote:\\", 1): "backslash",
+        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "names of columns in which a backslash",
+        good + "7,removed\n": "Expected 14 cells in line 4 .* but got 2",
+        good + good.splitlines()[1]: "`sample_id` of the manifest once, but got 4 twice",
+        good + '"': "cannot be read",
+        "": "no 'sample_id'",
+    }
+    for text, message in faults.items():
+        path.write_text(text)
+        with pytest.raises(ManifestError, match=message):
+            read_manifest(path)
+    path.write_bytes(good.encode() + b"\xff")
+    with pytest.raises(ManifestError, match="UTF-8"):
+        read_manifest(path)
+
+
+def test_what_a_spreadsheet_saves_is_read(tmp_path):
+    dataset = TinyImages(6)
+    path = tmp_path / "m.csv"
+    manifest = write_manifest(path, verdict_of(dataset, [2, 4]), dataset)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert read_manifest(path) == manifest
+
+
+def test_keeping_by_hand_is_undone_nowhere(tmp_path):
+    dataset, path = TinyImages(12), tmp_path / "m.csv"
+    verdict = verdict_of(dataset, [2, 4, 9])
+    write_manifest(path, verdict, dataset)
+    keep_by_hand(path, [4])
+    kept = read_manifest(path).kept_by_hand(dataset)
+    assert kept.tolist() == [4]
+    again = verdict.with_kept(kept)
+    assert bool(again.keep[4])
+    write_manifest(path, again, dataset, kept_by_hand=kept)
+    assert read_manifest(path).kept_by_hand(dataset).tolist() == [4]
+    assert {row.sample_id for row in read_manifest(path).rows} == {2, 4, 9}
+
+
+def test_an_unknown_id_leaves_the_file_alone(tmp_path):
+    dataset, path = TinyImages(6), tmp_path / "m.csv"
+    write_manifest(path, verdict_of(dataset, [2]), dataset)
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match=r"there is none of 5"):
+        keep_by_hand(path, [2, 5])
+    assert path.read_bytes() == before
+
+
+def test_a_reordered_data_set_is_refused_or_searched():
+    dataset = TinyImages(12)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset).with_kept([2, 4])
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    moved = Subset(dataset, order)
+    with pytest.raises(ManifestError, match=r"kept by hand, but 2 of them") as caught:
+        manifest.kept_by_hand(moved)
+    assert "search=True" in str(caught.value)
+    assert manifest.kept_by_hand(moved, search=True).tolist() == sorted([order.index(2), order.index(4)])
+
+
+def test_another_label_or_image_in_its_place_is_refused():
+    dataset = TinyImages(12)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [4]), dataset).with_kept([4])
+    for search in (False, True):
+        relabeled, repainted, shorter = TinyImages(12), TinyImages(12), TinyImages(4)
+        relabeled.targets[4] = 0
+        repainted.data[4, 0, 0, 0] ^= 1
+        for changed in (relabeled, repainted, shorter):
+            with pytest.raises(ManifestError, match=r"sample 4: labeled 1"):
+                manifest.kept_by_hand(changed, search=search)
+
+
+def test_twins_are_kept_one_for_one():
+    dataset = TinyImages(6)
+    dataset.data[:], dataset.targets[:] = dataset.data[0], 0
+    manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset).with_kept([4])
+    assert manifest.kept_by_hand(dataset).tolist() == [4]
+    assert manifest.kept_by_hand(Subset(dataset, [0, 1, 2]), search=True).tolist() == [0]
+    assert manifest.with_kept([2]).kept_by_hand(Subset(dataset, [0, 1, 2]), search=True).tolist() == [0, 2]
+
+
+def test_twins_that_moved_are_kept_one_for_one(folder):
+    dataset = TinyImages(6)
+    dataset.data[:], dataset.targets[:] = dataset.data[0], 0
+    manifest = Manifest.from_verdict(verdict_of(dataset, [3, 4]), dataset).with_kept([3, 4])
+    assert manifest.kept_by_hand(Subset(dataset, [0, 1, 2]), search=True).tolist() == [0, 1]
+    twice = ConcatDataset([image_folder(folder)] * 2)
+    manifest = Manifest.from_verdict(verdict_of(twice, [1, 9]), twice).with_kept([1, 9])
+    moved = ConcatDataset([Subset(image_folder(folder), [7, 6]), twice])
+    assert manifest.kept_by_hand(moved).tolist() == [3, 11]
+
+
+def test_new_files_in_front_are_followed_by_path(folder):
+    dataset = image_folder(folder)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [2, 6]), dataset).with_kept([2, 6])
+    Image.new("RGB", (8, 8)).save(folder / "cat" / "00.png")
+    assert manifest.kept_by_hand(image_folder(folder)).tolist() == [3, 7]
+    Image.new("RGB", (8, 8)).save(folder / "cat" / "2.png")
+    with pytest.raises(ManifestError, match="but 1 of them"):
+        manifest.kept_by_hand(image_folder(folder), search=True)
+
+
+def test_augmentation_does_not_change_the_hash_of_a_raw_image(folder):
+    plain, random_crops = image_folder(folder), image_folder(folder, augmenting())
+    digest = content_hash(plain, 3, sample=SPEC)
+    assert digest.startswith("raw:")
+    assert {content_hash(random_crops, 3, sample=SPEC) for _ in range(5)} == {digest}
+
+
+class Jittered(TensorDataset):
+    """Noise on every access, from torch's, NumPy's and Python's random states."""
+
+    def __getitem__(self, index):
+        noise = torch.randn(4) + float(np.random.rand()) + random.random()  # noqa: NPY002, S311
+        return self.tensors[0][index] + noise, int(self.tensors[1][index])
+
+
+def test_without_raw_images_the_input_is_hashed_under_a_fixed_random_state():
+    dataset = Jittered(torch.eye(4), torch.tensor([0, 1, 0, 1]))
+    manifest = Manifest.from_verdict(verdict_of(dataset, [1, 2]), dataset).with_kept([1, 2])
+    assert manifest.rows[0].content_hash.startswith("input:")
+    assert manifest.kept_by_hand(dataset).tolist() == [1, 2]
+    assert manifest.kept_by_hand(Subset(dataset, [3, 2, 1, 0]), search=True).tolist() == [1, 2]
+
+
+def test_the_callers_random_state_is_untouched():
+    dataset = Jittered(torch.eye(4), torch.tensor([0, 1, 0, 1]))
+    verdict = verdict_of(dataset, [1, 2])
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    manifest = Manifest.from_verdict(verdict, dataset).with_kept([1])
+    manifest.kept_by_hand(Subset(dataset, [1, 0, 2]), search=True)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_paths_are_found_through_views(folder):
+    dataset = image_folder(folder)
+    paths = [path for path, _ in dataset.samples]
+    keep = torch.tensor([False, True] * 4)
+    poison = Poison(torch.tensor([1, 8]), torch.tensor([0, 0]), AvailabilityObjective(), attack="x",
+                    base_indices=torch.tensor([1, 2]))  # fmt: skip
+    poisoned = PoisonedDataset(dataset, poison)
+    assert [file_of(Subset(dataset, [5, 2]), index) for index in range(2)] == [paths[5], paths[2]]
+    assert file_of(SanitizedDataset(dataset, keep), 2) == paths[5]
+    assert file_of(ConcatDataset([Subset(dataset, [0]), dataset]), 4) == paths[3]
+    assert file_of(poisoned, 1) == paths[1]
+    assert file_of(poisoned, 8) == ""
+    assert file_of(TinyImages(3), 0) == ""
+
+
+def test_poison_over_a_subset_is_hashed_as_the_model_sees_it():
+    subset = Subset(TinyImages(12), [11, 10, 9, 8])
+    repainted = torch.zeros(1, 1, 8, 8)
+    poison = Poison(torch.tensor([2]), torch.tensor([0]), AvailabilityObjective(), attack="x", inputs=repainted)
+    poisoned = PoisonedDataset(subset, poison)
+    hashes = [content_hash(poisoned, index, sample=SPEC) for index in range(4)]
+    assert len(set(hashes)) == 4
+    assert hashes[2] == content_hash(TensorDataset(repainted, torch.tensor([0])), 0, sample=SPEC)
+
+
+def test_diff():
+    dataset = TinyImages(12)
+    before = Manifest.from_verdict(verdict_of(dataset, [2, 4, 7]), dataset)
+    after = Manifest.from_verdict(verdict_of(dataset, [4, 7, 9]), dataset).with_kept([4])
+    found = before.diff(after)
+    assert [row.sample_id for row in found.added] == [9]
+    assert [row.sample_id for row in found.removed] == [2]
+    assert [(one.decision, two.decision) for one, two in found.changed] == [("removed", "kept-by-hand")]
+    assert not before.diff(before)
+    lines = str(found).splitlines()
+    assert lines[0] == "1 added, 1 removed, 1 decided otherwise"
+    assert lines[-1].startswith("  ~ sample 4: labeled 1")
+    assert lines[-1].endswith("kept-by-hand (was removed)")
+
+
+def test_diff_tells_twins_apart_by_their_ids():
+    dataset = TinyImages(6)
+    dataset.data[:], dataset.targets[:] = dataset.data[0], 0
+    both = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset)
+    assert [row.sample_id for row in both.diff(Manifest.from_verdict(verdict_of(dataset, [4]), dataset)).removed] == [2]
+    assert [row.sample_id for row in both.diff(Manifest.from_verdict(verdict_of(dataset, [2]), dataset)).removed] == [4]
+
+
+def test_diff_follows_samples_that_moved():
+    dataset = TinyImages(12)
+    before = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset)
+    moved = Subset(dataset, list(range(11, -1, -1)))
+    assert not before.diff(Manifest.from_verdict(verdict_of(moved, [9, 7]), moved))
+    found = before.diff(Manifest.from_verdict(verdict_of(moved, [9, 2]), moved))
+    assert [row.sample_id for row in found.added] == [2]
+    assert [row.sample_id for row in found.removed] == [4]
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
+    dataset, path = TinyImages(6), tmp_path / "m.csv"
+    manifest = write_manifest(path, verdict_of(dataset, [2]), dataset)
+    before = path.read_bytes()
+    broken = Manifest((*manifest.rows, None))
+    with pytest.raises(AttributeError):
+        broken.write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

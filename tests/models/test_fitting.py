@@ -1,0 +1,234 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.models.backbones import default_backbone
+from lightning_poison.models.fitting import FitSettings, _moved, fit_module, in_channels_last
+from lightning_poison.runtime import LocalRuntime
+
+QUICK = FitSettings(epochs=2, batch_size=16, min_steps=0)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def cross_entropy(module, inputs, labels):
+    return F.cross_entropy(module(inputs), labels)
+
+
+class Noisy(Dataset):
+    """Blobs behind a random transform."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        point, label = self.data[index]
+        return point + torch.randn(point.shape), label
+
+
+def weights(data, *, generator=None, workers=0, plan=QUICK, **arguments):
+    network = default_backbone((4,), 3)
+    runtime = LocalRuntime(precision="32", threads=1, num_workers=workers)
+    fit_module(network, data, cross_entropy, settings=plan, runtime=runtime, generator=generator, **arguments)
+    return torch.cat([value.detach().double().flatten() for value in network.state_dict().values()])
+
+
+def test_the_generator_decides_the_weights(blobs):
+    data = Noisy(blobs(64))
+    assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1)))
+    assert not torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(2)))
+    assert torch.equal(weights(data), weights(data))
+
+
+def test_the_number_of_workers_does_not(blobs):
+    data = Noisy(blobs(64))
+    assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1), workers=2))
+
+
+def test_the_global_state_stays(blobs):
+    found = torch.get_rng_state()
+    weights(Noisy(blobs(64)))
+    assert torch.equal(torch.get_rng_state(), found)
+
+
+def test_digits_are_learned(digits):
+    network = default_backbone((1, 8, 8), 10)
+    plan = FitSettings(epochs=3, batch_size=64, min_steps=0)
+    runtime = LocalRuntime(precision="32", threads=1)
+    assert fit_module(network, Subset(digits, range(1300)), cross_entropy, settings=plan, runtime=runtime) is network
+    assert not network.training
+    images, labels = digits[1300:]
+    assert float((network(images).argmax(1) == labels).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("length", "arguments", "steps"),
+    [
+        (100, {"epochs": 3, "batch_size": 30, "min_steps": 0}, 9),
+        (100, {"epochs": 3, "batch_size": 30, "min_steps": 10}, 12),
+        (5, {"epochs": 3, "batch_size": 30, "min_steps": 0}, 3),
+        (5, {"epochs": 3, "batch_size": 30, "min_steps": 7}, 7),
+        (100_000, {}, 8 * 781),
+    ],
+)
+def test_how_many_steps(length, arguments, steps):
+    assert FitSettings(**arguments).total_steps(length) == steps
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6, 10])
+def test_any_small_number_of_steps_can_be_scheduled(epochs):
+    rates = []
+
+    def watch(module, inputs, labels):
+        return cross_entropy(module, inputs, labels)
+
+    class Bar(LocalRuntime):
+        def progress(self, total, description):
+            rates.append((total, description))
+            return super().progress(total, description)
+
+    plan = FitSettings(epochs=epochs, min_steps=0)
+    data = TensorDataset(torch.randn(3, 4), torch.tensor([0, 1, 2]))
+    fit_module(nn.Linear(4, 3), data, watch, settings=plan, runtime=Bar(precision="32"), description="x")
+    assert rates == [(epochs, "x")]
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_it_stops_after_so_many_steps(blobs, most):
+    sizes = []
+
+    def count(module, inputs, labels):
+        sizes.append(len(inputs))
+        return cross_entropy(module, inputs, labels)
+
+    fit_module(nn.Linear(4, 3), blobs(40), count, settings=QUICK, max_steps=most)
+    assert sizes == [16] * min(most, 4)
+
+
+def test_every_sample_is_seen_in_another_order(blobs):
+    seen = []
+
+    def watch(module, inputs, labels):
+        seen.append(inputs.detach().clone())
+        return cross_entropy(module, inputs, labels)
+
+    data = blobs(48)
+    fit_module(nn.Linear(4, 3), data, watch, settings=QUICK)
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert torch.equal(first.sort(0).values, data.tensors[0].sort(0).values)
+    assert torch.equal(second.sort(0).values, data.tensors[0].sort(0).values)
+    assert not torch.equal(first, second)
+
+
+def test_a_tiny_data_set(digits):
+    network = default_backbone((1, 8, 8), 10)
+    fit_module(network, Subset(digits, [0, 1]), cross_entropy, settings=FitSettings(epochs=2, min_steps=2))
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_dicts_and_their_paths(blobs):
+    points, labels = blobs(32).tensors
+    data = [{"left": x, "right": x, "y": int(y)} for x, y in zip(points, labels, strict=True)]
+    with pytest.raises(ValueError, match="Name the two by their paths"):
+        weights(data)
+    plain = weights(TensorDataset(points, labels))
+    assert torch.equal(weights(data, sample=SampleSpec("right", "y")), plain)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_divergence_is_an_error(blobs, value):
+    def diverge(module, inputs, labels):
+        return cross_entropy(module, inputs, labels) * value
+
+    with pytest.raises(
+        FloatingPointError, match=r"`loss` to be finite, but got (nan|inf) at step 0\.\nLower `learning"
+    ):
+        fit_module(nn.Linear(4, 3), blobs(32), diverge, settings=QUICK)
+
+
+def test_an_unreadable_sample_is_named(blobs):
+    points, labels = blobs(32).tensors
+    points[17] = torch.nan
+    with pytest.raises(UnreadableSampleError, match="sample 17 holds NaN"):
+        weights(TensorDataset(points, labels))
+
+
+def test_the_number_of_threads_is_the_runtimes(blobs):
+    used = []
+
+    def watch(module, inputs, labels):
+        used.append(torch.get_num_threads())
+        return cross_entropy(module, inputs, labels)
+
+    for threads in (1, 3):
+        fit_module(nn.Linear(4, 3), blobs(32), watch, settings=QUICK, runtime=LocalRuntime(threads=threads))
+    assert used == [1, 1, 1, 1, 3, 3, 3, 3]
+
+
+def test_threads_come_back_after_an_error(blobs):
+    found = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        fit_module(nn.Linear(4, 3), blobs(32), lambda *_: 1 / 0, settings=QUICK, runtime=LocalRuntime(threads=3))
+    assert torch.get_num_threads() == found
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 99))
+def test_an_image_moves_by_at_most_the_reach_and_as_a_whole(reach, seed):
+    generator = seeded(seed)
+    images = torch.rand(5, 2, 6, 7, generator=generator)
+    moved = _moved(images, reach, generator)
+    assert moved.shape == images.shape
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    places = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)]
+    for old, new in zip(padded, moved, strict=True):
+        assert any(torch.equal(old[:, row : row + 6, column : column + 7], new) for row, column in places)
+
+
+def test_the_reach_is_used_up_and_differs_between_images():
+    images = torch.zeros(200, 1, 9, 9)
+    images[:, :, 4, 4] = 1
+    places = _moved(images, 2, seeded())[:, 0].nonzero()[:, 1:] - 4
+    assert sorted(set(places.flatten().tolist())) == [-2, -1, 0, 1, 2]
+    assert len({tuple(place) for place in places.tolist()}) == 25
+
+
+@pytest.mark.parametrize(("side", "reach"), [(6, 0), (8, 1), (28, 2), (32, 2), (60, 4)])
+def test_a_fifteenth_of_the_side_where_nothing_is_said(side, reach):
+    images = torch.zeros(300, 1, side, side)
+    images[:, :, side // 2, side // 2] = 1
+    moved = _moved(images, None, seeded())[:, 0].nonzero()[:, 1:] - side // 2
+    assert int(moved.abs().max()) == reach
+
+
+def test_vectors_never_move():
+    vectors = torch.rand(4, 5)
+    assert _moved(vectors, 3, seeded()) is vectors
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("min_steps", -1), ("clip_norm", 0), ("shift", -1)],
+)
+def test_refuses(name, value):
+    with pytest.raises(ValueError, match=f"Expected `{name}` to be"):
+        FitSettings(**{name: value})
+
+
+def test_weights_for_images_lie_channels_last_and_others_as_they_were():
+    images, volumes = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3))
+    assert in_channels_last(images) is images
+    assert images.weight.is_contiguous(memory_format=torch.channels_last)
+    assert in_channels_last(volumes) is volumes
+    assert all(weight.is_contiguous() for weight in volumes.parameters())

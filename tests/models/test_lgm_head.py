@@ -1,0 +1,215 @@
+"""The head: its door, its settings, its state, and a short training in plain PyTorch."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from lightning_poison.models.lgm_head import LGMHead, lgm_parameter_groups
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(size=6, features=5, classes=3):
+    generator = seeded()
+    return torch.randn(size, features, generator=generator), torch.randint(classes, (size,), generator=generator)
+
+
+def head(**settings):
+    return LGMHead(5, 3, generator=seeded(1), **settings)
+
+
+def test_logits_are_the_posterior():
+    features, _ = batch()
+    model = head(prior=torch.tensor([0.2, 0.3, 0.5]))
+    joint = model.log_likelihoods(features) + torch.tensor([0.2, 0.3, 0.5]).log()
+    torch.testing.assert_close(model(features).softmax(dim=1), joint.softmax(dim=1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_bring_the_margin_in_either_mode(training):
+    features, labels = batch()
+    model = head(margin=0.5).train(training)
+    change = model(features) - model(features, labels)
+    own = F.one_hot(labels, num_classes=3).bool()
+    torch.testing.assert_close(change[own], 0.25 * (features - model.means[labels]).square().sum(dim=1))
+    assert (change[~own] == 0).all()
+
+
+def test_loss_is_cross_entropy_of_its_logits_and_the_weighted_likelihood():
+    features, labels = batch()
+    model = head(likelihood_weight=0.3, covariance="diagonal")
+    loss = model.loss(features, labels)
+    torch.testing.assert_close(loss.classification, F.cross_entropy(model(features, labels), labels))
+    torch.testing.assert_close(loss.likelihood, model.likelihood_loss(features, labels))
+    torch.testing.assert_close(loss.total, loss.classification + 0.3 * loss.likelihood)
+
+
+def test_marginal_sums_over_the_classes():
+    features, labels = batch()
+    model = head(prior=torch.tensor([0.2, 0.3, 0.5]))
+    likelihoods = model.log_likelihoods(features)
+    expected = (likelihoods.exp() * torch.tensor([0.2, 0.3, 0.5])).sum(dim=1).log()
+    torch.testing.assert_close(model.log_likelihood(features), expected)
+    own = model.log_likelihood(features, labels)
+    torch.testing.assert_close(own, likelihoods.gather(1, labels.unsqueeze(1)).squeeze(1))
+
+
+def test_log_variances_count_as_clamped():
+    features, labels = batch()
+    model, bounded = head(covariance="diagonal"), head(covariance="diagonal")
+    with torch.no_grad():
+        model.log_variances.fill_(-50.0)
+        bounded.log_variances.fill_(-10.0)
+    torch.testing.assert_close(model.log_likelihood(features, labels), bounded.log_likelihood(features, labels))
+    assert model(features, labels).isfinite().all()
+
+
+def test_means_come_from_the_generator_and_leave_the_global_one_alone():
+    before = torch.get_rng_state()
+    first, again, other = (LGMHead(5, 3, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(LGMHead(5, 3).means, LGMHead(5, 3).means)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.means, again.means)
+    assert not torch.equal(first.means, other.means)
+
+
+@pytest.mark.parametrize(("feature_size", "deviation"), [(2, 1.0), (32, 1.0), (512, 0.25)])
+def test_initial_means_lie_at_the_stated_distance(feature_size, deviation):
+    means = LGMHead(feature_size, 1000, generator=seeded()).means
+    assert means.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+def test_state_survives_saving(tmp_path):
+    model = head(covariance="diagonal", prior=torch.tensor([0.2, 0.3, 0.5]))
+    torch.save(model.state_dict(), tmp_path / "head.pt")
+    loaded = LGMHead(5, 3, covariance="diagonal")
+    loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
+    features, labels = batch()
+    assert torch.equal(loaded(features, labels), model(features, labels))
+
+
+def test_half_precision_head_answers_in_float32():
+    features, labels = batch()
+    model = head(covariance="diagonal").to(torch.bfloat16)
+    assert model(features.bfloat16(), labels).dtype == torch.float32
+    loss = model.loss(features.bfloat16(), labels).total
+    loss.backward()
+    assert model.means.grad.dtype == torch.bfloat16
+    exact = head(covariance="diagonal").loss(features, labels).total
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_autocast_does_not_reach_the_head():
+    features, labels = batch()
+    model = head()
+    expected = model.log_likelihood(features, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.log_likelihood(features, labels)
+        assert torch.equal(model.log_likelihoods(features), head().log_likelihoods(features))
+    assert torch.equal(found, expected)
+
+
+def test_meta_device_and_late_reset():
+    with torch.device("meta"):
+        model = LGMHead(5, 3)
+    model = model.to_empty(device="cpu")
+    model.reset_parameters(seeded(1))
+    assert torch.equal(model.means, head().means)
+
+
+def test_parameter_groups_spare_the_heads():
+    net = nn.Sequential(nn.Linear(4, 5), head(covariance="diagonal"))
+    decayed, spared = lgm_parameter_groups(net, weight_decay=0.1)
+    assert [parameter.shape for parameter in decayed["params"]] == [(5, 4), (5,)]
+    assert {id(parameter) for parameter in spared["params"]} == {id(parameter) for parameter in net[1].parameters()}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert len(lgm_parameter_groups(head(), weight_decay=0.1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"feature_size": 0}, "`feature_size` to be an integer of at least 1, but got 0"),
+        ({"num_classes": 1}, "`num_classes` to be an integer of at least 2, but got 1"),
+        ({"margin": -0.1}, "`margin` to be a finite number of at least 0, but got -0.1"),
+        ({"likelihood_weight": math.nan}, "`likelihood_weight` to be a finite number of at least 0, but got nan"),
+        ({"covariance": "full"}, "`covariance` to be one of 'identity', 'diagonal', but got full"),
+        ({"prior": torch.ones(3)}, r"`prior` to be 3 positive numbers that sum to 1, but got \[1.0, 1.0, 1.0\]"),
+        ({"prior": torch.ones(2) / 2}, "`prior` to be 3 positive numbers"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LGMHead(**{"feature_size": 5, "num_classes": 3, **settings})
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(6, 4), r"of shape \(B, 5\), but got a float32 tensor of shape \(6, 4\)"),
+        (torch.zeros(5), r"of shape \(B, 5\), but got a float32 tensor of shape \(5,\)"),
+        (torch.zeros(6, 2, 5), r"of shape \(B, 5\), but got a float32 tensor of shape \(6, 2, 5\)"),
+    ],
+)
+def test_wrong_feature_size_names_what_came(features, message):
+    with pytest.raises(ValueError, match=message):
+        head()(features)
+    with pytest.raises(ValueError, match="feature_size"):
+        head().log_likelihoods(features)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(6, 3), r"int64 tensor of shape \(6,\), but got a float32 tensor of shape \(6, 3\)"),
+        (torch.zeros(5, dtype=torch.int64), r"int64 tensor of shape \(6,\), but got a int64 tensor of shape \(5,\)"),
+        (torch.tensor([0, 1, 2, 3, 0, 1]), r"`labels` to be in \[0, 3\), but got 0 to 3"),
+        (torch.tensor([0, 1, 2, -1, 0, 1]), r"`labels` to be in \[0, 3\), but got -1 to 2"),
+    ],
+)
+def test_labels_that_do_not_fit(labels, message):
+    features, _ = batch()
+    for method in (head().forward, head().loss, head().log_likelihood, head().likelihood_loss):
+        with pytest.raises(ValueError, match=message):
+            method(features, labels)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("covariance", ["identity", "diagonal"])
+def test_trained_on_digits_with_flipped_labels(covariance):
+    digits, generator = load_digits(), seeded()
+    images, truth = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+    order = torch.randperm(len(images), generator=generator)
+    train, test = order[:1400], order[1400:]
+    labels = truth.clone()
+    labels[train[:140]] = (labels[train[:140]] + torch.randint(1, 10, (140,), generator=generator)) % 10
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
+    model = LGMHead(32, 10, covariance=covariance, generator=generator)
+    optimizer = torch.optim.Adam([*net.parameters(), *model.parameters()], lr=3e-3)
+    for _ in range(12):
+        for part in train[torch.randperm(len(train), generator=generator)].split(64):
+            optimizer.zero_grad()
+            model.loss(net(images[part]), labels[part]).total.backward()
+            optimizer.step()
+    with torch.no_grad():
+        accuracy = (model(net(images[test])).argmax(dim=1) == truth[test]).float().mean()
+        suspicion = -model.log_likelihood(net(images[train]), labels[train])
+    assert accuracy > 0.93
+    assert roc_auc_score((labels != truth)[train], suspicion) > 0.985

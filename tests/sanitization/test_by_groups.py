@@ -1,0 +1,230 @@
+import copy
+import warnings
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lightning_poison.adversarial.adversaries import FGSM
+from lightning_poison.errors import InconclusiveError
+from lightning_poison.models.fitting import FitSettings
+from lightning_poison.randomness import seeded_rng
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.protocol import FeatureScorer, GroupScorer, LabelFeatureScorer
+from lightning_poison.scorers.robust_features import RobustFeatureScorer
+from lightning_poison.statistics.subgroups import Subgroup
+
+RUNTIME = LocalRuntime(precision="32", threads=1)
+FITTED = FitSettings(epochs=20, batch_size=64, learning_rate=5e-3, min_steps=0)
+POISON = 90
+
+
+def digits():
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.tensor(pixels / 16).float(), torch.tensor(labels)
+
+
+def backdoored(count=POISON):
+    """Give the first digits that are not 0 a white corner and the label 0."""
+    images, labels = digits()
+    chosen = (labels != 0).nonzero().flatten()[:count]
+    images.view(-1, 8, 8)[chosen, 6:, 6:] = 1
+    labels[chosen] = 0
+    return TensorDataset(images, labels), chosen
+
+
+def points(kind="clean", count=1500):
+    """Five classes of vectors around corners of their own; some samples have more in their last entries.
+
+    With `"all-to-all"` they are a fifth of the samples, and get the next label. With `"clean-label"` they are half of
+    class 0, keep their label, and lie so near to the middle of all classes that they say nothing of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels, first = torch.arange(count) % 5, torch.arange(count) < count // 5
+    centers = 0.25 + 0.5 * torch.randint(2, (5, 16), generator=generator).float()[labels]
+    poison = (labels == 0) & (torch.arange(count) % 2 == 0) if kind == "clean-label" else first & (kind != "clean")
+    if kind == "clean-label":
+        centers[poison] = 0.5
+    inputs = torch.cat([centers + 0.06 * torch.randn(count, 16, generator=generator), torch.zeros(count, 4)], 1)
+    inputs[poison, 16 if kind == "clean-label" else 19 :] = 1.0 if kind == "clean-label" else 0.5
+    if kind == "all-to-all":
+        labels = torch.where(poison, (labels + 1) % 5, labels)
+    return TensorDataset(inputs.clamp(0, 1), labels), poison.nonzero().flatten()
+
+
+def body(size):
+    with seeded_rng(0):
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, 48), nn.ReLU())
+
+
+def scorer(size=64, **parts):
+    looked_at = FeatureModel(backbone=body(size), feature_size=48, fit_settings=FITTED, adversary=FGSM(0.2))
+    return RobustFeatureScorer(looked_at, components=8, **parts)
+
+
+def judged(data, chosen=None, **options):
+    return sanitize(data, chosen or scorer(), runtime=RUNTIME, **options)
+
+
+@pytest.fixture(scope="module")
+def poisoned():
+    data, chosen = backdoored()
+    return judged(data), chosen
+
+
+def test_it_is_what_the_flow_looks_for():
+    assert isinstance(scorer(), FeatureScorer)
+    assert isinstance(scorer(), GroupScorer)
+    assert not isinstance(scorer(), LabelFeatureScorer)
+
+
+def test_a_backdoor_goes_and_nothing_else(poisoned):
+    verdict, chosen = poisoned
+    removed = ~verdict.keep
+    assert float(removed[chosen].double().mean()) > 0.97
+    removed[chosen] = False
+    assert int(removed.sum()) <= 2
+    assert verdict.evidence.present
+    assert verdict.calibration == "group tests"
+    assert verdict.evidence.low < POISON / len(verdict) < verdict.evidence.high
+    assert set(verdict.ranking[:80].tolist()) <= set(chosen.tolist())
+
+
+def test_what_a_person_reads(poisoned, tmp_path):
+    verdict, _ = poisoned
+    group = verdict.evidence.groups[0]
+    assert group.label == 0
+    assert group.is_poison
+    assert group.transfer > 0.5
+    assert "labeled 0:" in str(verdict)
+    assert "samples stand apart" in str(verdict)
+    assert "what groups that stand apart do to other samples" in str(verdict)
+    verdict.save(tmp_path / "v")
+    loaded = Verdict.load(tmp_path / "v")
+    assert loaded.evidence == verdict.evidence
+    assert str(loaded) == str(verdict)
+
+
+@pytest.mark.parametrize("data", [lambda: TensorDataset(*digits()), lambda: points()[0]], ids=["digits", "points"])
+def test_clean_data_stay_whole(data):
+    found = data()
+    verdict = judged(found, scorer(found.tensors[0].shape[1]))
+    assert verdict.keep.all()
+    assert not verdict.evidence.present
+    assert verdict.evidence.contamination == 0
+    assert "no evidence of poison" in str(verdict)
+
+
+def test_all_to_all_is_told_by_what_its_groups_look_like():
+    data, chosen = points("all-to-all")
+    verdict = judged(data, scorer(20))
+    removed = ~verdict.keep
+    assert float(removed[chosen].double().mean()) > 0.97
+    removed[chosen] = False
+    assert not removed.any()
+    assert len(verdict.evidence.groups) == 5
+    assert all(group.is_poison and group.resemblance > 0.5 for group in verdict.evidence.groups)
+    suggested = verdict.suggested_labels[chosen][~verdict.keep[chosen]]
+    assert (suggested == (verdict.labels[chosen][~verdict.keep[chosen]] - 1) % 5).double().mean() > 0.97
+    assert {(pair.labeled, pair.read_as) for pair in verdict.evidence.pairs} == {(y, (y - 1) % 5) for y in range(5)}
+
+
+def test_clean_labels_are_told_by_what_they_make_of_others():
+    data, chosen = points("clean-label")
+    verdict = judged(data, scorer(20))
+    removed = ~verdict.keep
+    assert float(removed[chosen].double().mean()) > 0.97
+    removed[chosen] = False
+    assert not removed.any()
+    (group,) = verdict.evidence.groups
+    assert group.label == 0
+    assert group.transfer > 0.9
+
+
+def test_the_same_seed_gives_the_same_verdict(poisoned):
+    verdict, _ = poisoned
+    again = judged(backdoored()[0])
+    assert torch.equal(again.scores, verdict.scores)
+    assert torch.equal(again.keep, verdict.keep)
+
+
+def test_a_network_that_was_trained_before_is_looked_into_and_left_alone():
+    data, chosen = backdoored()
+    own = scorer().feature_model.for_fit().fit(data, runtime=RUNTIME)
+    network = own.network.train()
+    weights = copy.deepcopy(network.state_dict())
+    reader = scorer().exclusion_model
+    verdict = judged(data, RobustFeatureScorer(FeatureModel(network, "backbone"), exclusion_model=reader, components=8))
+    assert float((~verdict.keep)[chosen].double().mean()) > 0.97
+    assert network.training
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+class Halves:
+    """Claims that the first samples of class 0 stand apart, whatever their features are."""
+
+    name, is_control = "halves", False
+
+    def __init__(self, *, poison):
+        self.feature_model = self.exclusion_model = scorer().exclusion_model
+        self.poison = poison
+        self.asked = []
+
+    def score_features(self, features, labels):
+        return torch.zeros(len(labels))
+
+    def find_groups(self, features, labels):
+        positions = (labels == 0).nonzero().flatten()
+        log_odds = torch.where(torch.arange(len(positions)) < 40, 9.0, -9.0).double()
+        return [Subgroup(0, positions, log_odds, 99.0)]
+
+    def stands_apart(self, group):
+        return True
+
+    def is_poison(self, *, transfer, resemblance):
+        self.asked.append((transfer, resemblance))
+        return self.poison
+
+
+@pytest.mark.parametrize(("poison", "anyway", "out"), [(False, False, 0), (False, True, 40), (True, False, 40)])
+def test_a_group_without_an_effect_stays_unless_the_user_says_otherwise(poison, anyway, out):
+    asking = Halves(poison=poison)
+    verdict = judged(TensorDataset(*digits()), asking, remove_without_evidence=anyway)
+    assert int((~verdict.keep).sum()) == out
+    assert verdict.evidence.present is poison
+    ((transfer, alike),) = asking.asked
+    assert transfer < 0.2
+    assert alike < 0.2
+    assert not verdict.evidence.pairs
+
+
+def test_noise_is_refused():
+    images = torch.rand(600, 64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InconclusiveError, match="hardly learned"):
+        judged(TensorDataset(images, torch.arange(600) % 10))
+
+
+def test_a_class_that_is_too_small_is_named_before_anything_is_fitted():
+    data = TensorDataset(torch.rand(64, 64), torch.tensor([0] * 54 + [1] * 10))
+    with pytest.raises(ValueError, match="at least 12 samples a class, but got 10 of class 1"):
+        judged(data)
+
+
+def test_with_trusted_data_they_say_where_to_cut():
+    data, chosen = backdoored()
+    half = torch.arange(len(data)) % 3 != 0
+    clean = TensorDataset(*(part[~half] for part in digits()))
+    rest = TensorDataset(*(part[half] for part in data.tensors))
+    truth = torch.zeros(len(data), dtype=torch.bool)
+    truth[chosen] = True
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The false-positive rate is calibrated on")
+        verdict = judged(rest, trusted=clean, false_positive_rate=0.02)
+    assert verdict.calibration == "trusted"
+    assert float((~verdict.keep)[truth[half]].double().mean()) > 0.95
+    assert float((~verdict.keep)[~truth[half]].double().mean()) < 0.06

@@ -1,0 +1,244 @@
+import math
+
+import pytest
+import torch
+
+from lightning_poison.statistics.contamination import (
+    Contamination,
+    estimate_contamination,
+    has_evidence,
+    select_by_posterior,
+)
+
+
+def draw_label_scores(truth, generator, *, classes, hard=0.015, confusable=()):
+    """Scores as a good model gives them: 0 under the reading, wide margins elsewhere, short ones on hard images."""
+    count = len(truth)
+    margins = (5 + 1.5 * torch.randn(count, classes, generator=generator)).clamp_min(0.2)
+    for first, second in confusable:
+        margins[truth == first, second] *= 0.3
+        margins[truth == second, first] *= 0.3
+    reading = truth.clone()
+    is_hard = torch.rand(count, generator=generator) < hard
+    shift = torch.randint(1, classes, (count,), generator=generator)
+    reading[is_hard] = (truth[is_hard] + shift[is_hard]) % classes
+    margins[torch.arange(count), reading] = 0
+    small = -torch.rand(count, generator=generator).log() * 1.1
+    rows = is_hard.nonzero().flatten()
+    margins[rows, truth[rows]] = small[rows]
+    return margins + torch.rand(count, 1, generator=generator)
+
+
+def flip(truth, generator, *, share, classes):
+    labels = truth.clone()
+    chosen = torch.randperm(len(truth), generator=generator)[: round(share * len(truth))]
+    labels[chosen] = (truth[chosen] + torch.randint(1, classes, (len(chosen),), generator=generator)) % classes
+    return labels
+
+
+def simulate(seed, *, share, count=6000, classes=10, **options):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(classes, (count,), generator=generator)
+    label_scores = draw_label_scores(truth, generator, classes=classes, **options)
+    return label_scores, flip(truth, generator, share=share, classes=classes), truth
+
+
+def simulate_pair(seed, *, share=0.2):
+    label_scores, truth, _ = simulate(seed, share=0, confusable=[(4, 9)])
+    labels = truth.clone()
+    fours = (truth == 4).nonzero().flatten()
+    labels[fours[: round(share * len(fours))]] = 9
+    return label_scores, labels, truth
+
+
+def test_separated_wrong_labels_are_counted_exactly():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(3000) % 3
+    label_scores = 4 + torch.rand(3000, 3, generator=generator)
+    label_scores[torch.arange(3000), truth] = 0
+    labels = flip(truth, generator, share=0.04, classes=3)
+    contamination = estimate_contamination(label_scores, labels)
+    assert contamination.rate == pytest.approx(0.04, abs=0.001)
+    assert contamination.posterior[labels != truth].min() > 0.9
+    assert contamination.posterior[labels == truth].max() == 0
+    assert contamination.suggested_labels.equal(truth)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.1, 0.3])
+def test_estimate_is_close_to_the_truth(share):
+    label_scores, labels, _ = simulate(1, share=share)
+    contamination = estimate_contamination(label_scores, labels)
+    assert contamination.rate == pytest.approx(share, abs=0.003 + 0.1 * share)
+    assert contamination.low <= contamination.rate <= contamination.high
+    assert has_evidence(contamination)
+
+
+@pytest.mark.slow
+def test_interval_covers_as_often_as_it_says():
+    covered = []
+    for seed in range(20):
+        label_scores, labels, _ = simulate(100 + seed, share=0.05, count=2000)
+        contamination = estimate_contamination(label_scores, labels, confidence=0.9)
+        covered.append(contamination.low <= 0.05 <= contamination.high)
+    assert sum(covered) >= 17
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.005, 0.015, 0.05])
+def test_clean_labels_give_no_evidence(hard):
+    label_scores, labels, _ = simulate(2, share=0, hard=hard)
+    contamination = estimate_contamination(label_scores, labels)
+    assert contamination.rate < 0.002
+    assert not has_evidence(contamination)
+    assert contamination.pairs == ()
+    assert contamination.high > 0
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_selection_finds_wrong_labels_and_keeps_the_stated_rate(share):
+    label_scores, labels, truth = simulate(3, share=share)
+    removed = ~select_by_posterior(estimate_contamination(label_scores, labels).posterior, 0.01)
+    wrong = labels != truth
+    assert removed[wrong].double().mean() >= 0.9
+    assert removed[~wrong].double().mean() <= 0.015
+
+
+def test_the_pair_of_classes_is_named():
+    label_scores, labels, truth = simulate_pair(4)
+    contamination = estimate_contamination(label_scores, labels)
+    wrong = int((labels != truth).sum())
+    (pair,) = contamination.pairs
+    assert (pair.labeled, pair.read_as) == (9, 4)
+    assert pair.low <= wrong <= pair.high
+    assert pair.count >= pair.estimate
+    assert pair.p_value < 1e-6
+    removed = ~select_by_posterior(contamination.posterior, 0.01)
+    assert removed[labels != truth].double().mean() >= 0.85
+
+
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_even_flips_name_no_pair(seed):
+    label_scores, labels, _ = simulate(seed, share=0.1)
+    assert estimate_contamination(label_scores, labels).pairs == ()
+
+
+@pytest.mark.slow
+def test_posterior_says_how_often_a_label_is_wrong():
+    posteriors, wrongs = [], []
+    for seed in range(6):
+        label_scores, labels, truth = simulate(200 + seed, share=0.03, hard=0.05)
+        posteriors.append(estimate_contamination(label_scores, labels).posterior)
+        wrongs.append(labels != truth)
+    posterior, wrong = torch.cat(posteriors), torch.cat(wrongs)
+    for low, high in ((0.05, 0.35), (0.35, 0.65), (0.65, 0.95)):
+        inside = (posterior > low) & (posterior <= high)
+        assert wrong[inside].double().mean().item() == pytest.approx(posterior[inside].mean().item(), abs=0.15)
+
+
+def test_p_values_of_rightly_labeled_samples_are_about_uniform():
+    label_scores, labels, truth = simulate(8, share=0.05)
+    p_values = estimate_contamination(label_scores, labels).p_values
+    assert ((p_values > 0) & (p_values <= 1)).all()
+    right = p_values[labels == truth]
+    for level in (0.01, 0.05, 0.5):
+        assert (right <= level).double().mean().item() == pytest.approx(level, abs=0.003 + 0.05 * level)
+    assert p_values[labels != truth].median() < 1e-3
+
+
+def test_result_follows_the_samples_and_the_names_of_the_classes():
+    label_scores, labels, _ = simulate(9, share=0.05, count=2000)
+    reference = estimate_contamination(label_scores, labels)
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
+    renamed = torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    moved = estimate_contamination(label_scores[order][:, renamed.argsort()], renamed[labels[order]])
+    assert moved.rate == pytest.approx(reference.rate, rel=1e-6)
+    assert torch.allclose(moved.posterior, reference.posterior[order], atol=1e-6)
+    assert moved.suggested_labels.equal(renamed[reference.suggested_labels[order]])
+
+
+def test_result_depends_on_margins_alone():
+    label_scores, labels, _ = simulate(10, share=0.05, count=2000)
+    label_scores = label_scores.double()
+    offset = 100 * torch.randn(2000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reference = estimate_contamination(label_scores, labels)
+    assert torch.allclose(estimate_contamination(label_scores + offset, labels).posterior, reference.posterior)
+    assert torch.allclose(estimate_contamination(7 * label_scores, labels).posterior, reference.posterior)
+
+
+def test_many_classes_with_few_samples_each_borrow_from_one_another():
+    label_scores, labels, truth = simulate(11, share=0.05, count=3000, classes=100)
+    contamination = estimate_contamination(label_scores, labels)
+    assert contamination.rate == pytest.approx(0.05, abs=0.008)
+    removed = ~select_by_posterior(contamination.posterior, 0.01)
+    assert removed[labels != truth].double().mean() >= 0.85
+
+
+def test_class_that_is_never_read_is_no_fault():
+    label_scores, labels, _ = simulate(12, share=0.02, count=1000, classes=4)
+    padded = torch.cat([label_scores, torch.full((1000, 1), 50.0)], 1)
+    labels[:3] = 4
+    contamination = estimate_contamination(padded, labels)
+    assert contamination.posterior.isfinite().all()
+    assert math.isfinite(contamination.high)
+
+
+def test_arguments_are_left_as_they_were():
+    label_scores, labels, _ = simulate(13, share=0.02, count=500)
+    copies = label_scores.clone(), labels.clone()
+    estimate_contamination(label_scores, labels)
+    assert label_scores.equal(copies[0])
+    assert labels.equal(copies[1])
+
+
+def test_selection_takes_equal_posteriors_together_and_stops_at_the_rate():
+    posterior = torch.cat([torch.full((10,), 0.8), torch.full((5,), 0.7), torch.zeros(200)])
+    assert (~select_by_posterior(posterior, 0.01)).nonzero().flatten().equal(torch.arange(10))
+    assert (~select_by_posterior(posterior, 0.005)).sum() == 0
+    assert (~select_by_posterior(posterior, 0.1)).nonzero().flatten().equal(torch.arange(15))
+
+
+def test_selection_of_nothing_keeps_everything():
+    assert select_by_posterior(torch.zeros(7), 0.5).all()
+    assert select_by_posterior(torch.full((7,), 0.5), 0.9).all()
+    assert not select_by_posterior(torch.ones(7), 0.01).any()
+
+
+def test_evidence_is_the_lower_end_against_the_natural_rate():
+    empty = torch.zeros(0)
+    contamination = Contamination(0.01, 0.004, 0.02, 0.95, 0.05, (), empty, empty, empty)
+    assert has_evidence(contamination)
+    assert not has_evidence(contamination, natural_error_rate=0.004)
+    assert not has_evidence(contamination, largest_misread_share=0.04)
+
+
+def test_model_that_reads_badly_gives_no_evidence():
+    label_scores, labels, _ = simulate(15, share=0.1, hard=0.4)
+    contamination = estimate_contamination(label_scores, labels)
+    assert contamination.misread_share > 0.25
+    assert not has_evidence(contamination)
+
+
+@pytest.mark.parametrize(
+    ("label_scores", "labels", "message"),
+    [
+        (torch.rand(3, 2), torch.zeros(2, dtype=torch.int64), "shape"),
+        (torch.rand(3), torch.zeros(3, dtype=torch.int64), "shape"),
+        (torch.rand(0, 2), torch.zeros(0, dtype=torch.int64), "shape"),
+        (torch.rand(2, 2), torch.tensor([0, 2]), r"in \[0, 2\)"),
+        (torch.rand(2, 2), torch.tensor([0.0, 1.0]), "int64"),
+        (torch.tensor([[0.0, math.inf]]), torch.tensor([0]), "finite"),
+        (torch.tensor([[0.0, 1.0]]), torch.tensor([1]), "lowest under the label"),
+    ],
+)
+def test_wrong_scores_are_refused(label_scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_contamination(label_scores, labels)
+
+
+def test_wrong_rates_are_refused():
+    label_scores, labels, _ = simulate(14, share=0, count=100, classes=2)
+    with pytest.raises(ValueError, match="confidence"):
+        estimate_contamination(label_scores, labels, confidence=95)
+    with pytest.raises(ValueError, match="false_positive_rate"):
+        select_by_posterior(torch.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="posterior"):
+        select_by_posterior(torch.tensor([1.5]), 0.01)

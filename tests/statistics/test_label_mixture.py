@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from lightning_poison.statistics.label_mixture import count_variances, find_disagreements, fit_mixture
+
+
+def two_classes(mislabeled, hard, *, agreeing=1000):
+    """Class 0 read as 0 with margins around 6; then 0s labeled 1, and 1s that are read as 0 by a short margin."""
+    generator = torch.Generator().manual_seed(0)
+    wide = 6 + torch.randn(agreeing + mislabeled, generator=generator, dtype=torch.float64)
+    short = -torch.rand(hard, generator=generator, dtype=torch.float64).log() * 1.5
+    of_label_1 = torch.cat([wide, short])
+    label_scores = torch.stack([torch.zeros_like(of_label_1), of_label_1], 1)
+    labels = torch.cat([torch.zeros(agreeing), torch.ones(mislabeled + hard)]).long()
+    return label_scores, labels
+
+
+def test_disagreements_are_found_with_margins_in_units_of_the_typical_one():
+    label_scores = torch.tensor([[0.0, 2.0], [0.0, 4.0], [0.0, 4.0], [0.0, 4.0], [0.0, 9.0], [0.0, 1.0], [3.0, 1.0]])
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 0])
+    found = find_disagreements(label_scores.double(), labels)
+    assert found.index.tolist() == [5, 6]
+    assert found.read_as[found.pair].tolist() == [0, 1]
+    assert found.labeled[found.pair].tolist() == [1, 0]
+    assert found.margin.tolist() == [0.25, 0.5]
+    assert torch.allclose(found.wrong.sum(1), torch.ones(2, dtype=torch.float64))
+
+
+def test_wrong_label_distribution_is_that_of_the_agreeing_samples():
+    found = find_disagreements(*two_classes(50, 0))
+    margin_bins = torch.arange(41)
+    below_typical = found.wrong[0, margin_bins < 40].sum().item()
+    below_half = found.wrong[0, margin_bins < 20].sum().item()
+    assert below_typical == pytest.approx(0.5, abs=0.02)
+    assert below_half < 0.01
+
+
+@pytest.mark.parametrize(("mislabeled", "hard"), [(100, 0), (0, 100), (50, 50), (10, 200), (300, 20)])
+def test_fit_recovers_both_counts(mislabeled, hard):
+    mixture = fit_mixture(find_disagreements(*two_classes(mislabeled, hard)))
+    assert mixture.counts.sum().item() == pytest.approx(mislabeled, abs=3 + 0.05 * hard)
+
+
+def test_posterior_rises_with_the_margin():
+    found = find_disagreements(*two_classes(50, 50))
+    posterior = fit_mixture(found).posterior[found.margin.argsort()]
+    assert (posterior.diff() > -0.02).all()
+    assert posterior[0] < 0.05
+    assert posterior[-1] > 0.95
+
+
+def test_refit_from_a_fit_stays_there():
+    found = find_disagreements(*two_classes(50, 50))
+    mixture = fit_mixture(found)
+    again = fit_mixture(found, start=mixture)
+    assert again.counts.item() == pytest.approx(mixture.counts.item(), abs=0.01)
+
+
+def test_variance_is_small_where_kinds_are_apart_and_grows_where_they_overlap():
+    apart = find_disagreements(*two_classes(100, 0))
+    mixed = find_disagreements(*two_classes(100, 100))
+    variances = [count_variances(found, fit_mixture(found))[1].item() for found in (apart, mixed)]
+    assert 0 <= variances[0] < variances[1]
+
+
+def test_nothing_to_separate_is_no_fault():
+    found = find_disagreements(*two_classes(0, 0))
+    mixture = fit_mixture(found)
+    assert mixture.counts.sum() == 0
+    assert count_variances(found, mixture)[1] == 0

@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import torch
+
+from lightning_poison.statistics.subgroups import (
+    SMALLEST_CLASS,
+    Subgroup,
+    ashman_separation,
+    find_subgroups,
+    subgroup_scores,
+)
+
+GAP = 6.5
+
+
+def normal(count, size=12, *, seed=0):
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
+
+
+def one_class(count):
+    return torch.zeros(count, dtype=torch.int64)
+
+
+class TestAshmanSeparation:
+    def test_two_normal_distributions(self):
+        values = torch.cat(
+            [torch.randn(200_000, generator=torch.Generator().manual_seed(0)), torch.randn(200_000) * 2 + 8]
+        )
+        second = torch.arange(400_000) >= 200_000
+        assert ashman_separation(values, second) == pytest.approx(math.sqrt(2) * 8 / math.sqrt(1 + 4), rel=0.01)
+
+    def test_the_halves_of_one_normal_distribution(self):
+        values = torch.randn(400_000, generator=torch.Generator().manual_seed(1))
+        mean, spread = math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi)
+        assert ashman_separation(values, values > 0) == pytest.approx(2 * mean / spread, rel=0.01)
+
+    def test_it_does_not_depend_on_scale_or_place(self):
+        values, second = normal(50, 1)[:, 0], torch.arange(50) < 9
+        moved = ashman_separation(100 - 7 * values, second)
+        assert moved == pytest.approx(ashman_separation(values, second), rel=1e-5)
+
+    def test_groups_that_do_not_vary(self):
+        second = torch.tensor([False, False, True, True])
+        assert ashman_separation(torch.tensor([1.0, 1.0, 2.0, 2.0]), second) == math.inf
+        assert ashman_separation(torch.ones(4), second) == 0
+
+
+class TestFindSubgroups:
+    @pytest.mark.parametrize("share", [0.02, 0.09, 0.33, 0.48])
+    def test_a_group_behind_a_gap_is_found_whole(self, share):
+        features, count = normal(1500), round(1500 * share)
+        features[:count, 3] += 14
+        first = find_subgroups(features, one_class(1500), min_separation=GAP)[0]
+        assert first.separation > GAP
+        assert first.members.tolist() == list(range(count))
+        assert len(first.members) + len(first.rest) == 1500
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_one_normal_distribution_has_none(self, seed):
+        features = normal(800, seed=seed) * torch.linspace(0.2, 6, 12)
+        assert all(group.separation < 5.5 for group in find_subgroups(features, one_class(800), min_separation=GAP))
+
+    @pytest.mark.parametrize("count", [12, 20, 40, 90])
+    def test_a_small_class_seldom_has_one(self, count):
+        features = [normal(count, seed=seed) for seed in range(20)]
+        first = [find_subgroups(each, one_class(count), min_separation=GAP)[:1] for each in features]
+        assert sum(bool(found) and found[0].separation >= GAP for found in first) <= 2
+
+    def test_several_in_a_class(self):
+        features = normal(1000)
+        features[:60, 0] += 20
+        features[60:160, 1] -= 20
+        apart = [
+            group for group in find_subgroups(features, one_class(1000), min_separation=GAP) if group.separation > GAP
+        ]
+        assert sorted(group.members.tolist() for group in apart) == [list(range(60)), list(range(60, 160))]
+        assert not set(apart[0].members.tolist()) & set(apart[1].positions.tolist())
+
+    def test_positions_are_those_in_the_set(self):
+        labels = torch.arange(600) % 2 + 4
+        features = normal(600)
+        features[1:101:2] += 9
+        found = {group.label: group for group in find_subgroups(features, labels, min_separation=GAP)[::-1]}
+        assert set(found) == {4, 5}
+        assert found[5].members.tolist() == list(range(1, 101, 2))
+        assert found[4].separation < GAP
+
+    def test_the_same_twice(self):
+        runs = [find_subgroups(normal(300), one_class(300), min_separation=GAP, seed=3) for _ in range(2)]
+        assert all(torch.equal(one.log_odds, other.log_odds) for one, other in zip(*runs, strict=True))
+
+    def test_fewer_directions_than_components(self):
+        features = torch.cat([normal(90, 2), normal(30, 2) + 30])
+        assert find_subgroups(features, one_class(120), min_separation=GAP)[0].members.tolist() == list(range(90, 120))
+
+    def test_a_class_that_is_too_small(self):
+        labels = torch.cat([one_class(60), one_class(SMALLEST_CLASS - 1) + 1])
+        with pytest.raises(ValueError, match="at least 12 samples a class, but got 11 of class 1"):
+            find_subgroups(normal(len(labels)), labels, min_separation=GAP)
+
+    def test_a_class_whose_features_do_not_vary(self):
+        features, labels = normal(80), torch.arange(80) % 2
+        features[labels == 1] = 2.0
+        with pytest.raises(ValueError, match="vectors of class 1 that differ"):
+            find_subgroups(features, labels, min_separation=GAP)
+
+    @pytest.mark.parametrize("name", ["min_separation", "components", "restarts", "most"])
+    def test_settings_that_cannot_be(self, name):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            find_subgroups(normal(60), one_class(60), **{"min_separation": GAP, name: 0})
+
+
+class TestSubgroupScores:
+    def test_a_group_that_counts_keeps_its_log_odds_and_one_that_does_not_is_below_zero(self):
+        counts = Subgroup(0, torch.tensor([0, 2, 4]), torch.tensor([3.0, -1.0, 2.0]).double(), 9.0)
+        does_not = Subgroup(1, torch.tensor([1, 3]), torch.tensor([4.0, -4.0]).double(), 3.0)
+        scores = subgroup_scores([counts, does_not], 5, is_apart=lambda group: group.separation > GAP)
+        assert scores.tolist() == [3.0, 0.0, -1.0, -8.0, 2.0]
+
+    def test_of_several_groups_the_nearest_counts_and_the_last_look_does_not(self):
+        first = Subgroup(0, torch.arange(4), torch.tensor([5.0, -2.0, -9.0, -8.0]).double(), 9.0)
+        second = Subgroup(0, torch.tensor([1, 2, 3]), torch.tensor([-7.0, 6.0, -3.0]).double(), 8.0)
+        last = Subgroup(0, torch.tensor([1, 3]), torch.tensor([1.0, -1.0]).double(), 2.0)
+        scores = subgroup_scores([first, second, last], 4, is_apart=lambda group: group.separation > GAP)
+        assert scores.tolist() == [5.0, -2.0, 6.0, -3.0]

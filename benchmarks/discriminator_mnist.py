@@ -1,27 +1,27 @@
-"""What the discriminators find on MNIST: wrong labels, and changed images, with pixel counting beside them.
+"""Discriminators on MNIST: detection of wrong labels and of perturbed images, compared with pixel counting.
 
     python benchmarks/discriminator_mnist.py --data-root data --results discriminator.jsonl
 
-Of the training images, drawn anew for each seed, 1,000 of each class fit a scorer, 500 others set the thresholds of
-each class, and 10,000 others train the attacker's network, a small CNN that no scorer knows. Judged are the 10,000 test
-images; 250 of each class are also changed, and rounded to 8 bits: FGSM against the attacker's network, random signs,
-one smooth pattern, and FGSM on ink alone (pixels above .1, so that the background stays as it is). Nothing was chosen
-on test images.
+For each seed, training images are drawn anew: 1,000 of each class fit a scorer, 500 others calibrate the decision
+threshold of each class, and 10,000 others train the attacker's network, a small CNN that no scorer uses. The 10,000
+test images are scored; 250 of each class are also perturbed and rounded to 8 bits: FGSM against the attacker's network,
+random signs, one smooth pattern, and FGSM on ink only (pixels above .1, with the background unchanged). Nothing was
+chosen on test images.
 
-- Wrong labels: each digit's discriminator judges all test images. AUROC is that of its own digit against all others,
-  and TPR the share of others above its threshold, averaged over digits. `4 labeled 9` is the discriminator of the 9s
-  on 4s against 9s, `9 labeled 4` the other way round.
-- The `gan` mode is trained on the same images for 25 epochs, at the paper's learning rate and at 2e-4. Training is
-  timed in CPU seconds, one after the other in one process.
-- Changed images: AUROC is the mean over digits of changed against unchanged test images of the digit; TPR and the
-  realised FPR, on all test images, at thresholds of 5 % and 1 %.
-- Noisy MNIST: noise of σ = .05 on every image, those that fit among them, clipped, and rounded to 8 bits.
-- Faded MNIST: all images are drawn together to [.25, .75] first, so that nothing is clipped there.
+- Wrong labels: each digit's discriminator scores all test images. AUROC is that of its own digit against all others,
+  TPR the share of the others above its threshold, averaged over digits. `4 labeled 9` is the discriminator of the 9s on
+  4s against 9s, `9 labeled 4` the reverse.
+- The `gan` mode is trained on the same images for 25 epochs, with the paper's learning rate and with 2e-4. Training
+  time is in CPU seconds, one model after the other in one process.
+- Perturbed images: AUROC is that of perturbed against unchanged test images of a digit, averaged over digits; TPR and
+  the realized FPR, on all test images, at thresholds of 5 % and 1 %.
+- Noisy MNIST: noise of σ = .05 on every image, including those for fitting, clipped and rounded to 8 bits.
+- Faded MNIST: all images are scaled to [.25, .75] first, so that nothing is clipped.
 
-Beside each result on changed images stands whether counting does as well: `PixelCountingScorer`, and one line that
-counts the pixels in (0, .12). A result is called trivial where the better of the two comes within .02 of its TPR at
-5 %, and "neither" where that is so and both are below .5. Counting finds much on clean MNIST, whose background is
-exactly 0, and on noisy MNIST too, where clipping leaves half of the background at exactly 0.
+The last column is whether counting does as well: `PixelCountingScorer`, or the number of pixels in (0, .12). A result
+is called trivial if the better of the two is within .02 of its TPR at 5 %, and "neither" if in addition both are below
+.5. Counting detects much on clean MNIST, whose background is exactly 0, and also on noisy MNIST, where clipping leaves
+half of the background at exactly 0.
 """
 
 import functools
@@ -30,27 +30,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Figures, Results, arguments, print_goal, print_setting, print_table, spread
-from discriminator_bench import (
+from harness.discriminators import (
     PIXELS,
     RATES,
     Bench,
     Score,
-    dark_pixels,
-    fitted,
+    dark_pixel_scores,
+    fit_scorer,
     mean_auroc,
-    own,
-    said_of,
+    scores_under,
     thresholds_of,
+    triviality,
 )
+from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, share, spread, spread_of, start
 from sklearn.metrics import roc_auc_score
 
 from lightning_poison.scorers import PixelCountingScorer
 from lightning_poison.scorers.discriminator import DiscriminatorScorer, GanSettings
 
-CHANGED, EPOCHS = 250, 25
+PERTURBED_PER_CLASS, EPOCHS = 250, 25
 EPSILONS = (0.01, 0.05, 0.1, 0.2, 0.3)
-CHANGES = {"fgsm": "FGSM", "signs": "random signs", "smooth": "smooth pattern", "ink": "FGSM on ink"}
+PERTURBATIONS = {"fgsm": "FGSM", "signs": "random signs", "smooth": "smooth pattern", "ink": "FGSM on ink"}
 COUNTS = ("pixel counting", "dark pixels")
 LABEL, TEXTURE = "discriminator", "texture head"
 SETTINGS: dict[str, dict[str, Any]] = {"clean": {}, "noisy": {"sigma": 0.05}, "faded": {"sigma": 0.05, "faded": True}}
@@ -71,14 +71,14 @@ def heads_of(setting: str) -> list[str]:
     return [LABEL, TEXTURE] if setting == "clean" else [LABEL]
 
 
-def changes_of(setting: str) -> list[str]:
-    """Return the changes; faded images have no background of 0, so that ink is not what lies above .1."""
-    return [change for change in CHANGES if (setting, change) != ("faded", "ink")]
+def perturbations_of(setting: str) -> list[str]:
+    """Return the perturbations; not ink on faded images, whose background is above .1 too."""
+    return [perturbation for perturbation in PERTURBATIONS if (setting, perturbation) != ("faded", "ink")]
 
 
-def judge_labels(bench: Bench, scorer: Any) -> Figures:
-    """Ask how well wrong labels are told from right ones."""
-    score, seconds = fitted(scorer, bench)
+def measure_wrong_labels(bench: Bench, scorer: Any) -> Figures:
+    """Measure the detection of wrong labels."""
+    score, seconds = fit_scorer(scorer, bench)
     scores, labels = score(bench.images), bench.labels
     thresholds = thresholds_of(score, bench)
     figures: Figures = {"fit_cpu_s": seconds}
@@ -89,59 +89,51 @@ def judge_labels(bench: Bench, scorer: Any) -> Figures:
     for name, cut in thresholds.items():
         caught = [(scores[labels != digit, digit] > cut[digit]).double().mean() for digit in range(10)]
         figures[f"tpr {name}"] = float(torch.stack(caught).mean())
-        figures[f"fpr {name}"] = float((own(scores, labels) > cut[labels]).double().mean())
+        figures[f"fpr {name}"] = share(scores_under(labels, scores) > cut[labels])
     return figures
 
 
-def judge_changes(bench: Bench, setting: str) -> Figures:
-    """Ask how well changed images are told from unchanged ones, by discriminators and by counting."""
-    made = {LABEL: DiscriminatorScorer(), TEXTURE: DiscriminatorScorer(head="texture")}
-    scores: dict[str, Score] = {name: fitted(made[name], bench)[0] for name in heads_of(setting)}
-    scores |= {"pixel counting": fitted(PixelCountingScorer(PIXELS), bench)[0], "dark pixels": dark_pixels}
+def measure_perturbations(bench: Bench, setting: str) -> Figures:
+    """Measure the detection of perturbed images, by discriminators and by counting."""
+    heads = {LABEL: DiscriminatorScorer(), TEXTURE: DiscriminatorScorer(head="texture")}
+    scores: dict[str, Score] = {name: fit_scorer(heads[name], bench)[0] for name in heads_of(setting)}
+    scores |= {"pixel counting": fit_scorer(PixelCountingScorer(PIXELS), bench)[0], "dark pixels": dark_pixel_scores}
     thresholds = {name: thresholds_of(score, bench) for name, score in scores.items()}
-    clean = {name: own(score(bench.images), bench.labels) for name, score in scores.items()}
+    clean = {name: scores_under(bench.labels, score(bench.images)) for name, score in scores.items()}
     figures: Figures = {}
     for name, values in clean.items():
         for rate, cut in thresholds[name].items():
-            figures[f"{name}, fpr {rate}"] = float((values > cut[bench.labels]).double().mean())
-    chosen = bench.first_of_each(CHANGED)
+            figures[f"{name}, fpr {rate}"] = share(values > cut[bench.labels])
+    chosen = bench.first_test_images(PERTURBED_PER_CLASS)
     images, labels = bench.images[chosen], bench.labels[chosen]
-    for change, epsilon in itertools.product(changes_of(setting), EPSILONS):
-        changed = bench.changed(change, epsilon, images, labels)
+    for perturbation, epsilon in itertools.product(perturbations_of(setting), EPSILONS):
+        perturbed = bench.perturb(perturbation, epsilon, images, labels)
         for name, score in scores.items():
-            values, cell = own(score(changed), labels), f"{name}, {change} {epsilon:g}"
+            values, cell = scores_under(labels, score(perturbed)), f"{name}, {perturbation} {epsilon:g}"
             for rate, cut in thresholds[name].items():
-                figures[f"{cell}, tpr {rate}"] = float((values > cut[labels]).double().mean())
+                figures[f"{cell}, tpr {rate}"] = share(values > cut[labels])
             figures[f"{cell}, auroc"] = mean_auroc(clean[name][chosen], values, labels)
     return figures
 
 
 def run(args: Any) -> tuple[dict[str, list[Figures]], dict[str, list[Figures]]]:
-    """Measure all seeds, the slow ones last."""
+    """Measure all seeds, the slow models last."""
     results, seeds = Results(args.results), range(args.seeds)
-    by_changes = {
-        setting: [
-            results.get(
-                {"changes": setting, "seed": seed},
-                lambda setting=setting, options=options, seed=seed: judge_changes(
-                    Bench(args.data_root, seed, **options), setting
-                ),
-            )
-            for seed in seeds
-        ]
-        for setting, options in SETTINGS.items()
+
+    def perturbations(setting: str, seed: int) -> Figures:
+        return measure_perturbations(Bench(args.data_root, seed, **SETTINGS[setting]), setting)
+
+    def wrong_labels(name: str, seed: int) -> Figures:
+        return measure_wrong_labels(Bench(args.data_root, seed), MODELS[name]())
+
+    by_perturbations = {
+        setting: results.over_seeds(seeds, {"changes": setting}, functools.partial(perturbations, setting))
+        for setting in SETTINGS
     }
     by_labels = {
-        name: [
-            results.get(
-                {"labels": name, "seed": seed},
-                lambda make=make, seed=seed: judge_labels(Bench(args.data_root, seed), make()),
-            )
-            for seed in seeds
-        ]
-        for name, make in MODELS.items()
+        name: results.over_seeds(seeds, {"labels": name}, functools.partial(wrong_labels, name)) for name in MODELS
     }
-    return by_labels, by_changes
+    return by_labels, by_perturbations
 
 
 def report_labels(found: dict[str, list[Figures]]) -> None:
@@ -150,7 +142,7 @@ def report_labels(found: dict[str, list[Figures]]) -> None:
         rest = [[run[each] for run in runs] for each in ("4 labeled 9", "9 labeled 4")]
         rates = [[run[f"{each} {rate}"] for run in runs] for each in ("tpr", "fpr") for rate in RATES]
         columns = [spread(values, ".4f") for values in (*aurocs, *rest)] + [spread(values, ".3f") for values in rates]
-        return [name, *columns, spread([run["fit_cpu_s"] for run in runs], ".0f")]
+        return [name, *columns, spread_of(runs, "fit_cpu_s", form=".0f")]
 
     rates = [f"{kind} {rate}" for kind in ("TPR at", "FPR at") for rate in RATES]
     columns = [
@@ -180,17 +172,18 @@ def report_labels(found: dict[str, list[Figures]]) -> None:
         print_goal(f"AUROC of every digit above that of {name}", higher)
 
 
-def report_changes(setting: str, runs: list[Figures]) -> None:
+def report_perturbations(setting: str, runs: list[Figures]) -> None:
     names = heads_of(setting)
     rows = []
-    for name, change, epsilon in itertools.product(names, changes_of(setting), EPSILONS):
-        cell = f"{change} {epsilon:g}"
+    for name, perturbation, epsilon in itertools.product(names, perturbations_of(setting), EPSILONS):
+        cell = f"{perturbation} {epsilon:g}"
         each = [[run[f"{who}, {cell}, {figure}"] for run in runs] for who in (name, *COUNTS) for figure in
                 (("auroc", "tpr 5 %", "tpr 1 %") if who == name else ("tpr 5 %",))]  # fmt: skip
         counted = [max(run[f"{count}, {cell}, tpr 5 %"] for count in COUNTS) for run in runs]
-        verdict = said_of([run[f"{name}, {cell}, tpr 5 %"] for run in runs], counted)
-        rows.append([name, CHANGES[change], f"{epsilon:g}", *(spread(values, ".3f") for values in each), verdict])
-    columns = ["scorer", "change", "epsilon", "AUROC", "TPR at 5 %", "TPR at 1 %"]
+        verdict = triviality([run[f"{name}, {cell}, tpr 5 %"] for run in runs], counted)
+        values = [spread(values, ".3f") for values in each]
+        rows.append([name, PERTURBATIONS[perturbation], f"{epsilon:g}", *values, verdict])
+    columns = ["scorer", "perturbation", "epsilon", "AUROC", "TPR at 5 %", "TPR at 1 %"]
     print_table(
         [
             f"{setting} MNIST: {columns[0]}",
@@ -200,18 +193,15 @@ def report_changes(setting: str, runs: list[Figures]) -> None:
         ],
         rows,
     )
-    rates = [
-        [spread([run[f"{name}, fpr {rate}"] for run in runs], ".4f") for rate in RATES] for name in (*names, *COUNTS)
-    ]
-    print_table(["realised FPR", *RATES], [[name, *row] for name, row in zip((*names, *COUNTS), rates, strict=True)])
+    rates = [[spread_of(runs, f"{name}, fpr {rate}") for rate in RATES] for name in (*names, *COUNTS)]
+    print_table(["realized FPR", *RATES], [[name, *row] for name, row in zip((*names, *COUNTS), rates, strict=True)])
 
 
 def report_goals(clean: list[Figures], noisy: list[Figures]) -> None:
-    for change, epsilon in itertools.product(("fgsm", "signs"), EPSILONS[1:]):
-        cell = f"{LABEL}, {change} {epsilon:g}, tpr 5 %"
-        print_goal(
-            f"noisy MNIST, {CHANGES[change]} {epsilon:g}: TPR at 5 % at least .99", [run[cell] >= 0.99 for run in noisy]
-        )
+    for perturbation, epsilon in itertools.product(("fgsm", "signs"), EPSILONS[1:]):
+        cell = f"{LABEL}, {perturbation} {epsilon:g}, tpr 5 %"
+        goal = f"noisy MNIST, {PERTURBATIONS[perturbation]} {epsilon:g}: TPR at 5 % at least .99"
+        print_goal(goal, [run[cell] >= 0.99 for run in noisy])
     cell = f"{TEXTURE}, ink 0.2"
     print_goal("FGSM on ink, 0.2, texture head: AUROC at least .95", [run[f"{cell}, auroc"] >= 0.95 for run in clean])
     print_goal(
@@ -220,14 +210,13 @@ def report_goals(clean: list[Figures], noisy: list[Figures]) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__).parse_args()
-    torch.set_num_threads(1)
-    print_setting("discriminator_mnist", args)
-    by_labels, by_changes = run(args)
+    args = benchmark_parser(__doc__).parse_args()
+    start(args)
+    by_labels, by_perturbations = run(args)
     report_labels(by_labels)
-    for setting, runs in by_changes.items():
-        report_changes(setting, runs)
-    report_goals(by_changes["clean"], by_changes["noisy"])
+    for setting, runs in by_perturbations.items():
+        report_perturbations(setting, runs)
+    report_goals(by_perturbations["clean"], by_perturbations["noisy"])
 
 
 if __name__ == "__main__":

@@ -1,36 +1,50 @@
-"""Which filter sees what: every scorer, and combinations that vote, against mislabels, collisions and backdoors.
+"""Detection by every scorer, and by combinations, of wrong labels, collisions, perturbations and backdoors: MNIST.
 
     python benchmarks/filters_mnist.py --data-root data --results filters.jsonl
 
-MNIST. For each seed 10,000 training images are what scorers that judge sample by sample are fitted on; 5,000 others
-(500 a class) are trusted, and calibrate; 10,000 more are judged, with the poison of one attack among them; the attacker
-trains a network of its own on another 10,000. `sanitize` judges, with fitted scorers and `trusted=`. Scorers that must
-see the whole set look at the last hidden layer of one classifier, trained on judged and trusted images together.
+For each seed, sample-wise scorers are fitted on 10,000 training images; 5,000 others (500 per class) are trusted and
+used for calibration; 10,000 more are scored, with the poison of one attack among them; the attacker trains its own
+network on another 10,000. Decisions are made by `sanitize`, with fitted scorers and `trusted=`. Scorers of the whole
+set use the last hidden layer of one classifier, trained on scored and trusted images together.
 
-The attacks, through their plug-ins: 2 % wrong labels; 100 poison frogs, appended, unbounded and in an L∞ ball of .2;
-FGSM and random signs at epsilon .1, and FGSM at .2 on ink alone (pixels above .1), on 200 images; BadNets, all to one,
-2 %. Frogs and FGSM are crafted on the attacker's network, which no scorer shares. Images are on the grid of 8 bits.
+The attacks, from their plug-ins: 2 % wrong labels; 100 poison frogs, appended, unbounded and in an L∞ ball of .2; FGSM
+and random signs with epsilon .1, and FGSM with .2 on ink only (pixels above .1), on 200 images; BadNets, all-to-one,
+2 %. Frogs and FGSM are crafted on the attacker's network, which no scorer shares. Images have 8 bits.
 
-AUROC is that of the ranking by p-values; TPR and the realised false-positive rate are at stated rates of 5 % and 1 %,
-the latter on the judged images that are clean. A combination is compared with its best member; goals stand beside the
-figures. Two lines of pixel counting (the share of pixels in (0, .12)) are the `pixel-counting` row's smaller brother,
-`dark pixels`: where they do as well, the result is trivial.
+AUROC is that of the ranking by p-values; TPR and the realized false-positive rate are at stated rates of 5 % and 1 %,
+the latter on the clean images among those scored. A combination is compared with its best member. `dark pixels` is the
+share of pixels in (0, .12), a simpler variant of `pixel counting`: if they do as well, the result is trivial.
 """
 
 import copy
-import time
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import Figures, Results, arguments, print_goal, print_setting, print_table, spread
+from harness.datasets import first_of_each_class
+from harness.discriminators import dark_pixel_scores
+from harness.runs import (
+    Figures,
+    Results,
+    benchmark_parser,
+    print_goal,
+    print_table,
+    share,
+    spread,
+    spread_of,
+    start,
+    values_of,
+    with_cpu_seconds,
+)
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
 from lightning_poison import CombinedScorer, LikelihoodScorer, PoisonedDataset, Surrogate, Threat, craft, sanitize
+from lightning_poison.attacks import Attack
 from lightning_poison.models import FitSettings
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime
@@ -44,27 +58,27 @@ from lightning_poison.scorers import (
     PixelCountingScorer,
     SpectralSignatureScorer,
 )
-from lightning_poison.scorers.classifier import fit_classifier
 from lightning_poison.scorers.discriminator import DiscriminatorScorer
+from lightning_poison.scorers.networks import fit_classifier
 from lightning_poison_backdoors import BadNets
 from lightning_poison_collisions import FrogAttack
-from lightning_poison_labels.label_flip import LabelFlip
-from lightning_poison_perturbations.attacks import fgsm, random_sign
+from lightning_poison_labels import LabelFlip
+from lightning_poison_perturbations import FGSM, RandomSign
 
-FIT, TRUSTED, JUDGED, ATTACKER = 10_000, 500, 10_000, 10_000
+FIT, TRUSTED, UNTRUSTED, ATTACKER = 10_000, 500, 10_000, 10_000
 RATES = {"5 %": 0.05, "1 %": 0.01}
 RUNTIME = LocalRuntime(threads=1)
-ATTACKS = {
+ATTACKS: dict[str, tuple[Attack, Threat]] = {
     "mislabels, 2 %": (LabelFlip(), Threat(200)),
     "frogs": (FrogAttack(), Threat(100, clean_label=True)),
     "frogs, L∞ .2": (FrogAttack(), Threat(100, clean_label=True, epsilon=0.2)),
-    "FGSM .1": (fgsm(epsilon=0.1), Threat(200, epsilon=0.1, clean_label=True)),
-    "random signs .1": (random_sign(epsilon=0.1), Threat(200, epsilon=0.1, clean_label=True)),
-    "FGSM .2 on ink": (fgsm(epsilon=0.2, ink_above=0.1), Threat(200, epsilon=0.2, clean_label=True)),
+    "FGSM .1": (FGSM(epsilon=0.1), Threat(200, epsilon=0.1, clean_label=True)),
+    "random signs .1": (RandomSign(epsilon=0.1), Threat(200, epsilon=0.1, clean_label=True)),
+    "FGSM .2 on ink": (FGSM(epsilon=0.2, ink_above=0.1), Threat(200, epsilon=0.2, clean_label=True)),
     "BadNets, 2 %": (BadNets(), Threat(200)),
 }
 PERTURBATIONS = ("FGSM .1", "random signs .1", "FGSM .2 on ink")
-SAMPLE_WISE = {
+SAMPLE_WISE: dict[str, Any] = {
     "likelihood": LikelihoodScorer,
     "likelihood, posterior": lambda: LikelihoodScorer("posterior"),
     "discriminator": DiscriminatorScorer,
@@ -74,13 +88,13 @@ SAMPLE_WISE = {
     "confidence": ConfidenceScorer,
     "pixel counting": PixelCountingScorer,
 }
-SET_WISE = {
+SET_WISE: dict[str, Any] = {
     "deep k-NN": DeepKNNScorer,
     "spectral signatures": SpectralSignatureScorer,
     "spectral signatures, the paper's": lambda model: SpectralSignatureScorer(model, directions=1, center="mean"),
     "activation clustering": ActivationClusteringScorer,
 }
-COMBINATIONS = {
+COMBINATIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "max of two": (("likelihood", "discriminator"), "max"),
     "max of four": (("likelihood", "discriminator", "discriminator, texture", "spectral signatures"), "max"),
     "sum of four": (("likelihood", "discriminator", "discriminator, texture", "spectral signatures"), "sum"),
@@ -92,7 +106,7 @@ class Seed:
     """The data and the fitted scorers of one seed."""
 
     trusted: Any
-    judged: Any
+    untrusted: Any
     test: Any
     surrogate: Surrogate
     scorers: dict[str, Any]
@@ -103,11 +117,10 @@ def prepare(args: Any, seed: int) -> Seed:
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     train, test = (MNIST(args.data_root, train=part, transform=transform) for part in (True, False))
     order = torch.randperm(len(train), generator=derived_generator(seed, "parts"))
-    fit, judged, attacker = order[:FIT], order[FIT : FIT + JUDGED], order[FIT + JUDGED : FIT + JUDGED + ATTACKER]
-    rest = order[FIT + JUDGED + ATTACKER :]
-    labels = train.targets[rest]
-    trusted = torch.cat([rest[labels == digit][:TRUSTED] for digit in range(10)])
-    own = fit_classifier(
+    sizes = [FIT, UNTRUSTED, ATTACKER]
+    fit, untrusted, attacker, rest = torch.split(order, [*sizes, len(order) - sum(sizes)])
+    trusted = rest[first_of_each_class(train.targets[rest], TRUSTED)]
+    network = fit_classifier(
         Subset(train, attacker.tolist()),
         backbone=None,
         feature_size=64,
@@ -116,66 +129,67 @@ def prepare(args: Any, seed: int) -> Seed:
         generator=derived_generator(seed, "attacker"),
     )
     scorers, seconds = {}, {}
+    known = Subset(train, fit.tolist())
     for name, build in SAMPLE_WISE.items():
-        start = time.process_time()
-        known = Subset(train, fit.tolist())
-        scorers[name] = build().fit(known, runtime=RUNTIME, generator=derived_generator(seed, name))
-        seconds[name] = time.process_time() - start
-    parts = (Subset(train, part.tolist()) for part in (trusted, judged))
-    return Seed(*parts, test, Surrogate(own, "backbone"), scorers, seconds)
+        fit_it = functools.partial(_fit_scorer, build, known, derived_generator(seed, name))
+        scorers[name], seconds[name] = with_cpu_seconds(fit_it)
+    trusted_set, untrusted_set = (Subset(train, part.tolist()) for part in (trusted, untrusted))
+    return Seed(trusted_set, untrusted_set, test, Surrogate(network, "backbone"), scorers, seconds)
 
 
-def measure(prepared: Seed, attack: str, seed: int) -> Figures:
-    method, threat = ATTACKS[attack]
+def _fit_scorer(build: Any, known: Subset[Any], generator: torch.Generator) -> Any:
+    return build().fit(known, runtime=RUNTIME, generator=generator)
+
+
+def measure(prepared: Seed, attack_name: str, seed: int) -> Figures:
+    attack, threat = ATTACKS[attack_name]
     poison = craft(
-        method,
-        prepared.judged,
+        attack,
+        prepared.untrusted,
         threat,
         surrogates=[prepared.surrogate],
         holdout=prepared.test,
         generator=derived_generator(seed, "craft"),
     )
-    data = PoisonedDataset(prepared.judged, poison)
-    start = time.process_time()
-    model = FeatureModel().fit(
-        ConcatDataset([data, prepared.trusted]), runtime=RUNTIME, generator=derived_generator(seed, "features")
-    )
-    seconds = {"features, fit": time.process_time() - start}
+    data = PoisonedDataset(prepared.untrusted, poison)
+    everything: ConcatDataset[Any] = ConcatDataset([data, prepared.trusted])
+    generator = derived_generator(seed, "features")
+    model, fit_seconds = with_cpu_seconds(lambda: FeatureModel().fit(everything, runtime=RUNTIME, generator=generator))
+    seconds = {"features, fit": fit_seconds}
     scorers = dict(prepared.scorers) | {name: build(model) for name, build in SET_WISE.items()}
-    for name, (members, how) in COMBINATIONS.items():
-        scorers[name] = CombinedScorer([copy.copy(scorers[member]) for member in members], combine=how)
+    for name, (members, combine) in COMBINATIONS.items():
+        scorers[name] = CombinedScorer([copy.copy(scorers[member]) for member in members], combine=combine)
     figures: Figures = {}
     for name, scorer in scorers.items():
-        start = time.process_time()
-        figures[name] = judge(data, scorer, prepared.trusted, seed)
-        seconds[name] = time.process_time() - start
+        sanitize_it = functools.partial(detection, data, scorer, prepared.trusted, seed)
+        figures[name], seconds[name] = with_cpu_seconds(sanitize_it)
     images = torch.stack([data[index][0] for index in range(len(data))])
-    counts = ((images > 0) & (images < 0.12)).double().flatten(1).mean(1)
-    figures["dark pixels"] = {"AUROC": roc_auc_score(data.is_poison, counts)}
+    figures["dark pixels"] = {"AUROC": roc_auc_score(data.is_poison, dark_pixel_scores(images)[:, 0])}
     return {**figures, "seconds": seconds, "fit seconds": prepared.seconds}
 
 
-def judge(data: PoisonedDataset, scorer: Any, trusted: Any, seed: int) -> Figures:
+def detection(data: PoisonedDataset, scorer: Any, trusted: Any, seed: int) -> Figures:
     verdict = sanitize(data, scorer, trusted=trusted, max_removed=1, seed=seed, runtime=RUNTIME)
-    found: Figures = {"AUROC": roc_auc_score(data.is_poison, -verdict.p_values.log())}
+    figures: Figures = {"AUROC": roc_auc_score(data.is_poison, -verdict.p_values.log())}
     for name, rate in RATES.items():
         caught = verdict.p_values <= rate
-        found[f"TPR, {name}"] = float(caught[data.is_poison].double().mean())
-        found[f"FPR, {name}"] = float(caught[~data.is_poison].double().mean())
+        figures[f"TPR, {name}"] = share(caught[data.is_poison])
+        figures[f"FPR, {name}"] = share(caught[~data.is_poison])
     if verdict.votes:
-        found["accused by"] = verdict.accusers
-    return found
+        figures["accused by"] = verdict.accusers
+    return figures
 
 
 def report(found: dict[str, list[Figures]]) -> None:
     names = [*SAMPLE_WISE, *SET_WISE, *COMBINATIONS]
     for figure, form in (("AUROC", ".3f"), ("TPR, 5 %", ".2f"), ("TPR, 1 %", ".2f")):
         print(f"\n## {figure}")
-        rows = [[name, *(_cell(runs, name, figure, form) for runs in found.values())] for name in names]
+        rows = [[name, *(spread_of(runs, name, figure, form=form) for runs in found.values())] for name in names]
         if figure == "AUROC":
-            rows.append(["dark pixels", *(_cell(runs, "dark pixels", figure, form) for runs in found.values())])
+            dark_pixels = (spread_of(runs, "dark pixels", figure, form=form) for runs in found.values())
+            rows.append(["dark pixels", *dark_pixels])
         print_table(["filter", *found], rows)
-    print("\n## Realised ÷ stated false-positive rate, all attacks")
+    print("\n## Realized ÷ stated false-positive rate, all attacks")
     everything = [run for runs in found.values() for run in runs]
     ratios = {
         (name, label): [run[name][f"FPR, {label}"] / rate for run in everything]
@@ -183,7 +197,7 @@ def report(found: dict[str, list[Figures]]) -> None:
         for label, rate in RATES.items()
     }
     print_table(
-        ["filter", *RATES, "CPU s to fit", "CPU s to judge"],
+        ["filter", *RATES, "CPU s to fit", "CPU s to score"],
         [
             [
                 name,
@@ -197,13 +211,13 @@ def report(found: dict[str, list[Figures]]) -> None:
     for name in names:
         for label in RATES:
             print_goal(
-                f"{name}: realised ÷ stated FPR at {label}, 0.5 to 1.5", [0.5 <= r <= 1.5 for r in ratios[name, label]]
+                f"{name}: realized ÷ stated FPR at {label}, 0.5 to 1.5", [0.5 <= r <= 1.5 for r in ratios[name, label]]
             )
     for name, (members, _) in COMBINATIONS.items():
         for attack, runs in found.items():
             best = [max(run[member]["TPR, 5 %"] for member in members) for run in runs]
             met = [run[name]["TPR, 5 %"] >= most - 0.05 for run, most in zip(runs, best, strict=True)]
-            print_goal(f"{name}, {attack}: TPR at 5 % at least that of the best member less .05", met)
+            print_goal(f"{name}, {attack}: TPR at 5 % at least that of the best member minus .05", met)
     for attack in PERTURBATIONS:
         counted = max(_median(found[attack], each, "AUROC") for each in ("pixel counting", "dark pixels"))
         others = max(_median(found[attack], name, "AUROC") for name in names if name != "pixel counting")
@@ -215,11 +229,7 @@ def _trivial(counted: float, others: float) -> str:
 
 
 def _median(runs: list[Figures], name: str, figure: str) -> float:
-    return float(torch.tensor([run[name][figure] for run in runs]).median())
-
-
-def _cell(runs: list[Figures], name: str, figure: str, form: str) -> str:
-    return spread([run[name][figure] for run in runs], form)
+    return float(torch.tensor(values_of(runs, name, figure)).median())
 
 
 def _seconds(runs: list[Figures], kind: str, name: str) -> str:
@@ -228,22 +238,19 @@ def _seconds(runs: list[Figures], kind: str, name: str) -> str:
 
 
 def main() -> None:
-    args = arguments(__doc__).parse_args()
-    torch.set_num_threads(1)
+    args = benchmark_parser(__doc__).parse_args()
+    start(args)
     warnings.filterwarnings("ignore", message="The false-positive rate is calibrated on")
-    print_setting("filters_mnist", args)
     results = Results(args.results)
+    prepared = functools.lru_cache(maxsize=1)(functools.partial(prepare, args))
     found: dict[str, list[Figures]] = {attack: [] for attack in ATTACKS}
+
+    def run(attack: str, seed: int) -> Figures:
+        return measure(prepared(seed), attack, seed)
+
     for seed in range(args.seeds):
-        prepared: list[Seed] = []
         for attack, runs in found.items():
-
-            def run(attack: str = attack, seed: int = seed, prepared: list[Seed] = prepared) -> Figures:
-                if not prepared:
-                    prepared.append(prepare(args, seed))
-                return measure(prepared[0], attack, seed)
-
-            runs.append(results.get({"attack": attack, "seed": seed}, run))
+            runs.append(results.get({"attack": attack, "seed": seed}, functools.partial(run, attack, seed)))
     report(found)
 
 

@@ -1,33 +1,35 @@
-"""Time and success of PGD-10 on 256 MNIST images, against torchattacks and against a bare loop.
+"""Time and success of PGD-10 on 256 images, compared with torchattacks and with a bare loop: MNIST.
 
     python benchmarks/pgd_against_torchattacks.py --data-root data
 
-All three attack the same images on the same net, with the same radius, step and number of steps, from random starts of
-their own. They take turns, each turn in another order, so that what else the machine does falls on all alike; the time
-is that of the process's CPU with one thread, and what is compared is the ratio of the medians. "Bare" is projected
-gradient descent written down with nothing around it: no check, no evaluation mode, nothing put back.
+All three attack the same images on the same network, with the same radius, step size and number of steps, each from its
+own random start. They run in alternation, each turn in another order, so that other load on the machine affects all of
+them alike. The time is CPU time of the process with one thread; the ratio of the medians is compared. "Bare" is
+projected gradient descent alone: no checks, no evaluation mode, no state to restore.
 
-Success is the share of the images that the net reads rightly and misreads after the attack, a mean over the turns.
+Success is the share of correctly classified images that are misclassified after the attack, averaged over the turns.
 
-torchattacks is needed by this benchmark only: `pip install torchattacks`, in an environment of its own, since it pins
-an old `requests`.
+Only this benchmark needs torchattacks: `pip install torchattacks`, in a separate environment, since it pins an old
+`requests`.
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import arguments, load_mnist, print_goal, print_setting, print_table, spread, timed
+from harness.datasets import load_mnist
+from harness.networks import conv_network, fit_conv_network
+from harness.runs import benchmark_parser, print_goal, print_table, share, spread, start, with_cpu_seconds
 from torch import Tensor, nn
 
 from lightning_poison.adversarial import perturb_against
 
 IMAGES, STEPS, EPSILON = 256, 10, 0.1
 STEP_SIZE = 2.5 * EPSILON / STEPS
-TRAINING_IMAGES, EPOCHS, BATCH = 20_000, 2, 64
-MOST_TIME, MOST_POINTS = 1.05, 1.0
+MAX_RATIO, MAX_POINTS = 1.05, 1.0
 
 Attack = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
@@ -54,49 +56,33 @@ def torchattacks(net: nn.Module, images: Tensor, labels: Tensor, generator: torc
     attack = PGD(net, eps=EPSILON, alpha=STEP_SIZE, steps=STEPS, random_start=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        return attack(images, labels)
+        perturbed: Tensor = attack(images, labels)
+        return perturbed
 
 
 CONTENDERS: dict[str, Attack] = {"ours": ours, "torchattacks": torchattacks, "bare": bare}
 
 
-def trained(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        convolutions = [nn.Conv2d(1, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2), nn.ReLU()]
-        net = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images), generator=generator)[:TRAINING_IMAGES].split(BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(net(images[batch]), labels[batch]).backward()
-            optimizer.step()
-    return net.eval()
-
-
 def measure(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return, for each contender, the median seconds, the mean success in per cent, and its standard error."""
-    net = trained(*load_mnist(args.data_root, train=True), seed)
+    """Return, for each contender, the median seconds, the mean success in percent, and its standard error."""
+    net = conv_network(seed)
+    fit_conv_network(net, *load_mnist(args.data_root, train=True), torch.Generator().manual_seed(seed))
     images, labels = load_mnist(args.data_root, train=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        right = (net(images).argmax(1) == labels).nonzero().flatten()
-    chosen = right[torch.randperm(len(right), generator=generator)[:IMAGES]]
+        correct = (net(images).argmax(1) == labels).nonzero().flatten()
+    chosen = correct[torch.randperm(len(correct), generator=generator)[:IMAGES]]
     images, labels = images[chosen], labels[chosen]
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     success: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for turn in range(-args.warm_up, args.turns):
         names = list(CONTENDERS)
         for name in names[turn % 3 :] + names[: turn % 3]:
-            found: list[Tensor] = []
-            cost = timed(
-                lambda name=name, found=found: found.append(CONTENDERS[name](net, images, labels, generator)) or {}
-            )
+            perturbed, cost = with_cpu_seconds(functools.partial(CONTENDERS[name], net, images, labels, generator))
             if turn >= 0:
-                seconds[name].append(cost["cpu_s"])
+                seconds[name].append(cost)
                 with torch.no_grad():
-                    success[name].append(100 * float((net(found[0]).argmax(1) != labels).double().mean()))
+                    success[name].append(100 * share(net(perturbed).argmax(1) != labels))
     return {
         name: {
             "seconds": statistics.median(seconds[name]),
@@ -108,12 +94,11 @@ def measure(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--turns", type=int, default=30, help="how often each attack is timed")
-    parser.add_argument("--warm-up", type=int, default=3, help="turns that do not count")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--turns", type=int, default=30, help="timed runs of each attack; default: 30")
+    parser.add_argument("--warm-up", type=int, default=3, help="additional runs before, not timed; default: 3")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print_setting("pgd_against_torchattacks", args)
+    start(args)
     print(f"PGD-{STEPS}, epsilon {EPSILON:g}, {IMAGES} images, {args.turns} turns; CPU time of the process")
     runs = [measure(seed, args) for seed in range(args.seeds)]
     ratios = {
@@ -130,10 +115,10 @@ def main() -> None:
         ]
         for name in CONTENDERS
     ]
-    print_table(["attack", "CPU ms", "ours ÷ it", "success, %", "its standard error"], rows)
+    print_table(["attack", "CPU ms", "ours ÷ it", "success, %", "standard error"], rows)
     for name in ratios:
-        print_goal(f"ours ÷ {name} at most {MOST_TIME}", [ratio <= MOST_TIME for ratio in ratios[name]])
-        print_goal(f"success within {MOST_POINTS:g} point of {name}", [abs(gap) <= MOST_POINTS for gap in gaps[name]])
+        print_goal(f"ours ÷ {name} at most {MAX_RATIO}", [ratio <= MAX_RATIO for ratio in ratios[name]])
+        print_goal(f"success within {MAX_POINTS:g} point of {name}", [abs(gap) <= MAX_POINTS for gap in gaps[name]])
 
 
 if __name__ == "__main__":

@@ -1,35 +1,45 @@
-"""Robust features as a microscope: filter a poisoned MNIST by them, train again, and see what is left. No trusted data.
+"""Backdoors filtered by robust features without trusted data: detection, and attack success after retraining. MNIST.
 
     python benchmarks/robust_features_mnist.py --data-root data --results robust_features.jsonl
 
-All 60,000 training images. `sanitize(data, RobustFeatureScorer(...))`, with nothing trusted: a network is trained by
-FGSM with a random start (epsilon .3, 4 epochs), its features of each class are clustered, what stands apart is
-questioned, and what is poison goes. Then the network of Wong, Rice, Kolter 2020 (arXiv 2001.03994) is trained on what
-is kept, plainly for 5 epochs; for clean labels also by FGSM for 4. In all trainings images are moved by up to two
-pixels. Beside it stands a network that was trained plainly on everything; `--plain` filters by the features of a
-network that is trained plainly. BadNets is the project's own, a checkerboard of 3 x 3 pixels at full intensity. The
-clean-label backdoor poisons 33 % of the zeros, perturbed on another network at epsilon .3, at full intensity in each
-corner: four pixels, as in paper 003, or a white square of 5 x 5 pixels, the attack's default. The large squares confuse
-any network that was trained without them, so that the accuracy on triggered images is bounded there by more than the
-backdoor.
+All 60,000 training images. `sanitize(data, RobustFeatureScorer(...))`, without trusted data: a network is trained by
+FGSM with a random start (epsilon .3, 4 epochs), its features of each class are clustered, separated groups are tested,
+and groups of poison are removed. Then the network of Wong, Rice, Kolter 2020 (arXiv 2001.03994) is trained on the rest,
+plainly for 5 epochs; for clean labels also by FGSM for 4. All trainings shift images by up to two pixels. For
+comparison, a network is trained plainly on all data; `--plain` filters by the features of a plainly trained network.
+BadNets is the project's own, a checkerboard of 3 x 3 pixels at full intensity. The clean-label backdoor poisons 33 % of
+the zeros, perturbed on another network with epsilon .3, at full intensity in each corner: four pixels, as in paper 003,
+or a white square of 5 x 5 pixels, the attack's default. The large squares mislead any network trained without them, so
+that more than the backdoor limits the accuracy on triggered images.
 
-Gates and settings were chosen on the seeds 0 to 4 of an earlier version of this pipeline, on training images: natural
-groups had an Ashman's D of at most 5.1, poison of at least 9.6, on MNIST and CIFAR-10. The seeds reported here are
-others. Test images are used for the table only. Seconds are CPU seconds of one thread, the last training included.
+Thresholds and settings were chosen on the seeds 0 to 4 of an earlier version of this pipeline, on training images:
+natural groups had an Ashman's D of at most 5.1, poison of at least 9.6, on MNIST and CIFAR-10. The seeds reported here
+are others. Test images are used for the table only. Seconds are CPU seconds of one thread, including the last training.
 """
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from backdoors_mnist import GrayImages, columns_of, generator
-from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread
-from robust_networks import accuracy_of, digit_network, fit_network
-from torch import Tensor
+from harness.datasets import LabeledImages, RawDataset, columns_of, load_mnist
+from harness.networks import accuracy_of, digit_network, fit_network, predict
+from harness.runs import (
+    Figures,
+    Results,
+    benchmark_parser,
+    print_goal,
+    print_table,
+    share,
+    spread,
+    spread_of,
+    start,
+    values_of,
+    with_cpu_seconds,
+)
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_poison import Poison, PoisonedDataset, Surrogate, Threat, craft, get_attack, sanitize
@@ -39,10 +49,10 @@ from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers import FeatureModel, RobustFeatureScorer
 
-EPSILON, EPOCHS, RETRAINED = 0.3, 4, 5
+EPSILON, EPOCHS, RETRAINING_EPOCHS = 0.3, 4, 5
 FIRST_SEED, SURROGATE_SEED = 10, 500
-PROVES = 0.5
-OF_ZEROS = 0.33 * 5_923 / 60_000
+MIN_SUCCESS = 0.5
+THIRD_OF_ZEROS = 0.33 * 5_923 / 60_000
 PIXELS = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]
 
 
@@ -60,10 +70,12 @@ CASES = {
     "BadNets all-to-one 5 %": Case("badnets", 0.05),
     "BadNets all-to-one 1 %": Case("badnets", 0.01),
     "BadNets all-to-one 5 %, amplitude .4": Case("badnets", 0.05, {"amplitude": 0.4}),
-    "clean-label, four pixels": Case("clean-label-backdoor", OF_ZEROS, {"pattern": PIXELS}, surrogates=True, seeds=5),
-    "clean-label, white squares": Case("clean-label-backdoor", OF_ZEROS, surrogates=True, seeds=5),
+    "clean-label, four pixels": Case(
+        "clean-label-backdoor", THIRD_OF_ZEROS, {"pattern": PIXELS}, surrogates=True, seeds=5
+    ),
+    "clean-label, white squares": Case("clean-label-backdoor", THIRD_OF_ZEROS, surrogates=True, seeds=5),
     "clean data": Case("", 0, seeds=5),
-}  # fmt: skip
+}
 GOALS: dict[str, list[tuple[str, Callable[[Figures], bool]]]] = {
     "BadNets all-to-all 33 %": [
         ("triggered at least .98", lambda run: run["triggered"] >= 0.98),
@@ -83,7 +95,7 @@ GOALS: dict[str, list[tuple[str, Callable[[Figures], bool]]]] = {
     **{
         f"clean-label, {pattern}": [
             ("triggered at least .97", lambda run: run["triggered"] >= 0.97),
-            ("trained by FGSM again, triggered at least .97", lambda run: run["robust triggered"] >= 0.97),
+            ("retrained by FGSM, triggered at least .97", lambda run: run["robust triggered"] >= 0.97),
             ("success at most .02", lambda run: run["asr"] <= 0.02),
         ]
         for pattern in ("four pixels", "white squares")
@@ -92,28 +104,24 @@ GOALS: dict[str, list[tuple[str, Callable[[Figures], bool]]]] = {
 }
 
 
-def gray(pair: tuple[Tensor, Tensor]) -> GrayImages:
-    return GrayImages((255 * pair[0]).round().byte(), pair[1])
-
-
-def poisoned(case: Case, train: tuple[Tensor, Tensor], seed: int) -> Any:
+def craft_poison(case: Case, train: LabeledImages, seed: int) -> Poison | None:
     """Return the poison of a case, or `None` for clean data."""
     if not case.attack:
         return None
     surrogates = []
     if case.surrogates:
-        network = trained(train, epochs=3, seed=seed + SURROGATE_SEED)
+        network = fit(train, epochs=3, seed=seed + SURROGATE_SEED)
         surrogates = [Surrogate(network, "6")]
-    clean = gray(train)
+    clean = RawDataset.from_floats(*train)
     threat = Threat.of_fraction(clean, case.share)
     attack = get_attack(case.attack, **case.settings)
-    return craft(attack, clean, threat, surrogates=surrogates, generator=generator(seed))
+    return craft(attack, clean, threat, surrogates=surrogates, generator=torch.Generator().manual_seed(seed))
 
 
-def trained(pair: tuple[Tensor, Tensor], *, epochs: int, seed: int, epsilon: float = 0.0) -> torch.nn.Module:
+def fit(data: LabeledImages, *, epochs: int, seed: int, epsilon: float = 0.0) -> nn.Sequential:
     with seeded_rng(seed):
         network = digit_network(10)
-    return fit_network(network, *pair, epochs=epochs, seed=seed, adversary=FGSM(epsilon) if epsilon else None)
+    return fit_network(network, *data, epochs=epochs, seed=seed, adversary=FGSM(epsilon) if epsilon else None)
 
 
 def scorer(seed: int, epsilon: float) -> RobustFeatureScorer:
@@ -121,59 +129,50 @@ def scorer(seed: int, epsilon: float) -> RobustFeatureScorer:
         backbone = digit_network(10)[:7]
     settings = FitSettings(epochs=EPOCHS, learning_rate=3e-3, min_steps=0)
     adversary = FGSM(epsilon) if epsilon else None
-    looked_at = FeatureModel(backbone=backbone, feature_size=100, fit_settings=settings, adversary=adversary)
-    return RobustFeatureScorer(looked_at)
+    model = FeatureModel(backbone=backbone, feature_size=100, fit_settings=settings, adversary=adversary)
+    return RobustFeatureScorer(model)
 
 
-def measure(
-    name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int, epsilon: float = EPSILON
-) -> Figures:
-    poison = poisoned(CASES[name], train, seed)
-    images, labels = train if poison is None else columns_of(PoisonedDataset(gray(train), poison))
+def measure(name: str, train: LabeledImages, test: LabeledImages, epsilon: float, seed: int) -> Figures:
+    poison = craft_poison(CASES[name], train, seed)
+    images, labels = train if poison is None else columns_of(PoisonedDataset(RawDataset.from_floats(*train), poison))
     truth = torch.zeros(len(labels), dtype=torch.bool)
     if poison is not None:
         truth[poison.indices] = True
-    filtered = clock(
+    verdict, filter_seconds = with_cpu_seconds(
         lambda: sanitize(TensorDataset(images, labels), scorer(seed, epsilon), seed=seed, runtime=LocalRuntime())
     )
-    verdict = filtered["result"]
     figures: Figures = {
         "removed": int((~verdict.keep).sum()),
-        "fpr": float((~verdict.keep)[~truth].double().mean()),
+        "fpr": share((~verdict.keep)[~truth]),
         "groups": [[each.label, each.size, each.separation, each.transfer, each.resemblance, each.is_poison]
                    for each in verdict.evidence.groups],
-        "filter s": filtered["seconds"],
+        "filter s": filter_seconds,
     }  # fmt: skip
     if poison is None:
         return figures
-    figures["tpr"] = float((~verdict.keep)[truth].double().mean())
+    figures["tpr"] = share((~verdict.keep)[truth])
     if not epsilon:
         return figures
     kept = images[verdict.keep], labels[verdict.keep]
-    again = clock(lambda: trained(kept, epochs=RETRAINED, seed=seed))
-    networks = {"": again["result"], "undefended ": trained((images, labels), epochs=RETRAINED, seed=seed)}
+    retrained, seconds = with_cpu_seconds(lambda: fit(kept, epochs=RETRAINING_EPOCHS, seed=seed))
+    networks = {"": retrained, "undefended ": fit((images, labels), epochs=RETRAINING_EPOCHS, seed=seed)}
     if CASES[name].surrogates:
-        networks["robust "] = trained(kept, epochs=EPOCHS, seed=seed, epsilon=EPSILON)
+        networks["robust "] = fit(kept, epochs=EPOCHS, seed=seed, epsilon=EPSILON)
     for prefix, network in networks.items():
-        figures |= {f"{prefix}{key}": value for key, value in judge(network, poison, test).items()}
-    return {**figures, "seconds": filtered["seconds"] + again["seconds"]}
+        figures |= {f"{prefix}{key}": value for key, value in accuracies(network, poison, test).items()}
+    return {**figures, "seconds": filter_seconds + seconds}
 
 
-def judge(network: torch.nn.Module, poison: Poison, test: tuple[Tensor, Tensor]) -> Figures:
-    shown, true, wanted = columns_of(poison.objective.evaluation_set(gray(test)))
-    with torch.no_grad():
-        read = torch.cat([network(part).argmax(1) for part in shown.split(500)])
+def accuracies(network: nn.Module, poison: Poison, test: LabeledImages) -> Figures:
+    """Return the clean accuracy, the accuracy on triggered images, and the attack success."""
+    triggered, true, wanted = columns_of(poison.objective.evaluation_set(RawDataset.from_floats(*test)))
+    predicted = predict(network, triggered)
     return {
         "clean": accuracy_of(network, *test),
-        "triggered": float((read == true).double().mean()),
-        "asr": float((read == wanted)[true != wanted].double().mean()),
+        "triggered": share(predicted == true),
+        "asr": share((predicted == wanted)[true != wanted]),
     }
-
-
-def clock(work: Callable[[], Any]) -> dict[str, Any]:
-    start = time.process_time()
-    result = work()
-    return {"result": result, "seconds": time.process_time() - start}
 
 
 def report(found: dict[str, list[Figures]], *, goals: bool = True) -> None:
@@ -184,7 +183,7 @@ def report(found: dict[str, list[Figures]], *, goals: bool = True) -> None:
     }  # fmt: skip
     rows = []
     for name, runs in found.items():
-        cells = (spread([run[key] for run in runs], form) if key in runs[0] else "" for key, form in columns.items())
+        cells = (spread_of(runs, key, form=form) if key in runs[0] else "" for key, form in columns.items())
         rows.append([name, str(len(runs)), *cells])
     print_table(["case", "seeds", *columns], rows)
     for name, runs in found.items():
@@ -192,13 +191,12 @@ def report(found: dict[str, list[Figures]], *, goals: bool = True) -> None:
             print_goal(f"{name}: {goal}", [is_met(run) for run in runs])
         print_groups(name, runs)
     for name in (name for name in found if goals and CASES[name].attack):
-        undefended = [run["undefended asr"] for run in found[name]]
-        if statistics.median(undefended) < PROVES:
-            print(f"- {name}: proves little, since undefended it succeeds in {spread(undefended, '.3f')} only")
+        undefended: list[float] = values_of(found[name], "undefended asr")
+        if statistics.median(undefended) < MIN_SUCCESS:
+            print(f"- {name}: proves little, since without defense the success is only {spread(undefended, '.3f')}")
     for name in (name for name in found if CASES[name].surrogates and goals):
         for key in ("triggered", "robust triggered", "asr", "robust asr"):
-            each = [run[key] for run in found[name]]
-            print(f"- {name}, {key}: {', '.join(f'{value:.4f}' for value in each)}")
+            print(f"- {name}, {key}: {', '.join(f'{value:.4f}' for value in values_of(found[name], key))}")
 
 
 def print_groups(name: str, runs: list[Figures]) -> None:
@@ -206,25 +204,23 @@ def print_groups(name: str, runs: list[Figures]) -> None:
     names = ("D", "transfer", "resemblance")
     spans = [f"{name} {min(column):.2f} to {max(column):.2f}"
              for name, column in zip(names, list(zip(*groups, strict=True))[2:5], strict=False)]  # fmt: skip
-    print(f"- {name}: groups that stood apart: {len(groups)} in {len(runs)} runs; " + ", ".join(spans))
+    print(f"- {name}: separated groups: {len(groups)} in {len(runs)} runs; " + ", ".join(spans))
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--case", action="append", choices=list(CASES), help="run these alone; may be given repeatedly")
-    parser.add_argument("--plain", action="store_true", help="look through plain features instead, and filter alone")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--case", action="append", choices=list(CASES), help="run only these; may be repeated")
+    parser.add_argument("--plain", action="store_true", help="use plain features, and only filter")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print_setting("robust_features_mnist", args)
+    start(args)
     train, test = load_mnist(args.data_root, train=True), load_mnist(args.data_root, train=False)
     results = Results(args.results)
     found: dict[str, list[Figures]] = {}
     for name in args.case or CASES:
-        case = CASES[name]
-        for seed in range(FIRST_SEED, FIRST_SEED + (case.seeds if args.seeds >= 3 else args.seeds)):
-            key: Figures = {"case": name, "seed": seed, **({"features": "plain"} if args.plain else {})}
-            run = functools.partial(measure, name, train, test, seed, 0.0 if args.plain else EPSILON)
-            found.setdefault(name, []).append(results.get(key, run))
+        seeds = range(FIRST_SEED, FIRST_SEED + (CASES[name].seeds if args.seeds >= 3 else args.seeds))
+        key = {"case": name, **({"features": "plain"} if args.plain else {})}
+        run = functools.partial(measure, name, train, test, 0.0 if args.plain else EPSILON)
+        found[name] = results.over_seeds(seeds, key, run)
     report(found, goals=not args.plain)
 
 

@@ -1,28 +1,29 @@
-"""What a scoring pass costs, divided by a bare inference loop of the same network over the same data.
+"""Time of a scoring pass, divided by that of a bare inference loop of the same network over the same data: MNIST.
 
     python benchmarks/scoring_overhead.py --data-root data --results overhead.jsonl
 
 The scoring pass is `score_set` with a fitted `LikelihoodScorer` (the default network), as `sanitize` runs it with
-trusted data. The bare loop is what a user would write: an ordinary DataLoader of the same data set, batch size and
-workers, the same network and head in evaluation mode under the same autocast and memory format, no gradients, and the
-logits kept. Both run over 10,000 images in alternation, in one process, and each is timed in wall and in CPU time; a
-seed's figure is the median of the ratios of neighbors. On a machine with other work on it that is noisy: the ratio of
-the fastest passes stands beside it. Three data sets:
+trusted data. The bare loop is what a user would write: a DataLoader with the same data set, batch size and workers, the
+same network and head in evaluation mode with the same autocast and memory format, no gradients, and the logits
+collected. Both run over 10,000 images in alternation, in one process, and are timed in wall and in CPU time; a seed's
+result is the median of the ratios of consecutive passes. On a busy machine this is noisy, so the ratio of the fastest
+passes is given too. Three data sets:
 
 - torchvision's MNIST with a transform of `torchvision.transforms.v2`, PIL image to float tensor;
 - the same images in memory, a `TensorDataset`;
-- the first through a wrapper that lists no labels, so that each sample must be read for its own; there the whole of
-  `sanitize` is timed, fingerprint and decision with it. The same for the first, beside it.
+- the first through a wrapper that lists no labels, so that each sample must be read for its label; here the whole of
+  `sanitize` is timed, including fingerprint and decision. The same is timed for the first data set.
 """
 
+import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torchvision
-from common import Figures, Results, arguments, load_mnist, print_goal, print_setting, print_table, spread
+from harness.datasets import load_mnist
+from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, spread_of, start, with_seconds
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.transforms import v2
@@ -39,12 +40,12 @@ NAMES = {
     "torchvision": "torchvision's MNIST, v2 transform",
     "memory": "in memory",
     "listed": "torchvision's MNIST, the whole of `sanitize`",
-    "unlisted": "the same, its labels not listed",
+    "unlisted": "the same, labels not listed",
 }
 
 
-class Unlisted(Dataset[Any]):
-    """A data set as people write them: samples, and no list of labels."""
+class UnlistedDataset(Dataset[Any]):
+    """A typical user's data set: samples without a list of labels."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -75,25 +76,20 @@ def score_bare(dataset: Any, network: nn.Module, runtime: LocalRuntime) -> None:
     torch.cat(kept)
 
 
-def timed(work: Callable[..., None], *arguments: Any) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work(*arguments)
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def measure(dataset: Any, scorer: LikelihoodScorer, ours: Callable[..., None]) -> Figures:
-    """Time both in alternation, each first in turn."""
+    """Time both in alternation, each first in every second repeat."""
     runtime = LocalRuntime()
     network = nn.Sequential(default_backbone((1, 28, 28), scorer.feature_size), LGMHead(scorer.feature_size, 10))
     network.to(memory_format=torch.channels_last).eval()
-    works = {"library": (ours, scorer), "bare": (score_bare, network)}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for work, model in works.values():
-        work(Subset(dataset, range(2 * BLOCK_SIZE)), model, runtime)
+    passes: dict[str, tuple[Callable[..., None], Any]] = {"library": (ours, scorer), "bare": (score_bare, network)}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in passes}
+    for score, model in passes.values():
+        score(Subset(dataset, range(2 * BLOCK_SIZE)), model, runtime)
     for repeat in range(REPEATS):
         for name in ("library", "bare") if repeat % 2 else ("bare", "library"):
-            work, model = works[name]
-            times[name].append(timed(work, dataset, model, runtime))
+            score, model = passes[name]
+            _, wall, cpu = with_seconds(functools.partial(score, dataset, model, runtime))
+            times[name].append((wall, cpu))
     figures: Figures = {}
     for place, clock in enumerate(("wall", "cpu")):
         library, bare = ([pair[place] for pair in times[name]] for name in ("library", "bare"))
@@ -105,9 +101,8 @@ def measure(dataset: Any, scorer: LikelihoodScorer, ours: Callable[..., None]) -
 
 
 def main() -> None:
-    args = arguments(__doc__).parse_args()
-    torch.set_num_threads(1)
-    print_setting("scoring_overhead", args)
+    args = benchmark_parser(__doc__).parse_args()
+    start(args)
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     stored = torchvision.datasets.MNIST(args.data_root, train=True, transform=transform)
     images, labels = load_mnist(args.data_root, train=True)
@@ -119,25 +114,20 @@ def main() -> None:
             "torchvision": Subset(stored, chosen.tolist()),
             "memory": TensorDataset(images[chosen], labels[chosen]),
             "listed": Subset(stored, chosen.tolist()),
-            "unlisted": Unlisted(Subset(stored, chosen.tolist())),
+            "unlisted": UnlistedDataset(Subset(stored, chosen.tolist())),
         }
         few = TensorDataset(images[chosen[:FITTED_ON]], labels[chosen[:FITTED_ON]])
         scorer = LikelihoodScorer(fit_settings=FitSettings(epochs=1, min_steps=150)).fit(few)
         for name, dataset in datasets.items():
             key = {"data": name, "seed": seed, "repeats": REPEATS}
             ours = sanitize_whole if "listed" in name else score_with_library
-            rows[name].append(
-                results.get(key, lambda data=dataset, scorer=scorer, ours=ours: measure(data, scorer, ours))
-            )
+            rows[name].append(results.get(key, functools.partial(measure, dataset, scorer, ours)))
     columns = ["data", "scoring, CPU s", "bare loop, CPU s", "ratio, CPU", "ratio, wall", "ratio of the fastest, CPU"]
     figures = [("library_cpu", ".2f"), ("bare_cpu", ".2f"), ("ratio_cpu", ".3f"), ("ratio_wall", ".3f")]
     figures += [("fastest_cpu", ".3f")]
     print_table(
         columns,
-        [
-            [NAMES[name], *(spread([run[key] for run in runs], form) for key, form in figures)]
-            for name, runs in rows.items()
-        ],
+        [[NAMES[name], *(spread_of(runs, key, form=form) for key, form in figures)] for name, runs in rows.items()],
     )
     for name, runs in rows.items():
         print_goal(f"{NAMES[name]}: ratio (CPU) at most 1.15", [run["ratio_cpu"] <= 1.15 for run in runs])

@@ -1,17 +1,16 @@
-"""Keep poison out of a training that you have already: one callback.
+"""Keep poison out of an existing training run with one callback.
 
-Somebody could touch the labels of your training set, and gave three images in ten a wrong one. Your Trainer does not
-notice: it trains on what it is given. This program trains the same module twice, once as before and once with
+Three in ten labels of the training set are wrong, and the Trainer cannot know. This program trains the same module
+twice, without and with
 
     Trainer(callbacks=[Sanitizer(LikelihoodScorer())])
 
-and prints what that changes. When the Trainer first asks for its training data, the sanitizer scores every sample, says
-whether there is poison at all, and lets the Trainer see only what it keeps. It is not told which labels are wrong, how
-many, or that there are any; and nothing is trusted: each third of the data is judged by a model of the other two. Where
-it finds no evidence of poison, it removes nothing.
+and prints the difference. When the Trainer first requests its training data, the sanitizer scores every sample,
+estimates whether there is poison at all, and passes only the kept samples on. It does not know which labels are wrong,
+how many, or that there are any. There are no trusted data: each third of the data is scored by a model of the other two
+thirds. Without evidence of poison, nothing is removed.
 
-Run it: `python examples/callback.py`, or with
-`--data-root FOLDER` on MNIST.
+Run it with `python examples/callback.py`, or with `--data-root FOLDER` for MNIST.
 """
 
 import tempfile
@@ -25,7 +24,7 @@ from lightning_poison import LikelihoodScorer, Sanitizer
 
 
 def mislabel(clean: TensorDataset, share: float) -> tuple[TensorDataset, torch.Tensor]:
-    """Return the data with a share of the labels wrong, and which those are."""
+    """Return the data with a share of wrong labels, and the mask of those."""
     images, labels = clean.tensors
     generator = torch.Generator().manual_seed(1)
     wrong = torch.rand(len(labels), generator=generator) < share
@@ -34,7 +33,7 @@ def mislabel(clean: TensorDataset, share: float) -> tuple[TensorDataset, torch.T
 
 
 def train(data: TensorDataset, test: TensorDataset, *callbacks: pl.Callback) -> float:
-    """Train the classifier on some data and return its accuracy on the test images."""
+    """Train the classifier and return its accuracy on the test images."""
     pl.seed_everything(0, verbose=False)
     trainer = quiet_trainer(list(callbacks))
     model = Classifier()
@@ -46,21 +45,21 @@ def main() -> None:
     """Train with and without the callback."""
     clean, test = load(data_root())
     poisoned, wrong = mislabel(clean, 0.3)
-    print(f"{len(poisoned):,} training images, {int(wrong.sum()):,} of them under a wrong label\n")
+    print(f"{len(poisoned):,} training images, {int(wrong.sum()):,} of them mislabeled\n")
 
-    print(f"accuracy, trained on all of them       {train(poisoned, test):.3f}")
+    print(f"accuracy, trained on all images        {train(poisoned, test):.3f}")
 
-    # The one line. Without `dirpath`, the verdict and the manifest of what was kept out go to the Trainer's log folder.
+    # The one added line. Default `dirpath`: a folder in the Trainer's log directory.
     with tempfile.TemporaryDirectory() as folder:
         sanitizer = Sanitizer(LikelihoodScorer(), dirpath=folder)
         print(f"accuracy, with the sanitizer           {train(poisoned, test, sanitizer):.3f}")
-    print(f"accuracy, had no label been touched    {train(clean, test):.3f}\n")
+    print(f"accuracy, trained on correct labels    {train(clean, test):.3f}\n")
 
-    # What the sanitizer found, in its own words; and, since we know the truth here, how right it was.
+    # What the sanitizer found, and, since the ground truth is known here, how accurate it is.
     print(sanitizer.verdict)
     out = ~sanitizer.verdict.keep
-    print(f"\nin truth: {int((out & wrong).sum())} of the {int(wrong.sum())} wrong labels were caught,")
-    print(f"          {int((out & ~wrong).sum())} of the {int((~wrong).sum()):,} right ones lost")
+    print(f"\nground truth: {int((out & wrong).sum())} of the {int(wrong.sum())} wrong labels were removed,")
+    print(f"              {int((out & ~wrong).sum())} of the {int((~wrong).sum()):,} correct ones were lost")
 
 
 if __name__ == "__main__":

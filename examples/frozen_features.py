@@ -1,14 +1,13 @@
-"""Poison against a linear head on frozen features, and why robust features withstand it.
+"""Poison against a linear head on frozen features, and why robust features resist it.
 
-You took somebody's network, left it as it is, and train a linear classifier on its features: transfer learning. An
-attacker who can touch your images, by an amount that nobody sees, moves them along the axis on which your classifier
-turns (`adversarial-poisoning`, a plug-in: `pip install lightning-poison-collisions`). The labels stay right.
+In transfer learning, a linear classifier is trained on the frozen features of a pretrained network. An attacker who can
+change the training images invisibly moves them along the direction that rotates this classifier
+(`adversarial-poisoning`, a plug-in: `pip install lightning-poison-collisions`). The labels stay correct.
 
-This program trains two feature networks on the digits 0 to 4, one plainly and one on the worst images within a small
-ball (adversarial training), and classifies the digits 5 to 9 on the frozen features of each, clean and poisoned.
+This program trains two feature networks on the digits 0 to 4, one normally and one adversarially (on the worst images
+within a small ball), and classifies the digits 5 to 9 on the frozen features of each, clean and poisoned.
 
-Run it: `python examples/frozen_features.py`, or with
-`--data-root FOLDER` on MNIST.
+Run it with `python examples/frozen_features.py`, or with `--data-root FOLDER` for MNIST.
 """
 
 import torch
@@ -22,7 +21,7 @@ from lightning_poison.adversarial import perturb_against
 from lightning_poison.models import FitSettings, FrozenFeatureClassifier, fit_module
 
 RADIUS = 0.15
-"""Of both the training and the attack, in units of the [0, 1] image."""
+"""Of the adversarial training and of the attack, in units of the [0, 1] image."""
 
 
 def digits(data: TensorDataset, first: int) -> TensorDataset:
@@ -33,7 +32,7 @@ def digits(data: TensorDataset, first: int) -> TensorDataset:
 
 
 def feature_network(data: TensorDataset, *, robust: bool) -> nn.Module:
-    """Return a network of two layers that reads five digits; its layer "2" gives 64 features."""
+    """Return a two-layer classifier of five digits; its layer "2" returns 64 features."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(data[0][0].numel(), 64), nn.ReLU(), nn.Linear(64, 5))
     draws = torch.Generator().manual_seed(0)
@@ -51,7 +50,7 @@ def main() -> None:
     train, test = load(data_root())
     outside, inside, judged = digits(train, 0), digits(train, 5), digits(test, 5)
     threat = Threat(budget=len(inside), epsilon=RADIUS, clean_label=True)
-    print(f"{len(inside):,} images of the digits 5 to 9, all moved by at most {RADIUS} in each pixel\n")
+    print(f"{len(inside):,} images of the digits 5 to 9, each pixel changed by at most {RADIUS}\n")
     for name, robust in (("naive", False), ("robust", True)):
         network = feature_network(outside, robust=robust)
         poison = craft(

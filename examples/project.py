@@ -1,7 +1,7 @@
-"""An ordinary Lightning project, as you may have one: data, a module, a Trainer. It knows nothing of poison.
+"""An ordinary Lightning project: data, a module, a Trainer. It does not use lightning-poison.
 
 The other examples add lightning-poison to it. The data are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels,
-which need no download; with a folder that torchvision's MNIST lies in, the first 10,000 images of MNIST.
+which need no download, or the first 10,000 images of MNIST from a folder with torchvision's files.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import accuracy
 from torchvision.datasets import MNIST
 
-# Lightning says what hardware it found and what else it could do; here that would hide the point.
+# Hide what Lightning logs about hardware and tips.
 logging.disable(logging.INFO)
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-torch.set_num_threads(1)  # networks as small as these are no faster on more
+torch.set_num_threads(1)  # networks as small as these are not faster with more
 
 
 def data_root() -> str | None:
-    """Return what the command line says after `--data-root`."""
+    """Return the command-line argument `--data-root`."""
     parser = argparse.ArgumentParser(description="Handwritten digits, with and without poison.")
-    parser.add_argument("--data-root", help="a folder with torchvision's MNIST; scikit-learn's digits without it")
+    parser.add_argument("--data-root", help="a folder with torchvision's MNIST; default: scikit-learn's digits")
     return parser.parse_args().data_root
 
 
@@ -62,7 +62,7 @@ class Digits(pl.LightningDataModule):
 
 
 class Classifier(pl.LightningModule):
-    """A network of two layers."""
+    """A two-layer network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Classifier(pl.LightningModule):
 
 
 def quiet_trainer(callbacks: list[pl.Callback] | None = None) -> pl.Trainer:
-    """Return a Trainer for a short run that writes no checkpoints and shows no bars."""
+    """Return a Trainer without checkpoints and progress bars for short runs."""
     return pl.Trainer(
         max_epochs=40,
         accelerator="cpu",

@@ -1,19 +1,18 @@
-"""Keep poison out by wrapping the data, and attack your own data to see that it works.
+"""Keep poison out by wrapping the data, and attack the data to measure the defense.
 
-Here the data come from a LightningDataModule, and nothing in the Trainer changes. Two wrappers go around it:
+Here the data come from a LightningDataModule, and nothing changes in the Trainer. There are two wrappers:
 
-    PoisonedDataModule(data, attack, threat=...)      poisons the training set, so that you know the truth
-    SanitizedDataModule(data, scorer)                 keeps out of it what is suspicious
+    PoisonedDataModule(data, attack, threat=...)      poisons the training set, with known ground truth
+    SanitizedDataModule(data, scorer)                 removes suspicious samples from it
 
-Both look like the DataModule that they wrap in all but the training loader: its validation and test loaders, its
-hooks, its attributes and its hyper-parameters are still its own. They can be nested: here the sanitizer stands around
-data that were poisoned a moment before, as it would around data that a stranger has poisoned.
+Except for the training loader, both behave like the wrapped DataModule: its validation and test loaders, hooks,
+attributes and hyperparameters are unchanged. They can be nested: here the sanitizer wraps data that have just been
+poisoned, like data that someone else has poisoned.
 
-The attack comes from a plug-in and is found by its name: somebody relabels fives as eights, so that the model reads a
-five as an eight. `lightning-poison attacks` lists what is installed; `pip install 'lightning-poison[demo]'` brings
-these.
+The attack is a plug-in, created by name: it relabels fives as eights, so that the model predicts a five as an eight.
+`lightning-poison attacks` lists the installed attacks; `pip install 'lightning-poison[demo]'` installs these.
 
-Run it: `python examples/wrapper.py`, or with `--data-root FOLDER` on MNIST.
+Run it with `python examples/wrapper.py`, or with `--data-root FOLDER` for MNIST.
 """
 
 import tempfile
@@ -27,7 +26,7 @@ from lightning_poison.evaluation import AttackSuccessRate
 
 
 def train(data: pl.LightningDataModule) -> pl.LightningModule:
-    """Train the classifier on some data, print its accuracy on the test images, and return it."""
+    """Train the classifier, print its accuracy on the test images, and return it."""
     pl.seed_everything(0, verbose=False)
     trainer = quiet_trainer()
     model = Classifier()
@@ -41,8 +40,8 @@ def main() -> None:
     """Train on poisoned data, with and without the sanitizer."""
     digits = Digits(data_root())
 
-    # The attacker may touch 3 samples in a hundred, which is about 30 in a hundred of one class. It draws its poison
-    # once, when the training loader is first asked for; `poisoned.poison` then holds the truth.
+    # The attacker may change 3 % of the samples, which is about 30 % of one class. The poison is drawn once, when the
+    # training loader is first requested; `poisoned.poison` then holds the ground truth.
     attack = get_attack("label-flip", source_class=5, target_class=8)
     threat = Threat.of_fraction(digits.train_set, 0.03)
     poisoned = PoisonedDataModule(digits, attack, threat=threat)
@@ -50,22 +49,22 @@ def main() -> None:
     print("trained on the poisoned data")
     print_success(train(poisoned), poisoned)
 
-    print("trained through the sanitizer")
+    print("trained on the sanitized data")
     with tempfile.TemporaryDirectory() as folder:
-        # Without `dirpath`, the manifest goes to the Trainer's log folder.
+        # Default `dirpath`: a folder in the Trainer's log directory.
         sanitized = SanitizedDataModule(poisoned, LikelihoodScorer(), dirpath=folder)
         print_success(train(sanitized), poisoned)
 
     print(f"\n{sanitized.verdict}")
     truth = poisoned.poison.is_poison(len(digits.train_set))
     out = ~sanitized.verdict.keep
-    print(f"\nin truth: {int((out & truth).sum())} of the {int(truth.sum())} poison samples were caught,")
-    print(f"          {int((out & ~truth).sum())} of the {int((~truth).sum()):,} others lost")
+    print(f"\nground truth: {int((out & truth).sum())} of the {int(truth.sum())} poison samples were removed,")
+    print(f"              {int((out & ~truth).sum())} of the {int((~truth).sum()):,} others were lost")
 
 
 @torch.no_grad()
 def print_success(model: pl.LightningModule, poisoned: PoisonedDataModule) -> None:
-    """Print how often the attacker gets what it wants, on the items that the attack itself names."""
+    """Print the attack success rate on the evaluation set that the attack defines."""
     metric = AttackSuccessRate(poisoned.poison.objective)
     items = poisoned.poison.objective.evaluation_set(poisoned.test_set)
     inputs, true, wanted = zip(*(items[position] for position in range(len(items))), strict=True)

@@ -1,4 +1,4 @@
-"""`python -m lightning_poison` is the command line."""
+"""Command line as a module: `python -m lightning_poison`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Range and shape checks, all rendered the same way: what was expected, what came, the way out."""
+"""Argument checks with uniform error messages: expected, received, and how to fix it."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def fraction(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it lies strictly between 0 and 1.
+    """Return `value` as a float if it is strictly between 0 and 1.
 
     Example:
         >>> fraction("false_positive_rate", 0.01)
@@ -24,7 +24,7 @@ def fraction(name: str, value: float, *, hint: str = "") -> float:
 
 
 def share(name: str, value: float, *, hint: str = "") -> float:
-    """Return `value` as a float if it lies between 0 and 1, both included.
+    """Return `value` as a float if it is between 0 and 1, inclusive.
 
     Example:
         >>> share("natural_error_rate", 0)
@@ -91,7 +91,7 @@ def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -
 
 
 def epsilon(value: float, *, name: str = "epsilon") -> float:
-    """Return a radius in units of the raw [0, 1] image, or a step in it, and catch one that is given in gray levels.
+    """Return a radius or step size in units of the raw [0, 1] image; reject one given in gray levels.
 
     Example:
         >>> epsilon(4)
@@ -124,18 +124,18 @@ def instance(name: str, value: Any, kind: type, *, hint: str = "") -> Any:
     """Return `value` if it is an instance of `kind`.
 
     Example:
-        >>> instance("model", 3, torch.nn.Module, hint="Hand in a network.")
+        >>> instance("model", 3, torch.nn.Module, hint="Pass a network.")
         Traceback (most recent call last):
         TypeError: Expected `model` to be a `Module`, but got the int 3.
-        Hand in a network.
+        Pass a network.
     """
     if not isinstance(value, kind):
-        raise TypeError(expected(name, f"a `{kind.__name__}`", _kind_of(value), hint))
+        raise TypeError(expected(name, f"a `{kind.__name__}`", _describe_type(value), hint))
     return value
 
 
 def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
-    """Return `value` if it is an object with a method of that name; its class is none.
+    """Return `value` if it is an object, not a class, with a method of this name.
 
     Example:
         >>> with_method("adversary", 0.03, "perturb", hint="Write `adversary=FGSM(0.3)`.")
@@ -144,12 +144,12 @@ def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
         Write `adversary=FGSM(0.3)`.
     """
     if isinstance(value, type) or not callable(getattr(value, method, None)):
-        raise TypeError(expected(name, f"an object with the method `{method}`", _kind_of(value), hint))
+        raise TypeError(expected(name, f"an object with the method `{method}`", _describe_type(value), hint))
     return value
 
 
 def describe(value: Any) -> str:
-    """Say what a value is without printing its content when it is large or not ours.
+    """Describe a value by type and shape, with its content only if it is a number, a string or `None`.
 
     Example:
         >>> describe(torch.zeros(2, 3)), describe([1, 2]), describe("cat")
@@ -161,30 +161,19 @@ def describe(value: Any) -> str:
 
 
 def expected(name: str, what: str, value: Any, hint: str = "") -> str:
-    """Render an error: what was expected, what came, and the way out.
+    """Format an error message: what was expected, what was received, and how to fix it.
 
     Example:
         >>> print(expected("budget", "at least 1", 0, "For a share of the data set use `Threat.of_fraction`."))
         Expected `budget` to be at least 1, but got 0.
         For a share of the data set use `Threat.of_fraction`.
     """
-    came = value if isinstance(value, str) else repr(value)[:200]
-    return f"Expected `{name}` to be {what}, but got {came}." + (f"\n{hint}" if hint else "")
-
-
-def _quoted(value: Any) -> Any:
-    return repr(value)[:200] if isinstance(value, str) else value
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    plain = isinstance(value, int | float | str)
-    return f"the {type(value).__name__} {describe(value)}" if plain else describe(value)
+    received = value if isinstance(value, str) else repr(value)[:200]
+    return f"Expected `{name}` to be {what}, but got {received}." + (f"\n{hint}" if hint else "")
 
 
 def printable(text: object, *, limit: int = 200) -> str:
-    r"""Return untrusted text with control characters escaped and its length bounded, fit for a terminal or a log.
+    r"""Escape control characters in untrusted text and limit its length, for terminals and logs.
 
     Example:
         >>> print(printable("cat" + chr(27) + "[2J"))
@@ -194,3 +183,14 @@ def printable(text: object, *, limit: int = 200) -> str:
     """
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _quoted(value: Any) -> Any:
+    return repr(value)[:200] if isinstance(value, str) else value
+
+
+def _describe_type(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    is_simple = isinstance(value, int | float | str)
+    return f"the {type(value).__name__} {describe(value)}" if is_simple else describe(value)

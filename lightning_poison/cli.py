@@ -1,4 +1,4 @@
-"""The command line: `lightning-poison attacks`, `lightning-poison demo`."""
+"""Command line: `lightning-poison attacks` and `lightning-poison demo`."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ from lightning_poison.registry.registry import available_attacks, available_scor
 
 
 def attacks(*, scorers: bool = False) -> None:
-    """List the attacks that are installed, and the distribution that each comes from.
+    """List the installed attacks and the distribution of each.
 
     Args:
-        scorers: list the scorers instead.
+        scorers: List the scorers instead.
     """
-    offers = available_scorers() if scorers else available_attacks()
-    rows = [(offer.name, str(offer.source), offer.summary) for offer in offers]
+    entries = available_scorers() if scorers else available_attacks()
+    rows = [(entry.name, str(entry.source), entry.summary) for entry in entries]
     widths = [max([len(row[column]) for row in rows], default=0) for column in range(2)]
     for name, source, summary in rows:
         print(f"{name:<{widths[0]}}  {source:<{widths[1]}}  {summary}")
     if not rows:
-        print("None is installed. First-party ones: pip install 'lightning-poison[demo]'")
+        print("No attacks installed. Install the bundled ones: pip install 'lightning-poison[demo]'")
     for broken in load_plugins().broken:
         print(f"broken: {broken}")
 
@@ -39,38 +39,38 @@ def demo(
     output: Path = Path("lightning_poison_demo"),
     seed: int = 0,
 ) -> None:
-    """Poison real digits in two ways, and see what the sanitizer keeps out and what that is worth.
+    """Poison images of digits with two attacks, and compare the sanitizer with control filters.
 
     Args:
-        data: scikit-learn's bundled digits, or MNIST.
-        data_root: the folder that holds MNIST/raw; nothing is downloaded.
-        output: where manifests, verdicts and pictures are written.
-        seed: seeds everything.
+        data: Data set: scikit-learn's bundled digits, or MNIST.
+        data_root: Folder that contains MNIST/raw; nothing is downloaded.
+        output: Folder for manifests, verdicts and figures.
+        seed: Seed of all randomness.
     """
     from lightning_poison.demo.run import run_demo
 
-    with _quiet_hosts(), warnings.catch_warnings():
+    with _quiet_lightning(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning|torch")
-        run_demo(data=data, data_root=data_root, output=output, seed=seed, say=_say)
+        run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
 _COMMANDS: dict[str, Any] = {"attacks": attacks, "demo": demo}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; an error that a user can mend is one message and exit status 2, not a traceback.
+    """Run a command. User errors are reported as one message with exit status 2, without a traceback.
 
     Args:
-        arguments: what stands behind the program's name; that of the process where it is `None`.
+        arguments: Command-line arguments without the program name. Default: those of the process.
 
     Returns:
-        The exit status.
+        Exit status.
     """
-    given = list(arguments) if arguments is not None else sys.argv[1:]
+    command_line = list(arguments) if arguments is not None else sys.argv[1:]
     try:
-        auto_cli(_COMMANDS, args=_spelled(given) or ["--help"], prog="lightning-poison", as_positional=False)
+        auto_cli(_COMMANDS, args=_normalize(command_line) or ["--help"], prog="lightning-poison", as_positional=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as behind `| head`; what is left unwritten must not fail at exit again
+    except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, LookupError, OSError) as error:
@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _quiet_hosts() -> Iterator[None]:
-    """Silence what Lightning logs about its devices and tips; its loggers get their levels back."""
+def _quiet_lightning() -> Iterator[None]:
+    """Suppress Lightning's logs about devices and tips, and restore the log levels on exit."""
     names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_utilities")
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
     try:
@@ -94,16 +94,16 @@ def _quiet_hosts() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _spelled(arguments: Sequence[str]) -> list[str]:
-    """Let options be written with dashes, `--data-root` as `--data_root`, and `--scorers` without `true`."""
-    spelled = []
+def _normalize(arguments: Sequence[str]) -> list[str]:
+    """Accept options with dashes, `--data-root` for `--data_root`, and `--scorers` without `true`."""
+    normalized = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        spelled.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
-    return spelled
+        normalized.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
+    return normalized
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Context managers that put back exactly what they found, on every exit."""
+"""Context managers that change a setting and restore it on every exit."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,10 +8,10 @@ from torch import nn
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off where the device has it: a matrix product of statistics must not be rounded to bfloat16.
+    """Disable autocast on devices that support it, so that statistics are not computed in bfloat16.
 
     Args:
-        device: where the statistics are computed.
+        device: Device on which the statistics are computed.
 
     Example:
         >>> rows = torch.full((1, 2), 1 / 3)
@@ -25,7 +25,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode; each submodule's own `training` flag comes back.
+    """Put modules into evaluation mode and restore the `training` flag of each submodule on exit.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
@@ -47,7 +47,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Switch off the gradients of all parameters; each one's own `requires_grad` comes back.
+    """Disable the gradients of all parameters and restore each `requires_grad` flag on exit.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -70,7 +70,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untracked(*modules: nn.Module) -> Iterator[None]:
-    """Let batch norm in training mode normalize by the batch and leave its running statistics as they are.
+    """Let batch norm in training mode normalize by batch statistics without updating its running statistics.
 
     Example:
         >>> model = nn.BatchNorm1d(2)
@@ -79,43 +79,47 @@ def untracked(*modules: nn.Module) -> Iterator[None]:
         >>> model.running_mean, int(model.num_batches_tracked), model.track_running_stats
         (tensor([0., 0.]), 0, True)
     """
-    found = [
+    flags = [
         (part, part.track_running_stats)
         for module in modules
         for part in module.modules()
         if isinstance(part, nn.modules.batchnorm._NormBase)
     ]
     try:
-        for part, _ in found:
+        for part, _ in flags:
             part.track_running_stats = False
         yield
     finally:
-        for part, tracked in found:
-            part.track_running_stats = tracked
+        for part, track in flags:
+            part.track_running_stats = track
 
 
 @contextmanager
 def reproducible_kernels(device: torch.device, threads: int) -> Iterator[None]:
-    """Compute with kernels that do not depend on how many processes share the machine.
+    """Fix the number of CPU threads and the cuDNN algorithms, and restore both on exit.
 
-    On the CPU the order of a sum depends on the number of threads, and launchers choose that number by the number of
-    processes; on CUDA, cuDNN may choose another algorithm at each run. Both are fixed here and put back afterwards.
+    On the CPU, the order of a summation depends on the number of threads, which launchers derive from the number of
+    processes. On CUDA, cuDNN may choose a different algorithm in each run.
+
+    Args:
+        device: Device on which the computation runs. The number of threads is fixed for the CPU only.
+        threads: Number of CPU threads.
 
     Example:
-        >>> found = torch.get_num_threads()
+        >>> before = torch.get_num_threads()
         >>> with reproducible_kernels(torch.device("cpu"), threads=1):
         ...     torch.get_num_threads(), torch.backends.cudnn.deterministic
         (1, True)
-        >>> torch.get_num_threads() == found
+        >>> torch.get_num_threads() == before
         True
     """
     cudnn = torch.backends.cudnn
-    found = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
+    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
     try:
         if device.type == "cpu":
             torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = False, True
         yield
     finally:
-        torch.set_num_threads(found[0])
-        cudnn.benchmark, cudnn.deterministic = found[1:]
+        torch.set_num_threads(before[0])
+        cudnn.benchmark, cudnn.deterministic = before[1:]

@@ -7,53 +7,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from lightning_poison._lightning.datamodule_wrapper import WrappedDataModule
-from lightning_poison._lightning.loader_sanitizer import Action, Gate, GateSettings
-from lightning_poison._lightning.loaders import filterable, map_loaders, replace_dataset
-from lightning_poison._lightning.runtime import opened_runtime
-from lightning_poison._lightning.yaml_types import AnyData, AnyDataset, AnyPoison, AnyScorer
-from lightning_poison.attacks.crafting import check_identity, craft
+from lightning_poison._lightning.datamodule_wrapper import DataModuleWrapper
+from lightning_poison._lightning.loader_sanitizer import Action, LoaderSanitizer, SanitizerSettings
+from lightning_poison._lightning.loaders import indexable_loaders, map_loaders, rebuild_loader
+from lightning_poison._lightning.runtime import open_runtime
+from lightning_poison._lightning.yaml_types import AnyData, AnyDataset, AnyPoison
+from lightning_poison.attacks.crafting import check_interface, craft
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import agreed
+from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
-class SanitizedDataModule(WrappedDataModule):
-    """Scores every training sample when the training loaders are first asked for, and serves what is kept.
+class SanitizedDataModule(DataModuleWrapper):
+    """Scores every training sample when the training loaders are first requested, and serves those that are kept.
 
-    The same as the `Sanitizer` callback, through public hooks alone. Both may not be used for the same decision twice:
-    each would judge what the other left.
+    Does the same as the `Sanitizer` callback through public hooks alone. Do not use both for one decision: each would
+    score what the other has kept.
 
     Args:
-        data: a DataModule, a training DataLoader, or a collection of training loaders.
-        scorer: how suspicious a sample is.
-        trusted: as for `Sanitizer`, and so are all others.
-        false_positive_rate: the share of clean samples that may be lost, in (0, 1).
-        action: `"remove"` serves what is kept, `"flag"` only reports.
-        sample: where input and label stand in a sample.
-        score_dataset: the same samples under an evaluation transform.
-        folds: how many folds to cross-fit over where nothing is trusted.
-        natural_error_rate: the share of wrong labels that counts as no evidence of poison.
-        remove_without_evidence: remove what looks wrong also where there is no evidence.
-        max_removed: the share of the data set above which it is an error to remove.
-        manifest: a manifest of an earlier run; samples that were kept by hand in it are kept.
-        dirpath: where to write, in the place of the Trainer's log directory.
-        seed: the only source of randomness.
-        name: names the folder and the figures in the logs.
+        data: A DataModule, a training DataLoader, or a collection of training loaders.
+        scorer: How suspicious a sample is.
+        trusted: Known-clean samples. This and all other arguments are described in `Sanitizer`.
+        false_positive_rate: Accepted share of clean samples removed, in (0, 1).
+        action: `"remove"` serves the kept samples, `"flag"` only reports.
+        sample: Paths of input and label in a sample.
+        score_dataset: The training samples under an evaluation transform.
+        folds: Number of folds for cross-fitting without trusted data.
+        natural_error_rate: Share of wrong labels that does not count as evidence of poison.
+        remove_without_evidence: Whether to remove suspicious samples without evidence.
+        max_removed: Largest share of the data set that may be removed.
+        manifest: Manifest of an earlier run; samples kept by hand in it are kept.
+        dirpath: Directory of the written files.
+        seed: The only source of randomness.
+        name: Name of the folder and of the logged values.
 
     Raises:
-        TypeError: where `data` or `scorer` is something else.
-        ValueError: where an argument is out of its range, or `scorer` is a control.
+        TypeError: If `data` or `scorer` has another type.
+        ValueError: If an argument is out of range, or `scorer` is a control.
 
     Example:
-        >>> from torch.utils.data import TensorDataset
+        >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
         >>> loader = DataLoader(TensorDataset(torch.zeros(8, 2), torch.arange(8) % 2), batch_size=4)
         >>> module = SanitizedDataModule(loader, LikelihoodScorer())
@@ -80,90 +80,73 @@ class SanitizedDataModule(WrappedDataModule):
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
-        self.gate = Gate(
-            GateSettings(
-                scorer=scorer,
-                trusted=trusted,
-                false_positive_rate=false_positive_rate,
-                action=action,
-                sample=sample,
-                score_dataset=score_dataset,
-                folds=folds,
-                natural_error_rate=natural_error_rate,
-                remove_without_evidence=remove_without_evidence,
-                max_removed=max_removed,
-                manifest=manifest,
-                dirpath=dirpath,
-                seed=seed,
-                name=name,
-            )
-        )
+        self.loader_sanitizer = LoaderSanitizer(SanitizerSettings.from_arguments(locals()))
         super().__init__(data)
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """The verdicts, by the path of the training loader in its collection, `""` for a bare one."""
-        return self.gate.decided
+        """The verdicts by the path of the training loader in its collection, `""` for a single one."""
+        return self.loader_sanitizer.available_verdicts
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict about the one training loader.
+        """The verdict on the only training loader.
 
         Raises:
-            RuntimeError: before there is one, or where there are several loaders.
+            RuntimeError: If there is no verdict yet, or there are several loaders.
         """
-        return self.gate.only_verdict()
+        return self.loader_sanitizer.single_verdict()
 
     def setup(self, stage: str) -> None:
-        """Begin a run: decisions of an earlier one are checked against the data before they are used again."""
+        """Start a run: verdicts of an earlier run are checked against the data before they are reused."""
         if stage == "fit":
-            self.gate.start()
+            self.loader_sanitizer.start_run()
         if self._is_module:
             self.inner.setup(stage=stage)
 
     def teardown(self, stage: str) -> None:
-        """Tell the loggers what a tuner has kept from them."""
+        """Write records that a tuner has delayed."""
         if stage == "fit":
-            self.gate.tell(self.trainer)
+            self.loader_sanitizer.write_records(self.trainer)
         if self._is_module:
             self.inner.teardown(stage=stage)
 
-    def change(self, loaders: Any) -> Any:
-        """Return the loaders without what is kept out."""
-        return self.gate.filter(loaders, self.trainer)
+    def transform_loaders(self, loaders: Any) -> Any:
+        """Return loaders that read the kept samples."""
+        return self.loader_sanitizer.filter(loaders, self.trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the decisions, and the inner DataModule's state."""
-        return {**super().state_dict(), "gate": self.gate.state()}
+        """Return the verdicts and the state of the inner DataModule."""
+        return {**super().state_dict(), "sanitizer": self.loader_sanitizer.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over stored decisions, and hand the inner DataModule its state back."""
+        """Restore stored verdicts and the state of the inner DataModule."""
         super().load_state_dict(state_dict)
-        self.gate.restore(state_dict.get("gate", {}))
+        self.loader_sanitizer.restore(state_dict.get("sanitizer", {}))
 
 
-class PoisonedDataModule(WrappedDataModule):
-    """Serves a poisoned training set, to test a defense; nothing else is changed.
+class PoisonedDataModule(DataModuleWrapper):
+    """Serves a poisoned training set to test a defense, and changes nothing else.
 
-    The poison is drawn once, when the training loader is first asked for, and is the same on every rank.
+    The poison is drawn once, when the training loader is first requested, and is the same on every rank.
 
     Args:
-        data: a DataModule, a training DataLoader, or a collection with one training loader.
-        poison: poison that was drawn before, the path of a file that `Poison.save` wrote, or an attack that draws it.
-        threat: the limits that an attack is held to; needed with an attack.
-        surrogates: models that an attack crafts on.
-        holdout: samples that are not trained on, for attacks that need targets.
-        sample: where input and label stand in a sample; found by itself where it is `None`.
-        seed: seeds the attack.
+        data: A DataModule, a training DataLoader, or a collection with one training loader.
+        poison: An existing `Poison`, the path of a file that `Poison.save` wrote, or an attack that draws the poison.
+        threat: Limits of the attack. Required with an attack.
+        surrogates: Models on which the attack crafts. Default: none.
+        holdout: Samples that are not trained on, for attacks that need targets. Default: none.
+        sample: Paths of input and label in a sample. Default: detected.
+        seed: Seeds the attack.
 
     Raises:
-        TypeError: where `data` or `poison` is something else, or an attack comes without a threat.
-        ValueError: where what only an attack can use stands beside poison that was drawn.
-        FileNotFoundError: where there is no such file.
-        PluginError: where the attack lacks its name, or breaks the contract when it draws; see `craft`.
+        TypeError: If `data` or `poison` has another type, or an attack has no threat.
+        ValueError: If arguments of an attack are passed with an existing poison.
+        FileNotFoundError: If the file does not exist.
+        PluginError: If the attack has no name, or breaks the contract when it draws; see `craft`.
 
     Example:
-        >>> from torch.utils.data import TensorDataset
+        >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from lightning_poison.attacks.objectives import AvailabilityObjective
         >>> loader = DataLoader(TensorDataset(torch.zeros(8, 2), torch.arange(8) % 2), batch_size=4)
         >>> flip = Poison(torch.tensor([1]), torch.tensor([0]), AvailabilityObjective(), attack="label-flip")
@@ -182,41 +165,41 @@ class PoisonedDataModule(WrappedDataModule):
         sample: SampleSpec | None = None,
         seed: int = 0,
     ) -> None:
-        given = Poison.load(poison) if isinstance(poison, str | os.PathLike) else poison
-        self.poison: Poison | None = given if isinstance(given, Poison) else None
+        source = Poison.load(poison) if isinstance(poison, str | os.PathLike) else poison
+        self.poison: Poison | None = source if isinstance(source, Poison) else None
         """The ground truth for metrics; `None` until an attack has drawn it."""
         self._craft: partial[Poison] | None = None
-        if isinstance(given, Poison):
-            _refuse_leftovers(threat=threat, surrogates=surrogates or None, holdout=holdout)
+        if isinstance(source, Poison):
+            _refuse_attack_arguments(threat=threat, surrogates=surrogates or None, holdout=holdout)
         else:
-            limits = _checked_threat(_checked_attack(given), threat)
-            self._craft = partial(craft, given, threat=limits, surrogates=tuple(surrogates), holdout=holdout)
+            limits = _checked_threat(_checked_attack(source), threat)
+            self._craft = partial(craft, source, threat=limits, surrogates=tuple(surrogates), holdout=holdout)
         self._sample = sample
         self._seed = seed
         self._view: PoisonedDataset | None = None
         super().__init__(data)
 
-    def change(self, loaders: Any) -> Any:
+    def transform_loaders(self, loaders: Any) -> Any:
         """Return the loader with the poison in its data set.
 
         Raises:
-            ValueError: where there is more than one training loader.
-            UnsupportedDataError: where the loader cannot be changed by index.
+            ValueError: If there is not exactly one training loader.
+            UnsupportedDataError: If the loader cannot be changed by index.
         """
-        found: list[DataLoader[Any]] = []
-        map_loaders(loaders, lambda path, loader: found.append(filterable(loader, path)))
+        found = indexable_loaders(loaders)
         if len(found) != 1:
-            way = "Poison is drawn for one data set: wrap that one in a `PoisonedDataset` yourself."
-            raise ValueError(expected("data", "one training loader", f"{len(found)} of them", way))
-        view = self._poisoned(found[0].dataset)
-        return map_loaders(loaders, lambda _, loader: replace_dataset(loader, view))
+            hint = "Poison is drawn for one data set: wrap that data set in a `PoisonedDataset`."
+            raise ValueError(expected("data", "one training loader", str(len(found)), hint))
+        view = self._poisoned_view(found[0].dataset)
+        return map_loaders(loaders, lambda _, loader: rebuild_loader(loader, view))
 
-    def _poisoned(self, dataset: Any) -> Any:
-        """Return one and the same view for as long as the inner data set is the same."""
+    def _poisoned_view(self, dataset: Any) -> Any:
+        """Return the same view as long as the inner data set is the same object."""
         if self.poison is None and self._craft is not None:
-            work = partial(self._craft, dataset, generator=torch.Generator().manual_seed(self._seed))
-            with opened_runtime(self.trainer) as runtime:
-                self.poison = runtime.broadcast(agreed(runtime, work))
+            with open_runtime(self.trainer) as runtime:
+                with all_ranks(runtime):
+                    drawn = self._craft(dataset, generator=torch.Generator().manual_seed(self._seed))
+                self.poison = runtime.broadcast(drawn)
         if self.poison is not None and (self._view is None or self._view.dataset is not dataset):
             self._view = PoisonedDataset(dataset, self.poison, sample=self._sample)
         return self._view
@@ -224,23 +207,23 @@ class PoisonedDataModule(WrappedDataModule):
 
 def _checked_attack(attack: Any) -> Any:
     if isinstance(attack, type) or not hasattr(attack, "craft"):
-        came = f"the class {attack.__name__}" if isinstance(attack, type) else type(attack).__name__
-        way = "`get_attack(name)` builds an installed attack by its name."
-        raise TypeError(expected("poison", "a Poison, the path of one, or an attack", came, way))
-    check_identity(attack)
+        found = f"the class {attack.__name__}" if isinstance(attack, type) else type(attack).__name__
+        hint = "To build an installed attack by name, use `get_attack(name)`."
+        raise TypeError(expected("poison", "a Poison, the path of one, or an attack", found, hint))
+    check_interface(attack)
     return attack
 
 
 def _checked_threat(attack: Any, threat: Any) -> Threat:
     if not isinstance(threat, Threat):
-        came = "none" if threat is None else type(threat).__name__
-        way = "Say what the attacker may do: `threat=Threat(budget=...)`."
-        raise TypeError(expected("threat", f"a Threat, which the attack {printable(attack.name)} needs", came, way))
+        found = "none" if threat is None else type(threat).__name__
+        hint = "Set the limits of the attacker: `threat=Threat(budget=...)`."
+        raise TypeError(expected("threat", f"a Threat for the attack {printable(attack.name)}", found, hint))
     return threat
 
 
-def _refuse_leftovers(**arguments: Any) -> None:
+def _refuse_attack_arguments(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
-            way = "Give an attack as `poison` to have it drawn here."
-            raise ValueError(expected(name, "left out beside poison that was drawn before", type(value).__name__, way))
+            hint = "Pass an attack as `poison` to draw the poison here."
+            raise ValueError(expected(name, "unset with an existing poison", type(value).__name__, hint))

@@ -1,16 +1,16 @@
-"""The exceptions that a caller may want to catch; every other fault is a `ValueError` or `TypeError`."""
+"""Exceptions that callers may want to catch. Every other fault raises a `ValueError` or `TypeError`."""
 
 
 class UnsupportedDataError(TypeError):
-    """The training data cannot be filtered by index: an iterable data set, or a loader that is none of torch's."""
+    """The training data cannot be filtered by index, such as an iterable data set or a loader other than torch's."""
 
 
 class UnreadableSampleError(RuntimeError):
-    """A sample could not be read, holds NaN or infinite values, or disagrees with the others in shape."""
+    """A sample cannot be read, contains NaN or infinite values, or differs from the others in shape."""
 
 
 class DataChangedError(RuntimeError):
-    """A stored decision belongs to other data than those at hand."""
+    """A stored decision belongs to a different data set."""
 
 
 class NothingKeptError(RuntimeError):
@@ -18,15 +18,15 @@ class NothingKeptError(RuntimeError):
 
 
 class InconclusiveError(RuntimeError):
-    """Without trusted data the scorer reads the samples too badly to tell poison from hard ones."""
+    """Without trusted data, the scorer is too inaccurate to separate poison from hard samples."""
 
 
 class NotFittedError(RuntimeError):
-    """A scorer was asked for scores before it was fitted."""
+    """A scorer must be fitted before it can score."""
 
 
 class PluginError(RuntimeError):
-    """A plug-in failed to load, or what its attack or scorer returned breaks the contract."""
+    """A plug-in failed to load, or its attack or scorer returned something that breaks the contract."""
 
 
 class ManifestError(ValueError):
@@ -34,4 +34,4 @@ class ManifestError(ValueError):
 
 
 class UnknownNameError(LookupError):
-    """No installed plug-in offers an attack or scorer of this name."""
+    """No installed plug-in provides an attack or scorer of this name."""

@@ -1,4 +1,4 @@
-"""`LGMMixin`: a LightningModule whose likelihood can be asked."""
+"""`LGMMixin`: a LightningModule with the log-likelihood of its samples."""
 
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,16 @@ else:
 
 
 class LGMMixin(_Host):
-    """Gives a LightningModule an `LGMHead` on its own feature extractor.
+    """Adds an `LGMHead` to the feature extractor of a LightningModule.
 
-    Stands before `LightningModule` among the bases, of `lightning.pytorch` or of `pytorch_lightning`. With one call of
-    `add_lgm_head` in `__init__` the module has a `forward` that returns logits, a `training_step` that trains on the
-    Gaussian mixture loss and logs its terms as `train/lgm_classification` and `train/lgm_likelihood`, and
-    `log_likelihood(batch)`. A `forward` or `training_step` of the module's own takes precedence and builds on
+    List it before the `LightningModule` of `lightning.pytorch` or `pytorch_lightning` among the bases, and call
+    `add_lgm_head` in `__init__`. The module then has a `forward` that returns logits, a `training_step` that trains on
+    the Gaussian mixture loss and logs its terms as `train/lgm_classification` and `train/lgm_likelihood`, and
+    `log_likelihood(batch)`. The module's own `forward` and `training_step` take precedence and can use
     `extract_features`, `lgm_head`, `lgm_loss` and `lgm_step`.
 
     Attributes:
-        lgm_head: the head.
+        lgm_head: The head.
 
     Example:
         >>> import lightning.pytorch as pl
@@ -63,22 +63,22 @@ class LGMMixin(_Host):
         sample: SampleSpec | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Add the head; to be called in `__init__`, after `super().__init__()`.
+        """Add the head. Call it in `__init__`, after `super().__init__()`.
 
         Args:
-            extractor: the name of the submodule or method that maps inputs to features `(B, feature_size)`; dots lead
-                into submodules.
+            extractor: Name of the submodule or method that maps inputs to features `(B, feature_size)`; may contain
+                dots.
             feature_size: D, the length of a feature vector.
             num_classes: C, at least 2.
             margin: α, at least 0.
             likelihood_weight: λ, at least 0.
-            covariance: "identity", or "diagonal" for one learned variance for each class and feature.
-            sample: where inputs and labels stand in a batch; found by itself where that is plain.
-            generator: draws the initial means; `None` for a fixed seed.
+            covariance: "identity", or "diagonal" for one learned variance per class and feature.
+            sample: Paths of inputs and labels in a batch. Default: detected.
+            generator: Draws the initial means. Default: a fixed seed.
 
         Raises:
-            TypeError: where the mixin stands after `LightningModule` among the bases.
-            ValueError: where an argument is out of its range.
+            TypeError: If the mixin is listed after `LightningModule` among the bases.
+            ValueError: If an argument is out of range.
         """
         order = type(self).__mro__
         if any(
@@ -100,10 +100,10 @@ class LGMMixin(_Host):
         )
 
     def extract_features(self, inputs: Any) -> Tensor:
-        """Return what the feature extractor makes of inputs, `(B, D)`.
+        """Return the features of inputs, `(B, D)`.
 
         Raises:
-            AttributeError: where `add_lgm_head` was not called, or named an extractor that does not exist.
+            AttributeError: If `add_lgm_head` was not called, or its extractor does not exist.
         """
         if not self._lgm_extractor:
             raise AttributeError(
@@ -113,7 +113,7 @@ class LGMMixin(_Host):
             extractor = attrgetter(self._lgm_extractor)(self)
         except AttributeError as error:
             children = ", ".join(repr(name) for name, _ in self.named_children())
-            hint = f"The submodules of this module are: {children}."
+            hint = f"The submodules of the module are: {children}."
             message = expected("extractor", "the name of a submodule or method", repr(self._lgm_extractor), hint)
             raise AttributeError(message) from error
         features: Tensor = extractor(inputs)
@@ -130,7 +130,7 @@ class LGMMixin(_Host):
         return self.lgm_step(batch)
 
     def lgm_step(self, batch: Any) -> Tensor:
-        """Return the Gaussian mixture loss of a batch, a scalar, and log its two terms; for use in a training step."""
+        """Return the Gaussian mixture loss of a batch, a scalar, and log its two terms. For use in a training step."""
         inputs, labels = self._lgm_parts(batch)
         loss = self.lgm_loss(inputs, labels)
         self.log_dict(
@@ -146,21 +146,21 @@ class LGMMixin(_Host):
         return loss.total
 
     def lgm_loss(self, inputs: Any, labels: Tensor) -> LGMLoss:
-        """Return the loss of inputs with labels `(B,)` and its two terms, scalars; logs nothing."""
+        """Return the loss of inputs with labels `(B,)` and its two terms, scalars, without logging."""
         features = self.extract_features(inputs)
         return self.lgm_head.loss(features, labels)
 
     def log_likelihood(self, batch: Any) -> Tensor:
-        """Return log p(f(x) | y) of every sample of a batch under the label that it carries, in nats.
+        """Return log p(f(x) | y) of every sample of a batch under its label, in nats.
 
-        The module is in evaluation mode meanwhile. Inputs and labels that are tensors are moved to its device, and
-        inputs to its precision. Gradients flow to inputs that ask for them.
+        Computed in evaluation mode. Input tensors are moved to the module's device and precision, labels to its device.
+        Gradients flow to inputs that require them.
 
         Args:
-            batch: inputs and labels, as in training.
+            batch: Inputs and labels, as in training.
 
         Returns:
-            `(B,)`, float32 at least; the lower, the less the features agree with the label.
+            `(B,)`, at least float32. Lower values mean that the features fit the label less.
         """
         inputs, labels = self._lgm_parts(batch)
         means = self.lgm_head.means

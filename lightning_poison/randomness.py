@@ -1,4 +1,4 @@
-"""Random generators derived from one seed, so that no two purposes draw the same numbers."""
+"""Seeded random states and generators, one independent stream for each purpose."""
 
 import random
 import zlib
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded_rng(*seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU random states from integers, and put all three back afterwards.
+    """Seed the global random states of Python, NumPy and torch (CPU), and restore them on exit.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -23,7 +23,7 @@ def seeded_rng(*seed: int) -> Iterator[None]:
         >>> torch.get_rng_state().equal(state)
         True
     """
-    found = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (the transforms' own)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (transforms use it)
     words = np.random.SeedSequence(seed).generate_state(3)
     try:
         random.seed(int(words[0]))
@@ -31,14 +31,14 @@ def seeded_rng(*seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(int(words[2]))
         yield
     finally:
-        random.setstate(found[0])
-        np.random.set_state(found[1])  # noqa: NPY002
-        torch.set_rng_state(found[2])
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed all random states, a CUDA device's among them, and put them back afterwards.
+    """Seed the global random states, including that of a CUDA device, and restore them on exit.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -58,15 +58,15 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """Return a seed that belongs to a purpose.
+    """Derive a seed for one purpose from the user's seed.
 
-    Two purposes that took the user's seed as it is would draw the same numbers: an attack that chooses its samples and
-    a control that removes samples at random would then choose the same ones.
+    If two purposes used the same seed, they would draw the same numbers: an attack that selects samples and a control
+    that removes samples at random would then select the same ones.
 
     Args:
-        seed: the user's, at least 0.
-        purpose: what is drawn, such as `"folds"`.
-        numbers: which of several, such as the number of a fold, each at least 0.
+        seed: User's seed, at least 0.
+        purpose: Name of the purpose, such as `"folds"`.
+        numbers: Further indices, such as the number of a fold, each at least 0.
 
     Returns:
         An integer in [0, 2⁶³).
@@ -81,12 +81,12 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
 
 
 def derived_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
-    """Return a generator that belongs to a purpose; see `derived_seed`.
+    """Return a generator seeded for one purpose; see `derived_seed`.
 
     Args:
-        seed: the user's, at least 0.
-        purpose: what is drawn.
-        numbers: which of several, each at least 0.
+        seed: User's seed, at least 0.
+        purpose: Name of the purpose.
+        numbers: Further indices, each at least 0.
 
     Example:
         >>> folds, fit = derived_generator(0, "folds"), derived_generator(0, "fit")

@@ -1,8 +1,8 @@
-"""`Runtime`: the device, the ranks and the progress bar, whoever provides them."""
+"""`Runtime`: device, precision, ranks, collectives and progress bar."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -18,22 +18,22 @@ ValueT = TypeVar("ValueT")
 
 
 DEFAULT_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
-"""How many CPU threads scoring uses: a figure of the machine, never of the number of ranks, so that masks agree.
+"""Number of CPU threads for scoring: half the cores, at most four.
 
-Half the cores, four at most: small networks gain little from more, and threads that outnumber the free cores wait for
-each other, which costs far more than they bring.
+It depends on the machine, not on the number of ranks, so that masks agree. Small networks gain little from more
+threads, and threads that outnumber the free cores wait for each other.
 """
 
 
 class Progress(Protocol):
-    """A progress bar that is under way."""
+    """A running progress bar."""
 
     def advance(self, steps: int = 1) -> None:
-        """Move on."""
+        """Advance by `steps`."""
 
 
 class Runtime(Protocol):
-    """Where scorers are fitted and samples scored."""
+    """Where scorers are fitted and samples are scored."""
 
     device: torch.device
     rank: int
@@ -51,17 +51,17 @@ class Runtime(Protocol):
         """Return rank 0's value on every rank."""
 
     def all_true(self, flag: bool) -> bool:
-        """Tell whether the flag is set on every rank."""
+        """Return whether the flag is set on every rank."""
 
     def progress(self, total: int, description: str) -> AbstractContextManager[Progress]:
         """Return a progress bar over `total` steps, shown on rank 0 at most."""
 
     def announce(self, message: str) -> None:
-        """Tell the user something, once, on rank 0."""
+        """Show a message once, on rank 0."""
 
 
 class SilentProgress:
-    """A progress bar that nobody sees.
+    """A progress bar that shows nothing.
 
     Example:
         >>> with LocalRuntime().progress(10, "scoring") as progress:
@@ -77,11 +77,11 @@ class LocalRuntime:
     """One process without a Trainer.
 
     Args:
-        device: where to compute.
-        precision: `"bf16"` runs networks under bfloat16 autocast; `"32"` does not; `"auto"` takes bfloat16 where the
-            device has instructions for it.
-        threads: how many CPU threads to use.
-        num_workers: how many processes read samples; the result does not depend on it.
+        device: Device to compute on. Default: `"cpu"`.
+        precision: `"bf16"` runs networks under bfloat16 autocast, `"32"` does not, and `"auto"` uses bfloat16 if the
+            device has instructions for it. Default: `"auto"`.
+        threads: Number of CPU threads. Default: half the cores, at most four.
+        num_workers: Number of processes that read samples. The result does not depend on it. Default: 0.
 
     Example:
         >>> LocalRuntime().world_size
@@ -131,8 +131,40 @@ class LocalRuntime:
         _logger.info(message)
 
 
+class SingleRank:
+    """One rank on its own: device, threads and progress bar of a runtime, and no collectives.
+
+    Example:
+        >>> SingleRank(LocalRuntime()).world_size
+        1
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.device = runtime.device
+        self.threads = runtime.threads
+        self.num_workers = runtime.num_workers
+        self.autocast = runtime.autocast
+        self.progress = runtime.progress
+        self.announce = runtime.announce
+
+    def reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor."""
+        return tensor
+
+    def broadcast(self, value: ValueT) -> ValueT:
+        """Return the value."""
+        return value
+
+    def all_true(self, flag: bool) -> bool:
+        """Return the flag."""
+        return flag
+
+
 def has_fast_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices faster than float32 ones.
+    """Return whether a device multiplies bfloat16 matrices faster than float32 ones.
 
     Example:
         >>> has_fast_bf16(torch.device("meta"))
@@ -146,13 +178,25 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def agreed(runtime: Runtime, work: Callable[[], ValueT]) -> ValueT:
-    """Do work on every rank and raise on all of them where it fails on one: none is left waiting for the others."""
+@contextmanager
+def all_ranks(runtime: Runtime) -> Iterator[None]:
+    """Run a block on every rank, and raise on all ranks if it fails on any, so that none waits for the others.
+
+    Collectives belong outside of the block: a rank that fails does not reach them.
+
+    Raises:
+        RuntimeError: On the other ranks if the block fails on one. Its own error is raised on that rank.
+
+    Example:
+        >>> with all_ranks(LocalRuntime()):
+        ...     total = 1 + 1
+    """
     try:
-        result = work()
+        yield
     except BaseException:
         runtime.all_true(False)
         raise
     if not runtime.all_true(True):
-        raise RuntimeError("Expected every rank to score its samples, but another rank failed.\nIts own log says why.")
-    return result
+        raise RuntimeError(
+            "Expected every rank to finish its share of the work, but another rank failed.\nSee that rank's log."
+        )

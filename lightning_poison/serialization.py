@@ -1,7 +1,4 @@
-"""Things saved as JSON and tensors, found again by their registered kind, in files that are never half written.
-
-Nothing here, and nothing that is loaded through here, is ever unpickled.
-"""
+"""Objects saved as JSON and tensors under a registered kind, and atomic file writes. Nothing is ever unpickled."""
 
 import json
 import os
@@ -20,19 +17,19 @@ from lightning_poison.entry_points import DISABLED, distribution_of, import_plug
 
 
 class Saved(Protocol):
-    """What a registered kind offers: settings that JSON can hold, tensors, and a way back from both."""
+    """Interface of a registered kind: JSON-serializable settings, tensors, and a constructor from both."""
 
     kind: ClassVar[str]
 
     def settings(self) -> Mapping[str, Any]:
-        """Return what JSON can hold."""
+        """Return the JSON-serializable settings."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Return the rest."""
+        """Return the tensors by name."""
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the thing again."""
+        """Rebuild the object."""
 
 
 KindT = TypeVar("KindT", bound=Saved)
@@ -40,10 +37,10 @@ ClassT = TypeVar("ClassT", bound=type[Any])
 
 
 class KindRegistry(Generic[KindT]):
-    """Maps the `kind` of a saved thing to its class.
+    """Maps the `kind` of a saved object to its class.
 
     Args:
-        noun: what the things are, for messages.
+        noun: Name of such an object in error messages.
 
     Example:
         >>> from lightning_poison.attacks.triggers import PatchTrigger, Trigger
@@ -61,51 +58,52 @@ class KindRegistry(Generic[KindT]):
         self._classes: dict[str, type[KindT]] = {}
 
     def register(self, cls: ClassT) -> ClassT:
-        """Make a class known under its `kind`; use it as a decorator.
+        """Register a class under its `kind`; use as a decorator.
 
         Raises:
-            ValueError: where another class has that kind.
+            ValueError: If the kind is registered for another class.
         """
         known = self._classes.setdefault(cls.kind, cls)
         if known is not cls and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
                 f"Expected a new kind of {self.noun}, but `{cls.kind}` of {cls.__module__}.{cls.__qualname__} is "
-                f"that of {known.__module__}.{known.__qualname__}.\nGive the class another `kind`."
+                f"registered for {known.__module__}.{known.__qualname__}.\nGive the class another `kind`."
             )
         return cls
 
-    def pack(self, thing: KindT) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the JSON part and the tensors; the former names the kind, and its distribution if that is a plug-in's.
+    def pack(self, instance: KindT) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the JSON-serializable part and the tensors of an object.
 
-        So `"kind"` and `"distribution"` are no names for settings.
+        The JSON part also contains `"kind"`, and `"distribution"` for a class from a plug-in. Settings must not use
+        these names.
         """
-        source = distribution_of(type(thing).__module__)
-        named = {"kind": thing.kind} | ({} if source is None else {"distribution": source})
-        return {**thing.settings(), **named}, dict(thing.tensors())
+        source = distribution_of(type(instance).__module__)
+        identity = {"kind": instance.kind} | ({} if source is None else {"distribution": source})
+        return {**instance.settings(), **identity}, dict(instance.tensors())
 
     def unpack(self, packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KindT:
-        """Build a thing from what `pack` returned; the plug-in that defines its kind is imported if it must be.
+        """Rebuild an object from the result of `pack`, importing the plug-in that defines its kind if necessary.
 
         Raises:
-            ValueError: where the kind is not registered, and no installed plug-in of the distribution named registers
-                it; the message names the distribution.
+            ValueError: If the kind is not registered, and no installed plug-in of the named distribution registers it.
+                The message names the distribution.
         """
         settings = dict(packed)
         kind, source = settings.pop("kind", None), settings.pop("distribution", None)
         if kind not in self._classes and source is not None:
-            self._find(kind, str(source))
+            self._import_kind(kind, str(source))
         if kind not in self._classes:
             known = ", ".join(sorted(self._classes)) or "none"
-            whose = "" if source is None else f" of the distribution `{printable(source)}`"
-            ways = "Import the plug-in that defines it first."
+            origin = "" if source is None else f" of the distribution `{printable(source)}`"
+            hint = "Import the plug-in that defines it first."
             if source is not None:
-                ways = f"Install that distribution; if it is installed, look in {DISABLED}, or bring it up to date."
+                hint = f"Install or update that distribution, and check that {DISABLED} does not disable it."
             raise ValueError(
-                f"Expected a registered kind of {self.noun} ({known}), but got {str(kind)[:80]!r}{whose}.\n{ways}"
+                f"Expected a registered kind of {self.noun} ({known}), but got {str(kind)[:80]!r}{origin}.\n{hint}"
             )
         return self._classes[kind].from_saved(settings, tensors)
 
-    def _find(self, kind: object, source: str) -> None:
+    def _import_kind(self, kind: object, source: str) -> None:
         try:
             import_plugins(source)
         except (Exception, SystemExit) as error:
@@ -117,7 +115,7 @@ class KindRegistry(Generic[KindT]):
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it onto `path` when the block ends well; delete it otherwise.
+    """Yield a temporary path in the folder of `path`; rename it to `path` on success, delete it on error.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +141,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object into one safetensors file, atomically.
+    """Write tensors and a JSON object to one safetensors file, atomically.
 
     Example:
         >>> import torch
@@ -158,15 +156,15 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
+    """Read a file written by `write_tensors`.
 
     Args:
-        path: the file.
-        kind: what the JSON object must hold under `"kind"`.
+        path: File to read.
+        kind: Expected value of `"kind"` in the JSON object.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is no file of this kind.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not of this kind.
 
     Example:
         >>> import torch
@@ -185,7 +183,9 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
             meta = json.loads((file.metadata() or {}).get("lightning_poison", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"Expected a {kind} file in safetensors form, but {path} cannot be read: {error}.") from error
+        raise ValueError(
+            f"Expected a {kind} file in safetensors format, but {path} cannot be read: {error}."
+        ) from error
     found = meta.get("kind") if isinstance(meta, dict) else None
     if found != kind:
         raise ValueError(f"Expected a file of kind {kind!r}, but {path} is of kind {str(found)[:80]!r}.")

@@ -1,10 +1,9 @@
-"""Adversarial training as a strategy: `Trainer(strategy=adversarial(DDPStrategy, PGD(...)))`, or by a name.
+"""Adversarial training as a strategy: `Trainer(strategy=adversarial(DDPStrategy, PGD(...)))`, or a registered name.
 
-Importing this module registers `"pgd_ddp"` and `"pgd_ddp_spawn"` in each of Lightning's namespaces that is installed,
-so that `Trainer(strategy="pgd_ddp")`, `trainer.strategy: pgd_ddp` in a YAML file and `--trainer.strategy=pgd_ddp` work.
-They change inputs by `PGD(8 / 255, 2 / 255, steps=7)`, in raw images. In YAML `adversarial` can be named itself, as a
-`class_path`, which needs no import. The mechanism is that of `AdversarialTraining`: the strategy gives such a callback
-to the Trainer that runs it.
+Importing this module registers `"pgd_ddp"` and `"pgd_ddp_spawn"` in each installed Lightning namespace, for
+`Trainer(strategy="pgd_ddp")`, `trainer.strategy: pgd_ddp` in a YAML file and `--trainer.strategy=pgd_ddp`. They
+perturb raw images with `PGD(8 / 255, 2 / 255, steps=7)`. A YAML file can also use `adversarial` as a `class_path`,
+which needs no import. The strategy adds an `AdversarialTraining` callback to its Trainer.
 """
 
 import functools
@@ -24,36 +23,36 @@ if TYPE_CHECKING:
 
     StrategyT = TypeVar("StrategyT", bound=Strategy)
 else:
-    StrategyT = TypeVar("StrategyT")  # of either namespace, where a YAML file is checked
+    StrategyT = TypeVar("StrategyT")  # of either namespace, for YAML files
 
-NAMED_PGD = PGD(8 / 255, 2 / 255, steps=7)
-"""What the registered names do: ε and step of Madry et al. 2018 (arXiv 1706.06083) for CIFAR-10, with seven steps."""
+REGISTERED_PGD = PGD(8 / 255, 2 / 255, steps=7)
+"""Adversary of the registered names: ε and step of Madry et al. 2018 (arXiv 1706.06083) for CIFAR-10, 7 steps."""
 
-_SETTINGS = set(signature(AdversarialTraining).parameters)
+_CALLBACK_ARGUMENTS = set(signature(AdversarialTraining).parameters)
 
 
 class _Adversarial:
-    """Gives the Trainer the callback before anything else happens, and takes it away in the end.
+    """Adds the callback to the Trainer before any other hook, and removes it at the end.
 
-    It comes last, so that it changes what `BatchAugmentation` returns.
+    The callback is the last in the list, so that it perturbs the batches of `BatchAugmentation`.
     """
 
     adversarial_training: AdversarialTraining
 
     def setup_environment(self) -> None:
         callbacks = self._callbacks()
-        others = [each for each in callbacks if isinstance(each, AdversarialTraining)]
-        if any(each is not self.adversarial_training for each in others):
+        existing = [each for each in callbacks if isinstance(each, AdversarialTraining)]
+        if any(each is not self.adversarial_training for each in existing):
             raise ValueError(
                 "Expected adversarial training from the strategy or from a callback, but got both, "
-                f"{type(self).__name__} and {others[0].state_key}: batches would be changed twice.\nLeave out one."
+                f"{type(self).__name__} and {existing[0].state_key}: batches would be perturbed twice.\nRemove one."
             )
-        if not others:
+        if not existing:
             callbacks.append(self.adversarial_training)
         super().setup_environment()  # type: ignore[misc]
 
     def teardown(self) -> None:
-        self.adversarial_training.detach()  # Lightning calls the callbacks' own teardown after the strategy's
+        self.adversarial_training.restore_step()  # Lightning tears callbacks down after the strategy
         callbacks = self._callbacks()
         if self.adversarial_training in callbacks:
             callbacks.remove(self.adversarial_training)
@@ -61,12 +60,12 @@ class _Adversarial:
 
     def _callbacks(self) -> list[Any]:
         module = self.lightning_module  # type: ignore[attr-defined]
-        found: list[Any] = module.trainer.callbacks if module is not None else []
-        return found
+        callbacks: list[Any] = module.trainer.callbacks if module is not None else []
+        return callbacks
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         plain = type(self).__mro__[2]
-        return _blank, (plain,), self.__getstate__()
+        return _empty_strategy, (plain,), self.__getstate__()
 
 
 def adversarial(
@@ -76,18 +75,18 @@ def adversarial(
     training: AdversarialTraining | None = None,
     **options: Any,
 ) -> StrategyT:
-    """Return a strategy that trains adversarially, and is in all else the one that is named.
+    """Return a strategy of the given class that also trains adversarially.
 
     Args:
-        strategy: the class, such as `DDPStrategy`, of either namespace.
-        adversary: how inputs are changed, in raw images and by `Madry()`.
-        training: in the place of an adversary, an `AdversarialTraining` with settings of its own.
-        options: what the class is built with.
+        strategy: A strategy class of either namespace, such as `DDPStrategy`.
+        adversary: How raw images are perturbed, with the recipe `Madry()`.
+        training: An `AdversarialTraining` with all its settings, in place of an adversary.
+        options: Arguments of the strategy class.
 
     Raises:
-        TypeError: where `strategy` is no class of a strategy, there are both an adversary and a `training`, or neither,
-            or an option is one of `AdversarialTraining`.
-        ValueError: where the strategy shards the module; when training starts, where the Trainer has the callback too.
+        TypeError: If `strategy` is not a strategy class, both or neither of `adversary` and `training` are given, or an
+            option is an argument of `AdversarialTraining`.
+        ValueError: If the strategy shards the module; when training starts, if the Trainer has such a callback too.
 
     Example:
         >>> from lightning.pytorch.strategies import DDPStrategy
@@ -99,44 +98,39 @@ def adversarial(
         raise TypeError(f"Expected `strategy` to be a class such as `DDPStrategy`, but got {strategy!r}.")
     refuse_strategy(strategy)
     if (adversary is None) == (training is None):
-        came = "neither" if adversary is None else "both"
-        hint = "Write `adversarial(DDPStrategy, PGD(8 / 255))`, or give a `training` that has its adversary."
-        raise TypeError(f"Expected either `adversary` or `training`, but got {came}.\n{hint}")
-    astray = sorted((set(options) & _SETTINGS) - set(signature(strategy).parameters))
-    if astray:
+        found = "neither" if adversary is None else "both"
+        hint = "Write `adversarial(DDPStrategy, PGD(8 / 255))`, or pass a `training` that has an adversary."
+        raise TypeError(f"Expected either `adversary` or `training`, but got {found}.\n{hint}")
+    misplaced = sorted((set(options) & _CALLBACK_ARGUMENTS) - set(signature(strategy).parameters))
+    if misplaced:
         raise TypeError(
-            f"Expected what {strategy.__name__} is built with, but got `{astray[0]}`, which `AdversarialTraining` "
-            f"takes.\nWrite `training=AdversarialTraining(PGD(8 / 255), {astray[0]}=...)` in the place of an adversary."
+            f"Expected arguments of {strategy.__name__}, but got `{misplaced[0]}`, an argument of "
+            f"`AdversarialTraining`.\nIn place of an adversary, write "
+            f"`training=AdversarialTraining(PGD(8 / 255), {misplaced[0]}=...)`."
         )
     if adversary is not None:
         training = AdversarialTraining(adversary, name="adversarial-strategy")
     if not isinstance(training, AdversarialTraining):
         hint = "Write `training=AdversarialTraining(PGD(8 / 255), warm_up_epochs=2)`."
         raise TypeError(expected("training", "an `AdversarialTraining`", describe(training), hint))
-    built: Any = _class_of(strategy)(**options)
+    built: Any = _adversarial_class(strategy)(**options)
     built.adversarial_training = training
     return built  # type: ignore[no-any-return]
 
 
 if not TYPE_CHECKING:
-    adversarial.__signature__ = signature(adversarial).replace(
-        return_annotation=AnyStrategy
-    )  # what a YAML file is held to
+    adversarial.__signature__ = signature(adversarial).replace(return_annotation=AnyStrategy)  # for YAML files
 
 
-_MADE: dict[Any, Any] = {}
+@functools.cache
+def _adversarial_class(strategy: Any) -> Any:
+    return type(f"Adversarial{strategy.__name__}", (_Adversarial, strategy), {"__module__": __name__})
 
 
-def _class_of(strategy: Any) -> Any:
-    if strategy not in _MADE:
-        _MADE[strategy] = type(f"Adversarial{strategy.__name__}", (_Adversarial, strategy), {"__module__": __name__})
-    return _MADE[strategy]
-
-
-def _blank(strategy: type[Any]) -> Any:
-    """Return a strategy that a pickle fills."""
-    made = _class_of(strategy)
-    return made.__new__(made)
+def _empty_strategy(strategy: Any) -> Any:
+    """Return an uninitialized strategy, to be filled by unpickling."""
+    cls = _adversarial_class(strategy)
+    return cls.__new__(cls)
 
 
 def _register() -> None:
@@ -145,8 +139,8 @@ def _register() -> None:
         registry, plain = strategies.StrategyRegistry, strategies.DDPStrategy
         for name, options in (("pgd_ddp", {}), ("pgd_ddp_spawn", {"start_method": "spawn"})):
             if name not in registry:
-                said = f"DDP whose training batches are changed by {NAMED_PGD}"
-                registry.register(name, functools.partial(adversarial, plain, NAMED_PGD), said, **options)
+                description = f"DDP with training batches perturbed by {REGISTERED_PGD}"
+                registry.register(name, functools.partial(adversarial, plain, REGISTERED_PGD), description, **options)
 
 
 _register()

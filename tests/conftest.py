@@ -1,4 +1,4 @@
-"""What several tests need: plain data, real digits, and a scorer that is known in closed form."""
+"""Shared fixtures: plain data, real digits, ranks in threads, and a scorer that is known in closed form."""
 
 import os
 import threading
@@ -12,8 +12,8 @@ from torch.utils.data import TensorDataset
 from lightning_poison.data.blocks import read_blocks
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.scorers.protocol import Scorer
 
 LIGHTNINGS_OWN_WARNINGS = (
     "ignore:The '.*_dataloader' does not have many workers:UserWarning",
@@ -35,29 +35,24 @@ def environment_as_before():
         yield
 
 
-class CentroidScorer:
-    """Half the squared distance to the mean of a class: the likelihood of a unit normal, without any training."""
+class CentroidScorer(Scorer):
+    """Half the squared distance to a class mean: the negative log-likelihood of a unit normal, without training."""
 
     name = "centroid"
-    is_control = False
+    scores_labels = True
+    fitted_tensors = ("means",)
 
     def __init__(self):
-        self.means = None
         self.fits = []
 
     def __deepcopy__(self, memo):
         twin = type(self)()
-        twin.means, twin.fits = self.means, self.fits  # all copies write into one list
+        vars(twin).update(vars(self))  # all copies share one list of fits
         return twin
-
-    @property
-    def is_fitted(self):
-        return self.means is not None
 
     def fit(self, trusted, *, runtime=None, generator=None):
         labels = labels_of(trusted)
-        everything = torch.arange(len(labels))
-        block = next(read_blocks(trusted, [everything], sample=SampleSpec(), seed=0))
+        block = next(read_blocks(trusted, [torch.arange(len(labels))], sample=SampleSpec(), seed=0))
         self.fits.append(block.inputs)
         sums = torch.zeros(int(labels.max()) + 1, block.inputs[0].numel()).index_add(0, labels, block.inputs.flatten(1))
         counts = labels.bincount()[:, None]
@@ -65,22 +60,8 @@ class CentroidScorer:
         return self
 
     def score_labels(self, inputs):
-        if self.means is None:
-            raise NotFittedError("Expected a fitted scorer.")
+        self.check_fitted()
         return 0.5 * (inputs.flatten(1)[:, None] - self.means).square().sum(2)
-
-    def score_batch(self, inputs, labels):
-        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
-
-    def settings(self):
-        return {}
-
-    def state(self):
-        return {"means": self.means}
-
-    def load(self, state):
-        self.means = state["means"]
-        return self
 
 
 @pytest.fixture
@@ -134,11 +115,11 @@ def single_thread():
 
 
 class Rank(LocalRuntime):
-    """One of several ranks in threads of this process, of which one works at a time, and meets the others to talk."""
+    """One of several ranks in threads of this process. One of them works at a time, until a collective."""
 
     def __init__(self, rank, world):
         super().__init__(precision="32", threads=1)
-        self.rank, self.world, self.world_size = rank, world, len(world.said)
+        self.rank, self.world, self.world_size = rank, world, len(world.values)
 
     def reduce_sum(self, tensor):
         return sum(self.world.exchange(self.rank, tensor.clone()))
@@ -151,33 +132,40 @@ class Rank(LocalRuntime):
 
 
 class World:
-    """Runs the same work on several ranks; returns what each returned or raised."""
+    """Runs the same work on several ranks and returns what each returned or raised."""
 
     def __init__(self, size):
-        self.said = [None] * size
-        self.turn = threading.Lock()
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.values = [None] * size
+        self.shared = []
+        self.turn = threading.Condition()
+        self.arrived = self.round = self.ended = 0
 
     def exchange(self, rank, value):
-        self.said[rank] = value
-        self.turn.release()
-        self.barrier.wait()
-        found = list(self.said)
-        self.barrier.wait()
-        self.turn.acquire()
-        return found
+        """Return the values of all ranks. Raise if another rank ended without a value."""
+        self.values[rank] = value
+        self.arrived += 1
+        current = self.round
+        if self.arrived == len(self.values):
+            self.shared, self.arrived, self.round = list(self.values), 0, current + 1
+            self.turn.notify_all()
+        self.turn.wait_for(lambda: self.round > current or self.ended)
+        if self.round == current:
+            raise threading.BrokenBarrierError(f"rank {rank} waits for a rank that has ended")
+        return self.shared
 
     def run(self, work):
-        results = [None] * len(self.said)
+        results = [None] * len(self.values)
 
         def on(rank):
             with self.turn:
                 try:
                     results[rank] = work(Rank(rank, self))
-                except BaseException as error:  # noqa: BLE001 (an interrupt is what this rank raised, too)
+                except BaseException as error:  # noqa: BLE001 (an interrupt counts as the result of this rank)
                     results[rank] = error
+                self.ended += 1
+                self.turn.notify_all()
 
-        threads = [threading.Thread(target=on, args=(rank,)) for rank in range(len(self.said))]
+        threads = [threading.Thread(target=on, args=(rank,)) for rank in range(len(self.values))]
         for thread in threads:
             thread.start()
         for thread in threads:

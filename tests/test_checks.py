@@ -10,14 +10,14 @@ def test_fraction_refuses(value):
         checks.fraction("rate", value)
 
 
-def test_share_takes_both_ends():
+def test_share_includes_both_ends():
     assert (checks.share("s", 0), checks.share("s", 1)) == (0.0, 1.0)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         checks.share("s", 1.01)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, True])
-def test_numbers_must_be_finite(value):
+def test_refuses_infinite_numbers(value):
     with pytest.raises(ValueError, match="finite number above 0"):
         checks.positive("x", value)
     with pytest.raises(ValueError, match="finite number of at least 0"):
@@ -26,7 +26,7 @@ def test_numbers_must_be_finite(value):
 
 
 @pytest.mark.parametrize("check", ["fraction", "share", "positive_int", "positive", "not_negative"])
-def test_text_that_looks_like_a_number_is_quoted(check):
+def test_quotes_text_that_looks_like_a_number(check):
     with pytest.raises(ValueError, match=r"Expected `x` to be .*, but got '8/255'\.$"):
         getattr(checks, check)("x", "8/255")
     with pytest.raises(ValueError, match=r"but got '8/255'\.\nFor a budget"):
@@ -50,7 +50,7 @@ class Cat:
 
 
 @pytest.mark.parametrize(
-    ("value", "came"),
+    ("value", "received"),
     [
         (3, "the int 3"),
         ("cat", "the str 'cat'"),
@@ -59,14 +59,14 @@ class Cat:
         (torch.zeros(2), "a float"),
     ],
 )
-def test_what_is_of_another_kind_is_refused_by_its_type(value, came):
-    with pytest.raises(TypeError, match=rf"Expected `pet` to be a `Cat`, but got {came}.*\nAdopt one\.$"):
+def test_error_describes_type_of_value(value, received):
+    with pytest.raises(TypeError, match=rf"Expected `pet` to be a `Cat`, but got {received}.*\nAdopt one\.$"):
         checks.instance("pet", value, Cat, hint="Adopt one.")
-    with pytest.raises(TypeError, match=rf"an object with the method `meow`, but got {came}.*\nAdopt one\.$"):
+    with pytest.raises(TypeError, match=rf"an object with the method `meow`, but got {received}.*\nAdopt one\.$"):
         checks.with_method("pet", value, "meow", hint="Adopt one.")
 
 
-def test_what_is_of_the_kind_comes_back():
+def test_returns_valid_value():
     cat = Cat()
     assert checks.instance("pet", cat, Cat) is cat
     assert checks.with_method("pet", cat, "meow") is cat
@@ -77,10 +77,10 @@ def test_describe_does_not_print_content():
     assert checks.describe({"secret": 1}) == "dict"
 
 
-def test_the_way_out_stands_on_its_own_line():
+def test_hint_is_on_its_own_line():
     assert checks.expected("x", "y", 3, "Do z.") == "Expected `x` to be y, but got 3.\nDo z."
 
 
-def test_printable_escapes_and_bounds():
+def test_printable_escapes_and_shortens():
     assert checks.printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
     assert len(checks.printable("x" * 500)) == 200

@@ -1,31 +1,20 @@
 import copy
-import random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_poison.contexts import evaluating, frozen, reproducible_kernels, untracked
-from lightning_poison.randomness import isolated_rng, seeded_rng
+from lightning_poison.contexts import evaluating, frozen, full_precision, reproducible_kernels, untracked
 
 CPU = torch.device("cpu")
 
 
 class StoppedError(Exception):
-    """Raised in a scope on purpose."""
-
-
-def draws():
-    return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002, S311
-
-
-def states():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    """Raised on purpose inside a context manager."""
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_evaluating_restores_each_flag(fails):
+def test_evaluating_restores_training_flags(fails):
     net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).train()
     net[1].eval()
     try:
@@ -39,7 +28,7 @@ def test_evaluating_restores_each_flag(fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_frozen_restores_each_flag(fails):
+def test_frozen_restores_requires_grad_flags(fails):
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)
     try:
@@ -54,7 +43,7 @@ def test_frozen_restores_each_flag(fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_reproducible_kernels_restores(fails):
+def test_reproducible_kernels_restores_settings(fails):
     cudnn = torch.backends.cudnn
     found = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark = True
@@ -69,40 +58,7 @@ def test_reproducible_kernels_restores(fails):
     cudnn.benchmark = found[1]
 
 
-def test_a_seed_decides_all_three_sources():
-    with seeded_rng(3, 4):
-        first = draws()
-    with seeded_rng(3, 4):
-        assert draws() == first
-    with seeded_rng(3, 5):
-        other = draws()
-    assert all(one != two for one, two in zip(first, other, strict=True))
-
-
-@pytest.mark.parametrize("scope", [lambda: seeded_rng(1), lambda: isolated_rng(1, CPU)])
-@pytest.mark.parametrize("fails", [False, True])
-def test_random_states_come_back(scope, fails):
-    found = states()
-    try:
-        with scope():
-            draws()
-            if fails:
-                raise StoppedError
-    except StoppedError:
-        pass
-    assert states() == found
-
-
-def test_scopes_nest():
-    with seeded_rng(1):
-        expected = draws()
-    with seeded_rng(1):
-        with seeded_rng(2):
-            draws()
-        assert draws() == expected
-
-
-def test_untracked_batch_norm_normalizes_by_the_batch_and_remembers_nothing():
+def test_untracked_batch_norm_keeps_running_statistics():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
     before = copy.deepcopy(model.state_dict())
     inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -111,3 +67,19 @@ def test_untracked_batch_norm_normalizes_by_the_batch_and_remembers_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(found, model(inputs))
     assert model[1].num_batches_tracked == 1
+
+
+def test_full_precision_disables_autocast_and_restores_it():
+    rows = torch.rand(4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with full_precision(rows.device):
+            assert (rows @ rows).dtype == torch.float32
+        assert (rows @ rows).dtype == torch.bfloat16
+
+
+def test_full_precision_ignores_device_without_autocast():
+    device = torch.device("meta")
+    with pytest.raises(RuntimeError), torch.autocast(device.type, enabled=False):
+        pass
+    with full_precision(device) as nothing:
+        assert nothing is None

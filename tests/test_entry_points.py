@@ -1,4 +1,4 @@
-"""Distributions as they lie on a disk: a module beside the metadata."""
+"""Tests with distributions on disk: a module next to its metadata."""
 
 import sys
 import textwrap
@@ -6,20 +6,20 @@ import textwrap
 import pytest
 import torch
 
-from lightning_poison.attacks.triggers import PatchTrigger, triggers
+from lightning_poison.attacks.triggers import PatchTrigger, trigger_kinds
 from lightning_poison.entry_points import (
     DISABLE_AUTOLOAD,
     DISABLED,
-    declaring_distributions,
     distribution_of,
     import_plugins,
-    is_switched_off,
+    is_disabled,
+    plugin_distributions,
 )
 
 GHOST = """
-    from lightning_poison.attacks.triggers import triggers
+    from lightning_poison.attacks.triggers import trigger_kinds
 
-    @triggers.register
+    @trigger_kinds.register
     class Ghost:
         kind = "fake-ghost"
 
@@ -42,87 +42,87 @@ PACKED = {"kind": "fake-ghost", "distribution": "Fake-Ghosts", "pale": True}
 
 
 @pytest.fixture
-def lay_down(tmp_path, monkeypatch):
+def install(tmp_path, monkeypatch):
     """Install the distribution Fake-Ghosts with one module."""
     monkeypatch.syspath_prepend(tmp_path)
     for name in (DISABLED, DISABLE_AUTOLOAD):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(triggers, "_classes", dict(triggers._classes))
+    monkeypatch.setattr(trigger_kinds, "_classes", dict(trigger_kinds._classes))
     distribution_of.cache_clear()
 
-    def install(source=GHOST, entry_points="[lightning_poison.plugins]\nghosts = fake_ghosts\n"):
+    def write(source=GHOST, entry_points="[lightning_poison.plugins]\nghosts = fake_ghosts\n"):
         (tmp_path / "fake_ghosts.py").write_text(textwrap.dedent(source))
         folder = tmp_path / "fake_ghosts-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: Fake-Ghosts\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(entry_points)
 
-    yield install
+    yield write
     sys.modules.pop("fake_ghosts", None)
     distribution_of.cache_clear()
 
 
-def test_whose_a_module_is(lay_down):
-    lay_down()
+def test_distribution_of_module(install):
+    install()
     assert distribution_of("fake_ghosts.deep.inside") == "Fake-Ghosts"
     assert distribution_of("fake_ghostship") is None
     assert distribution_of("torch.nn") is None
     assert distribution_of("lightning_poison.attacks.triggers") is None
 
 
-def test_metadata_that_cannot_be_read_are_nobodys(lay_down):
-    lay_down(entry_points="[lightning_poison.plugins\nghosts")
-    assert "Fake-Ghosts" in [each.metadata["Name"] for each in declaring_distributions()]
+def test_unreadable_metadata_matches_no_module(install):
+    install(entry_points="[lightning_poison.plugins\nghosts")
+    assert "Fake-Ghosts" in [each.metadata["Name"] for each in plugin_distributions()]
     assert distribution_of("fake_ghosts") is None
 
 
-def test_a_thing_of_a_plugin_is_packed_with_its_distribution_and_found_again(lay_down):
-    lay_down()
-    ghost = triggers.unpack(PACKED, {})
+def test_object_of_plugin_is_packed_with_distribution_and_restored(install):
+    install()
+    ghost = trigger_kinds.unpack(PACKED, {})
     assert ghost.restored == {"pale": True}
-    assert triggers.pack(ghost) == (PACKED, {})
+    assert trigger_kinds.pack(ghost) == (PACKED, {})
 
 
-def test_the_name_is_compared_as_installers_do(lay_down):
-    lay_down()
-    assert triggers.unpack({**PACKED, "distribution": "fake_ghosts"}, {}).kind == "fake-ghost"
+def test_distribution_name_is_normalized(install):
+    install()
+    assert trigger_kinds.unpack({**PACKED, "distribution": "fake_ghosts"}, {}).kind == "fake-ghost"
 
 
-def test_only_modules_that_are_declared_as_plugins_are_imported(lay_down):
-    lay_down(entry_points="[lightning_poison.plugins]\n[console_scripts]\nghosts = fake_ghosts:main\n")
+def test_imports_only_declared_plugin_modules(install):
+    install(entry_points="[lightning_poison.plugins]\n[console_scripts]\nghosts = fake_ghosts:main\n")
     import_plugins("Fake-Ghosts")
     import_plugins("torch")
     assert "fake_ghosts" not in sys.modules
 
 
 @pytest.mark.parametrize("switch", [(DISABLED, "ghosts"), (DISABLED, "x, fake.ghosts"), (DISABLE_AUTOLOAD, "1")])
-def test_one_that_is_switched_off_is_named_and_not_imported(lay_down, monkeypatch, switch):
-    lay_down()
+def test_disabled_plugin_is_not_imported(install, monkeypatch, switch):
+    install()
     monkeypatch.setenv(*switch)
-    assert is_switched_off("ghosts", "Fake-Ghosts")
+    assert is_disabled("ghosts", "Fake-Ghosts")
     with pytest.raises(
-        ValueError, match=r"'fake-ghost' of the distribution `Fake-Ghosts`.\nInstall.*look in LIGHTNING"
+        ValueError, match=r"'fake-ghost' of the distribution `Fake-Ghosts`.\nInstall or update.*LIGHTNING"
     ):
-        triggers.unpack(PACKED, {})
+        trigger_kinds.unpack(PACKED, {})
     assert "fake_ghosts" not in sys.modules
 
 
-def test_one_that_is_not_installed_is_named(lay_down):
+def test_error_names_missing_distribution(install):
     with pytest.raises(
         ValueError, match=r"trigger \(.*patch.*\), but got 'fake-ghost' of the distribution `Fake-Ghosts`"
     ):
-        triggers.unpack(PACKED, {})
+        trigger_kinds.unpack(PACKED, {})
     with pytest.raises(ValueError, match=r"of the distribution `\\x1b\[31m`"):
-        triggers.unpack({**PACKED, "distribution": "\x1b[31m"}, {})
+        trigger_kinds.unpack({**PACKED, "distribution": "\x1b[31m"}, {})
 
 
 @pytest.mark.parametrize("fault", ["raise ZeroDivisionError('boo')", "raise SystemExit('boo')"])
-def test_one_that_does_not_import_is_named(lay_down, fault):
-    lay_down(source=fault)
+def test_error_names_distribution_that_fails_to_import(install, fault):
+    install(source=fault)
     with pytest.raises(ValueError, match=r"`Fake-Ghosts` to load, since it defines the trigger 'fake-ghost', .*: boo"):
-        triggers.unpack(PACKED, {})
+        trigger_kinds.unpack(PACKED, {})
 
 
-def test_the_hosts_own_are_packed_without(lay_down):
-    packed, _ = triggers.pack(PatchTrigger(torch.zeros(1, 1, 1, dtype=torch.uint8)))
+def test_own_objects_are_packed_without_distribution(install):
+    packed, _ = trigger_kinds.pack(PatchTrigger(torch.zeros(1, 1, 1, dtype=torch.uint8)))
     assert "distribution" not in packed

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,8 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 LIGHTNING_ROOMS = {"_lightning", "callbacks", "datamodules", "mixins", "strategies", "demo"}
-STATISTICS_MAY_IMPORT = {"torch", "scipy", "sklearn"}
+STATISTICS_MAY_IMPORT = {"torch", "scipy", "sklearn", "threadpoolctl"}
+"""Third-party packages. threadpoolctl is a dependency of scikit-learn that sets its number of threads."""
 
 
 def module_name(path):
@@ -115,6 +117,10 @@ def test_every_room_has_a_floor():
     assert {room_of(module) for module in MODULES if module != PACKAGE} == set(FLOOR_OF)
 
 
+def test_imports_point_down():
+    assert upward(GRAPH) == []
+
+
 def test_no_import_cycle():
     graphlib.TopologicalSorter(GRAPH).prepare()
 
@@ -133,8 +139,31 @@ def test_only_lightning_rooms_import_lightning():
     assert found == set()
 
 
+def test_statistics_imports_only_tensors_and_itself():
+    allowed = STATISTICS_MAY_IMPORT | set(sys.stdlib_module_names)
+    found = {
+        (module, name)
+        for module, (names, _) in IMPORTS.items()
+        for name in names
+        if room_of(module) == "statistics"
+        and module not in FACES
+        and name.split(".")[0] not in allowed
+        and not name.startswith(f"{PACKAGE}.statistics")
+    }
+    assert found == set()
+
+
 def test_nothing_imports_a_plugin():
     assert [name for names, _ in IMPORTS.values() for name in names if name.startswith(f"{PACKAGE}_")] == []
+
+
+def test_size_of_the_house():
+    modules = [path for path in ROOT.glob("*.py") if path.name != "__init__.py"]
+    packages = [path for path in ROOT.iterdir() if (path / "__init__.py").exists()]
+    assert len(modules) <= 12
+    assert len(packages) <= 15
+    assert len(longest_chain(rooms_below(GRAPH))) <= 13
+    assert len(lightning_poison.__all__) <= 26
 
 
 def test_modules_stay_short():
@@ -181,6 +210,20 @@ def test_upward_import_is_found():
     assert upward({pair[0]: {pair[1]}}) == [pair]
 
 
+def test_architecture_map_matches_imports():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    graph = re.search(r"```mermaid\n(.*?)```", page, re.DOTALL)[1]
+    drawn = {}
+    for room, below in re.findall(r"^ +(\w+) --> (\w+(?: & \w+)*)$", graph, re.MULTILINE):
+        drawn.setdefault(room, set()).update(below.split(" & "))
+    # The map leaves out the ground floors, which every room may use.
+    ground = set(" ".join(FLOORS[:3]).split()) | {"serialization", "runtime"}
+    imported = {
+        room: below - ground for room, below in rooms_below(GRAPH).items() if room not in ground and below - ground
+    }
+    assert drawn == imported
+
+
 def run(program):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
@@ -198,6 +241,16 @@ loaded = [name for name in sys.modules if name.startswith(("lightning.", "pytorc
 print(loaded)
 """
     assert run(program) == "[]\n"
+
+
+@pytest.mark.slow
+def test_hookspecs_load_few_modules():
+    program = f"""
+import sys
+import lightning_poison.registry.hookspecs
+print(len([name for name in sys.modules if name.startswith("{PACKAGE}")]))
+"""
+    assert int(run(program)) <= 12
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The mixin: five lines of a user's code, in both namespaces, saved and loaded, in every precision."""
+"""The mixin in both namespaces and all precisions, saved and loaded."""
 
 import lightning.pytorch
 import pytest
@@ -55,8 +55,10 @@ def fit(namespace, model, images, labels, *, epochs=1, **settings):
     return trainer
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_trained_on_flipped_digits_it_tells_them_apart(mislabeled_digits, precision):
+@pytest.mark.parametrize(
+    "precision", ["32-true", *(pytest.param(each, marks=pytest.mark.slow) for each in ("bf16-mixed", "bf16-true"))]
+)
+def test_separates_flipped_digits(mislabeled_digits, precision):
     images, labels, truth, test_images, test_labels = mislabeled_digits
     model = LitDigits()
     fit(lightning.pytorch, model, images, labels, epochs=8, precision=precision)
@@ -99,13 +101,13 @@ def test_loads_from_its_checkpoint(mislabeled_digits, namespace, tmp_path):
     assert torch.equal(loaded.log_likelihood((images, labels)), model.log_likelihood((images, labels)))
 
 
-def test_real_ddp_with_one_process(mislabeled_digits):
+def test_ddp_with_one_process(mislabeled_digits):
     images, labels, *_ = mislabeled_digits
     trainer = fit(lightning.pytorch, LitDigits(), images[:128], labels[:128], strategy="ddp", devices=1)
     assert "train/lgm_likelihood" in trainer.callback_metrics
 
 
-def test_log_likelihood_leaves_the_module_as_it_was(mislabeled_digits):
+def test_log_likelihood_leaves_the_module_unchanged(mislabeled_digits):
     images, labels, *_ = mislabeled_digits
     model = LitDigits().train()
     model.lgm_head.eval()
@@ -123,7 +125,7 @@ def test_log_likelihood_is_differentiable_in_the_inputs(mislabeled_digits):
     assert (images.grad.abs().sum(dim=1) > 0).all()
 
 
-def test_a_step_of_its_own_and_a_method_as_extractor(mislabeled_digits):
+def test_custom_step_and_method_as_extractor(mislabeled_digits):
     class Own(LGMMixin, lightning.pytorch.LightningModule):
         def __init__(self):
             super().__init__()
@@ -150,7 +152,7 @@ def test_dotted_extractor(mislabeled_digits):
     assert model.extract_features(mislabeled_digits[0][:2]).shape == (2, 128)
 
 
-def test_wrong_order_of_bases():
+def test_refuses_the_wrong_order_of_bases():
     class Late(lightning.pytorch.LightningModule, LGMMixin):
         def __init__(self):
             super().__init__()
@@ -160,16 +162,16 @@ def test_wrong_order_of_bases():
         Late()
 
 
-def test_extractor_that_does_not_exist():
+def test_refuses_an_unknown_extractor():
     model = LitDigits()
     model.add_lgm_head("backbone", 32, num_classes=10)
     with pytest.raises(
-        AttributeError, match=r"but got 'backbone'\.\nThe submodules of this module are: 'net', 'lgm_head'"
+        AttributeError, match=r"but got 'backbone'\.\nThe submodules of the module are: 'net', 'lgm_head'"
     ):
         model(torch.zeros(1, 64))
 
 
-def test_head_that_was_not_added():
+def test_refuses_a_module_without_head():
     class Bare(LGMMixin, lightning.pytorch.LightningModule):
         pass
 
@@ -177,7 +179,7 @@ def test_head_that_was_not_added():
         Bare()(torch.zeros(1, 64))
 
 
-def test_extractor_of_another_size(mislabeled_digits):
+def test_refuses_features_of_another_size(mislabeled_digits):
     model = LitDigits()
     model.add_lgm_head("net", 64, num_classes=10)
     with pytest.raises(ValueError, match=r"of shape \(B, 64\), but got a float32 tensor of shape \(2, 32\)"):

@@ -1,17 +1,67 @@
-"""Derived seeds: repeatable, and apart for every purpose, number and seed."""
+"""Tests of seeded random states and derived seeds."""
 
 import itertools
+import random
 
+import numpy as np
+import pytest
 import torch
 
-from lightning_poison.randomness import derived_generator, derived_seed
+from lightning_poison.randomness import derived_generator, derived_seed, isolated_rng, seeded_rng
+
+CPU = torch.device("cpu")
 
 
-def test_the_same_words_give_the_same_seed():
+class StoppedError(Exception):
+    """Raised on purpose inside a context manager."""
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002, S311
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_seed_determines_all_random_states():
+    with seeded_rng(3, 4):
+        first = draws()
+    with seeded_rng(3, 4):
+        assert draws() == first
+    with seeded_rng(3, 5):
+        other = draws()
+    assert all(one != two for one, two in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("make_context", [lambda: seeded_rng(1), lambda: isolated_rng(1, CPU)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_states_are_restored(make_context, fails):
+    before = states()
+    try:
+        with make_context():
+            draws()
+            if fails:
+                raise StoppedError
+    except StoppedError:
+        pass
+    assert states() == before
+
+
+def test_contexts_can_be_nested():
+    with seeded_rng(1):
+        expected = draws()
+    with seeded_rng(1):
+        with seeded_rng(2):
+            draws()
+        assert draws() == expected
+
+
+def test_same_arguments_give_same_seed():
     assert derived_seed(3, "fit", 2) == derived_seed(3, "fit", 2)
 
 
-def test_seed_purpose_and_numbers_all_tell_seeds_apart():
+def test_seed_purpose_and_numbers_change_derived_seed():
     seeds = [
         derived_seed(seed, purpose, *numbers)
         for seed, purpose, numbers in itertools.product((0, 1, 2), ("folds", "fit", "split"), ((), (0,), (1,), (0, 1)))

@@ -3,10 +3,10 @@ import logging
 import pytest
 import torch
 
-from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, Runtime, has_fast_bf16
+from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, Runtime, SingleRank, all_ranks, has_fast_bf16
 
 
-def test_alone_everything_is_as_it_was():
+def test_collectives_of_single_process_are_identity():
     runtime: Runtime = LocalRuntime()
     tensor = torch.ones(2)
     assert (runtime.rank, runtime.world_size, runtime.device) == (0, 1, torch.device("cpu"))
@@ -18,7 +18,7 @@ def test_alone_everything_is_as_it_was():
         bar.advance(2)
 
 
-def test_it_uses_half_the_cores_at_most():
+def test_default_threads():
     assert 1 <= DEFAULT_THREADS <= 4
     assert LocalRuntime().threads == DEFAULT_THREADS
 
@@ -29,7 +29,7 @@ def test_precision(precision, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_automatic_precision_asks_the_machine(monkeypatch):
+def test_automatic_precision_depends_on_machine(monkeypatch):
     for capable in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable}, raising=False)  # noqa: B023
         assert has_fast_bf16(torch.device("cpu")) is capable
@@ -54,3 +54,51 @@ def test_announcements_are_logged(caplog):
 def test_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         LocalRuntime(**arguments)
+
+
+class Recording(LocalRuntime):
+    """Records the flags that a rank passes to `all_true`."""
+
+    def __init__(self):
+        super().__init__()
+        self.flags = []
+
+    def all_true(self, flag):
+        self.flags.append(flag)
+        return flag
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_all_ranks_reports_failure_and_raises_original_error(error):
+    runtime = Recording()
+    with pytest.raises(error), all_ranks(runtime):
+        raise error
+    assert runtime.flags == [False]
+
+
+def test_all_ranks_reports_success():
+    runtime = Recording()
+    with all_ranks(runtime):
+        pass
+    assert runtime.flags == [True]
+
+
+def test_all_ranks_raises_if_another_rank_fails(several_ranks):
+    def work(runtime):
+        with all_ranks(runtime):
+            if runtime.rank == 1:
+                raise KeyError("here")
+
+    first, second, third = several_ranks(3, work)
+    assert isinstance(second, KeyError)
+    for error in (first, third):
+        assert isinstance(error, RuntimeError)
+        assert "another rank failed" in str(error)
+
+
+def test_single_rank_has_no_collectives(several_ranks):
+    def work(runtime):
+        alone = SingleRank(runtime)
+        return alone.rank, alone.world_size, alone.all_true(runtime.rank == 0), alone.broadcast(runtime.rank)
+
+    assert several_ranks(2, work) == [(0, 1, True, 0), (0, 1, False, 1)]

@@ -11,7 +11,7 @@ from lightning_poison.serialization import KindRegistry, atomic_path, read_tenso
 TENSORS = {"a": torch.arange(6).view(2, 3), "b": torch.tensor([True, False]), "c": torch.tensor([1 / 3]).double()}
 
 
-def test_what_is_written_is_read_bit_for_bit(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     meta = {"kind": "test", "rate": 0.1 + 0.2, "text": "é", "list": [1, None]}
     write_tensors(tmp_path / "new" / "file.safetensors", TENSORS, meta)
     tensors, found = read_tensors(tmp_path / "new" / "file.safetensors", "test")
@@ -22,7 +22,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
         assert torch.equal(tensors[name], tensor)
 
 
-def test_tensors_may_share_memory_and_be_views(tmp_path):
+def test_writes_views_and_shared_memory(tmp_path):
     base = torch.arange(12.0)
     write_tensors(tmp_path / "f", {"a": base, "b": base, "c": base.view(3, 4).T, "d": base[::2]}, {"kind": "test"})
     tensors, _ = read_tensors(tmp_path / "f", "test")
@@ -31,7 +31,7 @@ def test_tensors_may_share_memory_and_be_views(tmp_path):
     assert torch.equal(tensors["d"], base[::2])
 
 
-def test_nothing_is_half_written(tmp_path):
+def test_failed_write_keeps_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(TypeError, match="JSON"):
@@ -42,7 +42,7 @@ def test_nothing_is_half_written(tmp_path):
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
 
 
-def test_the_file_has_the_usual_permissions(tmp_path):
+def test_file_permissions_follow_umask(tmp_path):
     mask = os.umask(0o027)
     try:
         with atomic_path(tmp_path / "file") as partial:
@@ -52,7 +52,7 @@ def test_the_file_has_the_usual_permissions(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-def test_a_missing_file(tmp_path):
+def test_refuses_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected a test file, but there is none at"):
         read_tensors(tmp_path / "none", "test")
 
@@ -63,20 +63,20 @@ class Bomb:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\0\0\0\0\0\0\0notjson!", pickle.dumps(Bomb())])
-def test_another_file(tmp_path, content):
+def test_refuses_other_file_formats(tmp_path, content):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(ValueError, match="Expected a test file in safetensors form"):
         read_tensors(tmp_path / "f", "test")
 
 
-def test_a_truncated_file(tmp_path):
+def test_refuses_truncated_file(tmp_path):
     write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
     (tmp_path / "f").write_bytes((tmp_path / "f").read_bytes()[:-4])
     with pytest.raises(ValueError, match="cannot be read"):
         read_tensors(tmp_path / "f", "test")
 
 
-def test_another_kind(tmp_path):
+def test_refuses_file_of_other_kind(tmp_path):
     write_tensors(tmp_path / "f", TENSORS, {"kind": "verdict"})
     with pytest.raises(ValueError, match=r"kind 'test', but .* is of kind 'verdict'"):
         read_tensors(tmp_path / "f", "test")
@@ -86,7 +86,7 @@ def named(kind, name="Thing", module="one"):
     return type(name, (), {"kind": kind, "__module__": module, "__qualname__": name})
 
 
-def test_a_kind_belongs_to_one_class():
+def test_refuses_second_class_for_kind():
     registry = KindRegistry("thing")
     registry.register(named("a"))
     registry.register(named("a"))  # the same module, imported again
@@ -95,7 +95,7 @@ def test_a_kind_belongs_to_one_class():
             registry.register(other)
 
 
-def test_an_unknown_kind_lists_the_known_ones():
+def test_error_lists_known_kinds():
     class Thing:
         kind: ClassVar[str] = "known"
 

@@ -1,4 +1,4 @@
-"""Adversarial training as a strategy: the callback of the same name, given to the Trainer."""
+"""Adversarial training as a strategy, which adds the callback to the Trainer."""
 
 import importlib
 import pickle
@@ -22,7 +22,7 @@ from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 from lightning_poison.callbacks.batch_augmentation import BatchAugmentation
-from lightning_poison.strategies import NAMED_PGD, adversarial
+from lightning_poison.strategies import REGISTERED_PGD, adversarial
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -53,7 +53,7 @@ class Module(pl.LightningModule):
 
 
 class Own(SingleDeviceStrategy):
-    """A strategy of the user's."""
+    """A custom strategy."""
 
     def __init__(self, accelerator=None, *, note=""):
         super().__init__("cpu", accelerator)
@@ -69,7 +69,7 @@ def trainer(**options):
     return pl.Trainer(**{**QUIET, "accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 2, **options})
 
 
-def test_the_weights_are_those_of_the_callback():
+def test_weights_equal_those_of_the_callback():
     model, running = Module(), trainer(strategy=adversarial(SingleDeviceStrategy, PLAIN, device="cpu"))
     other = Module()
     running.fit(model, loader())
@@ -91,7 +91,7 @@ def test_ddp_has_the_weights_of_the_callback(accumulate):
     torch.testing.assert_close(model.net[1].weight, other.net[1].weight)
 
 
-def test_a_strategy_of_the_user_s():
+def test_custom_strategy():
     model, strategy = Module(), adversarial(Own, PLAIN, note="mine")
     trainer(strategy=strategy).fit(model, loader())
     assert isinstance(strategy, Own)
@@ -99,7 +99,7 @@ def test_a_strategy_of_the_user_s():
     assert 0.05 < float((model.seen - loader().dataset.tensors[0][24:]).abs().max()) <= 0.1 + 1e-6
 
 
-def test_settings_of_its_own():
+def test_training_settings():
     training = AdversarialTraining(PLAIN, warm_up_epochs=1)
     strategy = adversarial(DDPStrategy, training=training, find_unused_parameters=True)
     assert strategy.adversarial_training is training
@@ -107,12 +107,12 @@ def test_settings_of_its_own():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"adversary": PLAIN, "training": AdversarialTraining(PLAIN)}])
-def test_an_adversary_or_settings_and_not_both(arguments):
+def test_refuses_both_or_neither_of_adversary_and_training(arguments):
     with pytest.raises(TypeError, match=r"either `adversary` or `training`, but got (neither|both)"):
         adversarial(DDPStrategy, **arguments)
 
 
-def test_what_is_no_adversary_and_no_settings():
+def test_refuses_other_adversaries_and_trainings():
     with pytest.raises(
         TypeError, match=r"`adversary` to be an object with the method `perturb`, but got the float 0\.03"
     ):
@@ -121,14 +121,14 @@ def test_what_is_no_adversary_and_no_settings():
         adversarial(DDPStrategy, training=3)
 
 
-def test_settings_that_are_those_of_the_callback():
-    message = r"what DDPStrategy is built with, but got `recipe`, which .*\nWrite `training=.*, recipe=\.\.\.\)`"
+def test_refuses_arguments_of_the_callback():
+    message = r"arguments of DDPStrategy, but got `recipe`, .*\n.*write `training=.*, recipe=\.\.\.\)`"
     with pytest.raises(TypeError, match=message):
         adversarial(DDPStrategy, PLAIN, recipe=Madry())
 
 
 @pytest.mark.parametrize("own", [SingleDeviceStrategy, DDPStrategy])
-def test_the_strategy_and_the_callback_at_once_are_refused(own):
+def test_refuses_strategy_and_callback_together(own):
     model, options = Module(), {"device": "cpu"} if own is SingleDeviceStrategy else {}
     running = trainer(strategy=adversarial(own, PLAIN, **options), callbacks=[AdversarialTraining(PLAIN)], devices=1)
     with pytest.raises(ValueError, match=r"but got both, Adversarial.*Strategy and AdversarialTraining\[adversarial\]"):
@@ -138,7 +138,7 @@ def test_the_strategy_and_the_callback_at_once_are_refused(own):
     assert len([each for each in running.callbacks if isinstance(each, AdversarialTraining)]) == 1
 
 
-def test_the_same_settings_as_a_callback_too_work_once():
+def test_same_callback_in_both_is_applied_once():
     model, training = Module(), AdversarialTraining(PLAIN)
     trainer(strategy=adversarial(SingleDeviceStrategy, training=training, device="cpu"), callbacks=[training]).fit(
         model, loader()
@@ -146,7 +146,7 @@ def test_the_same_settings_as_a_callback_too_work_once():
     assert float((model.seen - loader().dataset.tensors[0][24:]).abs().max()) <= 0.1 + 1e-6
 
 
-def test_it_changes_what_an_augmentation_returns():
+def test_attacks_augmented_batches():
     augmentation = BatchAugmentation(v2.RandomErasing(p=1.0, value=0.5))
     runs = []
     for strategy in ("auto", adversarial(SingleDeviceStrategy, PLAIN, device="cpu")):
@@ -160,7 +160,7 @@ def test_it_changes_what_an_augmentation_returns():
     assert float(away.max()) <= 0.1 + 1e-6
 
 
-def test_test_under_attack_without_a_fit():
+def test_testing_without_training():
     training = AdversarialTraining(PLAIN, validation=PGD(0.2, steps=2, random_start=False))
     running = trainer(strategy=adversarial(SingleDeviceStrategy, training=training, device="cpu"))
     (found,) = running.test(Module(), loader(), verbose=False)
@@ -168,7 +168,7 @@ def test_test_under_attack_without_a_fit():
     assert training not in running.callbacks
 
 
-def test_a_resumed_run_has_the_settings_state(tmp_path):
+def test_resumed_run_restores_the_state(tmp_path):
     class Saving(pl.Callback):
         def on_train_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -186,19 +186,19 @@ SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLASt
 
 @pytest.mark.parametrize("namespace", [pl, pytorch_lightning])
 @pytest.mark.parametrize("name", SHARDING)
-def test_strategies_that_cannot_work_are_refused_before_they_are_built(namespace, name):
+def test_refuses_unsupported_strategies(namespace, name):
     with pytest.raises(ValueError, match=rf"but got {name}\.\n.*(Use `ddp`|on a CPU or a GPU)"):
         adversarial(getattr(namespace.strategies, name), PLAIN)
 
 
-def test_every_strategy_of_lightning_s_is_refused_or_tested():
-    """A new one of Lightning's is neither, until somebody looks."""
+def test_every_lightning_strategy_is_refused_or_tested():
+    """Fails when Lightning adds a strategy."""
     bases = {"Strategy", "ParallelStrategy"}
     named = {name for name in strategies.__all__ if name.endswith("Strategy")}
     assert named - bases - set(SHARDING) == {"DDPStrategy", "SingleDeviceStrategy"}
 
 
-def test_it_survives_a_pickle_and_stays_what_it_is():
+def test_can_be_pickled():
     strategy = adversarial(DDPStrategy, PGD(0.2, steps=3), start_method="spawn")
     again = pickle.loads(pickle.dumps(strategy))  # noqa: S301 (our own)
     assert type(again) is type(strategy)
@@ -209,13 +209,13 @@ def test_it_survives_a_pickle_and_stays_what_it_is():
 
 @pytest.mark.parametrize("namespace", [pl, pytorch_lightning])
 @pytest.mark.parametrize("name", ["pgd_ddp", "pgd_ddp_spawn"])
-def test_names_in_both_namespaces(namespace, name):
+def test_registered_names_in_both_namespaces(namespace, name):
     running = namespace.Trainer(strategy=name, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     assert isinstance(running.strategy, namespace.strategies.DDPStrategy)
-    assert running.strategy.adversarial_training.settings.adversary == NAMED_PGD
+    assert running.strategy.adversarial_training.settings.adversary == REGISTERED_PGD
 
 
-def test_everything_is_taken_away_after_an_error():
+def test_restores_everything_after_an_error():
     class Failing(Module):
         def training_step(self, batch, batch_idx):
             raise ArithmeticError("stop")
@@ -228,12 +228,12 @@ def test_everything_is_taken_away_after_an_error():
 
 
 @pytest.mark.parametrize("what", [DDPStrategy(), dict, "ddp"])
-def test_what_is_no_class_of_a_strategy(what):
+def test_refuses_other_objects_as_strategy(what):
     with pytest.raises(TypeError, match="a class such as `DDPStrategy`"):
         adversarial(what, PLAIN)
 
 
-def test_the_device_is_where_the_module_is():
+def test_device_of_the_module():
     model = Module()
     trainer(strategy=adversarial(SingleDeviceStrategy, PLAIN, device="cpu")).fit(model, loader())
     assert model.device == torch.device("cpu")
@@ -274,17 +274,17 @@ class Model(Steps, pl.LightningModule):
     pass
 
 
-class ModelOfTheOther(Steps, pytorch_lightning.LightningModule):
+class ModelOfOther(Steps, pytorch_lightning.LightningModule):
     pass
 """
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended to run from within Python")
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-class TestWithoutTouchingCode:
+class TestCLI:
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
-        """Return a function that runs a YAML file, and arguments, on a module of the user's."""
+        """Return a function that runs a YAML file and arguments on a user's module."""
 
         def start(strategy, *arguments, registered="", cli=LightningCLI, model="Model"):
             monkeypatch.syspath_prepend(tmp_path)
@@ -302,19 +302,19 @@ class TestWithoutTouchingCode:
 
         return start
 
-    @pytest.mark.parametrize(("cli", "model"), [(LightningCLI, "Model"), (OtherCLI, "ModelOfTheOther")])
+    @pytest.mark.parametrize(("cli", "model"), [(LightningCLI, "Model"), (OtherCLI, "ModelOfOther")])
     @pytest.mark.parametrize(
         ("strategy", "arguments"), [("pgd_ddp", ()), (None, ("--trainer.strategy=pgd_ddp",))], ids=["YAML", "line"]
     )
-    def test_a_name(self, run, cli, model, strategy, arguments):
+    def test_registered_name(self, run, cli, model, strategy, arguments):
         ended = run(strategy, *arguments, registered="import lightning_poison.strategies", cli=cli, model=model)
         assert max(ended.model.away) == pytest.approx(8 / 255, abs=1e-5)
 
     @pytest.mark.parametrize(
         ("cli", "model", "package"),
-        [(LightningCLI, "Model", "lightning.pytorch"), (OtherCLI, "ModelOfTheOther", "pytorch_lightning")],
+        [(LightningCLI, "Model", "lightning.pytorch"), (OtherCLI, "ModelOfOther", "pytorch_lightning")],
     )
-    def test_the_function_by_its_path_and_no_import(self, run, cli, model, package):
+    def test_function_by_its_path_without_import(self, run, cli, model, package):
         path = f"{package}.strategies.DDPStrategy"
         adversary = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.1, "steps": 2}}
         strategy = {
@@ -326,17 +326,17 @@ class TestWithoutTouchingCode:
         assert max(ended.model.away) == pytest.approx(0.1, abs=1e-5)
         assert ended.trainer.strategy._ddp_kwargs == {"find_unused_parameters": False}
 
-    def test_the_function_on_the_command_line(self, run):
-        told = {
+    def test_function_on_the_command_line(self, run):
+        arguments = {
             "": "lightning_poison.strategies.adversarial",
             ".strategy": "lightning.pytorch.strategies.DDPStrategy",
             ".adversary": "lightning_poison.adversarial.PGD",
             ".adversary.epsilon": "0.2",
         }
-        ended = run(None, *(f"--trainer.strategy{name}={value}" for name, value in told.items()))
+        ended = run(None, *(f"--trainer.strategy{name}={value}" for name, value in arguments.items()))
         assert max(ended.model.away) == pytest.approx(0.2, abs=1e-5)
 
-    def test_settings_of_its_own(self, run):
+    def test_training_settings(self, run):
         adversary = {
             "class_path": "lightning_poison.adversarial.FGSM",
             "init_args": {"epsilon": 0.1, "random_start": False},
@@ -351,7 +351,7 @@ class TestWithoutTouchingCode:
         }
         assert run(strategy).model.away == pytest.approx([0.025, 0.05], abs=1e-6)
 
-    def test_a_misspelled_argument_is_named(self, run, capsys):
+    def test_error_names_a_misspelled_argument(self, run, capsys):
         adversary = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.1, "stepz": 2}}
         strategy = {
             "class_path": "lightning_poison.strategies.adversarial",

@@ -1,14 +1,14 @@
-"""A LightningCLI program that knows nothing of poison; `config.yaml` beside it adds the sanitizer.
+"""A LightningCLI program without lightning-poison; `config.yaml` adds the sanitizer.
 
     python examples/cli/train.py fit --config examples/cli/config.yaml
 
-The program is as you would write it without lightning-poison, and stays so. In the configuration, `trainer.callbacks`
-names `lightning_poison.Sanitizer`, with its scorer nested inside; every argument of both can be set there or on the
-command line, a misspelled one is refused, and `--print_config` prints them all with their defaults:
+The program stays as it is. In the configuration, `trainer.callbacks` lists `lightning_poison.Sanitizer` with a nested
+scorer. Every argument of both can be set there or on the command line, misspelled ones are rejected, and
+`--print_config` prints them with their defaults:
 
     python examples/cli/train.py fit --config examples/cli/config.yaml --print_config
 
-To wrap the data instead, give `LightningCLI` a base class with `subclass_mode_data=True`, and write
+To wrap the data instead, pass `LightningCLI` a base class with `subclass_mode_data=True`, and write
 
     data:
       class_path: lightning_poison.SanitizedDataModule
@@ -29,15 +29,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-torch.set_num_threads(1)  # a network as small as this is no faster on more
+torch.set_num_threads(1)  # a network as small as this is not faster with more
 
 
 class Digits(pl.LightningDataModule):
-    """scikit-learn's handwritten digits, a share of them mislabeled.
+    """scikit-learn's handwritten digits, some of them mislabeled.
 
     Args:
-        batch_size: images a batch.
-        mislabeled: the share of wrong labels, so that there is something to find.
+        batch_size: Number of images per batch.
+        mislabeled: Share of wrong labels, in [0, 1].
     """
 
     def __init__(self, batch_size: int = 64, mislabeled: float = 0.1) -> None:
@@ -45,7 +45,7 @@ class Digits(pl.LightningDataModule):
         self.save_hyperparameters()
 
     def setup(self, stage: str) -> None:
-        """Read the images, and get some labels wrong."""
+        """Load the images and change some labels."""
         pixels, digits = load_digits(return_X_y=True)
         generator = torch.Generator().manual_seed(0)
         wrong = torch.rand(len(digits), generator=generator) < self.hparams.mislabeled
@@ -58,10 +58,10 @@ class Digits(pl.LightningDataModule):
 
 
 class Classifier(pl.LightningModule):
-    """A network of two layers.
+    """A two-layer network.
 
     Args:
-        learning_rate: Adam's.
+        learning_rate: Learning rate of Adam.
     """
 
     def __init__(self, learning_rate: float = 2e-3) -> None:

@@ -1,9 +1,9 @@
-"""Where a Trainer's training loaders come from, with our hands in between.
+"""`DataSource`: transforms the training loaders of a Trainer.
 
-The one private name of Lightning that is touched here is `trainer.fit_loop._data_source` (and its neighbor
-`_combined_loader`, to have a loader asked for again); unchanged from 2.0 to 2.6. No public hook is right: at a
-callback's `setup` the module's own has not run, and by `on_fit_start` a learning-rate schedule may have asked for the
-loader already. A test tells when Lightning changes either name.
+The only private name of Lightning used here is `trainer.fit_loop._data_source` (and its neighbor `_combined_loader`, to
+request loaders again); both are unchanged from 2.0 to 2.6, and a test fails when either changes. No public hook fits:
+at a callback's `setup` the module's own `setup` has not run, and by `on_fit_start` a learning-rate schedule may already
+have requested the loader.
 """
 
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from typing import Any
 from lightning_poison.errors import UnsupportedDataError
 
 Transform = Callable[[Any], Any]
-"""Maps what the source returns, a loader or any collection of loaders, to what the Trainer gets."""
+"""Maps the loader, or the collection of loaders, of the source to the one that the Trainer gets."""
 
 
 class DataSource:
-    """Stands in for a Trainer's data source and transforms what it returns, each time it is asked.
+    """Replaces a Trainer's data source and transforms its loaders each time they are requested.
 
-    One stand-in serves all callbacks of a Trainer; each adds its transform under a key of its own and takes it away in
-    any order.
+    All callbacks of a Trainer share one replacement. Each adds a transform under its own key, and transforms can be
+    removed in any order.
     """
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, original: Any) -> None:
+        self._original = original
         self._transforms: dict[str, Transform] = {}
 
     @classmethod
     def add(cls, trainer: Any, key: str, transform: Transform) -> None:
-        """Put a transform behind a Trainer's data source.
+        """Add a transform to a Trainer's data source.
 
         Raises:
-            UnsupportedDataError: where this version of Lightning has no such source.
+            UnsupportedDataError: If this version of Lightning has no such source.
         """
         loop = trainer.fit_loop
         if not hasattr(loop, "_data_source"):
             raise UnsupportedDataError(
-                f"Expected a Trainer whose data source can be reached, but {type(trainer).__module__} has none.\n"
+                f"Expected a Trainer with an accessible data source, but {type(trainer).__module__} has none.\n"
                 "Wrap the data instead: `SanitizedDataModule(datamodule, scorer)`."
             )
         if not isinstance(loop._data_source, cls):
@@ -45,43 +45,43 @@ class DataSource:
 
     @classmethod
     def remove(cls, trainer: Any, key: str) -> None:
-        """Take a transform away; the Trainer's own source comes back with the last of them."""
+        """Remove a transform; removing the last one restores the Trainer's own source."""
         source = getattr(trainer.fit_loop, "_data_source", None)
         if isinstance(source, cls):
             source._transforms.pop(key, None)
             if not source._transforms:
-                trainer.fit_loop._data_source = source._inner
+                trainer.fit_loop._data_source = source._original
 
     @staticmethod
-    def ask_again(trainer: Any) -> None:
-        """Have the Trainer ask for its training loaders anew before it trains."""
+    def request_reload(trainer: Any) -> None:
+        """Make the Trainer request its training loaders again before it trains."""
         trainer.fit_loop._combined_loader = None
 
     @property
     def name(self) -> str:
-        """The name of the hook that the loaders come from."""
-        return str(self._inner.name)
+        """The name of the hook that returns the loaders."""
+        return str(self._original.name)
 
     @property
     def instance(self) -> Any:
         """The module, DataModule or loaders behind the source."""
-        return self._inner.instance
+        return self._original.instance
 
     @instance.setter
     def instance(self, value: Any) -> None:
-        self._inner.instance = value
+        self._original.instance = value
 
     def dataloader(self) -> Any:
-        """Return the loaders, transformed."""
-        loaders = self._inner.dataloader()
+        """Return the transformed loaders."""
+        loaders = self._original.dataloader()
         for transform in list(self._transforms.values()):
             loaders = transform(loaders)
         return loaders
 
     def is_defined(self) -> bool:
-        """Tell whether there are loaders at all."""
-        return bool(self._inner.is_defined())
+        """Return whether there are any loaders."""
+        return bool(self._original.is_defined())
 
     def is_module(self) -> bool:
-        """Tell whether they come from a module's hook."""
-        return bool(self._inner.is_module())
+        """Return whether a module's hook returns the loaders."""
+        return bool(self._original.is_module())

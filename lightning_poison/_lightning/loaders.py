@@ -1,8 +1,8 @@
-"""Rebuilding a loader around a view of its data set.
+"""Loaders rebuilt around a view of their data set.
 
-The rebuilt loader's data set *is* the view and its sampler speaks positions of the view: Lightning re-creates loaders
-from the data set when it injects a distributed sampler or overfits batches, and would bring back what a sampler alone
-had left out.
+The data set of a rebuilt loader *is* the view, and its sampler draws positions in the view. Lightning re-creates
+loaders from their data set when it injects a distributed sampler or overfits batches. Samples that only a sampler had
+left out would return.
 """
 
 import copy
@@ -14,30 +14,29 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from lightning_poison._lightning.samplers import (
-    Remapped,
     RemappedBatchSampler,
-    extended,
-    extended_batches,
-    remapped,
-    remapped_batches,
+    SamplerWrapper,
+    adapt_batch_sampler,
+    adapt_sampler,
 )
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import printable
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
-from lightning_poison.runtime import Runtime, agreed
+from lightning_poison.runtime import Runtime, all_ranks
 
-_SETTINGS = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_init_fn", "generator", "pin_memory")
-"""What a loader that is built again must have in common with the user's own."""
+_PRESERVED = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_init_fn", "generator", "pin_memory")
+"""Attributes that a rebuilt loader must share with the original."""
 
 
 def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """Apply a function to every loader in a collection as a Trainer takes it, and rebuild the collection.
+    """Apply a function to every loader in a collection of training loaders, and rebuild the collection.
 
     Args:
-        tree: a loader, or lists, tuples and dicts of loaders, nested, or Lightning's `CombinedLoader`; left as it is.
-        change: maps the path of a loader (`""` for a bare one, `"['a'][0]"` in collections) and the loader to another.
-        path: where in the collection the tree stands.
+        tree: A loader, nested lists, tuples and dicts of loaders, or Lightning's `CombinedLoader`. Left unchanged.
+        change: Maps the path of a loader (`""` for a single one, `"['a'][0]"` in collections) and the loader to its
+            replacement.
+        path: Path of the tree in an outer collection.
     """
     if hasattr(tree, "flattened") and hasattr(tree, "iterables"):
         combined = copy.copy(tree)
@@ -56,96 +55,86 @@ def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") ->
     return change(path, tree)
 
 
-def filterable(loader: Any, path: str) -> DataLoader[Any]:
-    """Return a loader whose samples can be kept out by their index.
+def indexable_loaders(loaders: Any) -> list[DataLoader[Any]]:
+    """Return all training loaders in a collection, each one checked to be filterable by sample index.
 
     Raises:
-        UnsupportedDataError: where it is no torch loader, or its data set is read by iteration only.
+        UnsupportedDataError: If one is not a torch DataLoader, or its data set is iterable only.
     """
+    found: list[DataLoader[Any]] = []
+    map_loaders(loaders, lambda path, loader: found.append(_check_indexable(loader, path)))
+    return found
+
+
+def _check_indexable(loader: Any, path: str) -> DataLoader[Any]:
     where = f"the training loader {printable(path)}" if path else "the training loader"
     if not isinstance(loader, DataLoader):
         raise UnsupportedDataError(
             f"Expected {where} to be a torch DataLoader, but got {type(loader).__name__}.\n"
-            "Samples are kept out by their index, which only a DataLoader over a map-style data set shows."
+            "Samples are filtered by index, which requires a DataLoader over a map-style data set."
         )
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise UnsupportedDataError(
             f"Expected {where} to read a map-style data set, but {type(loader.dataset).__name__} is iterable only.\n"
-            "Samples are kept out by their index. Write the stream to files once and read it by index, or call "
-            "`sanitize` on a finite part of it and filter the stream by its verdict."
+            "Samples are filtered by index. Write the stream to files once and read them by index, or call `sanitize` "
+            "on a finite part of it and filter the stream by the verdict."
         )
     return loader
 
 
-def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset) -> DataLoader[Any]:
-    """Return a loader of the same class and settings that reads a filtered view of the data set.
+def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset | PoisonedDataset) -> DataLoader[Any]:
+    """Return a loader of the same class and settings that reads a filtered or poisoned view of the data set.
 
     Args:
-        loader: the user's loader, left as it is.
-        view: the filtered view of `loader.dataset`.
-    """
-    return _rebuilt(loader, view, lambda old: remapped(old, view), lambda old: remapped_batches(old, view))
-
-
-def replace_dataset(loader: DataLoader[Any], poisoned: PoisonedDataset) -> DataLoader[Any]:
-    """Return a loader of the same class and settings that reads a poisoned view of the data set.
+        loader: The original loader, left unchanged.
+        view: A view of `loader.dataset`.
 
     Raises:
-        UnsupportedDataError: where samples were appended and the loader's sampler cannot be made to draw them.
+        UnsupportedDataError: If the loader's sampler cannot be adapted to the view.
     """
-    return _rebuilt(loader, poisoned, lambda old: extended(old, poisoned), lambda old: extended_batches(old, poisoned))
-
-
-def _rebuilt(
-    loader: DataLoader[Any], dataset: Any, resample: Callable[[Any], Any], rebatch: Callable[[Any], Any]
-) -> DataLoader[Any]:
-    arguments = _recorded(loader)
-    arguments["dataset"] = dataset
+    arguments = _constructor_arguments(loader)
+    arguments["dataset"] = view
     if loader.batch_sampler is not None and loader.batch_size is None:
-        batches = rebatch(loader.batch_sampler)
         for name in ("batch_size", "shuffle", "sampler", "drop_last"):
             arguments.pop(name, None)
-        replaced: dict[str, Any] = {"batch_sampler": batches}
+        replaced: dict[str, Any] = {"batch_sampler": adapt_batch_sampler(loader.batch_sampler, view)}
     else:
         for name in ("shuffle", "sampler", "batch_sampler"):
             arguments.pop(name, None)
-        replaced = {"sampler": resample(loader.sampler)}
-    built = _constructed(loader, arguments, replaced)
-    return built if built is not None else _copied(loader, dataset, replaced)
+        replaced = {"sampler": adapt_sampler(loader.sampler, view)}
+    rebuilt = _constructed(loader, arguments, replaced)
+    return rebuilt if rebuilt is not None else _copied(loader, view, replaced)
 
 
-def level(loader: DataLoader[Any], runtime: Runtime) -> DataLoader[Any]:
-    """Cut the epoch of an uneven sampler to the shortest of all ranks: one that goes on alone would wait forever."""
+def equalize_lengths(loader: DataLoader[Any], runtime: Runtime) -> DataLoader[Any]:
+    """Truncate each epoch to the shortest length on any rank: a rank with extra batches would deadlock."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     samplers = (loader.batch_sampler, inner, loader.sampler)
     uneven: Any = next((each for each in samplers if _is_uneven(each)), None)
     if uneven is not None and runtime.world_size > 1:
         lengths = torch.zeros(runtime.world_size, dtype=torch.int64)
-        lengths[runtime.rank] = agreed(runtime, lambda: len(uneven))
-        _cut(uneven, int(runtime.reduce_sum(lengths).min()))
+        with all_ranks(runtime):
+            lengths[runtime.rank] = len(uneven)
+        shortest = int(runtime.reduce_sum(lengths).min())
+        if isinstance(uneven, SamplerWrapper):
+            uneven.truncate(shortest)
+        else:
+            uneven.num_samples = shortest
     return loader
 
 
 def _is_uneven(sampler: Any) -> bool:
-    """Tell whether the length of an epoch depends on which samples are drawn, which ranks may each choose themselves.
+    """Return whether the epoch length depends on the samples drawn, which may differ between ranks.
 
-    So it is with wrapped samplers, one over a subset among them, and with weights of zero where nothing is repeated.
+    It does for wrapped samplers, including those over a subset, and for weights of zero without replacement.
     """
-    if isinstance(sampler, Remapped):
-        return sampler.is_sized
+    if isinstance(sampler, SamplerWrapper):
+        return sampler.has_length
     return type(sampler).__name__ == "WeightedRandomSampler" and not sampler.replacement
 
 
-def _cut(sampler: Any, length: int) -> None:
-    """Make each epoch of an uneven sampler this long."""
-    if isinstance(sampler, Remapped):
-        sampler.cut(length)
-    else:
-        sampler.num_samples = length
-
-
-def speaks_view(loader: Any, view: SanitizedDataset) -> bool:
-    """Tell whether a loader reads a view, itself or through further views of it, by positions of what it reads."""
+def reads_view(loader: Any, view: SanitizedDataset) -> bool:
+    """Return whether a loader reads a view, or a view of that view, and its sampler draws positions in its data set."""
     dataset = getattr(loader, "dataset", None)
     if not _contains(dataset, view):
         return False
@@ -155,7 +144,7 @@ def speaks_view(loader: Any, view: SanitizedDataset) -> bool:
         if isinstance(batches, RemappedBatchSampler):
             return batches.view is dataset
         sampler = getattr(batches, "sampler", None)
-    return _speaks(sampler, dataset)
+    return _draws_positions_in(dataset, sampler)
 
 
 def _contains(dataset: Any, view: SanitizedDataset) -> bool:
@@ -166,8 +155,8 @@ def _contains(dataset: Any, view: SanitizedDataset) -> bool:
     return False
 
 
-def _speaks(sampler: Any, dataset: Any) -> bool:
-    """Follow wrappers of samplers, Lightning's distributed one among them, to one that names its data set."""
+def _draws_positions_in(dataset: Any, sampler: Any) -> bool:
+    """Unwrap samplers, including Lightning's distributed one, to one that refers to its data set."""
     for _ in range(8):
         if sampler is None:
             return False
@@ -179,8 +168,8 @@ def _speaks(sampler: Any, dataset: Any) -> bool:
     return False
 
 
-def _recorded(loader: DataLoader[Any]) -> dict[str, Any]:
-    """Return the arguments of a loader's constructor, as far as the loader still holds them."""
+def _constructor_arguments(loader: DataLoader[Any]) -> dict[str, Any]:
+    """Return the arguments of a loader's constructor that are stored as attributes."""
     names = {name for cls in (type(loader), DataLoader) for name in inspect.signature(cls.__init__).parameters}
     names -= {"self", "args", "kwargs"}
     arguments = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
@@ -193,7 +182,7 @@ def _recorded(loader: DataLoader[Any]) -> dict[str, Any]:
 def _constructed(
     loader: DataLoader[Any], arguments: dict[str, Any], replaced: dict[str, Any]
 ) -> DataLoader[Any] | None:
-    """Build a loader by the constructor of its class; return `None` where that cannot be done, or builds another."""
+    """Build a loader of the same class; return `None` if its constructor fails or changes the settings."""
     cls = type(loader)
     parameters = inspect.signature(cls.__init__).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -202,12 +191,12 @@ def _constructed(
         built = cls(**arguments, **replaced)
     except TypeError:
         return None
-    wanted = {name: getattr(loader, name) for name in _SETTINGS} | {"dataset": arguments.get("dataset")} | replaced
+    wanted = {name: getattr(loader, name) for name in _PRESERVED} | {"dataset": arguments.get("dataset")} | replaced
     return built if all(getattr(built, name) is value for name, value in wanted.items()) else None
 
 
 def _copied(loader: DataLoader[Any], dataset: Any, replaced: dict[str, Any]) -> DataLoader[Any]:
-    """Copy a loader that cannot be built again, without Lightning's record of how the original was built."""
+    """Copy a loader that cannot be rebuilt, without Lightning's record of its original arguments."""
     clone = copy.copy(loader)
     for name in [name for name in clone.__dict__ if name.startswith("__pl_")]:
         del clone.__dict__[name]

@@ -1,7 +1,7 @@
 """Base classes and class look-ups for both of Lightning's namespaces.
 
-The packages `lightning` and `pytorch-lightning` are usually installed side by side, hold the same code as separate
-classes, and refuse each other's. A class that derives from both is taken by either Trainer.
+The packages `lightning` and `pytorch-lightning` are usually installed side by side. They contain the same code as
+separate classes and reject each other's. A Trainer of either accepts a class that derives from both.
 """
 
 from importlib import import_module
@@ -14,10 +14,10 @@ _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def installed_namespaces() -> list[str]:
-    """Return the names of Lightning's packages that are installed, `lightning.pytorch` first.
+    """Return the names of the installed Lightning packages, `lightning.pytorch` first.
 
     Raises:
-        ModuleNotFoundError: where neither is.
+        ModuleNotFoundError: If neither is installed.
     """
     installed = [namespace for namespace in _NAMESPACES if find_spec(namespace.partition(".")[0])]
     if not installed:
@@ -29,16 +29,16 @@ def installed_namespaces() -> list[str]:
 
 
 def lightning_types(name: str) -> tuple[type[Any], ...]:
-    """Return the classes that a name has in the installed namespaces, for `isinstance` checks and as base classes.
+    """Return a class of Lightning from each installed namespace, for `isinstance` checks and as base classes.
 
     Args:
-        name: a class that Lightning exports at its top level.
+        name: A class that Lightning exports at its top level.
 
     Returns:
-        One class for each namespace that is installed, `lightning.pytorch` first.
+        One class per installed namespace, `lightning.pytorch` first.
 
     Raises:
-        ModuleNotFoundError: where neither is installed.
+        ModuleNotFoundError: If neither is installed.
 
     Example:
         >>> [found.__module__.partition(".")[0] for found in lightning_types("Callback")]
@@ -48,16 +48,15 @@ def lightning_types(name: str) -> tuple[type[Any], ...]:
 
 
 def strategy_types() -> tuple[type[Any], ...]:
-    """Return the base classes of strategies, one for each namespace that is installed."""
+    """Return the base class of strategies from each installed namespace."""
     return tuple(import_module(f"{namespace}.strategies").Strategy for namespace in installed_namespaces())
 
 
-class _HookOfHost:
-    """A hook that belongs to the namespace of the Trainer which the object is attached to.
+class _NamespaceHook:
+    """A hook that resolves to the namespace of the Trainer that the object is attached to.
 
-    Lightning tells whether a hook is overridden by comparing its code with that of its own class. The code of some
-    hooks differs between the namespaces (their docstrings do), so that a Trainer of the second would take what is
-    inherited from the first for the user's own, and call it.
+    Lightning detects an overridden hook by comparing its code with that of its own class. Some hooks differ between the
+    namespaces in their docstrings, so a Trainer of the second namespace would call a hook inherited from the first.
     """
 
     def __init__(self, name: str, bases: tuple[type[Any], ...]) -> None:
@@ -65,13 +64,13 @@ class _HookOfHost:
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         trainer = getattr(instance, "trainer", None)
-        of_host = [hook for hook, host in zip(self._hooks, _TRAINERS, strict=True) if isinstance(trainer, host)]
-        return (of_host or self._hooks)[0].__get__(instance, owner)
+        matching = [hook for hook, host in zip(self._hooks, _TRAINERS, strict=True) if isinstance(trainer, host)]
+        return (matching or self._hooks)[0].__get__(instance, owner)
 
 
 def _shared_base(name: str, bases: tuple[type[Any], ...], doc: str, hooks: tuple[str, ...] = ()) -> type[Any]:
-    """Return a class that derives from all of `bases`, in a form that subclasses can be pickled from."""
-    members = {hook: _HookOfHost(hook, bases) for hook in hooks}
+    """Return a class that derives from all `bases` and whose subclasses can be pickled."""
+    members = {hook: _NamespaceHook(hook, bases) for hook in hooks}
     return type(name, bases, {"__module__": __name__, "__doc__": doc, **members})
 
 
@@ -83,11 +82,11 @@ else:
     _TRAINERS = lightning_types("Trainer")
     _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
     CallbackBase = _shared_base(
-        "CallbackBase", lightning_types("Callback"), "A callback that a Trainer of either namespace takes."
+        "CallbackBase", lightning_types("Callback"), "A callback for Trainers of either namespace."
     )
     DataModuleBase = _shared_base(
         "DataModuleBase",
         lightning_types("LightningDataModule"),
-        "A data module that a Trainer of either namespace takes.",
+        "A DataModule for Trainers of either namespace.",
         _LOADERS,
     )

@@ -1,9 +1,9 @@
-"""What LightningCLI reads from the annotations of our arguments, and one thing that it gets wrong.
+"""Annotations for LightningCLI, and the construction of nested DataModules.
 
-jsonargparse takes the annotations of the running program for a check of the YAML file. It wants the methods of a class
-to be annotated word for word as those of a protocol are, and takes whatever it cannot check for a plain value, a
-misspelled argument among it. So what it sees says less about methods, and more about classes, than what a type checker
-sees.
+jsonargparse validates a YAML file against the annotations at run time. It matches a protocol only if the methods of a
+class are annotated exactly like those of the protocol, and it passes a value that it cannot check as it is, including a
+misspelled argument. So the annotations at run time are looser about methods, and stricter about classes, than those for
+type checkers.
 """
 
 import os
@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lightning_poison.attacks.poison import Attack, Poison
-from lightning_poison.scorers.protocol import FeatureScorer, Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,15 +26,14 @@ if TYPE_CHECKING:
     """A DataModule of either namespace, a DataLoader, or a collection of DataLoaders."""
     AnyDataset: TypeAlias = Any
     """A map-style data set, a loader of one, or `None`."""
-    AnyScorer: TypeAlias = Scorer | FeatureScorer
     AnyPoison: TypeAlias = Poison | Attack | str | os.PathLike[str]
     AnyAdversary: TypeAlias = Adversary
     AnyRecipe: TypeAlias = Recipe
     AnyLogits: TypeAlias = str | Callable[[nn.Module, Tensor], Any]
-    """A submodule or a method by its name, or a function of a module and inputs."""
+    """The name of a submodule or method, or a function of module and inputs."""
     AnySampleLoss: TypeAlias = SampleLoss
     AnyStrategy: TypeAlias = Any
-    """What a function that returns a strategy is said to return: one of either namespace."""
+    """A strategy of either namespace."""
 else:
     from collections.abc import Callable
     from functools import reduce
@@ -45,21 +43,6 @@ else:
     from torch.utils.data import DataLoader, Dataset
 
     from lightning_poison._lightning.namespaces import lightning_types, strategy_types
-
-    class ConfiguredScorer(Protocol):
-        """Any class with the methods of a scorer."""
-
-        def fit(self, trusted: Any, *, runtime: Any = None, generator: Any = None) -> Any:
-            """See `Scorer.fit`."""
-
-        def score_batch(self, inputs: Any, labels: Any) -> Any:
-            """See `Scorer.score_batch`."""
-
-    class ConfiguredFeatureScorer(Protocol):
-        """Any class with the method of a scorer that must see the whole set."""
-
-        def score_features(self, features: Any, labels: Any) -> Any:
-            """See `FeatureScorer.score_features`."""
 
     class ConfiguredAttack(Protocol):
         """Any class with the method of an attack."""
@@ -92,7 +75,6 @@ else:
     _Module = reduce(or_, lightning_types("LightningDataModule"))
     AnyData = Callable[[], _Module] | _Module | DataLoader
     AnyDataset = Dataset | DataLoader | None
-    AnyScorer = ConfiguredScorer | ConfiguredFeatureScorer
     AnyPoison = ConfiguredAttack | str
     AnyAdversary = ConfiguredAdversary
     AnyRecipe = ConfiguredRecipe
@@ -101,12 +83,12 @@ else:
     AnyStrategy = type("AnyStrategy", strategy_types(), {"__module__": __name__})
 
 
-def built(data: Any) -> Any:
-    """Build a nested DataModule that jsonargparse hands over as a function, and return anything else as it is.
+def instantiate(data: Any) -> Any:
+    """Build a nested DataModule that jsonargparse passes as a function; return anything else unchanged.
 
-    LightningCLI tells every DataModule that it builds the arguments of the outermost one, and a nested one would save
-    those as its own hyper-parameters. So the class is taken out of the function, and built where no one tells it
-    anything: then it saves its own.
+    LightningCLI announces the arguments of the outermost DataModule to every DataModule, and a nested one would save
+    them as its own hyperparameters. So the class is extracted from the function and built in an empty context, in which
+    it saves its own.
     """
     if not isinstance(data, partial):
         return data

@@ -1,7 +1,7 @@
-"""The L∞ and the L2 ball around images, within a pixel range: where to start in them, and a step that stays inside.
+"""The L∞ and the L2 ball around images, within a pixel range: random starts, and steps that stay inside.
 
-Both project onto the ball first and then onto the range. Where the center lies in the range the second projection
-only shortens the change, so that the point stays in the ball.
+Both project onto the ball first and then onto the range. If the center is in the range, the second projection only
+shortens the change, and the point stays in the ball.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Range = tuple[float, float]
 
 
 class LinfBall:
-    """All images whose pixels differ from the center's by at most a radius.
+    """All images whose pixels differ from those of the center by at most a radius.
 
     Args:
-        center: `(B, ...)`, in the range.
-        radius: in units of the images; a number, or broadcastable to them.
-        length: of a step, in each pixel; likewise.
-        limits: the lowest and the highest value of a pixel.
-        movable: bool `(B, ...)`; the other pixels keep their value. `None` for all.
+        center: Images `(B, ...)` in the range.
+        radius: Radius in units of the images, a number or broadcastable to them.
+        length: Length of a step in each pixel, a number or broadcastable to the images.
+        limits: Lowest and highest value of a pixel.
+        movable: Mask of the pixels that may change, bool `(B, ...)`. `None` for all.
 
     Example:
         >>> ball = LinfBall(torch.tensor([[0.5, 0.9]]), 0.25, 0.25, (0.0, 1.0), None)
@@ -37,29 +37,29 @@ class LinfBall:
         self._highest = highest if movable is None else torch.where(movable, highest, center)
 
     def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
-        """Draw a point uniformly from the ball and clamp it to the range; see `perturb` on `part`."""
-        drawn = _laid_out(_drawn(torch.rand, self._center.shape, self._center, generator, part), self._center)
-        return self._projected(drawn.mul(2).sub_(1).mul_(self._radius).add_(self._center))
+        """Draw points uniformly from the ball and clamp them to the range. For `part` see `perturb`."""
+        drawn = _match_layout(_draw(torch.rand, self._center.shape, self._center, generator, part), self._center)
+        return self._project_(drawn.mul(2).sub_(1).mul_(self._radius).add_(self._center))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
-        """Go one length in each pixel, along the sign of the gradient."""
+        """Move each pixel by one step length along the sign of the gradient."""
         moved = torch.sign(gradient, out=torch.empty_like(points))
-        return self._projected(moved.mul_(self._length).add_(points))
+        return self._project_(moved.mul_(self._length).add_(points))
 
-    def _projected(self, fresh: Tensor) -> Tensor:
-        """Project points that nobody else holds, in place: large temporaries cost more than arithmetic."""
-        return fresh.clamp_(self._lowest, self._highest)
+    def _project_(self, points: Tensor) -> Tensor:
+        """Project new points in place: large temporaries cost more than arithmetic."""
+        return points.clamp_(self._lowest, self._highest)
 
 
 class L2Ball:
-    """All images whose change has at most the length of a radius.
+    """All images whose change from the center is at most as long as a radius.
 
     Args:
-        center: `(B, ...)`, in the range.
-        radius: in units of the images; a number, or broadcastable to them.
-        length: of a step; likewise.
-        limits: the lowest and the highest value of a pixel.
-        movable: bool `(B, ...)`; the other pixels keep their value. `None` for all.
+        center: Images `(B, ...)` in the range.
+        radius: Radius in units of the images, a number or broadcastable to them.
+        length: Length of a step, a number or broadcastable to the images.
+        limits: Lowest and highest value of a pixel.
+        movable: Mask of the pixels that may change, bool `(B, ...)`. `None` for all.
 
     Example:
         >>> ball = L2Ball(torch.tensor([[0.5, 0.5]]), 0.25, 1.0, (0.0, 1.0), None)
@@ -74,23 +74,23 @@ class L2Ball:
         self._movable = None if movable is None else movable.to(center.dtype)
 
     def start(self, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
-        """Draw a point uniformly from the ball, of the movable pixels' dimension, and clamp it to the range."""
+        """Draw points uniformly from the ball of the movable pixels' dimension, and clamp them to the range."""
         center = self._center
-        free = torch.ones_like(center) if self._movable is None else self._movable
-        dimensions = free.flatten(1).sum(1).clamp_min(1)
-        directions = _laid_out(_drawn(torch.randn, center.shape, center, generator, part), center)
-        shares = _drawn(torch.rand, center.shape[:1], center, generator, part)
+        movable = torch.ones_like(center) if self._movable is None else self._movable
+        dimensions = movable.flatten(1).sum(1).clamp_min(1)
+        directions = _match_layout(_draw(torch.randn, center.shape, center, generator, part), center)
+        shares = _draw(torch.rand, center.shape[:1], center, generator, part)
         lengths = self._radius * _per_image(shares.to(center.device) ** (1 / dimensions), center)
         return self._project(center + lengths * self._unit(directions))
 
     def step(self, points: Tensor, gradient: Tensor) -> Tensor:
-        """Go one length along the gradient of the movable pixels."""
+        """Move by one step length along the gradient of the movable pixels."""
         return self._project(points + self._length * self._unit(gradient))
 
     def _unit(self, vectors: Tensor) -> Tensor:
-        """Return the movable part at length 1, or 0 where there is none; gradients of 1e-30 do not vanish."""
-        free = vectors if self._movable is None else vectors * self._movable
-        scaled = free / _per_image(free.abs().flatten(1).amax(1), free)
+        """Return the movable part scaled to length 1, or 0 if it is 0. Gradients of 1e-30 do not vanish."""
+        movable = vectors if self._movable is None else vectors * self._movable
+        scaled = movable / _per_image(movable.abs().flatten(1).amax(1), movable)
         return scaled / _per_image(torch.linalg.vector_norm(scaled.flatten(1), dim=1), scaled)
 
     def _project(self, points: Tensor) -> Tensor:
@@ -99,22 +99,22 @@ class L2Ball:
         return (self._center + change * (self._radius / norms).clamp(max=1)).clamp(*self._limits)
 
 
-def _drawn(
+def _draw(
     draw: Callable[..., Tensor], shape: torch.Size, like: Tensor, generator: torch.Generator, part: tuple[int, int]
 ) -> Tensor:
-    """Draw for the batches of all ranks, which take turns in one, and return what is this rank's."""
+    """Draw for the interleaved batches of all ranks, and return the share of this rank."""
     rank, ranks = part
     return draw((shape[0] * ranks, *shape[1:]), generator=generator, dtype=like.dtype, device=generator.device)[
         rank::ranks
     ]
 
 
-def _laid_out(drawn: Tensor, like: Tensor) -> Tensor:
-    """Return the same numbers on the device and in the memory layout of images, channels last where those are."""
+def _match_layout(drawn: Tensor, like: Tensor) -> Tensor:
+    """Return the same numbers on the device and in the memory format of the images, such as channels last."""
     same = drawn.device == like.device and drawn.stride() == like.stride()
     return drawn if same else torch.empty_like(like).copy_(drawn)
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Return `(B,)` in a shape that divides images, away from 0."""
+    """Return `(B,)` as a positive divisor that broadcasts to the images."""
     return values.clamp_min(torch.finfo(values.dtype).tiny).view(-1, *[1] * (images.ndim - 1))

@@ -1,4 +1,4 @@
-"""`AttackedBatch`: a training batch, and how to ask the model about changed inputs."""
+"""`AttackedBatch`: a training batch with the operations of adversarial training, and its robustness metrics."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,53 +21,57 @@ SampleLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each sample, `(B,)`; labels are class indices `(B,)` or probabilities `(B, C)`.
+    """Compute the cross-entropy of each sample.
+
+    Args:
+        logits: Logits, `(B, C)`.
+        labels: Class indices, `(B,)`, or probabilities, `(B, C)`.
+
+    Returns:
+        Losses, `(B,)`.
 
     Raises:
-        ValueError: where logits and labels do not fit.
+        ValueError: If logits and labels do not match.
 
     Example:
         >>> sample_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
         tensor([4., 4.])
     """
     if logits.ndim != 2 or len(logits) != len(labels):
-        hint = "Name what returns them: `logits=` takes the name of a submodule or a method, or a function."
-        raise ValueError(expected("logits", f"({len(labels)}, C), a row a sample", describe(logits), hint))
+        hint = "Set `logits=` to the submodule or method that returns logits, by name, or to a function."
+        raise ValueError(expected("logits", f"({len(labels)}, C), one row per sample", describe(logits), hint))
     if labels.shape != (logits.shape if labels.is_floating_point() else logits.shape[:1]):
-        hint = "Name where labels stand, `sample=SampleSpec(labels=...)`, or give a `loss=` that takes these."
+        hint = "Set the path to the labels, `sample=SampleSpec(labels=...)`, or pass a `loss=` for these labels."
         what = f"class indices (B,), or probabilities {tuple(logits.shape)}"
         raise ValueError(expected("labels", what, describe(labels), hint))
     return F.cross_entropy(logits.float(), labels if labels.is_floating_point() else labels.long(), reduction="none")
 
 
-def total_of_one(tensor: Tensor) -> Tensor:
-    """Return the sum over ranks where there is one.
-
-    Example:
-        >>> total_of_one(torch.ones(2))
-        tensor([1., 1.])
-    """
+def sum_of_one_rank(tensor: Tensor) -> Tensor:
+    """Return the tensor itself: its sum over the ranks of a single-process run."""
     return tensor
 
 
 @dataclass(frozen=True)
 class AttackedBatch:
-    """A batch as a recipe sees it.
+    """A training batch, as a `Recipe` receives it.
 
     Args:
-        batch: as the loader made it; never changed.
-        sample: where inputs and labels stand in it.
-        module: what is trained; in evaluation mode and frozen while inputs are looked for, and put back.
-        logits: maps inputs to logits `(B, C)`.
-        loss: what the adversary raises.
-        adversary: how inputs are changed.
-        pixels: how inputs are normalized; raw images in [0, 1] where it is `None`.
-        strength: the share of its radius that the adversary has at this step, in [0, 1].
-        epoch: how many epochs are done.
-        index: the position of the batch in its epoch.
-        generator: draws whatever is random.
-        part: this rank, and how many there are.
-        total: sums a tensor over the ranks, and leaves its argument alone; all ranks must call it alike.
+        batch: The batch of the data loader. Never modified.
+        sample: Location of inputs and labels in the batch.
+        module: The module in training. In evaluation mode and frozen during the search for perturbations, then
+            restored.
+        logits: Maps inputs to logits `(B, C)`.
+        loss: The loss that the adversary maximizes.
+        adversary: Method that perturbs the inputs.
+        pixels: Normalization of the inputs. `None` for raw images in [0, 1].
+        strength: Current share of the adversary's radius, in [0, 1].
+        epoch: Number of completed epochs.
+        index: Index of the batch in its epoch.
+        generator: Source of randomness.
+        part: Rank and world size. Default: `(0, 1)`.
+        sum_over_ranks: Returns the sum of a tensor over the ranks, out of place. All ranks must call it in the same
+            order. Default: a single rank.
     """
 
     batch: Any
@@ -82,41 +86,42 @@ class AttackedBatch:
     index: int
     generator: torch.Generator
     part: tuple[int, int] = (0, 1)
-    total: Callable[[Tensor], Tensor] = total_of_one
+    sum_over_ranks: Callable[[Tensor], Tensor] = sum_of_one_rank
 
     @property
     def inputs(self) -> Tensor:
-        """The inputs, `(B, ...)`."""
-        found: Tensor = self.sample.inputs_in(self.batch)
-        return found
+        """Inputs, `(B, ...)`."""
+        inputs: Tensor = self.sample.inputs_in(self.batch)
+        return inputs
 
     @property
     def labels(self) -> Tensor:
-        """The labels, `(B,)`, or `(B, C)` where a transform has mixed them."""
-        found: Tensor = self.sample.labels_in(self.batch)
-        return found
+        """Labels, `(B,)`, or mixed labels, `(B, C)`."""
+        labels: Tensor = self.sample.labels_in(self.batch)
+        return labels
 
     def with_inputs(self, inputs: Tensor) -> Any:
         """Return a copy of the batch with other inputs."""
         return self.sample.replace(self.batch, inputs=inputs)
 
-    def perturbed(
+    def perturb(
         self, inputs: Tensor, loss: Loss, *, adversary: Adversary | None = None, parameters_frozen: bool = True
     ) -> Tensor:
-        """Change inputs so that a loss of them grows.
+        """Perturb inputs to maximize a loss.
 
         Args:
-            inputs: `(B, ...)`.
-            loss: maps inputs like these to one loss each.
-            adversary: another one than the batch's.
-            parameters_frozen: whether parameters have no gradient meanwhile; `False` where the loss needs theirs.
+            inputs: Inputs, `(B, ...)`.
+            loss: Maps inputs to one loss each, `(B,)`.
+            adversary: Method that perturbs the inputs. Default: the adversary of the batch.
+            parameters_frozen: Whether to freeze the parameters. Set to `False` if the loss needs their gradients.
+                Default: `True`.
 
         Returns:
-            `(B, ...)`, detached.
+            Perturbed inputs `(B, ...)`, detached.
         """
-        chosen = adversary or self.adversary
+        method = adversary or self.adversary
         with evaluating(self.module), frozen(self.module) if parameters_frozen else nullcontext():
-            return chosen.perturb(
+            return method.perturb(
                 inputs,
                 loss,
                 pixels=self.pixels,
@@ -126,25 +131,85 @@ class AttackedBatch:
                 generator=self.generator,
             )
 
-    def read(self, inputs: Tensor) -> Tensor:
-        """Return the logits of inputs in evaluation mode, `(B, C)`, without gradients.
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Return the logits `(B, C)` of inputs in evaluation mode, without gradients.
 
-        Parameters are frozen too, or autocast might keep what it makes of them here, which has no gradient.
+        The parameters are frozen as well, since autocast might otherwise cache casts of them without a gradient.
         """
         with torch.no_grad(), evaluating(self.module), frozen(self.module):
             return self.logits(inputs)
 
-    def misleading(self, *, adversary: Adversary | None = None) -> Tensor:
-        """Change the inputs so that the loss of their own labels grows; `(B, ...)`, detached.
+    def adversarial_inputs(self, *, adversary: Adversary | None = None) -> Tensor:
+        """Return inputs perturbed to maximize the loss of their labels, `(B, ...)`, detached.
 
-        What the batch's own adversary finds is kept: figures of it and training on it need one search.
+        The result of the batch's own adversary is cached, so that metrics and training share one search.
         """
-        return self._misleading if adversary is None else self._misled(adversary)
+        return self._adversarial_inputs if adversary is None else self._search(adversary)
 
     @cached_property
-    def _misleading(self) -> Tensor:
-        return self._misled(self.adversary)
+    def _adversarial_inputs(self) -> Tensor:
+        return self._search(self.adversary)
 
-    def _misled(self, adversary: Adversary) -> Tensor:
+    def _search(self, adversary: Adversary) -> Tensor:
         labels = self.labels
-        return self.perturbed(self.inputs, lambda inputs: self.loss(self.logits(inputs), labels), adversary=adversary)
+        return self.perturb(self.inputs, lambda inputs: self.loss(self.logits(inputs), labels), adversary=adversary)
+
+
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return which samples are classified correctly, bool `(B,)`.
+
+    The class of mixed labels is the one with the largest share. Samples with NaN logits are not correct.
+
+    Example:
+        >>> is_correct(torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, 0.0]]), torch.tensor([0, 0, 0]))
+        tensor([ True, False, False])
+    """
+    correct = logits.argmax(1) == (labels.argmax(1) if labels.is_floating_point() else labels)
+    return correct & ~logits.isnan().any(1)
+
+
+def has_classes(attacked: AttackedBatch, logits: Tensor) -> bool:
+    """Return whether logits and labels both refer to classes, so that an accuracy is defined.
+
+    The result depends on shapes and dtypes only, and is therefore the same for all batches and ranks.
+    """
+    labels = attacked.labels
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        return False
+    if labels.is_floating_point():
+        return attacked.loss is sample_cross_entropy and labels.shape == logits.shape
+    return labels.shape == logits.shape[:1] + logits.shape[2:]
+
+
+def robustness_metrics(attacked: AttackedBatch) -> dict[str, Tensor]:
+    """Compute loss and accuracy of clean and perturbed inputs, in evaluation mode.
+
+    There is no accuracy if logits and labels do not refer to classes.
+
+    Raises:
+        FloatingPointError: If a gradient is NaN or infinite.
+    """
+    clean = _metrics(attacked, "clean", attacked.inputs)
+    return {**clean, **_metrics(attacked, "robust", attacked.adversarial_inputs())}
+
+
+def validation_metrics(attacked: AttackedBatch) -> dict[str, Tensor]:
+    """Compute `robustness_metrics`, with NaN for perturbed inputs if a gradient is NaN or infinite.
+
+    A module that has diverged does not abort a validation run.
+    """
+    try:
+        return robustness_metrics(attacked)
+    except FloatingPointError:
+        clean = _metrics(attacked, "clean", attacked.inputs)
+        robust = {name.replace("clean", "robust"): torch.full_like(value, torch.nan) for name, value in clean.items()}
+        return {**clean, **robust}
+
+
+def _metrics(attacked: AttackedBatch, prefix: str, inputs: Tensor) -> dict[str, Tensor]:
+    logits = attacked.evaluate(inputs)
+    with torch.no_grad():
+        metrics = {f"{prefix}_loss": attacked.loss(logits, attacked.labels).mean()}
+        if has_classes(attacked, logits):
+            metrics[f"{prefix}_accuracy"] = is_correct(logits, attacked.labels).float().mean()
+    return metrics

@@ -1,4 +1,4 @@
-"""`AdversarialLoss`: the cross-entropy of changed inputs, for the training loop that scorers share."""
+"""`AdversarialLoss`: the cross-entropy of perturbed inputs, for `lightning_poison.models.fitting.fit_module`."""
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,19 @@ from lightning_poison.data.pixel_range import PixelRange
 
 
 class AdversarialLoss:
-    """Changes a batch so that a module misreads it, and returns the mean cross-entropy of what comes out.
+    """Perturbs a batch to maximize its cross-entropy, and returns the mean cross-entropy of the perturbed batch.
 
-    Madry, Makelov, Schmidt, Tsipras, Vladu, ICLR 2018, arXiv 1706.06083, eq. 2.1. It counts its calls, since the radius
-    grows over the first of them: build one for each training.
+    Madry, Makelov, Schmidt, Tsipras, Vladu, ICLR 2018, arXiv 1706.06083, eq. 2.1. An instance counts its calls for the
+    warm-up of the radius: use one per training run.
 
     Args:
-        adversary: how inputs are changed.
-        pixels: how inputs are normalized; raw images in [0, 1] where it is `None`.
-        warm_up: over how many calls the radius grows from 0.
-        generator: draws the starts; a fixed seed where it is `None`.
+        adversary: Method that perturbs the inputs.
+        pixels: Normalization of the inputs. Default: raw images in [0, 1].
+        warm_up: Number of calls over which the radius grows linearly from 0. Default: 0.
+        generator: Source of the random starts. Default: a fixed seed.
 
     Raises:
-        ValueError: where `warm_up` is negative.
+        ValueError: If `warm_up` is negative.
 
     Example:
         >>> from lightning_poison.adversarial.adversaries import FGSM
@@ -46,18 +46,18 @@ class AdversarialLoss:
         self.pixels = pixels
         self.warm_up = positive_int("warm_up", warm_up, minimum=0)
         self._generator = generator or torch.Generator().manual_seed(0)
-        self._done = 0
+        self._calls = 0
 
     def __call__(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        self._done += 1
+        self._calls += 1
         with evaluating(module), frozen(module):
-            changed = self.adversary.perturb(
+            perturbed = self.adversary.perturb(
                 inputs,
-                lambda tried: sample_cross_entropy(module(tried), labels),
+                lambda candidates: sample_cross_entropy(module(candidates), labels),
                 pixels=self.pixels,
-                strength=min(1.0, self._done / max(1, self.warm_up)),
+                strength=min(1.0, self._calls / max(1, self.warm_up)),
                 parameters_frozen=True,
                 generator=self._generator,
             )
-        return F.cross_entropy(module(changed).float(), labels)
+        return F.cross_entropy(module(perturbed).float(), labels)

@@ -1,4 +1,4 @@
-"""`PoisonImmunity`: adversarial training against poison, made anew from each batch.
+"""`PoisonImmunity`: adversarial training against poison crafted from each batch.
 
 Geiping, Fowl, Somepalli, Goldblum, Moeller, Goldstein, "What Doesn't Kill You Makes You Robust(er): How to
 Adversarially Train against Data Poisoning", 2021, arXiv 2102.13624.
@@ -14,7 +14,7 @@ from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.adversarial.patches import draw_patches, place_patches
 from lightning_poison.adversarial.poison_losses import (
     PoisonLoss,
-    classes_of,
+    class_indices,
     collision_loss,
     matching_loss,
     twice_differentiable,
@@ -26,44 +26,45 @@ from lightning_poison.data.pixel_range import PixelRange
 
 PoisonAttack = Literal["gradient-matching", "feature-collision", "patch"]
 
-_SIDES = (0.1, 0.4)  # of the image's, in the code of Geiping et al.
+_SIDES = (0.1, 0.4)
+"""Minimum and maximum side of a patch as a share of the image, from the code of Geiping et al."""
+
 _LOSSES: Mapping[str, PoisonLoss] = {"gradient-matching": matching_loss, "feature-collision": collision_loss}
 
 
 class PoisonImmunity:
-    """Lets a part of each batch poison the rest, and trains on both with the labels that they have.
+    """Perturbs one part of each batch to poison the rest, and trains on both with their own labels.
 
-    A network that has been trained on poison of its own making, step by step, is to take little notice of an
-    attacker's. In each batch the first samples play the poison, the others play the targets that are to be misread:
+    Training on self-made poison in every step makes a network less sensitive to the poison of an attacker. The first
+    samples of each batch act as the poison, the others as the targets to be misclassified:
 
-    - `"gradient-matching"`: the poison is changed, within the radius, so that the gradient of its loss under its own
-      labels is aligned with that of the targets' loss under a wrong label, the most frequent one of the poison. It is
-      meant against poison for networks trained from scratch. The gradient of a gradient is needed, for each step of the
-      adversary.
-    - `"feature-collision"`: the poison is changed, within the radius, so that the mean of its features comes near that
-      of the targets. It is meant against poison frogs and the bullseye polytope.
-    - `"patch"`: a random patch stands for each class, drawn anew for each batch. Poison carries the patch of its own
-      class, and targets that of another, so that patches tell nothing. It is meant against backdoors, and is almost
-      free; the adversary's radius is not used.
+    - `"gradient-matching"`: the poison is perturbed, within the radius, to align the gradient of its loss under its own
+      labels with that of the targets' loss under a wrong label, the most frequent one of the poison. It defends against
+      poison for networks trained from scratch. Each step of the adversary needs second derivatives.
+    - `"feature-collision"`: the poison is perturbed, within the radius, to move its mean features toward those of the
+      targets. It defends against poison frogs and the bullseye polytope.
+    - `"patch"`: each class has a random patch, drawn for each batch. Poison has the patch of its own class, and targets
+      that of another class, so that patches are not informative. It defends against backdoors at almost no cost. The
+      adversary's radius is not used.
 
-    The order of the batch stays. A batch that has no two parts, or under gradient matching no target with another label
-    than the wanted one, is trained on as it is. Ranks sum their gradients and features, so that each changes its
-    samples as one rank would that has them all.
+    The order of the batch does not change. A batch is not modified if one of the parts is empty, or if, under gradient
+    matching, all targets have the intended class. Gradients and features are summed over ranks, so that each rank
+    perturbs its samples as a single rank with all samples would.
 
-    Differences from the authors' code (github.com/JonasGeiping/data-poisoning): the steps and the random start are the
-    adversary's, in the place of Adam on signs from the corners of the ball; targets that carry the wanted label do not
-    count; patches of another class follow one random cycle through the classes.
+    Differences from the authors' code (github.com/JonasGeiping/data-poisoning): steps and random start are those of the
+    adversary, not Adam on signs from the corners of the ball; targets with the intended class are ignored; patches of
+    another class follow a random cycle through the classes.
 
     Args:
-        attack: what the poison does.
-        share: of each batch that plays the poison, in (0, 1); the authors use a half.
-        layers: under gradient matching the names of the layers whose gradients count, as `module.named_modules()` gives
-            them: the last ones alone are much faster; all where it is `None`. Under feature collision the names of the
-            layers whose outputs count, one at least.
+        attack: Attack that the poison performs. Default: `"gradient-matching"`.
+        share: Share of each batch that acts as the poison, in (0, 1). Default: 0.5, as the authors use.
+        layers: Layer names in `module.named_modules()`. For gradient matching, the layers whose gradients are matched:
+            only the last ones are much faster; all by default. For feature collision, the layers whose outputs are
+            matched, at least one.
 
     Raises:
-        ValueError: where an argument is out of its range; in the first step, where there is no such layer.
-        RuntimeError: in the first step of gradient matching, where the module cannot be differentiated twice.
+        ValueError: If an argument is out of range, or, in the first step, if there is no such layer.
+        RuntimeError: If the module cannot be differentiated twice, in the first step of gradient matching.
 
     Example:
         >>> PoisonImmunity(share=0.25)
@@ -75,63 +76,59 @@ class PoisonImmunity:
     ) -> None:
         self.attack = one_of("attack", attack, (*_LOSSES, "patch"))
         self.share = fraction("share", share)
-        self.layers = _checked(layers, attack)
+        self.layers = _check_layers(layers, attack)
 
     def __repr__(self) -> str:
         return f"PoisonImmunity({self.attack!r}, share={self.share:g}, layers={self.layers})"
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
-        """Train on the batch with poison in it."""
+        """Train on the batch with perturbed poison."""
         poison = _first_share(len(attacked.inputs), self.share, attacked.part).to(attacked.inputs.device)
-        make = _with_patches if self.attack == "patch" else self._poisoned
-        inputs = make(attacked, poison)
+        inputs = (_add_patches if self.attack == "patch" else self._perturb)(attacked, poison)
         return call_next(attacked.batch if inputs is None else attacked.with_inputs(inputs))
 
-    def _poisoned(self, attacked: AttackedBatch, poison: Tensor) -> Tensor | None:
-        """Return the inputs, those of the poison changed, or `None` where nothing is to be gained."""
+    def _perturb(self, attacked: AttackedBatch, poison: Tensor) -> Tensor | None:
+        """Return the inputs with perturbed poison, or `None` if there is nothing to optimize."""
         matching = self.attack == "gradient-matching"
         with twice_differentiable() if matching else uncompiled():
             loss = _LOSSES[self.attack](attacked, poison, self.layers)
             if loss is None:
                 return None
-            changed = attacked.perturbed(attacked.inputs, loss, parameters_frozen=not matching)
-        return torch.where(_per_sample(poison, changed), changed, attacked.inputs)
+            perturbed = attacked.perturb(attacked.inputs, loss, parameters_frozen=not matching)
+        mask = poison.view(-1, *[1] * (perturbed.ndim - 1))
+        return torch.where(mask, perturbed, attacked.inputs)
 
 
-def _checked(layers: Sequence[str] | None, attack: str) -> tuple[str, ...] | None:
+def _check_layers(layers: Sequence[str] | None, attack: str) -> tuple[str, ...] | None:
     if attack == "patch" and layers is not None:
-        raise ValueError(expected("layers", "left out for 'patch', which looks at none", repr(layers)))
+        raise ValueError(expected("layers", "omitted for 'patch', which does not use any", repr(layers)))
     if isinstance(layers, str) or (not layers and (layers is not None or attack == "feature-collision")):
-        hint = "Names are those of `module.named_modules()`; features are often taken before the last layer."
+        hint = "Use names in `module.named_modules()`. Features are often those before the last layer."
         raise ValueError(expected("layers", "a list of layer names", repr(layers), hint))
     return None if layers is None else tuple(layers)
 
 
 def _first_share(count: int, share: float, part: tuple[int, int]) -> Tensor:
-    """Tell which samples of this rank are among the first share of a batch that ranks take in turns, bool `(B,)`."""
+    """Return which samples of this rank are in the first share of a batch interleaved over ranks, bool `(B,)`."""
     rank, ranks = part
     return torch.arange(rank, count * ranks, ranks) < share * count * ranks
 
 
-def _per_sample(values: Tensor, inputs: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (inputs.ndim - 1))
-
-
-def _with_patches(attacked: AttackedBatch, poison: Tensor) -> Tensor | None:
-    """Return the inputs, each with a patch, or `None` where there is one class only."""
-    inputs, classes = attacked.inputs, classes_of(attacked.labels)
+def _add_patches(attacked: AttackedBatch, poison: Tensor) -> Tensor | None:
+    """Return the inputs, each with a patch, or `None` if there is only one class."""
+    inputs, classes = attacked.inputs, class_indices(attacked.labels)
     if inputs.ndim != 4:
-        hint = "For other inputs use another attack of `PoisonImmunity`."
+        hint = "Use another attack of `PoisonImmunity` for other inputs."
         raise ValueError(expected("inputs", "images (B, C, H, W) for 'patch'", describe(inputs), hint))
-    kinds = attacked.read(inputs[:1]).shape[1]
+    kinds = attacked.evaluate(inputs[:1]).shape[1]
     if kinds < 2:
         return None
-    draws, (rank, ranks) = attacked.generator, attacked.part
+    generator, (rank, ranks) = attacked.generator, attacked.part
     channels, height, width = inputs.shape[1:]
-    patterns, sizes = draw_patches(kinds, (channels, height, width), sides=_SIDES, generator=draws)
-    cycle = torch.randperm(kinds, generator=draws, device=draws.device)
+    patterns, sizes = draw_patches(kinds, (channels, height, width), sides=_SIDES, generator=generator)
+    cycle = torch.randperm(kinds, generator=generator, device=generator.device)
     other = torch.empty_like(cycle).scatter_(0, cycle, cycle.roll(-1))
-    places = torch.rand(len(inputs) * ranks, 2, generator=draws, device=draws.device)[rank::ranks]
-    worn = torch.where(poison, classes, other.to(classes.device)[classes]).to(draws.device)
-    canvases, inside = (part.to(inputs.device) for part in place_patches(patterns, sizes, worn, places))
+    places = torch.rand(len(inputs) * ranks, 2, generator=generator, device=generator.device)[rank::ranks]
+    assigned = torch.where(poison, classes, other.to(classes.device)[classes]).to(generator.device)
+    canvases, inside = (part.to(inputs.device) for part in place_patches(patterns, sizes, assigned, places))
     return torch.where(inside, (attacked.pixels or PixelRange()).from_raw(canvases).to(inputs.dtype), inputs)

@@ -1,4 +1,4 @@
-"""What is trained on: the changed inputs (`Madry`), or a part of them; and what any recipe must offer."""
+"""`Recipe`, the interface of adversarial training methods, and `Madry`, which trains on perturbed inputs."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,35 +9,36 @@ from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.checks import fraction
 
 Step = Callable[[Any], Any]
-"""The user's own `training_step`, given a batch."""
+"""Runs the user's `training_step` on a batch."""
 
 
 class Recipe(Protocol):
-    """One way to train adversarially, as a step around the user's own."""
+    """A method of adversarial training, as a wrapper around the user's `training_step`."""
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
         """Train on one batch.
 
         Args:
-            attacked: the batch.
-            call_next: runs the user's step on a batch and returns what it returned.
+            attacked: The batch.
+            call_next: Runs the user's step on a batch and returns its output.
 
         Returns:
-            What the user's step would: the loss, or a mapping that holds it.
+            Output of the step: the loss, or a mapping with the key `"loss"`.
         """
 
 
 class Madry:
-    """Trains on changed inputs in the place of the clean ones.
+    """Trains on perturbed inputs instead of clean ones.
 
     Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018,
     arXiv 1706.06083, eq. 2.1.
 
     Args:
-        share: of each batch, in (0, 1], its first samples, rounded, but one at least; the rest stays clean.
+        share: Share of each batch to perturb, in (0, 1]: its first samples, rounded, at least one. The others stay
+            clean. Default: 1.
 
     Raises:
-        ValueError: where the share is out of its range.
+        ValueError: If `share` is out of range.
 
     Example:
         >>> Madry(share=0.5)
@@ -51,11 +52,12 @@ class Madry:
         return f"Madry(share={self.share:g})"
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
-        """Train on the changed batch."""
+        """Train on the perturbed batch."""
         count = max(1, round(self.share * len(attacked.inputs)))
         if count == len(attacked.inputs):
-            return call_next(attacked.with_inputs(attacked.misleading()))
-        first = attacked.inputs[:count]
+            return call_next(attacked.with_inputs(attacked.adversarial_inputs()))
         labels = attacked.labels[:count]
-        changed = attacked.perturbed(first, lambda inputs: attacked.loss(attacked.logits(inputs), labels))
-        return call_next(attacked.with_inputs(torch.cat([changed, attacked.inputs[count:]])))
+        perturbed = attacked.perturb(
+            attacked.inputs[:count], lambda inputs: attacked.loss(attacked.logits(inputs), labels)
+        )
+        return call_next(attacked.with_inputs(torch.cat([perturbed, attacked.inputs[count:]])))

@@ -1,4 +1,4 @@
-"""A loss of each image, and its gradient with respect to the images alone."""
+"""Losses of single images, and their gradients with respect to the images."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from lightning_poison import checks
 
 _HALF_LOSS_SCALE = 2.0**14
-"""Lifts the gradients above what float16 rounds to 0; neither a sign nor a direction depends on it."""
+"""Loss scale that keeps gradients from underflowing in float16. Signs and directions do not depend on it."""
 
 
 class SampleLosses:
-    """Computes losses and gradients at points that are kept in float32 at least, whatever the loss computes in.
+    """Computes losses and gradients at points in float32 or higher, regardless of the precision of the loss.
 
     Args:
-        loss: maps images `(B, ...)` to one loss each, `(B,)`.
-        like: images as `loss` wants them; for their dtype, and the device whose autocast counts.
-        parameters_frozen: whether nothing but the images has a gradient in `loss`. Then the gradient can also be had by
-            `backward`, which reentrant gradient checkpointing asks for.
+        loss: Maps images `(B, ...)` to one loss each, `(B,)`.
+        like: Images of the dtype that `loss` expects, on the device whose autocast setting applies.
+        parameters_frozen: Whether the images are the only input of `loss` that requires a gradient. The gradient can
+            then be computed by `backward`, which reentrant gradient checkpointing requires. Default: `False`.
 
     Example:
         >>> losses = SampleLosses(lambda images: images.square().sum(1), torch.zeros(2, 3, dtype=torch.bfloat16))
@@ -36,17 +36,18 @@ class SampleLosses:
         self._half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
 
     def values(self, points: Tensor) -> Tensor:
-        """Return the losses `(B,)`, detached, in the dtype of the points."""
+        """Return the losses `(B,)`, detached, in the dtype of the points `(B, ...)`."""
         with torch.no_grad():
             return self._losses(points).to(points.dtype)
 
     def gradient(self, points: Tensor) -> Tensor:
-        """Return the gradient at points `(B, ...)`; under float16 times a positive factor.
+        """Return the gradient at points `(B, ...)`, times a positive factor if float16 is involved.
 
-        It writes no `.grad`, and works under `torch.no_grad`.
+        No `.grad` is written. It works under `torch.no_grad`.
 
         Raises:
-            ValueError: where the loss has no gradient, or is not one for each image.
+            RuntimeError: If reentrant checkpoints need a backward pass, and the parameters are not frozen.
+            ValueError: If the loss has no gradient, or is not one per image.
         """
         gradient, scale = self._gradient(points, _HALF_LOSS_SCALE)
         if scale == 1 or bool(gradient.isfinite().all()):
@@ -54,21 +55,21 @@ class SampleLosses:
         return self._gradient(points, 1.0)[0]
 
     def _gradient(self, points: Tensor, half_scale: float) -> tuple[Tensor, float]:
-        """Return the gradient of the loss, times `half_scale` where float16 is at work, and that factor."""
+        """Return the gradient of the loss, times `half_scale` if float16 is involved, and that factor."""
         with torch.enable_grad():
             leaf = points.detach().requires_grad_()
             losses = self._losses(leaf)
             scale = half_scale if self._half or torch.float16 in (losses.dtype, self._dtype) else 1.0
             if losses.requires_grad:
                 total = losses.to(points.dtype).sum() * scale
-                gradient = self._differentiated(total, leaf)
+                gradient = self._differentiate(total, leaf)
                 if gradient is not None:
                     return gradient, scale
-        hint = "Leave out what cuts gradients off: `detach`, `argmax`, `torch.no_grad`, `torch.inference_mode`."
+        hint = "Remove operations without a gradient: `detach`, `argmax`, `torch.no_grad`, `torch.inference_mode`."
         raise ValueError(checks.expected("loss", "differentiable in the images", "one that is not", hint))
 
-    def _differentiated(self, total: Tensor, leaf: Tensor) -> Tensor | None:
-        """Return d total / d leaf, or `None` where they have nothing to do with each other."""
+    def _differentiate(self, total: Tensor, leaf: Tensor) -> Tensor | None:
+        """Return d total / d leaf, or `None` if the total does not depend on the leaf."""
         if self._reentrant:
             total.backward()  # type: ignore[no-untyped-call]
             return leaf.grad
@@ -78,8 +79,10 @@ class SampleLosses:
             if "checkpoint" not in str(error):
                 raise
         if not self._parameters_frozen:
-            hint = "Write `checkpoint(..., use_reentrant=False)`, or freeze the parameters and say so."
-            raise RuntimeError(f"Expected a gradient without a backward pass, which checkpoints forbid.\n{hint}")
+            raise RuntimeError(
+                "Expected a model that supports `torch.autograd.grad`, but got one with reentrant checkpoints.\n"
+                "Write `checkpoint(..., use_reentrant=False)`, or freeze the parameters and set `parameters_frozen`."
+            )
         self._reentrant = True
         return self._gradient(leaf, 1.0)[0]
 

@@ -1,4 +1,4 @@
-"""What a `training_step` returned: the loss in it, and the same with something added."""
+"""The loss in the output of a `training_step`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from lightning_poison.checks import describe, expected
 
 
 def loss_in(output: Any) -> Tensor:
-    """Return the loss among what a step returned.
+    """Return the loss in the output of a step.
 
     Raises:
-        TypeError: where it is neither a tensor nor a mapping with `loss`.
+        TypeError: If the output is neither a tensor nor a mapping with the key `"loss"`.
 
     Example:
         >>> import torch
@@ -21,13 +21,13 @@ def loss_in(output: Any) -> Tensor:
     """
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
-        came = f"a dict with the keys {list(output)}" if isinstance(output, Mapping) else describe(output)
-        raise TypeError(expected("training_step", "a function that returns its loss, or a dict with `loss`", came))
+        found = f"a dict with the keys {list(output)}" if isinstance(output, Mapping) else describe(output)
+        raise TypeError(expected("training_step", "a function that returns its loss, or a dict with `loss`", found))
     return loss
 
 
 def with_loss(output: Any, loss: Tensor) -> Any:
-    """Return what a step returned, with another loss.
+    """Return the output of a step with another loss.
 
     Example:
         >>> import torch

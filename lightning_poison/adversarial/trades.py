@@ -1,4 +1,4 @@
-"""`TRADES`: the loss of clean inputs, and how far the reading of changed ones lies from theirs.
+"""`TRADES`: the loss of clean inputs plus the divergence of the predictions for perturbed inputs.
 
 Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, "Theoretically Principled Trade-off between Robustness and Accuracy", ICML
 2019, arXiv 1901.08573, eq. 5, with the Kullback-Leibler divergence that the authors use for more than two classes.
@@ -16,20 +16,20 @@ from lightning_poison.checks import expected, positive
 from lightning_poison.contexts import untracked
 
 
-def reading_divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
+def prediction_divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
     """Compute KL(p(x) ‖ p(x′)) of each sample.
 
     Args:
-        logits: of changed inputs x′, `(B, C)`.
-        clean_logits: of the clean inputs x, `(B, C)`.
+        logits: Logits of perturbed inputs x′, `(B, C)`.
+        clean_logits: Logits of clean inputs x, `(B, C)`.
 
     Returns:
-        float32 `(B,)`, at least 0.
+        Divergences, float32 `(B,)`, at least 0.
 
     Example:
         >>> import torch
         >>> clean = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-        >>> reading_divergence(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), clean).round(decimals=2)
+        >>> prediction_divergence(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), clean).round(decimals=2)
         tensor([0.0000, 0.4300])
     """
     log_p, log_q = F.log_softmax(clean_logits.float(), dim=1), F.log_softmax(logits.float(), dim=1)
@@ -37,20 +37,19 @@ def reading_divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
 
 
 class TRADES:
-    """Trains on clean inputs, and adds β KL(p(x) ‖ p(x′)) to the loss, where x′ is changed so that this is large.
+    """Trains on clean inputs, with β KL(p(x) ‖ p(x′)) added to the loss, where x′ is perturbed to maximize it.
 
-    The user's step gets the clean batch; β times the divergence, averaged over the batch, is added to the loss that it
-    returns. The module's forward runs twice more, with the statistics of the batch: once for the clean inputs, which
-    leaves the running statistics of batch norm alone, and once for the changed ones, which moves them, as the authors'
-    code does. Under manual optimization there is no loss to add to, and it is an error; a step that returns nothing
-    skips its batch, as ever. At the clean inputs the divergence has no gradient, so that the adversary needs a random
-    start.
+    The user's step receives the clean batch, and β times the divergence, averaged over the batch, is added to the loss
+    that it returns. The module runs two more forward passes with batch statistics: one for the clean inputs, without an
+    update of batch norm's running statistics, and one for the perturbed inputs, with an update, as in the authors'
+    code. Manual optimization is not supported, since there is no loss to add to. If the step returns `None`, the batch
+    is skipped as usual. The divergence has no gradient at the clean inputs, so the adversary needs a random start.
 
     Args:
-        beta: 1/λ of the paper, above 0; the authors use 1 and 6.
+        beta: 1/λ of the paper, above 0. The authors use 1 and 6. Default: 6.
 
     Raises:
-        ValueError: where β is out of its range.
+        ValueError: If `beta` is out of range.
 
     Example:
         >>> TRADES()
@@ -64,22 +63,24 @@ class TRADES:
         return f"TRADES(beta={self.beta:g})"
 
     def step(self, attacked: AttackedBatch, call_next: Step) -> Any:
-        """Train on the clean batch, and on the divergence."""
+        """Train on the clean batch and the divergence."""
         if not getattr(attacked.module, "automatic_optimization", True):
             raise ValueError(
-                "Expected automatic optimization for `TRADES`, which adds to the loss that a step returns, but got a "
-                f"{type(attacked.module).__name__} that optimizes by itself.\nUse `Madry()` or `Free()`."
+                "Expected automatic optimization for `TRADES`, which adds to the loss that a step returns, but got "
+                f"{type(attacked.module).__name__} with manual optimization.\nUse `Madry()` or `Free()`."
             )
         if attacked.adversary.steps == 1 and not getattr(attacked.adversary, "random_start", True):
-            hint = "At the clean inputs the divergence is 0, and has no gradient."
+            hint = "The divergence is 0 at the clean inputs, and has no gradient there."
             raise ValueError(expected("random_start", "True for a single step of `TRADES`", "False", hint))
-        aim = attacked.read(attacked.inputs)
-        changed = attacked.perturbed(attacked.inputs, lambda inputs: reading_divergence(attacked.logits(inputs), aim))
+        reference = attacked.evaluate(attacked.inputs)
+        perturbed = attacked.perturb(
+            attacked.inputs, lambda inputs: prediction_divergence(attacked.logits(inputs), reference)
+        )
         output = call_next(attacked.batch)
         if output is None:
             return None
         loss = loss_in(output)
         with untracked(attacked.module):
             clean = attacked.logits(attacked.inputs)
-        divergence = reading_divergence(attacked.logits(changed), clean).mean()
+        divergence = prediction_divergence(attacked.logits(perturbed), clean).mean()
         return with_loss(output, loss + self.beta * divergence)

@@ -1,11 +1,13 @@
-from .crafting import check_identity as check_identity
 from .crafting import craft as craft
+from .objectives import ANY_OTHER as ANY_OTHER
 from .objectives import AvailabilityObjective as AvailabilityObjective
 from .objectives import InstancesObjective as InstancesObjective
 from .objectives import Objective as Objective
 from .objectives import ProtectedClassObjective as ProtectedClassObjective
 from .objectives import TriggerObjective as TriggerObjective
 from .objectives import attacker_succeeds as attacker_succeeds
+from .objectives import objective_kinds as objective_kinds
+from .poison import COVER as COVER
 from .poison import Attack as Attack
 from .poison import Poison as Poison
 from .poisoned_dataset import PoisonedDataset as PoisonedDataset
@@ -16,3 +18,4 @@ from .threat import Threat as Threat
 from .threat import check_surrogates as check_surrogates
 from .triggers import PatchTrigger as PatchTrigger
 from .triggers import Trigger as Trigger
+from .triggers import trigger_kinds as trigger_kinds

@@ -1,4 +1,4 @@
-"""The door of attack plug-ins: runs an attack and checks what came back before anyone uses it."""
+"""Run an attack and check the poison that it returns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,29 +24,29 @@ def craft(
     holdout: "Dataset[Any] | None" = None,
     generator: torch.Generator,
 ) -> Poison:
-    """Run an attack and check that its poison keeps the contract.
+    """Run an attack and check that its poison complies with the contract.
 
-    The attack runs under random states that are seeded from the generator and put back afterwards, so one that draws
-    from the global ones by mistake still repeats and disturbs nobody.
+    The global random states are seeded from the generator and restored afterwards, so that an attack that uses them by
+    mistake is still reproducible and has no side effects.
 
     Args:
-        attack: what a plug-in's factory returned.
-        dataset: the training set, map-style.
-        threat: the limits.
-        surrogates: models that the attack may craft on.
-        holdout: samples that are not trained on.
-        generator: the only source of randomness.
+        attack: Attack, as returned by the factory of a plug-in.
+        dataset: Training set, map-style.
+        threat: Limits of the attack.
+        surrogates: Models on which the attack may craft. Default: none.
+        holdout: Samples that are not part of the training set. Optional.
+        generator: The only source of randomness.
 
     Returns:
-        The poison, of at most `threat.budget` samples.
+        Poison of at most `threat.budget` samples.
 
     Raises:
-        PluginError: where the poison breaks a rule: budget, positions, shape and dtype, finiteness, pixel range and
-            grid, epsilon, labels, settings, objective; or where the attack changed the data or a surrogate. It names
-            the attack, the rule and the value.
-        TypeError: where `generator` is none.
+        PluginError: If the poison violates a rule (budget, positions, shape and dtype, finiteness, pixel range and
+            grid, epsilon, labels, settings, objective), or if the attack changes the data or a surrogate. The message
+            names the attack, the rule and the value.
+        TypeError: If `generator` is not a `torch.Generator`.
 
-    What the attack itself raises comes through, with a note that names the attack.
+    Exceptions of the attack itself propagate, with a note that names the attack.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -64,7 +64,7 @@ def craft(
         raise TypeError(
             expected("generator", "a torch.Generator", generator, "Write `torch.Generator().manual_seed(0)`.")
         )
-    check_identity(attack)
+    check_interface(attack)
     before = _snapshots(dataset, holdout, surrogates)
     with seeded_rng(generator.initial_seed()):
         try:
@@ -74,38 +74,36 @@ def craft(
             raise
     for (what, old), (_, new) in zip(before, _snapshots(dataset, holdout, surrogates), strict=True):
         if (changed := first_change(old, new)) is not None:
-            raise broken_contract(
-                attack, f"leave {what} as it found it", f"another {changed}", "Work on a copy (`clone`)."
-            )
+            hint = "Work on a copy (`clone`)."
+            raise broken_contract(attack, f"leave {what} unchanged", f"a change in {changed}", hint)
     check_poison(attack, poison, dataset, threat)
     return poison
 
 
-def check_identity(attack: Any) -> None:
-    """Check that an object looks like an attack.
+def check_interface(attack: Any) -> None:
+    """Check that an object has the interface of an attack.
 
     Raises:
-        PluginError: where `name`, `clean_label` or `craft` is missing or of another type.
+        PluginError: If `name`, `clean_label` or `craft` is missing or has the wrong type.
 
     Example:
         >>> class Nameless:
         ...     clean_label = True
         ...     def craft(self, dataset, threat, *, surrogates, holdout, generator): ...
-        >>> check_identity(Nameless())
+        >>> check_interface(Nameless())
         Traceback (most recent call last):
         lightning_poison.errors.PluginError: Expected `Nameless.name` to be a string, but got None.
     """
-    wanted = (("name", str, "a string"), ("clean_label", bool, "True or False"))
-    for attribute, kind, words in wanted:
+    for attribute, kind, what in (("name", str, "a string"), ("clean_label", bool, "True or False")):
         if not isinstance(value := getattr(attack, attribute, None), kind):
-            raise PluginError(expected(f"{type(attack).__name__}.{attribute}", words, describe(value)))
+            raise PluginError(expected(f"{type(attack).__name__}.{attribute}", what, describe(value)))
     if not callable(getattr(attack, "craft", None)):
         raise PluginError(f"Expected the attack `{printable(attack.name)}` to have a method `craft`, but it has none.")
 
 
 def _snapshots(dataset: Any, holdout: Any, surrogates: Sequence[Surrogate]) -> list[tuple[str, dict[str, str]]]:
-    taken = [("the data set", snapshot_dataset(dataset))]
+    snapshots = [("the data set", snapshot_dataset(dataset))]
     if holdout is not None:
-        taken.append(("the held-out set", snapshot_dataset(holdout)))
+        snapshots.append(("the held-out set", snapshot_dataset(holdout)))
     models = [snapshot_module(surrogate.model) for surrogate in surrogates]
-    return taken + [(f"surrogate {position}", parts) for position, parts in enumerate(models)]
+    return snapshots + [(f"surrogate {position}", parts) for position, parts in enumerate(models)]

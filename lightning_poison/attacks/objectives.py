@@ -1,7 +1,7 @@
-"""What counts as success of an attack, by kind, so that it can be saved and measured by anyone.
+"""Attack objectives: the evaluation set of an attack and its success criterion.
 
-Each objective turns a clean test set into an evaluation set of items `(input, true label, label the attacker wants)`,
-where −1 stands for "any other label", and judges a model's predictions on it.
+An objective builds, from a clean test set, an evaluation set of items `(input, true label, wanted label)`, where the
+wanted label −1 means any label but the true one, and decides for which predictions the attack succeeds.
 """
 
 from collections.abc import Mapping
@@ -12,25 +12,40 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.attacks.evaluation_sets import InstanceSet, RelabeledSet, TriggeredSet
-from lightning_poison.attacks.triggers import Trigger, triggers
+from lightning_poison.attacks.evaluation_sets import EvaluationSubset, StoredTargets
+from lightning_poison.attacks.triggers import Trigger, trigger_kinds
 from lightning_poison.data.labels import labels_of
-from lightning_poison.data.raw_images import resolve
-from lightning_poison.serialization import KindRegistry
+from lightning_poison.data.raw_images import transform_owner
+from lightning_poison.serialization import KindRegistry, Saved
 
 ANY_OTHER = -1
-"""The wanted label of an attacker who is content with any label but the true one."""
+"""Wanted label of an attacker who wants any label but the true one."""
+
+
+@runtime_checkable
+class Objective(Saved, Protocol):
+    """Goal of an attacker, and the criterion for reaching it. It can be saved with the poison."""
+
+    def evaluation_set(self, test: "Dataset[Any]") -> "Dataset[tuple[Any, int, int]]":
+        """Return items `(input, true label, wanted label)`; the wanted label −1 means any label but the true one."""
+
+    def success(self, predictions: Tensor, true: Tensor, wanted: Tensor, *, reference: Tensor | None = None) -> Tensor:
+        """Return bool `(N,)`: whether the attacker succeeds on each item; see `attacker_succeeds`."""
+
+
+objective_kinds = KindRegistry[Objective]("objective")
+"""Registered kinds. Decorate a class with `@objective_kinds.register` so that saved poison can load it."""
 
 
 def attacker_succeeds(predictions: Tensor, true: Tensor, wanted: Tensor, *, reference: Tensor | None = None) -> Tensor:
-    """Judge each item: is the prediction what the attacker wants?
+    """Compare predictions with the labels that the attacker wants.
 
     Args:
-        predictions: int64 `(N,)`, the labels that a model predicts.
-        true: int64 `(N,)`, the true labels.
-        wanted: int64 `(N,)`, the labels that the attacker wants; −1 for any other than the true one.
-        reference: int64 `(N,)`, what a model that was trained without poison predicts. Where it is given, an item on
-            which that model fails the same way is no success: the attack did not cause it.
+        predictions: Labels that the model predicts, int64 `(N,)`.
+        true: True labels, int64 `(N,)`.
+        wanted: Labels that the attacker wants, int64 `(N,)`; −1 for any label but the true one.
+        reference: Predictions of a model trained without poison, int64 `(N,)`. If given, an item on which this model
+            fails in the same way is no success, because the attack did not cause it.
 
     Returns:
         bool `(N,)`.
@@ -39,69 +54,42 @@ def attacker_succeeds(predictions: Tensor, true: Tensor, wanted: Tensor, *, refe
         >>> attacker_succeeds(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 0]), torch.tensor([1, 1, -1]))
         tensor([ True, False,  True])
     """
-    met = torch.where(wanted == ANY_OTHER, predictions != true, predictions == wanted)
+    reached = torch.where(wanted == ANY_OTHER, predictions != true, predictions == wanted)
     if reference is None:
-        return met
-    return met & ~torch.where(wanted == ANY_OTHER, reference != true, reference == wanted)
+        return reached
+    return reached & ~torch.where(wanted == ANY_OTHER, reference != true, reference == wanted)
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """What an attacker wants, and when it has got it."""
-
-    kind: ClassVar[str]
-
-    def evaluation_set(self, test: "Dataset[Any]") -> "Dataset[tuple[Any, int, int]]":
-        """Return items `(input, true label, wanted label)`; the wanted label is −1 for any other than the true one."""
+class _ObjectiveDefaults:
+    """Defaults of the objectives below: success by label, no tensors."""
 
     def success(self, predictions: Tensor, true: Tensor, wanted: Tensor, *, reference: Tensor | None = None) -> Tensor:
-        """Judge predictions `(N,)` on the evaluation set; see `attacker_succeeds`."""
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return what JSON can hold."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return the rest."""
-
-    @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the objective again."""
-
-
-objectives = KindRegistry[Objective]("objective")
-"""Registered kinds: `@objectives.register` makes a class of a plug-in known, so that its poison can be loaded again."""
-
-
-class _Judged:
-    """The shared ending of the objectives of this module."""
-
-    def success(self, predictions: Tensor, true: Tensor, wanted: Tensor, *, reference: Tensor | None = None) -> Tensor:
-        """Judge predictions on the evaluation set; see `attacker_succeeds`."""
+        """Return bool `(N,)`: whether the attacker succeeds on each item; see `attacker_succeeds`."""
         return attacker_succeeds(predictions, true, wanted, reference=reference)
 
     def settings(self) -> Mapping[str, Any]:
-        """Return what JSON can hold; nothing unless a kind has settings."""
+        """Return the JSON-serializable settings."""
         return {}
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Return the rest; nothing unless a kind has tensors."""
+        """Return the tensors by name."""
         return {}
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        """Build the objective again; a kind with tensors has its own way."""
+        """Rebuild the objective from its settings."""
         return cls(**settings)
 
 
-@objectives.register
-class TriggerObjective(_Judged):
-    """A backdoor: triggered test images are read as the target class; those that belong to it do not count.
+@objective_kinds.register
+class TriggerObjective(_ObjectiveDefaults):
+    """Backdoor: triggered test images of other classes are classified as the target class.
 
     Args:
-        trigger: what is done to an image before the data set's transform.
-        target_class: the class that triggered images shall be read as; for all-to-all, int64 `(C,)` with one for each
-            true class.
-        source_class: attack only images of this class; all where it is `None`.
+        trigger: Applied to each image before the transform of the data set.
+        target_class: Class as which triggered images are to be classified; for an all-to-all attack, int64 `(C,)` with
+            a target for each true class.
+        source_class: Attack only images of this class. Default: all classes.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -126,63 +114,64 @@ class TriggerObjective(_Judged):
         """Return the triggered images of all attacked classes.
 
         Raises:
-            TypeError: where the raw images of the test set cannot be reached.
-            ValueError: where a label has no target.
+            TypeError: If the raw images of the test set are not accessible.
+            ValueError: If a label has no target.
         """
         true = labels_of(test)
-        resolve(test, 0)
+        transform_owner(test, 0)
         wanted = self._wanted(true)
         chosen = wanted != true
         if self.source_class is not None:
             chosen &= true == self.source_class
-        return TriggeredSet(test, chosen.nonzero().flatten(), true[chosen], wanted[chosen], self.trigger)
+        return EvaluationSubset(test, chosen.nonzero().flatten(), true[chosen], wanted[chosen], self.trigger)
 
     def _wanted(self, true: Tensor) -> Tensor:
         if isinstance(self.target_class, Tensor):
-            known, largest = len(self.target_class), int(true.max()) if len(true) else 0
-            if largest >= known:
-                what = f"labels below {known}, the classes that have a target"
+            count, largest = len(self.target_class), int(true.max()) if len(true) else 0
+            if largest >= count:
+                what = f"labels below {count}, the classes that have a target"
                 raise ValueError(checks.expected("test", what, largest))
             return self.target_class[true]
         return torch.full_like(true, self.target_class)
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the classes and the trigger's settings."""
-        packed, _ = triggers.pack(self.trigger)
+        """Return the classes and the settings of the trigger."""
+        packed, _ = trigger_kinds.pack(self.trigger)
         target = None if isinstance(self.target_class, Tensor) else self.target_class
         return {"trigger": packed, "target_class": target, "source_class": self.source_class}
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Return the trigger's tensors, and the target of each class."""
-        _, tensors = triggers.pack(self.trigger)
+        """Return the tensors of the trigger and the target of each class."""
+        _, tensors = trigger_kinds.pack(self.trigger)
         if isinstance(self.target_class, Tensor):
             tensors["target_class"] = self.target_class
         return tensors
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the objective again."""
+        """Rebuild the objective."""
         rest = dict(tensors)
         target = rest.pop("target_class", settings["target_class"])
-        return cls(triggers.unpack(settings["trigger"], rest), target, settings["source_class"])
+        return cls(trigger_kinds.unpack(settings["trigger"], rest), target, settings["source_class"])
 
 
-@objectives.register
-class InstancesObjective(_Judged):
-    """Chosen test samples are misread, each as a label of the attacker's.
+@objective_kinds.register
+class InstancesObjective(_ObjectiveDefaults):
+    """Targeted attack: selected test samples are misclassified, each as a label of the attacker's choice.
 
     Args:
-        inputs: `(T, ...)`, the samples: uint8 `(T, C, H, W)` in the raw domain, else as the data set returns them.
-        labels: int64 `(T,)`, their true labels.
-        wanted: int64 `(T,)`, what each shall be read as; −1 for any other.
-        domain: `"raw"` where the test set's transform still has to be applied.
+        inputs: Target samples `(T, ...)`: uint8 `(T, C, H, W)` in the raw domain, else as the data set returns them.
+        labels: True labels, int64 `(T,)`.
+        wanted: Label as which each target is to be classified, int64 `(T,)`; −1 for any label but the true one.
+        domain: `"raw"` if the transform of the test set still has to be applied, else `"sample"`.
 
     Raises:
-        ValueError: where `labels` or `wanted` is no int64 vector as long as `inputs`.
+        ValueError: If `labels` or `wanted` is not an int64 vector with one entry per sample.
 
     Example:
-        >>> aim = InstancesObjective(torch.rand(2, 4), labels=torch.tensor([0, 1]), wanted=torch.tensor([1, -1]))
-        >>> aim.success(torch.tensor([1, 1]), aim.labels, aim.wanted)
+        >>> labels, wanted = torch.tensor([0, 1]), torch.tensor([1, -1])
+        >>> objective = InstancesObjective(torch.rand(2, 4), labels, wanted)
+        >>> objective.success(torch.tensor([1, 1]), labels, wanted)
         tensor([ True, False])
     """
 
@@ -203,8 +192,8 @@ class InstancesObjective(_Judged):
         return f"InstancesObjective({len(self.labels)} targets, domain={self.domain!r})"
 
     def evaluation_set(self, test: "Dataset[Any]") -> "Dataset[tuple[Any, int, int]]":
-        """Return the targets; the test set is asked for its transform only, and only in the raw domain."""
-        return InstanceSet(self.inputs, self.labels, self.wanted, test if self.domain == "raw" else None)
+        """Return the targets. The test set provides only the transform, and only in the raw domain."""
+        return StoredTargets(self.inputs, self.labels, self.wanted, test if self.domain == "raw" else None)
 
     def settings(self) -> Mapping[str, Any]:
         """Return the domain."""
@@ -216,17 +205,17 @@ class InstancesObjective(_Judged):
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the objective again."""
+        """Rebuild the objective."""
         return cls(tensors["inputs"], tensors["labels"], tensors["wanted"], domain=settings["domain"])
 
 
-@objectives.register
-class ProtectedClassObjective(_Judged):
-    """The test samples of one class are misread.
+@objective_kinds.register
+class ProtectedClassObjective(_ObjectiveDefaults):
+    """The test samples of one class are misclassified.
 
     Args:
-        protected_class: the class to be misread.
-        target_class: what it shall be read as; −1 for any other.
+        protected_class: Class to be misclassified.
+        target_class: Class as which it is to be classified. Default: −1, any other class.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -247,16 +236,16 @@ class ProtectedClassObjective(_Judged):
         """Return the test samples of the protected class."""
         true = labels_of(test)
         chosen = (true == self.protected_class).nonzero().flatten()
-        return RelabeledSet(test, chosen, true[chosen], torch.full((len(chosen),), self.target_class))
+        return EvaluationSubset(test, chosen, true[chosen], torch.full((len(chosen),), self.target_class))
 
     def settings(self) -> Mapping[str, Any]:
         """Return the classes."""
         return {"protected_class": self.protected_class, "target_class": self.target_class}
 
 
-@objectives.register
-class AvailabilityObjective(_Judged):
-    """The model gets worse on all test samples.
+@objective_kinds.register
+class AvailabilityObjective(_ObjectiveDefaults):
+    """Availability attack: the accuracy on all test samples decreases.
 
     Example:
         >>> AvailabilityObjective()
@@ -271,4 +260,4 @@ class AvailabilityObjective(_Judged):
     def evaluation_set(self, test: "Dataset[Any]") -> "Dataset[tuple[Any, int, int]]":
         """Return the whole test set."""
         true = labels_of(test)
-        return RelabeledSet(test, torch.arange(len(true)), true, torch.full_like(true, ANY_OTHER))
+        return EvaluationSubset(test, torch.arange(len(true)), true, torch.full_like(true, ANY_OTHER))

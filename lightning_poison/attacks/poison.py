@@ -1,4 +1,4 @@
-"""`Poison`: which training samples the attacker controls, their new inputs and their labels."""
+"""`Poison`: the training samples that the attacker controls, with their new inputs and labels."""
 
 import os
 from collections.abc import Mapping
@@ -10,34 +10,34 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import checks
-from lightning_poison.attacks.objectives import Objective, objectives
+from lightning_poison.attacks.objectives import Objective, objective_kinds
 from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.serialization import read_tensors, write_tensors
 
 POISON, COVER = 0, 1
-"""The roles: poison; and cover samples, which count neither as caught poison nor as lost clean data."""
+"""Sample roles. Cover samples count neither as poison nor as clean samples."""
 
 
 @dataclass(frozen=True, eq=False)
 class Poison:
-    """Poison, drawn once, by index.
+    """Poison samples, drawn once and identified by index.
 
     Args:
-        indices: int64 `(P,)`, positions in the training set, each once; an index of `len(dataset)` or more is appended.
-        labels: int64 `(P,)`, the label that each poison sample carries.
-        objective: what the attack wants, and when it has got it.
-        attack: the name of the attack.
-        inputs: `(P, ...)`, the new inputs: images as uint8 `(P, C, H, W)` in the raw domain, else float as the data set
-            returns them; `None` where only labels change.
-        base_indices: int64 `(P,)`, the sample that each poison was made from; `None` where each was made from the
-            sample that it replaces.
-        role: int64 `(P,)`, 0 for poison and 1 for cover samples; poison throughout where it is not given.
-        domain: `"raw"` where the inputs go in before the data set's transform, `"sample"` where they are what the data
-            set returns.
-        settings: the attack's settings, what JSON can hold.
+        indices: Unique positions in the training set, int64 `(P,)`. Samples with an index of `len(dataset)` or more are
+            appended.
+        labels: Label of each poison sample, int64 `(P,)`.
+        objective: Goal of the attack.
+        attack: Name of the attack.
+        inputs: New inputs `(P, ...)`: images as uint8 `(P, C, H, W)` in the raw domain, else floating point as the data
+            set returns them. Default: none, only labels change.
+        base_indices: Sample from which each poison sample was made, int64 `(P,)`. Default: the sample that it replaces.
+        role: 0 for poison and 1 for cover samples, int64 `(P,)`. Default: all poison.
+        domain: `"raw"` if the inputs precede the transform of the data set, `"sample"` if they are what the data set
+            returns.
+        settings: JSON-serializable settings of the attack.
 
     Raises:
-        ValueError: where lengths or types disagree, or an index is negative or given twice.
+        ValueError: If lengths or types disagree, or an index is negative or repeated.
 
     Example:
         >>> from lightning_poison.attacks.objectives import AvailabilityObjective
@@ -66,7 +66,7 @@ class Poison:
                 raise ValueError(checks.expected(name, f"as long as `indices` ({count})", len(value)))
         values, counts = torch.unique(self.indices, return_counts=True)
         if len(values) != count:
-            raise ValueError(checks.expected("indices", "each given once", f"{int(values[counts > 1][0])} twice"))
+            raise ValueError(checks.expected("indices", "unique", f"{int(values[counts > 1][0])} twice"))
         if count and int(self.indices.min()) < 0:
             raise ValueError(checks.expected("indices", "at least 0", int(self.indices.min())))
         checks.one_of("domain", self.domain, ("raw", "sample"))
@@ -77,34 +77,52 @@ class Poison:
             return
         if len(self.inputs) != count:
             raise ValueError(checks.expected("inputs", f"as long as `indices` ({count})", len(self.inputs)))
+        received = checks.describe(self.inputs)
         if self.domain == "raw" and (self.inputs.dtype != torch.uint8 or self.inputs.ndim != 4):
-            raise ValueError(
-                checks.expected("inputs", "uint8 (P, C, H, W) in the raw domain", checks.describe(self.inputs))
-            )
+            raise ValueError(checks.expected("inputs", "uint8 (P, C, H, W) in the raw domain", received))
         if self.domain == "sample" and not self.inputs.is_floating_point():
-            raise ValueError(
-                checks.expected("inputs", "floating point in the sample domain", checks.describe(self.inputs))
-            )
+            raise ValueError(checks.expected("inputs", "floating point in the sample domain", received))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __repr__(self) -> str:
         what = "labels only" if self.inputs is None else f"{self.domain} inputs {tuple(self.inputs.shape[1:])}"
-        covers = int((self.role == COVER).sum())
-        covered = f", {covers} of them cover" if covers else ""
-        return f"Poison({checks.printable(self.attack)}: {len(self)} samples{covered}, {what})"
+        count = int((self.role == COVER).sum())
+        cover = f", {count} of them cover" if count else ""
+        return f"Poison({checks.printable(self.attack)}: {len(self)} samples{cover}, {what})"
 
     def appended(self, length: int) -> Tensor:
-        """Return a mask `(P,)` of the samples that are appended to a data set of that length."""
+        """Return bool `(P,)`: which samples are appended to a data set of this length."""
         return self.indices >= length
 
+    def check_fits(self, length: int) -> None:
+        """Check that the poison fits a data set of this length.
+
+        Raises:
+            ValueError: If appended indices are not consecutive, a base is outside the data set, or appended samples
+                have neither inputs nor bases.
+        """
+        appended = self.indices[self.appended(length)].sort().values
+        consecutive = torch.arange(length, length + len(appended))
+        hint = "Use the data set for which the poison was crafted."
+        if not torch.equal(appended, consecutive):
+            received = appended[appended != consecutive].tolist()
+            what = f"consecutive from {length} on for appended samples"
+            raise ValueError(checks.expected("indices", what, received, hint))
+        bases = self.base_indices
+        if bases is not None and (outside := bases[(bases < 0) | (bases >= length)]).numel():
+            what = f"positions in the data set of {length} samples"
+            raise ValueError(checks.expected("base_indices", what, int(outside[0]), hint))
+        if len(appended) and self.inputs is None and bases is None:
+            raise ValueError("Expected `inputs` or `base_indices` for appended samples, but got neither.")
+
     def is_poison(self, length: int) -> Tensor:
-        """Return the ground truth, bool `(length + appended,)`: which samples of the poisoned set are poison."""
+        """Return the ground truth, bool `(length + appended,)`: which samples of the poisoned data set are poison."""
         return self._mask(length, POISON)
 
     def is_cover(self, length: int) -> Tensor:
-        """Return bool `(length + appended,)`: which samples of the poisoned set are cover."""
+        """Return bool `(length + appended,)`: which samples of the poisoned data set are cover."""
         return self._mask(length, COVER)
 
     def _mask(self, length: int, role: int) -> Tensor:
@@ -113,8 +131,8 @@ class Poison:
         return mask
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file with the JSON in its header, atomically; no pickle."""
-        packed, extra = objectives.pack(self.objective)
+        """Write a safetensors file with the JSON-serializable parts in its header, atomically and without pickle."""
+        packed, extra = objective_kinds.pack(self.objective)
         tensors = {"indices": self.indices, "labels": self.labels, "role": self.role}
         optional = {"inputs": self.inputs, "base_indices": self.base_indices}
         tensors |= {name: value for name, value in optional.items() if value is not None}
@@ -124,29 +142,30 @@ class Poison:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file that `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where it holds something else, or an objective of a kind that is not registered.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file has other contents, or the kind of its objective is not registered.
         """
         tensors, meta = read_tensors(path, "poison")
         prefix = "objective."
         extra = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         parts: dict[str, Any] = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
         try:
-            objective = objectives.unpack(meta["objective"], extra)
+            objective = objective_kinds.unpack(meta["objective"], extra)
             rest = {name: meta[name] for name in ("attack", "settings", "domain")}
             return cls(objective=objective, **rest, **parts)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"Expected a complete poison file, but parts of {path} do not fit: {error}.") from error
+            raise ValueError(
+                f"Expected a complete poison file, but {path} is incomplete or inconsistent: {error}."
+            ) from error
 
 
 class Attack(Protocol):
-    """What the factory of an attack plug-in returns. It never imports lightning.
+    """Interface of an attack, as returned by the factory of a plug-in. An attack never imports Lightning.
 
-    `craft` gets what an attacker needs and no more, and must leave the data set as it found it. The same state of the
-    generator gives the same poison.
+    `craft` must not change the data set, and must return the same poison for the same state of the generator.
     """
 
     name: str
@@ -164,9 +183,9 @@ class Attack(Protocol):
         """Return the poison for a training set.
 
         Args:
-            dataset: the training set, as the victim will read it.
-            threat: the limits.
-            surrogates: models with a named feature layer, for attacks that need them.
-            holdout: images that are not trained on: targets, or the owner's own pool.
-            generator: the only source of randomness.
+            dataset: Training set of the victim, map-style.
+            threat: Limits of the attack.
+            surrogates: Models with a named feature layer, for attacks that need them.
+            holdout: Samples that are not part of the training set, such as targets. Optional.
+            generator: The only source of randomness.
         """

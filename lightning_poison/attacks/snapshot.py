@@ -1,4 +1,4 @@
-"""What a data set or a model holds, digested, so that a change of it shows."""
+"""Digests of data sets and models, to detect changes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,22 +14,23 @@ from lightning_poison.data.raw_images import has_raw, read_raw
 from lightning_poison.randomness import seeded_rng
 
 MAX_SAMPLES = 4096
-"""How many samples are read; of a larger data set, as many at places that a fixed seed chooses."""
+"""Maximum number of samples to read. In larger data sets, a fixed seed selects as many."""
 
 _PROBES = 8
+"""Number of samples to read twice, to find out whether reading is deterministic."""
 
 
 def snapshot_dataset(dataset: Any) -> dict[str, str]:
-    """Digest a data set: its samples, all labels, the tensors, arrays and transforms that it holds.
+    """Digest a data set: its samples, all labels, and its tensors, arrays and transforms.
 
-    Samples are read under a fixed random state, so that random transforms do the same each time. Where a data set has a
-    random state of its own, the raw images are digested in place of the samples if they can be reached.
+    Samples are read under a fixed random state, so that random transforms are repeatable. If the data set has its own
+    random state, the raw images are digested instead of the samples, if accessible.
 
     Args:
-        dataset: a map-style data set; views and concatenations are followed.
+        dataset: Map-style data set; views and concatenations are resolved.
 
     Returns:
-        What was digested, in words, with its digest.
+        Digest of each part by its description.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -39,13 +40,13 @@ def snapshot_dataset(dataset: Any) -> dict[str, str]:
         >>> first_change(before, snapshot_dataset(dataset))
         'sample 1'
     """
-    places = _places(len(dataset))
-    samples = _samples(dataset, places)
+    indices = _sample_indices(len(dataset))
+    samples = _sample_digests(dataset, indices)
     with seeded_rng(0):
-        if any(samples[name] != digest for name, digest in _samples(dataset, places[:_PROBES]).items()):
-            raw = places if has_raw(dataset) else []
+        if any(samples[name] != digest for name, digest in _sample_digests(dataset, indices[:_PROBES]).items()):
+            raw = indices if has_raw(dataset) else []
             samples = {f"raw image {index}": _digest(read_raw(dataset, index)) for index in raw}
-        return samples | {"labels": _digest(labels_of(dataset))} | _held(dataset, "")
+        return samples | {"labels": _digest(labels_of(dataset))} | _attribute_digests(dataset, "")
 
 
 def snapshot_module(module: nn.Module) -> dict[str, str]:
@@ -65,32 +66,32 @@ def snapshot_module(module: nn.Module) -> dict[str, str]:
 
 
 def first_change(before: Mapping[str, str], after: Mapping[str, str]) -> str | None:
-    """Name the first part that differs; `None` where nothing does."""
+    """Return the first part that differs, or `None`."""
     return next((name for name, digest in before.items() if after.get(name) != digest), None)
 
 
-def _samples(dataset: Any, places: list[int]) -> dict[str, str]:
+def _sample_digests(dataset: Any, indices: list[int]) -> dict[str, str]:
     with seeded_rng(0):
-        return {f"sample {index}": _digest(read_sample(dataset, index)) for index in places}
+        return {f"sample {index}": _digest(read_sample(dataset, index)) for index in indices}
 
 
-def _places(length: int) -> list[int]:
+def _sample_indices(length: int) -> list[int]:
     if length <= MAX_SAMPLES:
         return list(range(length))
     order = torch.randperm(length, generator=torch.Generator().manual_seed(0))
     return sorted(order[:MAX_SAMPLES].tolist())
 
 
-def _held(dataset: Any, prefix: str) -> dict[str, str]:
+def _attribute_digests(dataset: Any, prefix: str) -> dict[str, str]:
     parts: dict[str, str] = {}
     for name, value in getattr(dataset, "__dict__", {}).items():
-        held = list(enumerate(value)) if name in ("tensors", "datasets") else [(None, value)]
-        for position, item in held:
+        items = list(enumerate(value)) if name in ("tensors", "datasets") else [(None, value)]
+        for position, item in items:
             path = f"{prefix}{name}" if position is None else f"{prefix}{name}[{position}]"
             if isinstance(item, Tensor | np.ndarray):
                 parts[f"attribute `{path}`"] = _digest(item)
             elif name in ("dataset", "datasets"):
-                parts |= _held(item, f"{path}.")
+                parts |= _attribute_digests(item, f"{path}.")
             elif name in ("transform", "target_transform", "transforms"):
                 parts[f"attribute `{path}`"] = str(id(item))
     return parts
@@ -98,11 +99,11 @@ def _held(dataset: Any, prefix: str) -> dict[str, str]:
 
 def _digest(value: Any) -> str:
     hasher = hashlib.blake2b(digest_size=16)
-    _feed(hasher, value)
+    _update(hasher, value)
     return hasher.hexdigest()
 
 
-def _feed(hasher: "hashlib.blake2b", value: Any) -> None:
+def _update(hasher: "hashlib.blake2b", value: Any) -> None:
     hasher.update(type(value).__name__.encode())
     if isinstance(value, Tensor):
         array = value.detach().cpu().contiguous().view(-1).view(torch.uint8) if value.numel() else torch.zeros(0)
@@ -112,9 +113,9 @@ def _feed(hasher: "hashlib.blake2b", value: Any) -> None:
     elif isinstance(value, Image.Image):
         hasher.update(f"{value.mode}{value.size}".encode() + value.tobytes())
     elif isinstance(value, Mapping):
-        _feed(hasher, list(value.items()))
+        _update(hasher, list(value.items()))
     elif isinstance(value, list | tuple):
         for item in value:
-            _feed(hasher, item)
+            _update(hasher, item)
     elif isinstance(value, str | bytes | int | float | np.generic):
         hasher.update(repr(value).encode())

@@ -1,4 +1,4 @@
-"""A surrogate's features as a function of raw images: what an attack takes gradients through."""
+"""Features of a surrogate as a differentiable function of raw images."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ from lightning_poison.models.feature_extractor import FeatureExtractor
 
 
 class RawFeatures:
-    """Maps raw images `(B, ...)` in [0, 1] to a surrogate's features `(B, D)`, on the surrogate's own device.
+    """Maps raw images `(B, ...)` in [0, 1] to features `(B, D)` of a surrogate, on the device of the surrogate.
 
-    The model is run up to its feature layer only, in the mode that it is found in; `lightning_poison.contexts` has
-    `evaluating` and `frozen`.
+    The model runs only up to its feature layer, in its current mode. `lightning_poison.contexts` provides `evaluating`
+    and `frozen`.
 
     Args:
-        surrogate: a model and its feature layer.
-        pixels: how samples are normalized.
+        surrogate: Model and feature layer.
+        pixels: Pixel range of the samples.
 
     Raises:
-        ValueError: where the model has no such layer.
+        ValueError: If the model has no such layer.
 
     Example:
         >>> from torch import nn
@@ -45,26 +45,26 @@ class RawFeatures:
         """Return the features, differentiable in the images.
 
         Raises:
-            TypeError: where the layer returns something else than a tensor.
-            ValueError: where it is not reached, or returns no vector for each sample.
+            TypeError: If the layer does not return a tensor.
+            ValueError: If the layer is not reached, or does not return one vector per sample.
         """
         return self._extract(self._pixels.from_raw(images.to(self.device)))
 
 
 def read_features(images: RawImages, indices: Tensor, maps: Sequence[Callable[[Tensor], Tensor]]) -> list[Tensor]:
-    """Read samples once, and map them to the features of each of several maps, without gradients.
+    """Read samples once and compute the features of each map, without gradients.
 
     Args:
-        images: reads them, block by block.
-        indices: int64 `(M,)`, one at least.
-        maps: each maps raw images `(B, ...)` to `(B, D)`; such as `RawFeatures`.
+        images: Reads raw images in blocks.
+        indices: Positions of the samples, int64 `(M,)`, M of at least 1.
+        maps: Functions from raw images `(B, ...)` to features `(B, D)`, such as `RawFeatures`.
 
     Returns:
-        For each map `(M, D)`, on the device that it returns.
+        Features `(M, D)` for each map, on the device of its output.
 
     Raises:
-        UnreadableSampleError: where a sample cannot be read or is not finite.
-        ValueError: where images lie outside the pixel range.
+        UnreadableSampleError: If a sample cannot be read or is not finite.
+        ValueError: If images are outside the pixel range.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages

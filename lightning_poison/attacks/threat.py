@@ -1,4 +1,4 @@
-"""What an attacker may do, and the models that it crafts on."""
+"""Limits of an attacker, and the surrogate models on which it crafts poison."""
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from lightning_poison.data.pixel_range import PixelRange
 
 @dataclass(frozen=True)
 class Threat:
-    """The limits that an attack is held to; the door refuses poison that oversteps them.
+    """Limits of an attack. `craft` rejects poison that exceeds them.
 
     Args:
-        budget: how many samples of the training set the attacker may control, changed and appended ones together.
-        epsilon: the largest change of any pixel, L∞, in units of the raw [0, 1] image; `None` for no limit.
-        clean_label: every poison sample must carry the label of the sample that it was made from.
-        may_append: the attacker may add samples, and not only change those that are there.
-        pixels: the pixel domain of the data set.
+        budget: Number of training samples that the attacker may control, changed and appended ones together.
+        epsilon: Maximum change of any pixel, L∞, in units of the raw [0, 1] image. Default: no limit.
+        clean_label: Whether each poison sample must keep the label of its base. Default: `False`.
+        may_append: Whether the attacker may append samples as well as change existing ones. Default: `True`.
+        pixels: Pixel range of the data set. Default: images in [0, 1].
 
     Raises:
-        ValueError: where `budget` is no positive integer or `epsilon` lies outside (0, 1].
+        ValueError: If `budget` is not a positive integer, or `epsilon` is outside (0, 1].
 
     Example:
         >>> Threat.of_fraction(range(1000), 0.02, epsilon=8 / 255).budget
@@ -50,20 +50,19 @@ class Threat:
         may_append: bool = True,
         pixels: PixelRange | None = None,
     ) -> "Threat":
-        """Build a threat whose budget is a share of the data set, in (0, 1), rounded to the nearest sample."""
-        share = checks.fraction("poison_fraction", poison_fraction)
-        budget = max(1, round(share * len(dataset)))
+        """Build a threat whose budget is a fraction of the data set, in (0, 1), rounded to the nearest sample."""
+        budget = max(1, round(checks.fraction("poison_fraction", poison_fraction) * len(dataset)))
         return cls(budget, epsilon, clean_label, may_append, pixels or PixelRange())
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A model that the attacker crafts on, and the name of its feature layer.
+    """Model on which the attacker crafts poison, and the name of its feature layer.
 
     Args:
-        model: maps a batch of samples to logits `(B, C)`.
-        feature_layer: the name, as `model.named_modules()` gives it, of the layer whose output is the feature vector;
-            `lightning_poison.models.feature_extractor` reads it and lists the names there are.
+        model: Maps a batch of samples to logits `(B, C)`.
+        feature_layer: Name, as in `model.named_modules()`, of the layer whose output is the feature vector;
+            `lightning_poison.models.feature_extractor` reads it and lists the available names.
 
     Example:
         >>> import torch
@@ -78,10 +77,10 @@ class Surrogate:
 
 
 def check_surrogates(surrogates: Sequence[Surrogate]) -> None:
-    """Check that there is a model to craft on, for attacks that need one.
+    """Check that there is at least one surrogate, for attacks that need one.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: If there is none.
 
     Example:
         >>> check_surrogates([Surrogate(nn.Linear(2, 2), "")])

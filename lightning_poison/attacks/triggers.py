@@ -1,4 +1,4 @@
-"""Triggers: what an attacker does to an image to call its backdoor, at training and at test time alike."""
+"""Backdoor triggers: image edits that the attacker applies at training and test time."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -7,45 +7,33 @@ import torch
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.serialization import KindRegistry
+from lightning_poison.serialization import KindRegistry, Saved
 
 
 @runtime_checkable
-class Trigger(Protocol):
-    """Acts on a raw image, uint8 `(C, H, W)`, before the data set's transform."""
-
-    kind: ClassVar[str]
+class Trigger(Saved, Protocol):
+    """Edit of a raw image, uint8 `(C, H, W)`, before the transform of the data set. It can be saved with the poison."""
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return the triggered image, uint8 `(C, H, W)`; the argument is not changed."""
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return what JSON can hold."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return the rest."""
-
-    @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the trigger again."""
+        """Return the triggered image, uint8 `(C, H, W)`, without changing the argument."""
 
 
-triggers = KindRegistry[Trigger]("trigger")
-"""Registered kinds: `@triggers.register` makes a class of a plug-in known, so that it can be loaded again."""
+trigger_kinds = KindRegistry[Trigger]("trigger")
+"""Registered kinds. Decorate a class with `@trigger_kinds.register` so that saved poison can load it."""
 
 
-@triggers.register
+@trigger_kinds.register
 class PatchTrigger:
-    """A small pattern at a fixed place (Gu et al., "BadNets", 2017, arXiv 1708.06733).
+    """Small pattern at a fixed position (Gu et al., "BadNets", 2017, arXiv 1708.06733).
 
     Args:
         pattern: uint8 `(C, h, w)`, or `(1, h, w)` for any number of channels.
-        row: the upper edge; negative counts from the bottom, −1 touching it.
-        column: the left edge; negative counts from the right.
-        amplitude: how far each pixel moves from the image toward the pattern, in (0, 1].
+        row: Top row of the pattern. Negative values count from the bottom; −1 touches the bottom edge.
+        column: Left column of the pattern. Negative values count from the right; −1 touches the right edge.
+        amplitude: Blending weight of the pattern, in (0, 1].
 
     Raises:
-        ValueError: where the pattern is no uint8 image, or `amplitude` lies outside (0, 1].
+        ValueError: If the pattern is not a uint8 image, or `amplitude` is outside (0, 1].
 
     Example:
         >>> trigger = PatchTrigger(torch.full((1, 2, 2), 255, dtype=torch.uint8), row=-1, column=-1)
@@ -73,7 +61,7 @@ class PatchTrigger:
         """Return the image with the patch on it.
 
         Raises:
-            ValueError: where the patch is larger than the image or does not lie inside it.
+            ValueError: If the patch does not fit inside the image.
         """
         channels, height, width = self.pattern.shape
         top = self.row if self.row >= 0 else image.shape[-2] - height + self.row + 1
@@ -83,16 +71,16 @@ class PatchTrigger:
             raise ValueError(
                 f"Expected a trigger inside the image, but got a pattern of {tuple(self.pattern.shape)} at row "
                 f"{self.row}, column {self.column} for an image of {tuple(image.shape)}.\n"
-                "Choose a smaller pattern or another place."
+                "Choose a smaller pattern or another position."
             )
         changed = image.clone()
         area = changed[..., top : top + height, left : left + width]
-        moved = area.float() + self.amplitude * (self.pattern.float() - area.float())
-        area.copy_(moved.round().to(torch.uint8))
+        blended = area.float() + self.amplitude * (self.pattern.float() - area.float())
+        area.copy_(blended.round().to(torch.uint8))
         return changed
 
     def settings(self) -> Mapping[str, Any]:
-        """Return place and amplitude."""
+        """Return position and amplitude."""
         return {"row": self.row, "column": self.column, "amplitude": self.amplitude}
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -101,5 +89,5 @@ class PatchTrigger:
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the trigger again."""
+        """Rebuild the trigger."""
         return cls(tensors["pattern"], **settings)

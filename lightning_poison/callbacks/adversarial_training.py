@@ -1,4 +1,4 @@
-"""`AdversarialTraining`: robust training of a module that its owner does not want to edit."""
+"""`AdversarialTraining`: robust training of a module without changes to its code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_poison._lightning.adversarial_step import AttackedStep, AttackSettings, refuse_strategy
+from lightning_poison._lightning.adversarial_step import AdversarialSettings, AdversarialStep, refuse_strategy
 from lightning_poison._lightning.namespaces import CallbackBase
 from lightning_poison._lightning.yaml_types import AnyAdversary, AnyLogits, AnyRecipe, AnySampleLoss
-from lightning_poison.adversarial.batch import sample_cross_entropy
-from lightning_poison.adversarial.collapse_guard import CollapseGuard, evaluation_figures
+from lightning_poison.adversarial.batch import sample_cross_entropy, validation_metrics
+from lightning_poison.adversarial.collapse_guard import CollapseGuard
 from lightning_poison.adversarial.recipes import Madry
 from lightning_poison.checks import describe, expected, instance, not_negative, positive_int, with_method
 from lightning_poison.data.pixel_range import PixelRange
@@ -23,43 +23,42 @@ if TYPE_CHECKING:
 
 
 class AdversarialTraining(CallbackBase):
-    """Changes each training batch, within a radius, so that the module misreads it, before its step sees it.
+    """Perturbs each training batch within a radius, so that the module misclassifies it, before the module's step.
 
-    Wraps `training_step` and nothing else: what the step does with the batch, its optimizers, its accumulation, its
-    precision and its strategy stay what they are. While inputs are looked for the module is in evaluation mode with its
-    parameters frozen, so that neither statistics nor gradients are touched; the batch of the loader is never changed.
+    Wraps `training_step` and nothing else: optimizers, gradient accumulation, precision and strategy stay the module's
+    own. While perturbations are computed, the module is in evaluation mode and its parameters are frozen, so neither
+    statistics nor gradients change. The batch of the loader is never modified.
 
-    Every `log_every_n_steps` batches `train/clean_loss`, `train/clean_accuracy`, `train/robust_loss` and
-    `train/robust_accuracy` are measured on the batch, in evaluation mode, and averaged over the epoch. Where logits and
-    labels name no classes, as in regression, there are losses alone. The first batch is tried before anything is
-    trained, so that what cannot work is said before the first step.
+    Every `log_every_n_steps` batches, `train/clean_loss`, `train/clean_accuracy`, `train/robust_loss` and
+    `train/robust_accuracy` are measured in evaluation mode and averaged over the epoch; without class labels, as in
+    regression, only the losses. The first batch is checked before training, so errors are raised before the first step.
 
-    What it protects from is small changes of test inputs. Against poison it is no defense by itself: a trigger of full
-    intensity survives it (see the page on adversarial training).
+    Adversarial training protects from small perturbations of test inputs. It is no defense against poison by itself: a
+    trigger of full intensity survives it (see the page on adversarial training).
 
     Args:
-        adversary: how inputs are changed: `PGD(8 / 255, 2 / 255, steps=7)`, `FGSM(8 / 255)`, or any of that shape.
-        recipe: what is trained on: `Madry()` where it is `None`, `TRADES()`, `Free()`, or any of that shape.
-        pixels: how the inputs that the module sees are normalized; raw images in [0, 1] where it is `None`.
-        sample: where inputs and labels stand in a batch; found by itself where that is plain.
-        logits: who returns logits `(B, C)`, or something that holds them as `logits`: the module where it is empty, a
-            submodule or a method by its name, or a function of module and inputs.
-        loss: maps logits and labels to one loss each, which the adversary raises; cross-entropy where it is `None`.
-        warm_up_epochs: over how many epochs, or parts of one, the radius grows from 0; by whole epochs where the loader
-            has no length.
-        guard: watches training on single steps for collapse; `None` for no guard.
-        validation: how inputs are changed in validation and test, where `val/` and `test/` figures are logged as in
-            training; nothing is measured where it is `None`.
-        validation_batches: how many batches of each loader are measured; all where it is `None`.
-        seed: the only source of randomness. Ranks draw what one rank would draw for the same global batch.
-        name: tells several of one Trainer apart.
+        adversary: How inputs are perturbed: `PGD(8 / 255, 2 / 255, steps=7)`, `FGSM(8 / 255)`, or any `Adversary`.
+        recipe: What is trained on: `TRADES()`, `Free()`, or any `Recipe`. Default: `Madry()`.
+        pixels: Normalization of the module's inputs. Default: raw images in [0, 1].
+        sample: Paths of inputs and labels in a batch. Default: detected.
+        logits: Source of logits `(B, C)`, or of an output with an attribute or key `logits`: the name of a submodule or
+            method, or a function of module and inputs. Default: the module.
+        loss: Maps logits and labels to one loss per sample, which the adversary maximizes. Default: cross-entropy.
+        warm_up_epochs: Number of epochs, at least 0, over which the radius grows from 0. Fractions need a loader with a
+            length; without one, the radius grows once per epoch.
+        guard: Detects the collapse of single-step training; `None` for no guard.
+        validation: Adversary for validation and test, where the same metrics are logged as `val/` and `test/`.
+            Default: not measured.
+        validation_batches: Number of batches measured per loader. Default: all.
+        seed: The only source of randomness. Several ranks draw the same as one rank for the same global batch.
+        name: Distinguishes several of these callbacks in a Trainer.
 
     Raises:
-        ValueError: where an argument is out of its range; when training starts, under a strategy that shards the
-            module; in the first step, where inputs or labels are not found, inputs are no floats in the pixel range, or
-            the loss has no gradient in them.
-        TypeError: where an adversary or a recipe is none; in the first step, where no logits come back.
-        RuntimeError: in the first step, under `torch.inference_mode` or with what was made in it.
+        ValueError: If an argument is out of range; when training starts, if the strategy shards the module; in the
+            first step, if inputs or labels are not found, inputs are not floats in the pixel range, or the loss has no
+            gradient with respect to them.
+        TypeError: If an adversary or a recipe has no such method; in the first step, if no logits are returned.
+        RuntimeError: In the first step, under `torch.inference_mode` or with tensors created in it.
 
     Example:
         >>> from lightning_poison.adversarial.adversaries import PGD
@@ -83,7 +82,7 @@ class AdversarialTraining(CallbackBase):
         seed: int = 0,
         name: str = "adversarial",
     ) -> None:
-        self.settings = AttackSettings(
+        self.settings = AdversarialSettings(
             adversary=with_method("adversary", adversary, "perturb", hint="Write `AdversarialTraining(PGD(8 / 255))`."),
             recipe=Madry()
             if recipe is None
@@ -96,27 +95,27 @@ class AdversarialTraining(CallbackBase):
             guard=_optional("guard", guard, CollapseGuard, "CollapseGuard(samples=256)"),
             seed=positive_int("seed", seed, minimum=0),
         )
-        way_out = "Write `validation=PGD(8 / 255)`."
-        self.validation = None if validation is None else with_method("validation", validation, "perturb", hint=way_out)
+        hint = "Write `validation=PGD(8 / 255)`."
+        self.validation = None if validation is None else with_method("validation", validation, "perturb", hint=hint)
         self.validation_batches = (
             None if validation_batches is None else positive_int("validation_batches", validation_batches)
         )
         self.name = name
-        self._step: AttackedStep | None = None
+        self._step: AdversarialStep | None = None
         self._collapsed = False
 
     @property
     def state_key(self) -> str:
-        """Name the callback, so that two of them can stand in one Trainer."""
+        """The key of the callback's state, by name, so that a Trainer can have several."""
         return f"AdversarialTraining[{self.name}]"
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Wrap the module's step."""
-        self.detach()
+        self.restore_step()
         if stage == "fit" or (stage != "predict" and self.validation is not None):
             refuse_strategy(type(trainer.strategy))
         if stage == "fit":
-            self._step = AttackedStep(trainer, pl_module, self.settings, collapsed=self._collapsed)
+            self._step = AdversarialStep(trainer, pl_module, self.settings, collapsed=self._collapsed)
 
     def on_validation_batch_end(
         self,
@@ -143,25 +142,25 @@ class AdversarialTraining(CallbackBase):
         self._evaluate(trainer, pl_module, batch, batch_idx, "test")
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Give the module its own step back."""
-        self.detach()
+        """Restore the module's own step."""
+        self.restore_step()
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        """Give the module its own step back; Lightning calls no `teardown` after an exception."""
-        self.detach()
+        """Restore the module's own step; Lightning does not call `teardown` after an exception."""
+        self.restore_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Remember a collapse: a resumed run goes on as this one does."""
+        """Return whether training has collapsed, so that a resumed run continues in the same way."""
         return {"collapsed": self._collapsed if self._step is None else self._step.collapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self._collapsed = bool(state_dict.get("collapsed", False))
         if self._collapsed and self._step is not None:
             self._step.fall_back()
 
-    def detach(self) -> None:
-        """Give the module its own step back, where it was wrapped; Lightning's own hooks do this too."""
+    def restore_step(self) -> None:
+        """Restore the module's own step if it is wrapped; Lightning's hooks call this too."""
         if self._step is not None:
             self._collapsed = self._step.collapsed
             self._step.remove()
@@ -174,17 +173,17 @@ class AdversarialTraining(CallbackBase):
         if self.validation is None or (limit is not None and batch_idx >= limit):
             return
         with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
-            attacked = self.settings.attacked(
+            attacked = self.settings.attacked_batch(
                 pl_module,
-                apply_to_collection(batch, Tensor, Tensor.clone),  # made outside of inference mode
+                apply_to_collection(batch, Tensor, Tensor.clone),  # copies outside inference mode
                 adversary=self.validation,
                 generator=torch.Generator(pl_module.device).manual_seed(self.settings.seed + batch_idx),
                 part=(trainer.global_rank, trainer.world_size),
             )
-            with _inference_mode_named():
-                figures = evaluation_figures(attacked)
+            with _inference_mode_explained():
+                metrics = validation_metrics(attacked)
         pl_module.log_dict(
-            {f"{prefix}/{name}": value for name, value in figures.items()},
+            {f"{prefix}/{name}": value for name, value in metrics.items()},
             on_step=False,
             on_epoch=True,
             sync_dist=True,
@@ -194,7 +193,7 @@ class AdversarialTraining(CallbackBase):
 
 
 def _optional(name: str, value: Any, kind: type, example: str) -> Any:
-    """Return a value that is of a class, or `None`."""
+    """Return a value that is an instance of a class, or `None`."""
     hint = f"Write `{name}={example}`, or `{name}=None`."
     return None if value is None else instance(name, value, kind, hint=hint)
 
@@ -210,14 +209,14 @@ def _function(name: str, value: Any, what: str, hint: str) -> Any:
 
 
 @contextmanager
-def _inference_mode_named() -> Iterator[None]:
-    """Say the way out where a module has kept a tensor from a step in inference mode, which has no gradient."""
+def _inference_mode_explained() -> Iterator[None]:
+    """Explain the error for tensors without gradients that a module stored during inference mode."""
     try:
         yield
     except RuntimeError as error:
         if "nference tensor" not in str(error):
             raise
         raise RuntimeError(
-            "Expected a module whose tensors can have gradients, but it keeps one that it made in inference mode.\n"
+            "Expected a module whose tensors can have gradients, but it stores one created in inference mode.\n"
             "Write `Trainer(inference_mode=False)`."
         ) from error

@@ -1,14 +1,13 @@
-"""`LGMInjector`: a Gaussian mixture head in a module that its owner does not want to edit."""
+"""`LGMInjector`: trains a module with the Gaussian mixture loss without changes to its code."""
 
-from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from lightning_poison._lightning.lgm_step import LabeledStep
+from lightning_poison._lightning.lgm_step import LGMStep
 from lightning_poison._lightning.namespaces import CallbackBase, lightning_types
-from lightning_poison._lightning.step_wrappers import StepChain
+from lightning_poison._lightning.step_wrappers import StepWrappers, check_takes_batch
 from lightning_poison.checks import expected, not_negative, one_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.models.lgm_head import Covariance, LGMHead
@@ -20,36 +19,35 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class LGMInjector(CallbackBase):
-    """Trains a module with the Gaussian mixture loss, without a change to its code.
+    """Trains a module with the Gaussian mixture loss, without changes to its code.
 
-    Puts an `LGMHead` in the place of the last linear layer, before the optimizers are made and the model is wrapped.
-    During `training_step` the head is told the labels of the batch, so that the logits which the module's own
-    cross-entropy sees have the margin; afterwards λ L_lkd is added to the loss that the step returned. Both terms are
-    logged: `train/lgm_classification`, the module's own loss, and `train/lgm_likelihood`, unweighted. In validation,
-    test and prediction the head is a plain classifier. When training ends or fails, everything is taken away again but
-    the head, which stays.
+    Replaces the last linear layer by an `LGMHead`, before the optimizers are created and the model is wrapped. During
+    `training_step` the head gets the labels of the batch, so the module's own cross-entropy sees logits with the
+    margin. After the step, λ L_lkd is added to its loss. Both terms are logged: `train/lgm_classification`, the
+    module's own loss, and `train/lgm_likelihood`, unweighted. In validation, test and prediction the head is a plain
+    classifier. When training ends or fails, everything is removed except the head.
 
-    A checkpoint of such a module does not fit the plain class. `Trainer.fit`, `test` and the like with `ckpt_path=`
-    take it where this callback is among the Trainer's; without a Trainer:
+    A checkpoint of such a module does not fit the plain class. A Trainer with this callback loads it with `ckpt_path=`.
+    Without a Trainer:
 
         model = LGMInjector("model.fc").apply(PlainModule())
         model.load_state_dict(torch.load(path)["state_dict"])
 
-    What it needs: automatic optimization; a `training_step` that takes a batch with integer labels and sends its
-    samples through the layer in their order, once or several times; a place before callbacks that copy the model in
-    their `setup`. Where any of this does not hold, write the module with `LGMMixin`.
+    Requirements: automatic optimization; a `training_step` that takes a batch with integer labels and passes all its
+    samples through the layer in order, once or several times; a position before callbacks that copy the model in their
+    `setup`. Otherwise write the module with `LGMMixin`.
 
     Args:
-        layer: the name of the last linear layer, as in `named_modules()`: "model.fc".
+        layer: Name of the last linear layer, as in `named_modules()`: "model.fc".
         margin: α, at least 0.
         likelihood_weight: λ, at least 0.
-        covariance: "identity", or "diagonal" for one learned variance for each class and feature.
-        sample: where inputs and labels stand in a batch; found by itself where that is plain.
-        seed: draws the initial means.
+        covariance: "identity", or "diagonal" for one learned variance per class and feature.
+        sample: Paths of inputs and labels in a batch. Default: detected.
+        seed: Seeds the initial means.
 
     Raises:
-        ValueError: where an argument is out of its range; when training starts, where the module has no such layer.
-        TypeError: when training starts, where the layer is not linear or the step is one that cannot be served.
+        ValueError: If an argument is out of range; when training starts, if the module has no such layer.
+        TypeError: When training starts, if the layer is not linear or the step is not supported.
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
@@ -74,78 +72,78 @@ class LGMInjector(CallbackBase):
         self.sample = sample
         self.seed = seed
         self._module: LightningModule | None = None
-        self._step: LabeledStep | None = None
+        self._step: LGMStep | None = None
         self._untrained = False
 
     @property
     def state_key(self) -> str:
-        """Name the callback by its layer, so that two of them can stand in one Trainer."""
+        """The key of the callback's state, by layer, so that a Trainer can have several."""
         return f"LGMInjector[{self.layer}]"
 
     def apply(self, model: ModuleT) -> ModuleT:
-        """Put the head in place of the layer.
+        """Replace the layer by the head.
 
         Args:
-            model: the module that holds the layer; it is changed. A head that is there already stays, and takes over
-                the margin and the weight of this callback.
+            model: The module that contains the layer, changed in place. An existing head is kept, with the margin and
+                the weight of this callback.
 
         Returns:
             The same module.
 
         Raises:
-            ValueError: where there is no such layer, or a head with another covariance stands there.
-            TypeError: where the layer is not linear.
+            ValueError: If there is no such layer, or an existing head has another covariance.
+            TypeError: If the layer is not linear.
         """
         found = _find(model, self.layer)
         if found is None:
-            raise ValueError(expected("layer", "the name of a linear layer", repr(self.layer), _listed(model)))
+            raise ValueError(expected("layer", "the name of a linear layer", repr(self.layer), _linear_layers(model)))
         if isinstance(found, LGMHead):
-            self._adopt(found)
+            self._update_head(found)
         elif isinstance(found, nn.Linear):
             parent, _, name = self.layer.rpartition(".")
-            setattr(model.get_submodule(parent), name, self._head_like(found))
+            setattr(model.get_submodule(parent), name, self._new_head(found))
         else:
-            came = f"{self.layer!r}, which is a {type(found).__name__}"
-            raise TypeError(expected("layer", "the name of a linear layer", came, _listed(model)))
+            kind = f"{self.layer!r}, a {type(found).__name__}"
+            raise TypeError(expected("layer", "the name of a linear layer", kind, _linear_layers(model)))
         return model
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Put the head in place, or have that done as soon as the module has built its layers."""
+        """Install the head, now or as soon as the module has built its layers."""
         self._restore()
         self._module = pl_module
-        configures = _overrides(pl_module, "configure_model")
-        if _find(pl_module, self.layer) is not None and not configures:
+        builds_later = _overrides(pl_module, "configure_model")
+        if _find(pl_module, self.layer) is not None and not builds_later:
             self._install(pl_module, stage)
             return
 
-        def build(call_next: Any, *args: Any, **kwargs: Any) -> None:
+        def install_after(call_next: Any, *args: Any, **kwargs: Any) -> None:
             call_next(*args, **kwargs)
             self._install(pl_module, stage)
 
-        StepChain.add(pl_module, self, build, method="configure_model" if configures else "setup")
+        StepWrappers.add(pl_module, self, install_after, method="configure_model" if builds_later else "setup")
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Look again at what the module's own `setup` may have changed."""
-        _refuse_unsupported_step(pl_module)
+        """Check the step again, since the module's own `setup` may have changed it."""
+        _check_step(pl_module)
 
     def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Refuse to evaluate a head that was neither trained nor loaded."""
-        self._refuse_untrained(trainer)
+        """Refuse to evaluate an untrained head."""
+        self._check_trained(trainer)
 
     def on_test_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Refuse to evaluate a head that was neither trained nor loaded."""
-        self._refuse_untrained(trainer)
+        """Refuse to evaluate an untrained head."""
+        self._check_trained(trainer)
 
     def on_predict_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Refuse to predict with a head that was neither trained nor loaded."""
-        self._refuse_untrained(trainer)
+        """Refuse to predict with an untrained head."""
+        self._check_trained(trainer)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Take away everything but the head."""
+        """Remove everything except the head."""
         self._restore()
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        """Take away everything but the head; Lightning calls no `teardown` after an exception."""
+        """Remove everything except the head; Lightning does not call `teardown` after an exception."""
         self._restore()
 
     def _install(self, pl_module: "LightningModule", stage: str) -> None:
@@ -153,19 +151,19 @@ class LGMInjector(CallbackBase):
         self.apply(pl_module)
         head = _find(pl_module, self.layer)
         if stage == "fit" and isinstance(head, LGMHead):
-            _refuse_unsupported_step(pl_module)
-            self._step = LabeledStep(pl_module, head, self.layer, self.sample)
+            _check_step(pl_module)
+            self._step = LGMStep(pl_module, head, self.layer, self.sample)
 
     def _restore(self) -> None:
         if self._step is not None:
             self._step.remove()
         if self._module is not None:
-            StepChain.remove(self._module, self, method="setup")
-            StepChain.remove(self._module, self, method="configure_model")
+            StepWrappers.remove(self._module, self, method="setup")
+            StepWrappers.remove(self._module, self, method="configure_model")
         self._module = self._step = None
 
-    def _head_like(self, linear: nn.Linear) -> LGMHead:
-        """Return a new head of the layer's sizes, on its device and in its dtype and mode."""
+    def _new_head(self, linear: nn.Linear) -> LGMHead:
+        """Return a new head with the sizes, device, dtype and mode of the layer."""
         head = LGMHead(
             linear.in_features,
             linear.out_features,
@@ -176,48 +174,44 @@ class LGMInjector(CallbackBase):
         )
         return head.to(linear.weight).train(linear.training)
 
-    def _adopt(self, head: LGMHead) -> None:
+    def _update_head(self, head: LGMHead) -> None:
         if head.covariance != self.covariance:
-            hint = f"That head stays where it is. Write `covariance={head.covariance!r}`."
+            hint = f"An existing head is kept. Write `covariance={head.covariance!r}`."
             raise ValueError(expected("covariance", f"that of the head at `{self.layer}`", repr(self.covariance), hint))
         head.margin, head.likelihood_weight = self.margin, self.likelihood_weight
 
-    def _refuse_untrained(self, trainer: "Trainer") -> None:
+    def _check_trained(self, trainer: "Trainer") -> None:
         if self._untrained and trainer.ckpt_path is None:
             raise RuntimeError(
-                f"Expected a module whose `{self.layer}` is a trained LGM head, but it was a linear layer.\n"
-                "Train it first, name a checkpoint by `ckpt_path=`, or leave the callback out."
+                f"Expected `{self.layer}` to be a trained LGM head, but got a linear layer.\n"
+                "Train the module first, pass a checkpoint with `ckpt_path=`, or remove the callback."
             )
 
 
 def _find(model: nn.Module, name: str) -> nn.Module | None:
-    """Return the submodule of this name, or `None` where there is none."""
+    """Return the submodule of this name, if any."""
     return dict(model.named_modules()).get(name) if name else None
 
 
-def _listed(model: nn.Module) -> str:
-    """Say which linear layers there are."""
+def _linear_layers(model: nn.Module) -> str:
+    """Return an error hint with the names of all linear layers."""
     names = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name]
     if not names:
-        return "There is no linear layer in this module."
-    return "The linear layers of this module are: " + ", ".join(repr(name) for name in names[-20:]) + "."
+        return "The module has no linear layer."
+    return "The linear layers of the module are: " + ", ".join(repr(name) for name in names[-20:]) + "."
 
 
 def _overrides(pl_module: "LightningModule", hook: str) -> bool:
-    """Tell whether a module has its own version of a hook of Lightning's."""
+    """Return whether a module overrides a hook of Lightning."""
     own = getattr(type(pl_module), hook)
     return hook in vars(pl_module) or all(own is not getattr(base, hook) for base in lightning_types("LightningModule"))
 
 
-def _refuse_unsupported_step(pl_module: "LightningModule") -> None:
+def _check_step(pl_module: "LightningModule") -> None:
     if not pl_module.automatic_optimization:
         raise TypeError(
             "Expected a module with automatic optimization, but got one with `automatic_optimization = False`.\n"
-            "The likelihood term cannot be added to a loss that the module itself sends backward: "
-            "write it with `LGMMixin`."
+            "The likelihood term cannot be added to a loss that the module optimizes itself. Write the module with "
+            "`LGMMixin`."
         )
-    if "dataloader_iter" in signature(pl_module.training_step).parameters:
-        raise TypeError(
-            "Expected a `training_step` that takes a batch, but got one that takes `dataloader_iter`.\n"
-            "Let it take `(self, batch, batch_idx)`, or write the module with `LGMMixin`."
-        )
+    check_takes_batch(pl_module)

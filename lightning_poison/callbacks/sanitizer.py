@@ -1,15 +1,16 @@
-"""`Sanitizer`: keeps suspicious samples out of a training that is there already."""
+"""`Sanitizer`: keeps suspicious samples out of an existing training."""
 
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_poison._lightning.data_source import DataSource
-from lightning_poison._lightning.loader_sanitizer import Action, Gate, GateSettings
+from lightning_poison._lightning.loader_sanitizer import Action, LoaderSanitizer, SanitizerSettings
 from lightning_poison._lightning.namespaces import CallbackBase
-from lightning_poison._lightning.yaml_types import AnyDataset, AnyScorer
+from lightning_poison._lightning.yaml_types import AnyDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 if TYPE_CHECKING:
@@ -17,34 +18,34 @@ if TYPE_CHECKING:
 
 
 class Sanitizer(CallbackBase):
-    """Scores every training sample before the first optimizer step and trains on what is kept.
+    """Scores every training sample before the first optimizer step and trains on the samples that are kept.
 
-    It works on the training loaders, wherever they come from; validation and test loaders are never touched. Samples
-    are scored when the Trainer first asks for its training loaders, in a pass of its own: the module's forward, its
-    random numbers and its weights have no part in it. The decision is made once, is the same on every rank, is written
-    to `<log_dir>/lightning_poison/<name>/`, and is stored in checkpoints: a resumed run does not score again.
+    Works on the training loaders, regardless of their source; validation and test loaders are never changed. Samples
+    are scored when the Trainer first requests its training loaders, in a separate pass that does not use the module,
+    its weights or its random numbers. The decision is made once and is the same on every rank. It is written to
+    `<log_dir>/sanitizer_reports/<name>/` (without a logger, to `<default_root_dir>/sanitizer_reports/<name>/`) and
+    stored in checkpoints, so a resumed run does not score again.
 
     Args:
-        scorer: how suspicious a sample is.
-        trusted: a map-style data set, or a loader of one, whose samples are believed; nothing is trusted where it is
-            `None`, and the data are judged by themselves.
-        false_positive_rate: the share of clean samples that may be lost, in (0, 1).
-        action: `"remove"` trains on what is kept, `"flag"` only reports.
-        sample: where input and label stand in a sample; found by itself where it is `None`.
-        score_dataset: the same samples in the same order under an evaluation transform, where the training set
-            augments; they are scored in the place of the training samples.
-        folds: how many folds to cross-fit over where nothing is trusted, at least 2.
-        natural_error_rate: the share of wrong labels that counts as no evidence of poison, in [0, 1].
-        remove_without_evidence: remove what looks wrong also where nothing is trusted and there is no evidence.
-        max_removed: the share of the data set, in (0, 1], above which it is an error to remove.
-        manifest: a manifest of an earlier run; the samples that were kept by hand in it are kept.
-        dirpath: where to write, in the place of the Trainer's log directory.
-        seed: the only source of randomness; the Trainer's own random numbers are the same with and without it.
-        name: tells several sanitizers of one Trainer apart, in checkpoints, files and logs.
+        scorer: How suspicious a sample is.
+        trusted: Known-clean samples: a map-style data set or a loader of one. Default: no trusted data.
+        false_positive_rate: Accepted share of clean samples removed, in (0, 1).
+        action: `"remove"` trains on the kept samples, `"flag"` only reports.
+        sample: Paths of input and label in a sample. Default: detected.
+        score_dataset: The training samples in the same order under an evaluation transform, scored in place of an
+            augmented training set. Default: the training set.
+        folds: Number of folds for cross-fitting without trusted data, at least 2.
+        natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
+        remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
+        max_removed: Largest share of the data set that may be removed, in (0, 1]; exceeding it is an error.
+        manifest: Manifest of an earlier run; samples kept by hand in it are kept. Default: none.
+        dirpath: Directory of the written files. Default: see above.
+        seed: The only source of randomness; the Trainer's own random numbers are unaffected.
+        name: Distinguishes several sanitizers of a Trainer in checkpoints, files and logs.
 
     Raises:
-        TypeError: where `scorer` is no scorer.
-        ValueError: where an argument is out of its range, or `scorer` is a control.
+        TypeError: If `scorer` is not a scorer.
+        ValueError: If an argument is out of range, or `scorer` is a control.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -71,78 +72,62 @@ class Sanitizer(CallbackBase):
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
+        settings = SanitizerSettings.from_arguments(locals())
         super().__init__()
-        self.gate = Gate(
-            GateSettings(
-                scorer=scorer,
-                trusted=trusted,
-                false_positive_rate=false_positive_rate,
-                action=action,
-                sample=sample,
-                score_dataset=score_dataset,
-                folds=folds,
-                natural_error_rate=natural_error_rate,
-                remove_without_evidence=remove_without_evidence,
-                max_removed=max_removed,
-                manifest=manifest,
-                dirpath=dirpath,
-                seed=seed,
-                name=name,
-            )
-        )
+        self.loader_sanitizer = LoaderSanitizer(settings)
         self.name = name
 
     @property
     def state_key(self) -> str:
-        """The key of its state in a checkpoint; it does not change with subclasses."""
+        """The key of the callback's state in checkpoints, also for subclasses."""
         return f"Sanitizer[{self.name}]"
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """The verdicts, by the path of the training loader in its collection, `""` for a bare one."""
-        return self.gate.decided
+        """The verdicts by the path of the training loader in its collection, `""` for a single one."""
+        return self.loader_sanitizer.available_verdicts
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict about the one training loader.
+        """The verdict on the only training loader.
 
         Raises:
-            RuntimeError: before there is one, or where there are several loaders.
+            RuntimeError: If there is no verdict yet, or there are several loaders.
         """
-        return self.gate.only_verdict()
+        return self.loader_sanitizer.single_verdict()
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Put the gate behind the Trainer's data source; nothing is scored yet."""
+        """Add the filter to the Trainer's data source; samples are scored later."""
         if stage == "fit":
-            self.gate.start()
-            DataSource.add(trainer, self.state_key, partial(self.gate.filter, trainer=trainer))
+            self.loader_sanitizer.start_run()
+            DataSource.add(trainer, self.state_key, partial(self.loader_sanitizer.filter, trainer=trainer))
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Check that every training loader reads what is kept, and tell what a tuner has kept from the loggers.
+        """Check that every training loader reads the kept samples, and write records that a tuner has delayed.
 
         Raises:
-            RuntimeError: where one does not.
+            RuntimeError: If a loader does not.
         """
-        self.gate.check(trainer.train_dataloader)
-        self.gate.tell(trainer)
+        self.loader_sanitizer.check(trainer.train_dataloader)
+        self.loader_sanitizer.write_records(trainer)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Put the Trainer's own data source back."""
+        """Restore the Trainer's data source."""
         DataSource.remove(trainer, self.state_key)
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        """Put the Trainer's own data source back; Lightning calls no `teardown` after an exception."""
+        """Restore the Trainer's data source; Lightning does not call `teardown` after an exception."""
         DataSource.remove(trainer, self.state_key)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the decisions, as a checkpoint can hold them."""
-        return self.gate.state()
+        """Return the verdicts for a checkpoint."""
+        return self.loader_sanitizer.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over stored decisions; they win over any that were made meanwhile."""
-        self.gate.restore(state_dict)
+        """Restore stored verdicts, which replace any made in the meantime."""
+        self.loader_sanitizer.restore(state_dict)
 
     def on_load_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
-        """Have the loaders asked for again where a strategy restores so late that they were built already."""
-        if self.state_key in checkpoint.get("callbacks", {}) and self.gate.verdicts:
-            DataSource.ask_again(trainer)
+        """Request the loaders again if the strategy restores checkpoints after they were built."""
+        if self.state_key in checkpoint.get("callbacks", {}) and self.loader_sanitizer.verdicts:
+            DataSource.request_reload(trainer)

@@ -1,7 +1,7 @@
-"""Reading a data set in blocks of indices, the same whoever reads them.
+"""Reading a data set in blocks of indices.
 
-A block is read by one process from its first sample to its last, under a random state that depends on the seed and the
-block alone. So what a random transform does to a sample is the same at any number of workers and of ranks.
+Each block is read by one process, under a random state that depends only on the seed and the block. The result of
+random transforms therefore does not depend on the number of workers or ranks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
 BLOCK_SIZE = 256
-"""Samples a block that is scored or held; the same at any number of workers and ranks, and so is what is read."""
+"""Number of samples per block. It does not depend on the number of workers or ranks, so neither does what is read."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Block:
     """Samples that were read together.
 
     Args:
-        indices: int64 `(B,)`, their positions in the data set.
-        inputs: float32 `(B, ...)`.
-        labels: int64 `(B,)`.
+        indices: Positions in the data set, int64 `(B,)`.
+        inputs: Inputs, float32 `(B, ...)`.
+        labels: Labels, int64 `(B,)`.
     """
 
     indices: Tensor
@@ -40,7 +40,7 @@ class Block:
 
 
 def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
-    """Cut indices into consecutive blocks of at most `size`.
+    """Split indices into consecutive blocks of at most `size`.
 
     Example:
         >>> index_blocks(torch.arange(5), 2)
@@ -50,11 +50,11 @@ def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
 
 
 class MemoryDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Samples that were read once and lie in memory.
+    """Samples in memory.
 
     Args:
-        inputs: float32 `(N, ...)`.
-        labels: int64 `(N,)`.
+        inputs: Inputs, float32 `(N, ...)`.
+        labels: Labels, int64 `(N,)`.
 
     Example:
         >>> MemoryDataset(torch.eye(3), torch.tensor([4, 5, 6])).subset(torch.tensor([2, 0])).targets
@@ -72,18 +72,18 @@ class MemoryDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index], self.targets[index]
 
     def subset(self, indices: Tensor) -> "MemoryDataset":
-        """Return a copy that holds some of the samples, in the order of the indices."""
+        """Return a copy with the samples at `indices`, in that order."""
         return MemoryDataset(self.inputs[indices], self.targets[indices])
 
 
 class SelectedDataset(Dataset[tuple[Any, Any]]):
-    """Some samples of a data set, as `(input, label)`; what cannot be read is named by its place in the whole.
+    """Some samples of a data set, as `(input, label)`. Errors name a sample by its index in the whole data set.
 
     Args:
-        dataset: a map-style data set.
-        indices: int64 `(M,)`, the samples.
-        sample: where input and label stand in a sample.
-        labels: int64 `(N,)`, the labels of the whole data set, so that nobody reads it again for those of a part.
+        dataset: Map-style data set of N samples.
+        indices: Positions of the samples, int64 `(M,)`.
+        sample: Paths of input and label in a sample.
+        labels: Labels of the whole data set, int64 `(N,)`.
     """
 
     def __init__(self, dataset: Any, indices: Tensor, sample: SampleSpec, labels: Tensor) -> None:
@@ -106,20 +106,19 @@ def read_blocks(
     """Read blocks of samples, in the order given.
 
     Args:
-        dataset: a map-style data set.
-        blocks: the indices of each block, int64 `(B,)`.
-        sample: where input and label stand in a sample.
-        seed: seeds the random transforms of the data set; Python's, NumPy's and torch's own random states are put
-            back as they were.
-        num_workers: how many processes read; the result does not depend on it.
+        dataset: Map-style data set.
+        blocks: Indices of each block, int64 `(B,)`.
+        sample: Paths of input and label in a sample.
+        seed: Seed of the data set's random transforms. The random states of Python, NumPy and torch are restored.
+        num_workers: Number of worker processes. The result does not depend on it.
 
     Yields:
-        A block at a time; uint8 images are scaled to [0, 1]. Those of a `SelectedDataset` carry the places in the
-        whole.
+        One block at a time. uint8 images are scaled to [0, 1]. Blocks of a `SelectedDataset` have the indices of the
+        whole data set.
 
     Raises:
-        UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than its neighbors.
-        ValueError: where a label is no integer of at least 0.
+        UnreadableSampleError: If a sample cannot be read, is not finite, or differs from its neighbors in shape.
+        ValueError: If a label is not an integer of at least 0.
 
     Example:
         >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
@@ -148,7 +147,7 @@ def read_blocks(
 
 
 class _BlockReader(Dataset[Any]):
-    """Item `b` is the whole block `b`, or the error that reading it met: workers would garble its message."""
+    """Item `b` is block `b`, or the error of reading it, since workers would reformat the message of a raised error."""
 
     def __init__(self, dataset: Any, blocks: list[Tensor], sample: SampleSpec, seed: int) -> None:
         self.dataset = dataset
@@ -182,12 +181,12 @@ def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
         return [read_sample(dataset, index) for index in indices]
     try:
         return list(batched(indices))
-    except Exception:  # noqa: BLE001 (read one by one to find which sample it was, and raise that)
+    except Exception:  # noqa: BLE001 (the samples are then read one by one, which names the faulty one)
         return [read_sample(dataset, index) for index in indices]
 
 
 def _parts(samples: list[Any], spec: SampleSpec) -> tuple[list[Any], list[Any]]:
-    """Return inputs and labels; of plain pairs without a walk along two paths for each sample."""
+    """Return inputs and labels, with a fast path for plain pairs."""
     if spec == SampleSpec("0", "1") and all(type(sample) is tuple and len(sample) > 1 for sample in samples):
         return [sample[0] for sample in samples], [sample[1] for sample in samples]
     return [spec.inputs_in(sample) for sample in samples], [spec.labels_in(sample) for sample in samples]
@@ -201,7 +200,7 @@ def _stack(inputs: list[Any], positions: list[int]) -> Tensor:
             raise UnreadableSampleError(
                 f"Expected samples of one shape, but sample {index} has {tuple(tensor.shape)} and sample "
                 f"{positions[0]} has {tuple(shape)}.\n"
-                "Give the sanitizer a view that resizes them: `score_dataset=`."
+                "Pass a view of the data set that resizes them: `score_dataset=`."
             )
     stacked = torch.stack(tensors)
     if not torch.isfinite(stacked.sum()):  # one pass over the block; the sum of huge numbers may overflow
@@ -209,7 +208,7 @@ def _stack(inputs: list[Any], positions: list[int]) -> Tensor:
         if len(odd):
             raise UnreadableSampleError(
                 f"Expected finite inputs, but sample {positions[int(odd[0])]} holds NaN or infinite values.\n"
-                "Repair or leave out the sample."
+                "Repair or remove the sample."
             )
     return stacked
 

@@ -1,4 +1,4 @@
-"""What a decision is good for: this data set, under these settings."""
+"""Fingerprints of data sets, settings, network architectures and tensors."""
 
 import hashlib
 import json
@@ -15,32 +15,32 @@ from lightning_poison.data.blocks import read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
 
 _PROBES = 16
-_ADDRESS = re.compile(r"0x[0-9a-f]+")  # of an object that a part shows: another one in each process
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # the address of an object differs in each process
 
 _WAY_OUT = (
-    "Let `settings()` of the scorer return numbers, strings, booleans, `None`, and lists and dicts of them: in the "
-    "place of an object its name and what it was built with."
+    "`settings()` of the scorer must return numbers, strings, booleans, `None`, and lists and dicts of them. Instead "
+    "of an object return its name and arguments."
 )
 
 
 def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sample: SampleSpec) -> str:
     """Return a digest of a data set and of the settings of a decision about it.
 
-    It covers the class and the length of the data set, all labels, a few samples read under a fixed random state, and
-    the settings. It finds that data were exchanged, reordered, relabeled, extended or transformed otherwise; it does
-    not find one changed pixel in a sample that is not among the few.
+    It covers the class and length of the data set, all labels, a few samples read under a fixed random state, and the
+    settings. It therefore detects data that are exchanged, reordered, relabeled, extended or transformed differently,
+    but not a change of samples that are not among those few.
 
     Args:
-        dataset: a map-style data set.
-        labels: int64 `(N,)`, its labels.
-        settings: what the decision depends on, as JSON can hold it.
-        sample: where input and label stand in a sample.
+        dataset: Map-style data set.
+        labels: Its labels, int64 `(N,)`.
+        settings: Settings of the decision, as JSON values.
+        sample: Paths of input and label in a sample.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        TypeError: where JSON cannot hold a setting.
+        TypeError: If a setting is not a JSON value.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -63,7 +63,7 @@ def fingerprint(dataset: Any, labels: Tensor, settings: Mapping[str, Any], *, sa
 
 
 def _check_json(value: Any, where: str) -> None:
-    """Raise where JSON cannot hold a value: its text may be another one in each process, as that of an address is."""
+    """Raise if a value is not a JSON value. Its text may differ between processes, as an address does."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
@@ -80,9 +80,9 @@ def _check_json(value: Any, where: str) -> None:
 
 
 def architecture_of(module: nn.Module) -> str:
-    """Return the class of a network and a digest of what it is made of: its parts, their settings and their shapes.
+    """Return the class of a network and a digest of its modules, their settings and the shapes of their tensors.
 
-    The weights have no part in it: a network that is built anew, from other random weights, is of the same one.
+    The weights are not included: a network with other weights has the same architecture.
 
     Example:
         >>> deep, deeper = (nn.Sequential(*[nn.Linear(4, 4) for _ in range(count)]) for count in (2, 3))
@@ -99,7 +99,7 @@ def architecture_of(module: nn.Module) -> str:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of tensors by their names: 64 hexadecimal digits.
+    """Return a digest of named tensors, 64 hexadecimal digits.
 
     Example:
         >>> weights = {"weight": torch.ones(2), "bias": torch.zeros(1)}

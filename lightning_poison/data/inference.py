@@ -1,8 +1,8 @@
-"""Running a scorer over a data set: by blocks of indices, shared out over the ranks."""
+"""Running a function of blocks over a data set, with the blocks shared out over the ranks."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime, agreed
-
-ValueT = TypeVar("ValueT")
+from lightning_poison.runtime import Runtime, all_ranks
 
 
 def score_set(
@@ -25,30 +23,29 @@ def score_set(
     runtime: Runtime,
     seed: int,
     labels: Tensor | None = None,
-    description: str = "scoring",
+    description: str = "Scoring",
     share: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Score samples, without gradients.
+    """Score samples without gradients.
 
     Args:
-        dataset: a map-style data set.
-        indices: int64 `(M,)`, the samples.
-        score: maps a block, its tensors on the runtime's device, to scores `(B,)` or `(B, C)`.
-        sample: where input and label stand in a sample.
-        runtime: where to compute; with `share` each rank scores every `world_size`-th block and all get the sum.
-        seed: seeds the random transforms of the data set.
-        labels: int64 `(N,)`, the labels of the whole data set, which those of the samples must be; not checked where
-            it is `None`.
-        description: what the progress bar says.
-        share: whether the blocks are shared out over the ranks.
-        dtype: of what is returned.
+        dataset: Map-style data set.
+        indices: Positions of the samples, int64 `(M,)`.
+        score: Maps a block with tensors on the runtime's device to scores `(B,)` or `(B, C)`.
+        sample: Paths of input and label in a sample.
+        runtime: Where to compute. With `share`, each rank scores every `world_size`-th block and receives the sum.
+        seed: Seed of the data set's random transforms.
+        labels: Labels of the whole data set, int64 `(N,)`, to compare with those that samples carry. Optional.
+        description: Text of the progress bar.
+        share: Whether blocks are shared out over the ranks.
+        dtype: Data type of the result.
 
     Returns:
         `(M,)` or `(M, C)` on the CPU, in the order of `indices`.
 
     Raises:
-        ValueError: where a score is not finite, or a sample carries another label than `labels` says.
+        ValueError: If a score is not finite, or a sample carries another label than `labels` lists.
 
     Example:
         >>> from lightning_poison.runtime import LocalRuntime
@@ -78,11 +75,13 @@ def score_set(
 
     if not share:
         return torch.cat(list(run().values()))
-    return _gather(agreed(runtime, run), blocks, runtime, dtype)
+    with all_ranks(runtime):
+        found = run()
+    return _gather(found, blocks, runtime, dtype)
 
 
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
-    """Keep what autocast casts from block to block: it forgets on leaving the outermost context, and this is one."""
+    """Keep autocast's cast weights across blocks: its cache is cleared on exit of the outermost context, this one."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -95,7 +94,7 @@ def _check_labels(block: Block, labels: Tensor | None) -> None:
     index = int(block.indices[place])
     raise ValueError(
         f"Expected sample {index} to carry the label {int(labels[index])} that its data set lists, but it carries "
-        f"{int(block.labels[place])}.\nCorrect the `targets` or `labels` of the data set, or take them away."
+        f"{int(block.labels[place])}.\nCorrect the `targets` or `labels` of the data set, or remove them."
     )
 
 
@@ -112,15 +111,14 @@ def _scored(
     scores = scores.detach().to(dtype).cpu()
     if not torch.isfinite(scores).all():
         bad = int(block.indices[(~torch.isfinite(scores.reshape(len(scores), -1))).any(1)][0])
-        raise ValueError(
-            expected("scores", "finite", f"NaN or infinite values at sample {bad}, while {description}")
-            + "\nThe scorer does not fit this data; look at its features."
-        )
+        came = f"NaN or infinite values at sample {bad} ({description.lower()})"
+        hint = "The scorer does not fit this data. Check its features."
+        raise ValueError(expected("scores", "finite", came, hint))
     return scores
 
 
 def _gather(found: dict[int, Tensor], blocks: list[Tensor], runtime: Runtime, dtype: torch.dtype) -> Tensor:
-    """Put every rank's blocks in their places; each is added to zeros, so the sum is exact."""
+    """Collect the blocks of all ranks. Each is added to zeros, so the sum is exact."""
     trailing = next(iter(found.values())).shape[1:] if found else None
     shapes = runtime.broadcast(trailing)
     total = sum(len(block) for block in blocks)

@@ -1,4 +1,4 @@
-"""All labels of a data set, read from its own list where that can be trusted, else sample by sample."""
+"""All labels of a data set: from its own list if the samples agree with it, else sample by sample."""
 
 import operator
 from collections.abc import Sequence, Sized
@@ -10,83 +10,35 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import as_view
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
-MOST_CLASSES = 10_000
-"""Class indices from here on, in a data set of fewer samples, are taken for something else than classes."""
-
+MAX_CLASSES = 10_000
+"""Class indices from here on are rejected in a data set of fewer samples, as they are probably not classes."""
 
 _GAP = 10
-"""How far class indices may reach beyond twice the number of classes that occur, where none are listed."""
-
-
-def check_labels(labels: Tensor, data: Any) -> None:
-    """Check that labels can be those of a data set's classes.
-
-    Args:
-        labels: int64 `(N,)`, each at least 0.
-        data: whose they are; where it lists its `classes`, no label lies beyond them.
-
-    Raises:
-        ValueError: where a label lies beyond the classes that the data set lists or far beyond those that occur, or
-            there are fewer than two classes.
-
-    Example:
-        >>> check_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        ValueError: Expected class indices without a wide gap, ...
-        Mend or leave out the sample; or number the classes from 0 on, or list them in the data set's `classes`.
-    """
-    _check_range(labels, getattr(data, "classes", None))
-    if len(torch.unique(labels)) < 2:
-        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
-
-
-def _check_range(labels: Tensor, classes: Any) -> None:
-    largest, place = int(labels.max()), int(labels.argmax())
-    if largest >= max(MOST_CLASSES, len(labels)):
-        raise ValueError(
-            f"Expected class indices below {MOST_CLASSES:,}, but sample {place} has the label {largest:,}.\n"
-            "Number the classes from 0 on."
-        )
-    listed = len(classes) if isinstance(classes, Sized) and not isinstance(classes, str) else 0
-    if listed and largest >= listed:
-        names = printable(", ".join(str(each) for each in list(classes)[:5]))
-        more = ", …" if listed > 5 else ""
-        raise ValueError(
-            f"Expected labels below {listed}, the number of classes that the data set lists ({names}{more}), but "
-            f"sample {place} has the label {largest}.\nMend or leave out the sample, or list its class in `classes`."
-        )
-    present = len(torch.unique(labels))
-    if not listed and largest > 2 * present + _GAP:
-        raise ValueError(
-            f"Expected class indices without a wide gap, but sample {place} has the label {largest} where only "
-            f"{present} classes occur.\nMend or leave out the sample; or number the classes from 0 on, or list them in "
-            "the data set's `classes`."
-        )
-
+"""How far class indices may exceed twice the number of classes that occur, if the data set lists no classes."""
 
 _PROBES = 8
+"""Number of samples that are read to check a list of labels."""
 
 
 def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
-    """Return the labels that a data set's samples carry.
+    """Return the labels of all samples.
 
-    The data set's own `targets` or `labels` are taken where they agree with the samples themselves on a few probes;
-    otherwise every sample is read.
+    The data set's own `targets` or `labels` are used if they agree with a few samples; otherwise every sample is read.
 
     Args:
-        dataset: a map-style data set.
-        spec: where the label stands; found by itself where it is `None`.
+        dataset: Map-style data set.
+        spec: Paths of input and label in a sample. Default: detected.
 
     Returns:
-        int64 `(N,)`.
+        Labels, int64 `(N,)`.
 
     Raises:
-        ValueError: where the data set is empty, or a label is no integer of at least 0.
-        UnreadableSampleError: where a sample cannot be read.
+        ValueError: If the data set is empty, or a label is not an integer of at least 0.
+        UnreadableSampleError: If a sample cannot be read.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -104,18 +56,18 @@ def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
 
 
 def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
-    """Return the labels that a data set lists itself, or `None` where it lists none that its samples agree with.
+    """Return the labels that a data set lists, or `None` if it lists none that agree with its samples.
 
     Args:
-        dataset: a map-style data set.
-        spec: where the label stands in a sample.
+        dataset: Map-style data set. A few samples are read.
+        spec: Paths of input and label in a sample.
 
     Returns:
-        int64 `(N,)`, or `None`; a few samples are read.
+        Labels, int64 `(N,)`, or `None`.
 
     Raises:
-        ValueError: where a label is no integer of at least 0.
-        UnreadableSampleError: where one of the few samples cannot be read.
+        ValueError: If a label is not an integer of at least 0.
+        UnreadableSampleError: If one of the samples cannot be read.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -132,20 +84,33 @@ def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
     return _not_negative(listed)
 
 
-def _not_negative(labels: Tensor) -> Tensor:
-    if int(labels.min()) < 0:
-        index = int(labels.argmin())
-        raise ValueError(
-            expected("labels", "integers of at least 0", f"{int(labels[index])} at sample {index}")
-            + "\nLeave unlabeled samples out of the data set."
-        )
-    return labels
+def check_labels(labels: Tensor, data: Any) -> None:
+    """Check that labels are plausible class indices of a data set.
+
+    Args:
+        labels: Labels of at least 0, int64 `(N,)`.
+        data: The data set. If it lists its `classes`, they limit the labels.
+
+    Raises:
+        ValueError: If a label exceeds the listed classes, or exceeds by far those that occur, or there are fewer than
+            two classes.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected class indices without a large gap, ...
+        Correct or remove the sample, number the classes from 0, or list them in the data set's `classes`.
+    """
+    _check_range(labels, getattr(data, "classes", None))
+    if len(torch.unique(labels)) < 2:
+        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
 
 
 def spec_of(dataset: Any) -> SampleSpec:
-    """Find where input and label stand in the samples of a data set; see `SampleSpec.detect`.
+    """Detect the paths of input and label in the samples of a data set; see `SampleSpec.detect`.
 
-    Random transforms draw from a state of their own: the caller's random states are left alone.
+    The caller's random states are not affected by random transforms.
 
     Example:
         >>> spec_of([{"image": torch.zeros(1, 8, 8), "label": 3}])
@@ -159,14 +124,14 @@ def read_sample(dataset: Any, index: int) -> Any:
     """Read one sample.
 
     Raises:
-        UnreadableSampleError: whatever the data set raised, with the sample's index.
+        UnreadableSampleError: If the data set raises an error. The message names the sample's index.
 
     Example:
         >>> read_sample([(0.5, 1)], 3)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         lightning_poison.errors.UnreadableSampleError: Expected to read sample 3 of list, but it raised IndexError: ...
-        Repair or leave out the sample.
+        Repair or remove the sample.
     """
     try:
         return dataset[index]
@@ -175,15 +140,15 @@ def read_sample(dataset: Any, index: int) -> Any:
     except Exception as error:
         raise UnreadableSampleError(
             f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
-            f"{type(error).__name__}: {printable(error)}.\nRepair or leave out the sample."
+            f"{type(error).__name__}: {printable(error)}.\nRepair or remove the sample."
         ) from error
 
 
 def as_label(value: Any, index: int) -> int:
-    """Return a label as a Python integer.
+    """Return the label of sample `index` as a Python integer.
 
     Raises:
-        ValueError: where it is none.
+        ValueError: If it is not an integer.
 
     Example:
         >>> as_label(torch.tensor(7), index=0)
@@ -196,6 +161,40 @@ def as_label(value: Any, index: int) -> int:
             "For one-hot or named labels give the data set a `target_transform` that returns the index."
         )
     return int(value)
+
+
+def _not_negative(labels: Tensor) -> Tensor:
+    if int(labels.min()) < 0:
+        index = int(labels.argmin())
+        raise ValueError(
+            expected("labels", "integers of at least 0", f"{int(labels[index])} at sample {index}")
+            + "\nRemove unlabeled samples from the data set."
+        )
+    return labels
+
+
+def _check_range(labels: Tensor, classes: Any) -> None:
+    largest, place = int(labels.max()), int(labels.argmax())
+    if largest >= max(MAX_CLASSES, len(labels)):
+        raise ValueError(
+            f"Expected class indices below {MAX_CLASSES:,}, but sample {place} has the label {largest:,}.\n"
+            "Number the classes from 0."
+        )
+    listed = len(classes) if isinstance(classes, Sized) and not isinstance(classes, str) else 0
+    if listed and largest >= listed:
+        names = printable(", ".join(str(each) for each in list(classes)[:5]))
+        more = ", …" if listed > 5 else ""
+        raise ValueError(
+            f"Expected labels below {listed}, the number of classes that the data set lists ({names}{more}), but "
+            f"sample {place} has the label {largest}.\nCorrect or remove the sample, or list its class in `classes`."
+        )
+    present = len(torch.unique(labels))
+    if not listed and largest > 2 * present + _GAP:
+        raise ValueError(
+            f"Expected class indices without a large gap, but sample {place} has the label {largest} and only "
+            f"{present} classes occur.\nCorrect or remove the sample, number the classes from 0, or list them in the "
+            "data set's `classes`."
+        )
 
 
 def _is_whole(value: Any) -> bool:
@@ -211,28 +210,23 @@ def _is_whole(value: Any) -> bool:
 
 
 def _listed(dataset: Any) -> Tensor | None:
-    """Return the labels that a data set lists itself, through views of it, or `None`."""
-    if hasattr(dataset, "dataset") and hasattr(dataset, "indices") and (inner := _listed_by_view(dataset)) is not None:
-        return inner
-    if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
-        parts = [_listed(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+    """Return the labels that a data set, or the data sets below a view, list."""
+    if (view := as_view(dataset)) is not None:
+        listed = [_listed(part) for part in view.parts]
+        known = [
+            each for each, part in zip(listed, view.parts, strict=True) if each is not None and len(each) == len(part)
+        ]
+        if len(known) == len(listed):
+            try:
+                return view.gather(known)
+            except (IndexError, TypeError, ValueError, RuntimeError):  # it only looks like a view
+                pass
     if isinstance(tensors := getattr(dataset, "tensors", None), tuple) and len(tensors) > 1:
         return _as_vector(tensors[1], len(dataset))
     for name in ("targets", "labels"):
         if (vector := _as_vector(getattr(dataset, name, None), len(dataset))) is not None:
             return vector
     return None
-
-
-def _listed_by_view(view: Any) -> Tensor | None:
-    inner = _listed(view.dataset)
-    if inner is None or len(inner) != len(view.dataset):
-        return None
-    try:
-        return inner[torch.as_tensor(view.indices)]
-    except (IndexError, TypeError, ValueError, RuntimeError):  # it only looks like a view
-        return None
 
 
 def _as_vector(values: Any, length: int) -> Tensor | None:

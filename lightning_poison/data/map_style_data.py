@@ -1,4 +1,4 @@
-"""What is handed in to be judged or to be believed: data sets, loaders of them, and the labels that they carry."""
+"""Validates the `dataset` and `trusted` arguments, which may be loaders."""
 
 from collections.abc import Sized
 from typing import Any
@@ -19,18 +19,18 @@ from lightning_poison.errors import UnsupportedDataError
 
 
 def map_style(data: Any, name: str) -> Any:
-    """Return the data set that a person means, which may come as a loader of it.
+    """Return the map-style data set of an argument that is a data set or a loader of one.
 
-    Of a loader with a `SubsetRandomSampler` these are the samples that it draws, in the order of the data set.
+    For a loader with a `SubsetRandomSampler`, these are the samples that it draws, in the order of the data set.
 
     Args:
-        data: a map-style data set, or a loader of one.
-        name: the argument's name, for errors.
+        data: Map-style data set, or a loader of one.
+        name: Name of the argument, for errors.
 
     Raises:
-        UnsupportedDataError: where the data set has no length or is read by iteration only, or the loader draws by a
-            sampler of which nobody can say which samples it means.
-        ValueError: where there are no samples.
+        UnsupportedDataError: If the data set has no length or can only be iterated over, or the sampler of the loader
+            does not determine a set of samples.
+        ValueError: If there are no samples.
 
     Example:
         >>> loader = DataLoader(list(range(10)), sampler=SubsetRandomSampler([7, 2]))
@@ -42,7 +42,7 @@ def map_style(data: Any, name: str) -> Any:
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise UnsupportedDataError(
             expected(name, "a map-style data set, with `__len__` and `__getitem__`", type(data).__name__)
-            + "\nSamples are kept out by their index. Write the stream to files first and read it by index, or judge a "
+            + "\nSamples are removed by their index. Write the stream to files first and read them by index, or pass a "
             "finite part of it as a list."
         )
     if not len(data):
@@ -63,5 +63,5 @@ def _drawn_by(loader: "DataLoader[Any]", name: str) -> Any:
         return Subset(dataset, sorted(int(index) for index in sampler.indices))
     raise UnsupportedDataError(
         expected(name, "a loader that draws every sample of its data set", f"one with a {type(sampler).__name__}")
-        + "\nIt cannot be told which samples it stands for: pass them as a data set, `Subset(dataset, indices)`."
+        + "\nThis sampler does not determine a set of samples. Pass them as a data set: `Subset(dataset, indices)`."
     )

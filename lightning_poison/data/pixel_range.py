@@ -1,4 +1,4 @@
-"""`PixelRange`: what the raw images of a data set look like, and how a sample was normalized."""
+"""`PixelRange`: the range of raw images, and the normalization of samples."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected
 
-_ROUNDING_ERROR = 1e-6  # of float32, in units of the raw image: a center plus 8 / 255 may lie a little below its level
+_ROUNDING_ERROR = 1e-6  # of float32, in units of the raw image: a value plus 8 / 255 may be slightly below its level
 
 
 @dataclass(frozen=True)
 class PixelRange:
-    """The pixel domain of a data set, declared once.
+    """The pixel domain of a data set.
 
-    Raw images lie in [0, 1], on a grid of `levels` values. A sample is what the data set returns:
-    `(raw − mean) / std` for each channel, or the raw image where no `mean` and `std` are given. Every radius in this
-    library is in units of the raw image: `8 / 255` is eight gray levels, whatever the normalization.
+    Raw images are in [0, 1], on a grid of `levels` values. A sample of the data set is `(raw − mean) / std` per
+    channel, or the raw image without `mean` and `std`. Every radius in this library is in units of the raw image:
+    `8 / 255` is eight gray levels, independent of the normalization.
 
     Args:
-        mean: the mean that the data set's transform subtracts, one number a channel.
-        std: the standard deviation that it divides by, one number a channel.
-        levels: how many values a raw pixel can take, both ends included; `None` for a continuous range.
+        mean: Mean per channel that the data set's transform subtracts. Default: no normalization.
+        std: Standard deviation per channel by which it divides. Default: no normalization.
+        levels: Number of values of a raw pixel, including both ends; `None` for a continuous range. Default: 256.
 
     Raises:
-        ValueError: where only one of `mean` and `std` is given, they differ in length, a `std` is not above 0, or
+        ValueError: If only one of `mean` and `std` is given, they differ in length, a `std` is not above 0, or
             `levels` is below 2.
 
     Example:
@@ -42,7 +42,7 @@ class PixelRange:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             missing = "std" if self.std is None else "mean"
-            raise ValueError(f"Expected `mean` and `std` together, but got no `{missing}`.\nGive both, or neither.")
+            raise ValueError(f"Expected `mean` and `std` together, but got no `{missing}`.\nPass both or neither.")
         if self.mean is not None and self.std is not None:
             object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
             object.__setattr__(self, "std", tuple(float(value) for value in self.std))
@@ -54,7 +54,7 @@ class PixelRange:
             raise ValueError(expected("levels", "at least 2, or None for a continuous range", self.levels))
 
     def to_raw(self, inputs: Tensor) -> Tensor:
-        """Undo the normalization of samples `(..., C, H, W)`; what comes back lies in [0, 1] for a valid sample."""
+        """Undo the normalization of samples `(..., C, H, W)`. The result is in [0, 1] for valid samples."""
         return (
             inputs
             if self.mean is None
@@ -86,15 +86,15 @@ class PixelRange:
         """Project raw images onto the range, its grid of levels, and the L∞ ball around their originals.
 
         Args:
-            images: `(...)`, raw images; no normalization is undone.
-            around: of the same shape, in [0, 1], the originals; only needed where there is an `epsilon`.
-            epsilon: the radius of the ball, in units of the raw image; `None` for no limit.
+            images: Raw images `(...)`. No normalization is undone.
+            around: Originals in [0, 1], of the same shape. Required with `epsilon`.
+            epsilon: Radius of the ball, in units of the raw image. Default: no limit.
 
         Returns:
-            `(...)`. A pixel in whose ball there is no level takes the value of its original.
+            `(...)`. A pixel with no level in its ball takes the value of its original.
 
         Raises:
-            ValueError: where there is an `epsilon` and nothing that it is around.
+            ValueError: If `epsilon` is given without `around`.
 
         Example:
             >>> originals = torch.tensor([0.5, 0.5, 1.0])
@@ -105,8 +105,8 @@ class PixelRange:
         if epsilon is None:
             low, high = torch.zeros_like(images), torch.ones_like(images)
         elif around is None:
-            hint = "Hand over the images that it is measured from."
-            raise ValueError(expected("around", f"images, where `epsilon` is {epsilon:g}", "None", hint))
+            hint = "Pass the original images."
+            raise ValueError(expected("around", f"the original images, with `epsilon={epsilon:g}`", "None", hint))
         else:
             low, high = (around - epsilon).clamp(min=0), (around + epsilon).clamp(max=1)
         if self.levels is None:
@@ -118,7 +118,7 @@ class PixelRange:
         return nearest if around is None else torch.where(lowest > highest, around, nearest)
 
     def contains(self, inputs: Tensor, *, tolerance: float = 1e-4) -> bool:
-        """Tell whether all samples lie in the pixel range, up to rounding; `tolerance` is in units of the raw image."""
+        """Whether all samples are in the pixel range up to `tolerance`, in units of the raw image."""
         raw = self.to_raw(inputs)
         return bool(((raw >= -tolerance) & (raw <= 1 + tolerance)).all())
 

@@ -1,9 +1,8 @@
-"""Reading a data set with another image in front of its transform.
+"""Raw images: the images before a data set's transform.
 
-A trigger acts on the image as it lies on disk, before the data set's transform, at training and at test time alike.
+A trigger changes the image as it is stored, before the data set's transform, at training and test time alike.
 """
 
-import bisect
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,84 +19,15 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.pixel_range import PixelRange
-
-
-class RawImages:
-    """The samples of a data set as raw images, at an unchanging state of its random transforms.
-
-    Args:
-        dataset: a map-style data set.
-        pixels: how its samples are normalized.
-        seed: seeds random transforms; the global random states are put back.
-        batch_size: how many samples are read at once.
-
-    Example:
-        >>> from lightning_poison.testing.tiny_images import TinyImages
-        >>> pixels = PixelRange(mean=(0.5,), std=(0.25,))
-        >>> images = RawImages(TinyImages(pixels=pixels), pixels, seed=0, batch_size=2)
-        >>> found = images(torch.tensor([4, 8, 4]))
-        >>> found.shape, bool((found >= 0).all() and (found <= 1).all())
-        (torch.Size([3, 1, 8, 8]), True)
-    """
-
-    def __init__(self, dataset: "Dataset[Any]", pixels: PixelRange, *, seed: int, batch_size: int) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self._pixels, self._seed = pixels, seed
-        self._sample = spec_of(dataset)
-
-    def __repr__(self) -> str:
-        return f"RawImages({type(self.dataset).__name__}, {self._pixels})"
-
-    def __call__(self, indices: Tensor) -> Tensor:
-        """Return the raw images at those positions, int64 `(B,)`, one at least: float32 `(B, ...)` in [0, 1].
-
-        Raises:
-            UnreadableSampleError: where a sample cannot be read or is not finite.
-            ValueError: where images lie outside the pixel range.
-        """
-        return torch.cat(list(self.blocks(indices)))
-
-    def blocks(self, indices: Tensor) -> Iterator[Tensor]:
-        """Yield them a block of `batch_size` at a time; an index may come several times."""
-        blocks = index_blocks(indices, self.batch_size)
-        for block in read_blocks(self.dataset, blocks, sample=self._sample, seed=self._seed):
-            yield as_raw_images(block.inputs, self._pixels)
-
-
-def as_raw_images(inputs: Tensor, pixels: PixelRange) -> Tensor:
-    """Return samples as raw images.
-
-    Args:
-        inputs: `(B, ...)`, as a data set returns them.
-        pixels: how they are normalized.
-
-    Returns:
-        `(B, ...)`, in [0, 1].
-
-    Raises:
-        ValueError: where images lie outside the pixel range.
-
-    Example:
-        >>> as_raw_images(torch.tensor([[[[-2.0, 2.0]]]]), PixelRange(mean=(0.5,), std=(0.25,)))
-        tensor([[[[0., 1.]]]])
-    """
-    raw = pixels.to_raw(inputs)
-    if not pixels.contains(inputs):
-        found = f"values from {float(raw.min()):.3g} to {float(raw.max()):.3g}"
-        hint = "Say how the data set normalizes: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
-        raise ValueError(expected("dataset", f"images that lie in [0, 1] once {pixels} is undone", found, hint))
-    return raw.clamp(0, 1)
-
+from lightning_poison.data.views import locate
 
 Edit = Callable[[Tensor], Tensor]
 """Maps a raw image, uint8 `(C, H, W)`, to another of the same shape; never in place."""
 
-
 _WAY_OUT = """\
-Raw images are what a data set hands to its `self.transform`. Use one of torchvision's, or one of your own that calls
-`self.transform(image)` in `__getitem__`, with images that are uint8 `(C, H, W)`: `(255 * images).round().byte()` makes
-them from floats in [0, 1].
+Raw images are what a data set passes to its `self.transform`. Use a data set of torchvision, or one of your own that
+calls `self.transform(image)` in `__getitem__` on uint8 images `(C, H, W)`. `(255 * images).round().byte()` converts
+floats in [0, 1].
 
     class Images(torch.utils.data.Dataset):
         def __init__(self, images, labels):
@@ -110,23 +40,23 @@ them from floats in [0, 1].
         def __getitem__(self, index):
             return self.transform(self.data[index]), int(self.targets[index])
 
-Authors of attacks: poison of domain "sample" needs no raw images."""
+For authors of attacks: poison of domain "sample" needs no raw images."""
 
 
 def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
     """Read one sample with its raw image edited before the data set's transform.
 
     Args:
-        dataset: one of torchvision's, any other that calls its `transform` on the image, or a `Subset`, a
+        dataset: A data set of torchvision, any other that calls its `transform` on the image, or a `Subset`, a
             `ConcatDataset` or a filtered view of such.
-        index: the position of the sample.
-        edit: what is done to the raw image, uint8 `(C, H, W)`.
+        index: Position of the sample.
+        edit: Edits the raw image, uint8 `(C, H, W)`.
 
     Returns:
-        The sample as the data set returns it, container and all.
+        The sample in the container that the data set returns.
 
     Raises:
-        TypeError: where the data set has no `transform` or does not call it, or its raw images are not 8-bit images.
+        TypeError: If the data set has no `transform` or does not call it, or its raw images are not 8-bit images.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -137,25 +67,25 @@ def read_edited(dataset: Any, index: int, edit: Edit) -> Any:
         >>> bool(dataset[1][0].eq(image).all())
         False
     """
-    leaf, position = resolve(dataset, index)
-    view = copy.copy(leaf)
-    swap = _Swap(leaf.transform, edit)
-    view.transform = swap
-    if isinstance(getattr(leaf, "transforms", None), StandardTransform):
-        view.transforms = StandardTransform(swap, getattr(leaf, "target_transform", None))
+    owner, position = transform_owner(dataset, index)
+    view = copy.copy(owner)
+    wrapper = _EditedTransform(owner.transform, edit)
+    view.transform = wrapper
+    if isinstance(getattr(owner, "transforms", None), StandardTransform):
+        view.transforms = StandardTransform(wrapper, getattr(owner, "target_transform", None))
     sample = view[position]
-    if not swap.called:
+    if not wrapper.called:
         raise TypeError(
-            f"Expected {type(leaf).__name__} to call its `transform` on the raw image, but it did not.\n{_WAY_OUT}"
+            f"Expected {type(owner).__name__} to call its `transform` on the raw image, but it did not.\n{_WAY_OUT}"
         )
     return sample
 
 
 def read_raw(dataset: Any, index: int) -> Tensor:
-    """Return the image of one sample as it is before the data set's transform, uint8 `(C, H, W)`.
+    """Return the raw image of one sample, uint8 `(C, H, W)`.
 
     Raises:
-        TypeError: as `read_edited`.
+        TypeError: As `read_edited`.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -174,7 +104,7 @@ def read_raw(dataset: Any, index: int) -> Tensor:
 
 
 def has_raw(dataset: Any) -> bool:
-    """Tell whether the raw images of a data set can be reached.
+    """Whether the raw images of a data set can be read.
 
     Example:
         >>> from torch.utils.data import Subset, TensorDataset
@@ -189,37 +119,99 @@ def has_raw(dataset: Any) -> bool:
     return True
 
 
-def resolve(dataset: Any, index: int) -> tuple[Any, int]:
-    """Follow views and concatenations down to the data set that owns a `transform`.
+def transform_owner(dataset: Any, index: int) -> tuple[Any, int]:
+    """Follow views down to the data set whose `transform` is applied to a sample, and return the position in it.
 
     Raises:
-        TypeError: where the data set that is reached has no `transform`.
+        TypeError: If that data set has no `transform`.
 
     Example:
         >>> from torch.utils.data import ConcatDataset, Subset
         >>> from lightning_poison.testing.tiny_images import TinyImages
         >>> first, second = TinyImages(3), TinyImages(5)
-        >>> owner, position = resolve(ConcatDataset([first, Subset(second, [4, 0])]), 3)
+        >>> owner, position = transform_owner(ConcatDataset([first, Subset(second, [4, 0])]), 3)
         >>> owner is second, position
         (True, 4)
     """
-    if hasattr(dataset, "cumulative_sizes") and hasattr(dataset, "datasets"):
-        index += len(dataset) if index < 0 else 0
-        part = bisect.bisect_right(dataset.cumulative_sizes, index)
-        start = dataset.cumulative_sizes[part - 1] if part else 0
-        return resolve(dataset.datasets[part], index - start)
-    if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
-        return resolve(dataset.dataset, int(dataset.indices[index]))
-    if not hasattr(dataset, "transform"):
+    owner, position = locate(dataset, index)
+    if not hasattr(owner, "transform"):
         raise TypeError(
             "Expected a data set that calls its `transform` on the raw image, "
-            f"but got {type(dataset).__name__}, which has none.\n{_WAY_OUT}"
+            f"but got {type(owner).__name__}, which has none.\n{_WAY_OUT}"
         )
-    return dataset, index
+    return owner, position
 
 
-class _Swap:
-    """Stands in for a data set's transform: edits the image, then transforms it."""
+class RawImages:
+    """The samples of a data set as raw images in [0, 1], with the random transforms under a fixed seed.
+
+    Args:
+        dataset: Map-style data set.
+        pixels: Normalization of its samples.
+        seed: Seed of random transforms. Global random states are restored.
+        batch_size: Number of samples per block.
+
+    Example:
+        >>> from lightning_poison.testing.tiny_images import TinyImages
+        >>> pixels = PixelRange(mean=(0.5,), std=(0.25,))
+        >>> images = RawImages(TinyImages(pixels=pixels), pixels, seed=0, batch_size=2)
+        >>> raw = images(torch.tensor([4, 8, 4]))
+        >>> raw.shape, bool((raw >= 0).all() and (raw <= 1).all())
+        (torch.Size([3, 1, 8, 8]), True)
+    """
+
+    def __init__(self, dataset: "Dataset[Any]", pixels: PixelRange, *, seed: int, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self._pixels, self._seed = pixels, seed
+        self._sample = spec_of(dataset)
+
+    def __repr__(self) -> str:
+        return f"RawImages({type(self.dataset).__name__}, {self._pixels})"
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Return the raw images at `indices`, int64 `(B,)`, at least one: float32 `(B, ...)` in [0, 1].
+
+        Raises:
+            UnreadableSampleError: If a sample cannot be read or is not finite.
+            ValueError: If an image is outside the pixel range.
+        """
+        return torch.cat(list(self.blocks(indices)))
+
+    def blocks(self, indices: Tensor) -> Iterator[Tensor]:
+        """Yield the raw images in blocks of `batch_size`. Indices may repeat."""
+        blocks = index_blocks(indices, self.batch_size)
+        for block in read_blocks(self.dataset, blocks, sample=self._sample, seed=self._seed):
+            yield as_raw_images(block.inputs, self._pixels)
+
+
+def as_raw_images(inputs: Tensor, pixels: PixelRange) -> Tensor:
+    """Undo the normalization of samples.
+
+    Args:
+        inputs: Samples `(B, ...)`, as a data set returns them.
+        pixels: Their normalization.
+
+    Returns:
+        Raw images `(B, ...)` in [0, 1].
+
+    Raises:
+        ValueError: If an image is outside the pixel range.
+
+    Example:
+        >>> as_raw_images(torch.tensor([[[[-2.0, 2.0]]]]), PixelRange(mean=(0.5,), std=(0.25,)))
+        tensor([[[[0., 1.]]]])
+    """
+    raw = pixels.to_raw(inputs)
+    if not pixels.contains(inputs):
+        came = f"values from {float(raw.min()):.3g} to {float(raw.max()):.3g}"
+        hint = "Declare the normalization of the data set: `Threat(..., pixels=PixelRange(mean=..., std=...))`."
+        raise ValueError(expected("dataset", f"images in [0, 1] after undoing {pixels}", came, hint))
+    return raw.clamp(0, 1)
+
+
+class _EditedTransform:
+    """Replaces a data set's transform: edits the raw image, then applies the transform."""
 
     def __init__(self, transform: Callable[..., Any] | None, edit: Edit) -> None:
         self.transform = transform
@@ -249,9 +241,9 @@ def _to_tensor(image: Any) -> Tensor:
         return image if image.ndim == 3 else image[None]
     came = f"a PIL image of mode {image.mode}" if isinstance(image, Image.Image) else describe(image)
     raise TypeError(
-        f"Expected raw images of 8 bits (PIL of mode L, RGB or RGBA, uint8 arrays or tensors), but got {came}.\n"
-        "Keep them so, and scale them in the data set's `transform`; `(255 * images).round().byte()` makes them from "
-        'floats in [0, 1].\nAuthors of attacks: poison of domain "sample" needs no raw images.'
+        f"Expected 8-bit raw images (PIL of mode L, RGB or RGBA, or uint8 arrays or tensors), but got {came}.\n"
+        "Scale them in the data set's `transform` instead. `(255 * images).round().byte()` converts floats in [0, 1].\n"
+        'For authors of attacks: poison of domain "sample" needs no raw images.'
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the input and the label stand in a sample, whatever its container."""
+"""`SampleSpec`: the paths of input and label in a sample, for any container."""
 
 import copy
 import dataclasses
@@ -22,13 +22,13 @@ NAME_THEM = "Name the parts by their paths: `sample=SampleSpec(inputs=..., label
 class SampleSpec:
     """The paths of the input and of the label in a sample.
 
-    A path is a position, a key or an attribute name; nested ones are joined by dots: `"0"`, `"image"`, `"views.0"`.
+    A path is a position, a key or an attribute name. Nested ones are joined by dots: `"0"`, `"image"`, `"views.0"`.
     Samples may be tuples, lists, named tuples, dicts and dataclasses, nested; a collated batch of them has the same
-    paths. Other objects with attributes, such as graphs of PyTorch Geometric, will do where the paths are named.
+    paths. Other objects with attributes, such as graphs of PyTorch Geometric, work if the paths are given.
 
     Args:
-        inputs: the path of the input.
-        labels: the path of the label.
+        inputs: Path of the input. Default: `"0"`.
+        labels: Path of the label. Default: `"1"`.
 
     Example:
         >>> spec = SampleSpec(inputs="image", labels="meta.label")
@@ -51,10 +51,11 @@ class SampleSpec:
         return _get(sample, self.labels)
 
     def replace(self, sample: Any, **parts: Any) -> Any:
-        """Return a copy of a sample with another `inputs` or `labels`; the sample itself is not changed.
+        """Return a copy of a sample with other `inputs` or `labels`. The sample itself is not changed.
 
         Raises:
-            ValueError: where an object's attribute cannot be set, or cannot be set on a copy alone.
+            ValueError: If an attribute of an object cannot be set, or cannot be set on a copy without changing the
+                original.
         """
         for part, value in parts.items():
             sample = _set(sample, getattr(self, part).split("."), value)
@@ -62,19 +63,19 @@ class SampleSpec:
 
     @classmethod
     def detect(cls, sample: Any, *, batched: bool = False, mixed: bool = False) -> "SampleSpec":
-        """Find the input and the label where it is plain which they are.
+        """Detect the paths of the input and the label.
 
-        It is plain where a sequence starts with an input and a label, where there is exactly one of each, and where
-        exactly one of each has a usual name (`image`, `label`, `target`, …).
+        They are unambiguous if a sequence starts with an input and a label, if there is exactly one of each, or if
+        exactly one of each has a common name (`image`, `label`, `target`, …).
 
         Args:
-            sample: one sample, or one collated batch.
-            batched: whether it is a batch.
-            mixed: whether probabilities `(B, C)`, as mixup makes them of labels, count as labels too where they follow
-                the input or have a label's name.
+            sample: One sample, or one collated batch.
+            batched: Whether it is a batch.
+            mixed: Whether probabilities `(B, C)`, such as the labels of mixup, also count as labels if they follow the
+                input or have the name of a label.
 
         Raises:
-            ValueError: where it is not plain; the message shows the structure and how to name the paths.
+            ValueError: If the paths are ambiguous. The message shows the structure and how to name the paths.
         """
         leaves = list(_leaves(sample))
         probabilities = [path for path, leaf in leaves if mixed and _is_named(path) and are_probabilities(leaf)]
@@ -131,7 +132,7 @@ def _is_named(path: str) -> bool:
 
 
 def are_probabilities(leaf: Any) -> bool:
-    """Tell whether a part is probabilities of classes, a row a sample."""
+    """Whether a part of a batch is class probabilities, one row per sample."""
     if not isinstance(leaf, Tensor) or leaf.ndim != 2 or not leaf.is_floating_point() or not leaf.numel():
         return False
     return bool((leaf >= 0).all()) and bool(((leaf.sum(1) - 1).abs() < 1e-2).all())

@@ -1,4 +1,4 @@
-"""The `lightning-poison demo` command: two attacks on a small data set, and what a sanitizer removes."""
+"""The `lightning-poison demo` command: two attacks on a small data set, evaluated with a sanitizer."""
 
 import lazy_loader
 

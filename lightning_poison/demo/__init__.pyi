@@ -1,5 +1,3 @@
-from .run import run_demo as run_demo
 from .training import Classifier as Classifier
-from .training import LGMClassifier as LGMClassifier
 from .training import fit_quietly as fit_quietly
 from .training import predict_with as predict_with

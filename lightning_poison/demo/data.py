@@ -1,4 +1,4 @@
-"""The images of the demo: scikit-learn's bundled digits, or MNIST from a folder that has it."""
+"""Data sets of the demo: scikit-learn's bundled digits, or a local copy of MNIST."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,18 @@ from lightning_poison.data.pixel_range import PixelRange
 
 @dataclass(frozen=True)
 class DemoData:
-    """Real images, and how they are shared out.
+    """Images, and their split between the two attacks.
 
     Args:
-        name: what they are called.
+        name: Name of the data set.
         images: float32 `(N, C, H, W)` in [0, 1].
         labels: int64 `(N,)`.
-        pixels: their pixel domain.
-        pretrained: how many images the frogs' victim was pretrained on.
-        pretraining_epochs: how long.
-        fine_tuned: how many it is fine-tuned on.
-        trained: how many the victim of the flipped labels is trained on.
-        epochs: how long that one is trained.
+        pixels: Pixel range of the images.
+        pretrained: Number of images for pretraining the victim of the poison frogs.
+        pretraining_epochs: Number of pretraining epochs.
+        fine_tuned: Number of images for fine-tuning this victim.
+        trained: Number of images for training the victim of the flipped labels.
+        epochs: Number of epochs of this training.
 
     Example:
         >>> digits = load_demo_data("digits")
@@ -49,15 +49,15 @@ class DemoData:
 
 
 def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> DemoData:
-    """Read scikit-learn's bundled digits, or MNIST from a folder that has it already.
+    """Load scikit-learn's bundled digits, or MNIST from a local folder.
 
     Args:
         name: `"digits"` or `"mnist"`.
-        root: the folder that holds `MNIST/raw`.
-        seed: seeds the order of the images.
+        root: Folder that contains `MNIST/raw`; required for MNIST.
+        seed: Seed of the order of the images.
 
     Raises:
-        FileNotFoundError: where MNIST is not in that folder.
+        FileNotFoundError: If the folder does not contain MNIST.
 
     Example:
         >>> digits = load_demo_data("digits")
@@ -75,8 +75,8 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
         return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 20, 400, 1297, 20)
     if root is None or not (root / "MNIST" / "raw").is_dir():
         raise FileNotFoundError(
-            f"Expected MNIST as torchvision lays it out, a folder MNIST/raw in `--data-root`, but got {root}.\n"
-            "Fetch it with `torchvision.datasets.MNIST(root, download=True)`, or use `--data digits`."
+            f"Expected a folder MNIST/raw in `--data-root`, as created by torchvision, but got {root}.\n"
+            "Download it with `torchvision.datasets.MNIST(root, download=True)`, or use `--data digits`."
         )
     from torchvision.datasets import MNIST
 

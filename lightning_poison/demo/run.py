@@ -1,4 +1,4 @@
-"""The demo: poison real digits in two ways, and see what each filter keeps out and what that is worth."""
+"""The demo: poison digits with two attacks, and compare a sanitizer with control filters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,52 +28,53 @@ from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 
-Say = Callable[[str], None]
+Write = Callable[[str], None]
+"""Writes one line of output."""
 
 FEATURES = 32
 
 TARGETS, FROGS_PER_TARGET, BETA, FINE_TUNING_EPOCHS = 10, 15, 1e-3, 60
-"""Enough for the attack to work where nothing is done against it."""
+"""Settings with which the attack succeeds without a defense."""
 
-MOST_REMOVED = 0.9
-"""Above the sanitizer's own limit: the frogs may outnumber the clean images of a class."""
+MAX_REMOVED = 0.9
+"""More than the sanitizer's default, because there may be more poison frogs than clean images in a class."""
 
 
 def run_demo(
-    *, data: str = "digits", data_root: Path | None = None, output: Path, seed: int = 0, say: Say
+    *, data: str = "digits", data_root: Path | None = None, output: Path, seed: int = 0, write: Write
 ) -> dict[str, list[Cell]]:
-    """Run both halves of the demo and return their cells.
+    """Run both attacks of the demo and return the cells of each.
 
     Args:
         data: `"digits"` or `"mnist"`.
-        data_root: where MNIST is.
-        output: where manifests, verdicts and pictures are written.
-        seed: seeds everything.
-        say: gets what is printed.
+        data_root: Folder that contains `MNIST/raw`; required for MNIST.
+        output: Folder for manifests, verdicts and figures.
+        seed: Seed of all randomness. Default: 0.
+        write: Called with each line of output.
 
     Raises:
-        UnknownNameError: where an attack is not installed; it names the extra that brings it.
+        UnknownNameError: If an attack is not installed. The message names the extra that installs it.
     """
     try:
         get_attack("label-flip"), get_attack("poison-frog")
     except UnknownNameError as error:
         raise UnknownNameError(
-            f"{error}\nThe demo attacks with plug-ins: `pip install 'lightning-poison[demo]'`."
+            f"{error}\nThe demo needs the attack plug-ins: `pip install 'lightning-poison[demo]'`."
         ) from error
-    known = load_demo_data(data, data_root, seed=seed)
+    loaded = load_demo_data(data, data_root, seed=seed)
     return {
-        "label-flip": _flipped_labels(known, output / "label-flip", seed, say),
-        "poison-frog": _frogs(known, output / "poison-frog", seed, say),
+        "label-flip": _evaluate_flipped_labels(loaded, output / "label-flip", seed, write),
+        "poison-frog": _evaluate_frogs(loaded, output / "poison-frog", seed, write),
     }
 
 
-def _flipped_labels(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
+def _evaluate_flipped_labels(data: DemoData, output: Path, seed: int, write: Write) -> list[Cell]:
     clean, test = data.part(0, data.trained), data.part(data.trained)
     threat = Threat.of_fraction(clean, 0.15, pixels=data.pixels)
     poison = craft(get_attack("label-flip"), clean, threat, generator=derived_generator(seed, "label flip"))
-    say(
-        f"\n1. Flipped labels: {len(poison)} of {len(clean):,} labels of {data.name} are wrong; a perceptron is "
-        "trained from scratch; nothing is trusted, and the scorer is fitted on each fold for 200 steps."
+    write(
+        f"\n1. Flipped labels: {len(poison)} of the {len(clean):,} labels of {data.name} are wrong. A multilayer "
+        "perceptron is trained from scratch. There are no trusted data; the scorer is fitted for 200 steps per fold."
     )
     shape, batch = data.images.shape[1:], 64
 
@@ -82,10 +83,10 @@ def _flipped_labels(data: DemoData, output: Path, seed: int, say: Say) -> list[C
         return predict_with(fit_quietly(network, dataset, epochs=data.epochs, batch_size=batch, seed=number))
 
     scorer = LikelihoodScorer(fit_settings=FitSettings(min_steps=200))
-    return _half(data, clean, poison, test, train, scorer, output, seed, say)
+    return _evaluate_sanitizer(data, clean, poison, test, train, scorer, output, seed, write)
 
 
-def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
+def _evaluate_frogs(data: DemoData, output: Path, seed: int, write: Write) -> list[Cell]:
     first, second = data.pretrained, data.pretrained + data.fine_tuned
     base = LGMClassifier(default_backbone(data.images.shape[1:], FEATURES, seed=seed), FEATURES, 10)
     fit_quietly(base, data.part(0, first), epochs=data.pretraining_epochs, seed=seed)
@@ -100,21 +101,22 @@ def _frogs(data: DemoData, output: Path, seed: int, say: Say) -> list[Cell]:
         holdout=test,
         generator=derived_generator(seed, "frogs"),
     )
-    say(
-        f"\n2. Poison frogs: {len(poison)} images appended to {len(clean):,} collide in feature space with "
-        f"{TARGETS} targets; labels look right; a new head is trained on the frozen "
-        f"features of a network with an LGM head, pretrained on {first:,} clean images, which is the scorer too; up to "
-        f"{100 * MOST_REMOVED:g} % may be removed."
+    write(
+        f"\n2. Poison frogs: {len(poison)} images with correct labels, appended to {len(clean):,}, collide with "
+        f"{TARGETS} targets in feature space. A network with an LGM head is pretrained on {first:,} clean images; a "
+        "new head is trained on its frozen features. The same network is the scorer. At most "
+        f"{100 * MAX_REMOVED:g} % of the samples may be removed."
     )
 
     def train(dataset: Any, number: int) -> Predict:
-        tuned = fit_quietly(_fine_tuned(base, number), dataset, epochs=FINE_TUNING_EPOCHS, batch_size=64, seed=number)
-        return predict_with(tuned)
+        network = _with_new_head(base, number)
+        return predict_with(fit_quietly(network, dataset, epochs=FINE_TUNING_EPOCHS, batch_size=64, seed=number))
 
-    return _half(data, clean, poison, test, train, LikelihoodScorer.from_module(base), output, seed, say)
+    scorer = LikelihoodScorer.from_module(base)
+    return _evaluate_sanitizer(data, clean, poison, test, train, scorer, output, seed, write)
 
 
-def _half(
+def _evaluate_sanitizer(
     data: DemoData,
     clean: Dataset[Any],
     poison: Poison,
@@ -123,13 +125,12 @@ def _half(
     scorer: LikelihoodScorer,
     output: Path,
     seed: int,
-    say: Say,
+    write: Write,
 ) -> list[Cell]:
-    """Sanitize through a Trainer as a user would, compare with the controls, and say what was found."""
+    """Sanitize with a Trainer, compare with the controls, and write the results."""
     poisoned = PoisonedDataset(clean, poison)
-    verdict = _sanitized(poisoned, scorer, output, seed)
-    counted = PixelCountingScorer(data.pixels).fit(poisoned)
-    counts = counted.score_batch(*_stacked(poisoned))
+    verdict = _sanitize(poisoned, scorer, output, seed)
+    counts = PixelCountingScorer(data.pixels).fit(poisoned).score_batch(*_stack(poisoned))
     removed = int((~verdict.keep).sum())
     by_counting = torch.ones(len(poisoned), dtype=torch.bool)
     by_counting[counts.argsort(descending=True)[:removed]] = False
@@ -141,29 +142,25 @@ def _half(
         train=train,
         seed=seed,
     )
-    say(render_table(cells))
+    write(render_table(cells))
     truth = poisoned.is_poison
-    ranks = [roc_auc_score(truth, values) for values in (verdict.suspicion, counts)]
-    say(f"Ranking poison above clean samples (AUROC): sanitizer {ranks[0]:.3f}, pixel counting {ranks[1]:.3f}.")
-    say(str(verdict.evidence).capitalize() + f"; the truth is {100 * float(truth.double().mean()):.2f} %.")
-    _picture(poisoned, verdict, output / "caught.png")
-    say(f"Written: {output / 'manifest.csv'}, {output / 'caught.png'}")
+    auroc = [roc_auc_score(truth, values) for values in (verdict.suspicion, counts)]
+    write(f"Ranking of poison above clean samples (AUROC): sanitizer {auroc[0]:.3f}, pixel counting {auroc[1]:.3f}.")
+    write(str(verdict.evidence).capitalize() + f"; the truth is {100 * float(truth.double().mean()):.2f} %.")
+    save_figure(plot_caught(poisoned, verdict), output / "caught.png")
+    write(f"Files: {output / 'manifest.csv'}, {output / 'caught.png'}")
     return cells
 
 
-def _sanitized(poisoned: PoisonedDataset, scorer: LikelihoodScorer, output: Path, seed: int) -> Verdict:
-    sanitizer = Sanitizer(scorer, max_removed=MOST_REMOVED, dirpath=str(output), seed=seed)
-    inputs, _ = _stacked(poisoned)
+def _sanitize(poisoned: PoisonedDataset, scorer: LikelihoodScorer, output: Path, seed: int) -> Verdict:
+    sanitizer = Sanitizer(scorer, max_removed=MAX_REMOVED, dirpath=str(output), seed=seed)
+    inputs, _ = _stack(poisoned)
     probe = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 10)))
     fit_quietly(probe, poisoned, epochs=1, batch_size=64, callbacks=[sanitizer], seed=seed)
     return sanitizer.verdict
 
 
-def _picture(poisoned: PoisonedDataset, verdict: Verdict, path: Path) -> None:
-    save_figure(plot_caught(poisoned, verdict), path)
-
-
-def _stacked(dataset: Any) -> tuple[Tensor, Tensor]:
+def _stack(dataset: Any) -> tuple[Tensor, Tensor]:
     samples = [dataset[index] for index in range(len(dataset))]
     return torch.stack([image for image, _ in samples]), torch.tensor([int(label) for _, label in samples])
 
@@ -174,14 +171,14 @@ def _perceptron(inputs: int, *, seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), body, nn.ReLU(), nn.Linear(64, 10))
 
 
-class _Frozen(nn.Module):
-    """The features of a pretrained network, in evaluation mode whatever is asked for."""
+class _FrozenFeatures(nn.Module):
+    """Frozen feature extractor of a pretrained network, always in evaluation mode."""
 
     def __init__(self, base: LGMClassifier) -> None:
         super().__init__()
         self.extractor = base.extractor.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "_Frozen":  # noqa: ARG002 (frozen is frozen)
+    def train(self, mode: bool = True) -> "_FrozenFeatures":  # noqa: ARG002 (always in evaluation mode)
         return super().train(False)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -189,10 +186,10 @@ class _Frozen(nn.Module):
         return features
 
 
-def _fine_tuned(base: LGMClassifier, seed: int) -> Classifier:
+def _with_new_head(base: LGMClassifier, seed: int) -> Classifier:
     generator = torch.Generator().manual_seed(seed)
     head = nn.Linear(FEATURES, 10)
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / FEATURES**0.5)
         head.bias.zero_()
-    return Classifier(nn.Sequential(_Frozen(base), head), learning_rate=2e-2)
+    return Classifier(nn.Sequential(_FrozenFeatures(base), head), learning_rate=2e-2)

@@ -1,4 +1,4 @@
-"""Training a classifier with a Trainer, so that attacks and defenses can be compared on what users run."""
+"""Train a classifier with a Trainer, to compare attacks and defenses."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from lightning_poison.mixins import LGMMixin
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import DEFAULT_THREADS
 
-_ADVICE = ("Found .* in eval mode", "The 'train_dataloader' does not have many workers")
-"""Lightning's advice against what is done on purpose here: frozen parts, and reading in this process."""
+_IGNORED_WARNINGS = ("Found .* in eval mode", "The 'train_dataloader' does not have many workers")
+"""Lightning's warnings about what is intended here: frozen modules, and loading in the main process."""
 
 
 class Classifier(LightningModule):
-    """A network under cross-entropy, as anybody would write it.
+    """Plain classifier with a cross-entropy loss.
 
     Args:
-        network: maps inputs to logits `(B, C)`; parameters that need no gradient stay as they are.
-        learning_rate: of Adam.
+        network: Maps inputs to logits `(B, C)`. Parameters that require no gradient stay frozen.
+        learning_rate: Learning rate of Adam. Default: 0.003.
 
     Example:
         >>> model = Classifier(nn.Linear(4, 3), learning_rate=0.01)
@@ -39,28 +39,28 @@ class Classifier(LightningModule):
         self.learning_rate = learning_rate
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits."""
+        """Return logits `(B, C)`."""
         logits: Tensor = self.network(inputs)
         return logits
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (the host's signature)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 (Lightning's signature)
         """Return the cross-entropy of a batch."""
         return F.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over what is trained."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.learning_rate)
+        """Return Adam over the parameters that require gradients."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trainable, lr=self.learning_rate)
 
 
 class LGMClassifier(LGMMixin, LightningModule):
-    """A network with an LGM head, whose likelihood can be asked.
+    """Classifier with an LGM head, which provides log-likelihoods.
 
     Args:
-        extractor: maps inputs to features `(B, feature_size)`.
-        feature_size: the length of a feature vector.
-        num_classes: how many classes there are.
-        learning_rate: of Adam.
+        extractor: Maps inputs to features `(B, feature_size)`.
+        feature_size: Length of a feature vector.
+        num_classes: Number of classes.
+        learning_rate: Learning rate of Adam. Default: 0.003.
 
     Example:
         >>> model = LGMClassifier(nn.Linear(4, 2), feature_size=2, num_classes=3)
@@ -77,7 +77,7 @@ class LGMClassifier(LGMMixin, LightningModule):
         self.add_lgm_head("extractor", feature_size=feature_size, num_classes=num_classes)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam."""
+        """Return Adam over all parameters."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
@@ -89,21 +89,19 @@ def fit_quietly(
     batch_size: int = 64,
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
-    directory: str | None = None,
 ) -> LightningModule:
-    """Train a module on the CPU with a Trainer that prints, logs and stores nothing of its own.
+    """Train a module on the CPU with a Trainer without output, logging or checkpoints.
 
     Args:
-        module: what is trained, in place.
-        dataset: the training set.
-        epochs: how many.
-        batch_size: samples a step.
-        callbacks: for the Trainer.
-        seed: seeds order and dropout; the caller's random states are put back.
-        directory: where callbacks may write.
+        module: Module to train, in place.
+        dataset: Training set.
+        epochs: Number of epochs.
+        batch_size: Number of samples per step. Default: 64.
+        callbacks: Callbacks of the Trainer. Default: none.
+        seed: Seed of data order and dropout. The global random states are restored. Default: 0.
 
     Returns:
-        The module, in evaluation mode.
+        The same module in evaluation mode.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -111,7 +109,7 @@ def fit_quietly(
         >>> dataset = TensorDataset(F.one_hot(labels).float(), labels)
         >>> model = Classifier(nn.Linear(2, 2), learning_rate=0.1)
         >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore", FutureWarning)  # of Lightning's own call of torch
+        ...     warnings.simplefilter("ignore", FutureWarning)  # raised by Lightning
         ...     model = fit_quietly(model, dataset, epochs=5, batch_size=16)
         >>> model(torch.eye(2)).argmax(1)
         tensor([0, 1])
@@ -121,7 +119,6 @@ def fit_quietly(
         devices=1,
         max_epochs=epochs,
         callbacks=list(callbacks),
-        default_root_dir=directory,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -129,18 +126,18 @@ def fit_quietly(
     )
     cpu = torch.device("cpu")
     with warnings.catch_warnings(), isolated_rng(seed, cpu), reproducible_kernels(cpu, DEFAULT_THREADS):
-        for advice in _ADVICE:
-            warnings.filterwarnings("ignore", message=advice)
+        for message in _IGNORED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         trainer.fit(module, DataLoader(dataset, batch_size=batch_size, shuffle=True))
     return module.eval()
 
 
 def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
-    """Return how a trained module predicts: the largest of its logits.
+    """Return a function that predicts labels for a data set, as the argmax of the logits of a module.
 
     Args:
-        module: maps inputs to logits `(B, C)`.
-        batch_size: samples at once.
+        module: Maps inputs to logits `(B, C)`.
+        batch_size: Number of samples per batch. Default: 512.
 
     Example:
         >>> from torch.utils.data import TensorDataset

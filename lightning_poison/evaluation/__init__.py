@@ -1,4 +1,4 @@
-"""Attacks against defenses: the evaluation matrix, its controls and its metrics."""
+"""Evaluation of attacks against defenses: the evaluation matrix, its controls, and metrics."""
 
 import lazy_loader
 

@@ -1,14 +1,6 @@
 from .matrix import Cell as Cell
 from .matrix import evaluate as evaluate
 from .matrix import gap_closed as gap_closed
-from .matrix import random_mask as random_mask
 from .matrix import render_table as render_table
-from .matrix import takes as takes
 from .metrics import AttackSuccessRate as AttackSuccessRate
-from .metrics import CoverRemovalRate as CoverRemovalRate
-from .metrics import RemovalCounts as RemovalCounts
-from .metrics import RemovalFalsePositiveRate as RemovalFalsePositiveRate
-from .metrics import RemovalPrecision as RemovalPrecision
-from .metrics import RemovalRecall as RemovalRecall
 from .metrics import TPRAtFPR as TPRAtFPR
-from .metrics import sample_roles as sample_roles

@@ -1,4 +1,4 @@
-"""Attack against defense, with honest controls beside; how a model is trained is handed in."""
+"""Evaluation of attacks against defenses and controls, for any training procedure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,32 +19,32 @@ Predict = Callable[[Any], Tensor]
 """Maps a data set of N samples `(input, label, ...)` to predicted labels, int64 `(N,)`."""
 
 Train = Callable[[Any, int], Predict]
-"""Trains a model on a data set under a seed, always alike, and returns how it predicts."""
+"""Trains a model on a data set with a seed, deterministically, and returns its prediction function."""
 
 Defense = Callable[[Any], Tensor]
-"""Maps an untrusted data set to what is kept of it, bool `(N,)`; it never sees the truth."""
+"""Maps an untrusted data set to a mask of the samples to keep, bool `(N,)`, without access to the ground truth."""
 
 _CONTROLS = {"no defense", "random filter", "perfect filter"}
 
-TAKES = 0.05
-"""An attack whose success rate without defense is below this did not take: its rows prove nothing about a defense."""
+MIN_SUCCESS_RATE = 0.05
+"""Success rate without a defense below which an attack counts as failed, so that it proves nothing about defenses."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, trained on one data set under one defense or control.
+    """Measurements of a model trained on one poisoned data set with one defense or control.
 
     Args:
-        attack: the name of the attack.
-        defense: the name of the defense or control.
-        is_control: whether it knew the truth or guessed.
-        seed: the seed of the training.
-        clean_accuracy: share of the clean test samples that are read rightly, in [0, 1].
-        attack_success_rate: share of the attacker's evaluation set on which it gets what it wants, and would not have
-            got it from a model that was trained without poison, in [0, 1].
-        poison_caught: share of the poison that was kept out, in [0, 1].
-        clean_lost: share of the clean samples that were kept out, in [0, 1]; cover samples count in neither.
-        removed: how many samples were kept out.
+        attack: Name of the attack.
+        defense: Name of the defense or control.
+        is_control: Whether this is a control, which ignores the data or knows the ground truth.
+        seed: Seed of the training.
+        clean_accuracy: Accuracy on the clean test set, in [0, 1].
+        attack_success_rate: Share of the attack's evaluation set on which the attacker succeeds, excluding items on
+            which a model trained without poison fails in the same way, in [0, 1].
+        poison_caught: Share of the poison that was removed, in [0, 1].
+        clean_lost: Share of the clean samples that was removed, in [0, 1]. Cover samples count in neither.
+        removed: Number of removed samples.
 
     Example:
         >>> cell = Cell("frog", "likelihood", False, 0, 0.97, 0.2, poison_caught=0.9, clean_lost=0.01, removed=20)
@@ -72,58 +72,59 @@ def evaluate(
     train: Train,
     seed: int = 0,
 ) -> list[Cell]:
-    """Train on a poisoned data set without defense, under each defense, and under the two controls.
+    """Train on a poisoned data set without a defense, with each defense, and with two control filters.
 
-    The controls are a filter that removes as many samples as the first defense, at random, and one that knows the
-    poison. A further model is trained on the clean data, under the same seed, to tell what the attack did not cause.
+    The random filter removes as many samples as the first defense; the perfect filter removes exactly the poison. A
+    reference model is trained on the clean data with the same seed, to exclude errors that the attack did not cause.
 
     Args:
-        dataset: the clean training set.
-        poison: drawn for it.
-        test: the clean test set.
-        defenses: by name; each is given the poisoned data set and nothing else.
-        train: trains a model.
-        seed: seeds the trainings and the random filter.
+        dataset: Clean training set.
+        poison: Poison for this data set.
+        test: Clean test set.
+        defenses: Defenses by name. Each is called with the poisoned data set only.
+        train: Trains a model.
+        seed: Seed of the trainings and of the random filter.
 
     Returns:
-        A cell each for no defense, the random filter, the defenses in their order, and the perfect filter.
+        One cell each for no defense, the random filter, the defenses in order, and the perfect filter.
 
     Raises:
-        ValueError: where a defense returns no mask over the data set, or has the name of a control.
+        ValueError: If a defense does not return a mask of the data set, or has the name of a control.
 
     Example:
         >>> from torch.utils.data import TensorDataset
         >>> from lightning_poison.attacks.objectives import AvailabilityObjective
         >>> data = TensorDataset(torch.zeros(6, 2), torch.zeros(6).long())
         >>> poison = Poison(torch.arange(4), torch.ones(4).long(), AvailabilityObjective(), attack="label-flip")
-        >>> def train(dataset, seed):  # predicts the label that most samples carry
-        ...     return lambda asked: labels_of(dataset).mode().values.expand(len(asked))
+        >>> def train(dataset, seed):  # predicts the most frequent label
+        ...     return lambda items: labels_of(dataset).mode().values.expand(len(items))
         >>> cells = evaluate(data, poison, data, defenses={"mine": lambda _: torch.arange(6) > 1}, train=train)
         >>> {cell.defense: cell.poison_caught for cell in cells if cell.defense != "random filter"}
         {'no defense': 0.0, 'mine': 0.5, 'perfect filter': 1.0}
         >>> {cell.defense: cell.attack_success_rate for cell in cells if cell.defense != "random filter"}
         {'no defense': 1.0, 'mine': 0.0, 'perfect filter': 0.0}
     """
-    if taken := set(defenses) & _CONTROLS:
-        raise ValueError(f"Expected other names for defenses than those of controls, but got {sorted(taken)}.")
+    if reserved := set(defenses) & _CONTROLS:
+        raise ValueError(f"Expected defense names other than those of the controls, but got {sorted(reserved)}.")
     poisoned = PoisonedDataset(dataset, poison)
     masks = {"no defense": torch.ones(len(poisoned), dtype=torch.bool)}
-    kept = {name: _checked(name, defend(poisoned), len(poisoned)) for name, defend in defenses.items()}
-    like = next(iter(kept.values()), masks["no defense"])
-    masks["random filter"] = random_mask(len(poisoned), int((~like).sum()), seed=seed)
-    masks |= kept
+    defended = {name: _check_mask(name, defend(poisoned), len(poisoned)) for name, defend in defenses.items()}
+    first = next(iter(defended.values()), masks["no defense"])
+    masks["random filter"] = random_mask(len(poisoned), int((~first).sum()), seed=seed)
+    masks |= defended
     masks["perfect filter"] = ~poisoned.is_poison
-    judge = _Judge(poison, poisoned, test, train(dataset, seed))
+    evaluator = _Evaluator(poison, poisoned, test, train(dataset, seed))
     return [
-        judge.cell(name, name not in defenses, mask, train(SanitizedDataset(poisoned, mask), seed), seed)
+        evaluator.cell(name, name not in defenses, mask, train(SanitizedDataset(poisoned, mask), seed), seed)
         for name, mask in masks.items()
     ]
 
 
 def random_mask(length: int, removed: int, *, seed: int) -> Tensor:
-    """Return a mask that keeps all but so many samples, chosen at random; a control.
+    """Return a mask that removes a number of samples at random, as a control.
 
-    Its random numbers are none that an attack under the same seed draws: the two would choose the same samples.
+    Its random numbers are independent of those of an attack with the same seed, so that the two do not select the same
+    samples.
 
     Example:
         >>> keep = random_mask(100, 30, seed=0)
@@ -136,10 +137,10 @@ def random_mask(length: int, removed: int, *, seed: int) -> Tensor:
 
 
 def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
-    """Return which share of the gap in attack success from the random to the perfect filter a defense closes.
+    """Return the share of the gap in attack success between the random and the perfect filter that a defense closes.
 
-    1 is as good as knowing the poison, 0 no better than chance; `None` where there is no gap to close. Over several
-    seeds the medians are compared.
+    1 equals the perfect filter, 0 the random filter. With several seeds, medians are compared. If there is no gap, the
+    result is `None`.
 
     Example:
         >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
@@ -154,22 +155,22 @@ def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
         median([cell.attack_success_rate for cell in cells if cell.defense == name])
         for name in ("random filter", "perfect filter", defense)
     )
-    return None if random - perfect < TAKES / 2 else (random - defended) / (random - perfect)
+    return None if random - perfect < MIN_SUCCESS_RATE / 2 else (random - defended) / (random - perfect)
 
 
-def takes(cells: Sequence[Cell]) -> bool:
-    """Tell whether the attack works where nothing is done against it; its rows prove nothing otherwise.
+def attack_works(cells: Sequence[Cell]) -> bool:
+    """Check whether the attack succeeds without a defense; otherwise it proves nothing about defenses.
 
     Example:
-        >>> caught = {"clean_accuracy": 0.97, "poison_caught": 0.0, "clean_lost": 0.0, "removed": 0}
-        >>> [takes([Cell("frog", "no defense", True, 0, attack_success_rate=rate, **caught)]) for rate in (0.02, 0.9)]
-        [False, True]
+        >>> rest = {"clean_accuracy": 0.97, "poison_caught": 0.0, "clean_lost": 0.0, "removed": 0}
+        >>> attack_works([Cell("frog", "no defense", True, 0, attack_success_rate=0.02, **rest)])
+        False
     """
-    return median([cell.attack_success_rate for cell in cells if cell.defense == "no defense"]) >= TAKES
+    return median([cell.attack_success_rate for cell in cells if cell.defense == "no defense"]) >= MIN_SUCCESS_RATE
 
 
 def render_table(cells: Sequence[Cell]) -> str:
-    """Return the cells of one attack as a table of text, medians over the seeds, controls marked.
+    """Format the cells of one attack as a text table, with medians over the seeds.
 
     Example:
         >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
@@ -189,24 +190,24 @@ def render_table(cells: Sequence[Cell]) -> str:
     rows: list[tuple[str, ...]] = [header]
     for name in dict.fromkeys(cell.defense for cell in cells):
         group = [cell for cell in cells if cell.defense == name]
-        figures = ("clean_accuracy", "attack_success_rate", "poison_caught", "clean_lost")
-        shown = [f"{100 * median([getattr(cell, figure) for cell in group]):.1f} %" for figure in figures]
+        metrics = ("clean_accuracy", "attack_success_rate", "poison_caught", "clean_lost")
+        values = [f"{100 * median([getattr(cell, metric) for cell in group]):.1f} %" for metric in metrics]
         closed = gap_closed(cells, name) if not group[0].is_control else None
         label = printable(name) + (" (control)" if group[0].is_control else "")
-        rows.append((label, *shown, "" if closed is None else f"{100 * closed:.0f} %"))
+        rows.append((label, *values, "" if closed is None else f"{100 * closed:.0f} %"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = []
     for row in rows:
-        figures_of_row = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *figures_of_row]))
-    if not takes(cells):
-        lines.append("This attack does not work even without a defense: these rows prove nothing.")
+        values = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *values]))
+    if not attack_works(cells):
+        lines.append("The attack fails even without a defense: these rows prove nothing.")
     return "\n".join(line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Measures models against one poison; the reference was trained without it."""
+class _Evaluator:
+    """Measures models trained on one poison, relative to a reference model trained without it."""
 
     poison: Poison
     poisoned: PoisonedDataset
@@ -214,10 +215,10 @@ class _Judge:
     reference: Predict
 
     def cell(self, name: str, is_control: bool, keep: Tensor, predict: Predict, seed: int) -> Cell:
-        goals = self.poison.objective.evaluation_set(self.test)
-        items = [goals[index][1:] for index in range(len(goals))]  # type: ignore[arg-type]
-        true, wanted = torch.tensor(items, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        success = self.poison.objective.success(predict(goals), true, wanted, reference=self.reference(goals))
+        items = self.poison.objective.evaluation_set(self.test)
+        labels = [items[index][1:] for index in range(len(items))]  # type: ignore[arg-type]
+        true, wanted = torch.tensor(labels, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        success = self.poison.objective.success(predict(items), true, wanted, reference=self.reference(items))
         is_poison = self.poisoned.is_poison
         is_clean = ~is_poison & ~self.poison.is_cover(len(self.poisoned.dataset))
         return Cell(
@@ -237,7 +238,7 @@ def _share(mask: Tensor) -> float:
     return float(mask.double().mean()) if len(mask) else 0.0
 
 
-def _checked(name: str, keep: Tensor, length: int) -> Tensor:
+def _check_mask(name: str, keep: Tensor, length: int) -> Tensor:
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (length,):
         raise ValueError(expected(f"the result of {printable(name)}", f"a boolean mask ({length},)", str(keep)[:80]))
     return keep

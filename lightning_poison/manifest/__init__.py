@@ -1,4 +1,4 @@
-"""The quarantine manifest: written, read, matched to a data set, compared and edited."""
+"""Quarantine manifests: write, read, edit and compare them, and match them to a data set."""
 
 import lazy_loader
 

@@ -1,6 +1,3 @@
-from .diff import ManifestDiff as ManifestDiff
-from .diff import compare_rows as compare_rows
-from .diff import shortened as shortened
 from .manifest import Manifest as Manifest
 from .manifest import keep_by_hand as keep_by_hand
 from .manifest import read_manifest as read_manifest

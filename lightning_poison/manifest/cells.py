@@ -1,8 +1,8 @@
-"""What the cells of a manifest hold, and how text from a stranger's data set stands in a spreadsheet.
+"""Columns of a manifest, and escaping of untrusted text for spreadsheets.
 
-Paths and names of classes come from the data set, so a stranger may have chosen them. A cell that a spreadsheet would
-take for a formula gets an apostrophe in front; characters that do not print, the backslash, and the semicolon, which
-splits cells where the comma is the decimal sign, are written as escapes. Both are undone when the file is read.
+Paths and class names come from the data set, so an attacker may have chosen them. A cell that a spreadsheet would
+interpret as a formula is prefixed with an apostrophe. Non-printable characters, the backslash, and the semicolon (the
+separator in locales with a decimal comma) are escaped. Reading the file reverses both.
 """
 
 import math
@@ -17,14 +17,14 @@ from lightning_poison.errors import ManifestError
 DecisionWord = Literal["removed", "flagged", "kept-by-hand"]
 
 VOTE_PREFIX = "vote:"
-"""Begins the columns that hold the p-values of the members of a combination."""
+"""Prefix of the columns with the p-values of each member of a combination."""
 
-WAY_OUT = "Correct it there, or delete the file and let the next run write a new one."
-"""What to do about a manifest that cannot be read."""
+REPAIR_HINT = "Correct the file, or delete it so that the next run writes a new one."
+"""How to fix a manifest that cannot be read."""
 
 
 def escape_cell(text: str) -> str:
-    r"""Write text so that a spreadsheet shows it and does not compute it; `unescape_cell` undoes it.
+    r"""Escape text so that a spreadsheet displays it and does not evaluate it; `unescape_cell` is the inverse.
 
     Example:
         >>> print(escape_cell("=1+1\n"))
@@ -35,10 +35,10 @@ def escape_cell(text: str) -> str:
 
 
 def unescape_cell(cell: str) -> str:
-    r"""Return the text that `escape_cell` was given.
+    r"""Return the original text of a cell written by `escape_cell`.
 
     Raises:
-        ValueError: where a backslash begins no escape.
+        ValueError: If a backslash does not start an escape sequence.
 
     Example:
         >>> unescape_cell(r"'=1+1\x0a")
@@ -48,7 +48,7 @@ def unescape_cell(cell: str) -> str:
 
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the start of a formula, the full-width forms too; and the mark of an escaped cell."""
+"""Characters that start a formula in spreadsheets, including full-width forms, and the prefix of an escaped cell."""
 
 _ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))?")
 
@@ -70,13 +70,13 @@ def _unescape(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """What the cells of a column may hold, in words and as a parser that raises `ValueError`."""
+    """Valid contents of a column, as a description and as a parser that raises `ValueError`."""
 
-    holds: str
+    contents: str
     parse: Callable[[str], Any]
 
 
-def _whole(cell: str) -> int:
+def _integer(cell: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", cell):
         raise ValueError
     return int(cell)
@@ -111,10 +111,10 @@ def _matching(pattern: str) -> Callable[[str], str]:
 _TEXT = _Column(r"text in which a backslash is written `\\`", unescape_cell)
 
 COLUMNS: dict[str, _Column] = {
-    "sample_id": _Column("an integer of at least 0", _whole),
+    "sample_id": _Column("an integer of at least 0", _integer),
     "decision": _Column("one of " + ", ".join(get_args(DecisionWord)), _matching("|".join(get_args(DecisionWord)))),
-    "label": _Column("an integer of at least 0", _whole),
-    "suggested_label": _Column("an integer of at least 0, or empty", _optional(_whole)),
+    "label": _Column("an integer of at least 0", _integer),
+    "suggested_label": _Column("an integer of at least 0, or empty", _optional(_integer)),
     "label_name": _TEXT,
     "suggested_name": _TEXT,
     "score": _Column("a finite number", _number),
@@ -126,29 +126,29 @@ COLUMNS: dict[str, _Column] = {
     "content_hash": _Column("`raw:` or `input:` and 32 hexadecimal digits", _matching("(raw|input):[0-9a-f]{32}")),
     "fingerprint": _TEXT,
 }
-"""The columns of every manifest, in their order; those of votes follow."""
+"""Columns of every manifest, in order. The columns of the votes follow."""
 
 _VOTE = _Column("a number in [0, 1], or empty", _optional(_probability))
 
 
 def format_cell(value: Any) -> str:
-    """Write a value as `parse_cell` reads it; numbers lose nothing."""
+    """Format a value for `parse_cell`, without loss of precision."""
     if isinstance(value, str):
         return escape_cell(value)
     return "" if value is None else repr(value)
 
 
 def parse_cell(cell: str, name: str, line: int) -> Any:
-    """Read the cell of a column.
+    """Parse the cell of a column.
 
     Raises:
-        ManifestError: where it holds something else than the column should; the message names line, column and value.
+        ManifestError: If the value is invalid for the column. The message names line, column and value.
     """
     column = COLUMNS.get(name, _VOTE)
     try:
         return column.parse(cell)
     except (ValueError, OverflowError):
         raise ManifestError(
-            f"Expected `{printable(name, limit=60)}` in line {line} of the manifest to be {column.holds}, but got "
-            f"'{printable(cell, limit=80)}'.\n{WAY_OUT}"
+            f"Expected `{printable(name, limit=60)}` in line {line} of the manifest to be {column.contents}, but got "
+            f"'{printable(cell, limit=80)}'.\n{REPAIR_HINT}"
         ) from None

@@ -1,4 +1,4 @@
-"""The quarantine manifest: which samples are suspicious, why, what became of them, and the undoing of it."""
+"""Quarantine manifest: the suspicious samples of a data set, the evidence, and the decision for each."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import DecisionWord
 from lightning_poison.manifest.diff import ManifestDiff, compare_rows, shortened
 from lightning_poison.manifest.matching import content_hash, file_of, find_samples
-from lightning_poison.manifest.rows import ManifestRow, findings_on, read_rows, write_rows
+from lightning_poison.manifest.rows import ManifestRow, read_rows, row_values, write_rows
 from lightning_poison.sanitization.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The suspicious samples of a data set, one row each.
+    """Suspicious samples of a data set, one row each.
 
     Args:
-        rows: in the order of the file; one made from a verdict has the most suspicious first.
+        rows: Rows in the order of the file. A manifest from a verdict starts with the most suspicious sample.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -46,8 +46,8 @@ class Manifest:
         return len(self.rows)
 
     def __str__(self) -> str:
-        found = [row.decision for row in self.rows]
-        counts = ", ".join(f"{found.count(word)} {word}" for word in dict.fromkeys(found)) or "nothing suspicious"
+        decisions = [row.decision for row in self.rows]
+        counts = ", ".join(f"{decisions.count(word)} {word}" for word in dict.fromkeys(decisions)) or "none suspicious"
         noun = "sample" if len(self) == 1 else "samples"
         return "\n".join([f"{len(self)} {noun}: {counts}", *shortened([f"  {row}" for row in self.rows])])
 
@@ -62,32 +62,32 @@ class Manifest:
         kept_by_hand: Tensor | None = None,
         flag_only: bool = False,
     ) -> Self:
-        """Return a row for each sample that is not kept, and for each that is kept by hand.
+        """Build a manifest with a row for each sample that is removed, and for each that is kept by hand.
 
-        Those samples are read once more, under a fixed random state.
+        These samples are read once more, under a fixed random state.
 
         Args:
-            verdict: of N samples.
-            dataset: the map-style data set of N samples that was judged.
-            sample: where the input stands in a sample; found by itself where it is `None`.
-            class_names: the names of the classes, for people; the data set's own `classes` are not consulted.
-            kept_by_hand: int64 `(K,)`, positions that a person keeps, whatever the verdict says.
-            flag_only: whether the samples that the verdict does not keep are trained on nevertheless.
+            verdict: Verdict on N samples.
+            dataset: Map-style data set of the verdict, with N samples.
+            sample: Location of the input in a sample. Default: detected.
+            class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
+            kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`. Default: none.
+            flag_only: Whether samples that the verdict removes stay in the training set. Default: `False`.
 
         Raises:
-            ValueError: where verdict and data set differ in length, or a position lies outside it.
-            UnreadableSampleError: where a sample cannot be read.
+            ValueError: If verdict and data set differ in length, or a position is outside the data set.
+            UnreadableSampleError: If a sample cannot be read.
         """
         if len(dataset) != len(verdict):
-            raise ValueError(expected("dataset", f"the {len(verdict)} samples that were judged", f"{len(dataset)}"))
-        by_hand = _positions(kept_by_hand, len(verdict))
+            raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{len(dataset)}"))
+        by_hand = _check_positions(kept_by_hand, len(verdict))
         ranking = verdict.ranking.tolist()
         spec = sample or spec_of(dataset)
         word: DecisionWord = "flagged" if flag_only else "removed"
         return cls(
             tuple(
                 ManifestRow(
-                    **findings_on(verdict, index, class_names or ()),
+                    **row_values(verdict, index, class_names or ()),
                     decision="kept-by-hand" if index in by_hand else word,
                     content_hash=content_hash(dataset, index, sample=spec),
                     path=file_of(dataset, index),
@@ -98,43 +98,43 @@ class Manifest:
         )
 
     def with_kept(self, sample_ids: Iterable[int]) -> Self:
-        """Return the manifest with some samples kept by hand.
+        """Return a copy in which some samples are kept by hand.
 
         Args:
-            sample_ids: ids of rows of this manifest.
+            sample_ids: `sample_id` of rows of this manifest.
 
         Raises:
-            ManifestError: where there is no row of an id.
+            ManifestError: If there is no row with such an id.
         """
         wanted = {int(each) for each in sample_ids}
         unknown = sorted(wanted - {row.sample_id for row in self.rows})
         if unknown:
             raise ManifestError(
-                f"Expected `sample_ids` of rows of the manifest, but there is none of {unknown[0]}.\n"
-                "Samples that have no row are kept already."
+                f"Expected `sample_ids` of rows of the manifest, but there is no row with {unknown[0]}.\n"
+                "Samples without a row are kept anyway."
             )
         rows = (replace(row, decision="kept-by-hand") if row.sample_id in wanted else row for row in self.rows)
         return type(self)(tuple(rows))
 
     def kept_by_hand(self, dataset: Any, *, sample: SampleSpec | None = None, search: bool = False) -> Tensor:
-        """Return the positions of the samples that a person keeps, in a data set that may have changed since.
+        """Return the positions of the samples that are kept by hand, in a data set that may have changed.
 
-        A row stands for the sample of its content *and* label. It is looked for at its `sample_id`, then under its path
-        where the data set knows paths, then, with `search`, among all samples of its label. No other sample is ever
-        kept in its place, and of several samples of the same content one row keeps one.
+        A row identifies a sample by content *and* label. The lookup tries the position `sample_id`, then samples with
+        the same path, then, with `search`, all samples with the same label. No other sample is ever kept instead, and
+        among samples with the same content each row keeps one.
 
         Args:
-            dataset: the data set that the manifest was written for, or a later state of it. It must return samples as
-                the one that the manifest was written for did, unless its raw images can be reached.
-            sample: where input and label stand in a sample; found by itself where it is `None`.
-            search: whether to read all samples of a row's label where nothing else finds it.
+            dataset: Data set of the manifest, or a later version of it. Unless its raw images are accessible, it must
+                return samples in the same form.
+            sample: Location of input and label in a sample. Default: detected.
+            search: Whether to read all samples with the label of a row that is not found otherwise. Default: `False`.
 
         Returns:
             int64 `(K,)`, ascending.
 
         Raises:
-            ManifestError: where the sample of a row is not found.
-            UnreadableSampleError: where a sample cannot be read.
+            ManifestError: If the sample of a row is not found.
+            UnreadableSampleError: If a sample cannot be read.
         """
         rows = [row for row in self.rows if row.decision == "kept-by-hand"]
         if not rows:
@@ -143,18 +143,18 @@ class Manifest:
         missing = [row for row in rows if found[row.sample_id] is None]
         if missing:
             raise ManifestError(_not_found(missing, search=search))
-        return torch.tensor(sorted(place for place in found.values() if place is not None))
+        return torch.tensor(sorted(index for index in found.values() if index is not None))
 
     def diff(self, other: "Manifest") -> ManifestDiff:
-        """Compare with another manifest, as that of a later run.
+        """Compare with the manifest of a later run.
 
-        Rows stand for the same sample where content and label agree; among samples of the same content those of the
-        same `sample_id` are matched first.
+        Rows with the same content and label refer to the same sample. If several match, those with the same `sample_id`
+        are paired first.
         """
         return compare_rows(self.rows, other.rows)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the manifest as CSV in UTF-8, atomically, safe to open in a spreadsheet."""
+        """Write the manifest as CSV in UTF-8, atomically. The file is safe to open in a spreadsheet."""
         write_rows(path, self.rows)
 
 
@@ -168,7 +168,7 @@ def write_manifest(
     kept_by_hand: Tensor | None = None,
     flag_only: bool = False,
 ) -> Manifest:
-    """Write the manifest of a verdict and return it; see `Manifest.from_verdict` and `Manifest.write`.
+    """Build the manifest of a verdict, write it and return it; see `Manifest.from_verdict` for the arguments.
 
     Example:
         >>> import tempfile
@@ -192,11 +192,11 @@ def write_manifest(
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest, and what a person made of it.
+    """Read a manifest that may have been edited.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ManifestError: where it cannot be parsed; the message names line, column and value.
+        FileNotFoundError: If the file does not exist.
+        ManifestError: If the file cannot be parsed. The message names line, column and value.
 
     Example:
         >>> import tempfile
@@ -210,11 +210,11 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Manifest:
-    """Keep samples of a manifest on disk by hand: their decisions are written anew, and a later run obeys them.
+    """Mark samples in a manifest file as kept by hand; later runs keep them.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ManifestError: where it cannot be parsed, or there is no row of an id; the file is as it was then.
+        FileNotFoundError: If the file does not exist.
+        ManifestError: If the file cannot be parsed, or there is no row with such an id. The file stays unchanged.
 
     Example:
         >>> import tempfile
@@ -229,21 +229,20 @@ def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Man
     return manifest
 
 
-def _positions(indices: Tensor | None, length: int) -> set[int]:
+def _check_positions(indices: Tensor | None, length: int) -> set[int]:
     if indices is None:
         return set()
-    found = set(index_vector("kept_by_hand", indices).tolist())
-    outside = sorted(index for index in found if not 0 <= index < length)
+    positions = set(index_vector("kept_by_hand", indices).tolist())
+    outside = sorted(index for index in positions if not 0 <= index < length)
     if outside:
-        raise ValueError(expected("kept_by_hand", f"positions in the data set of {length}", outside[0]))
-    return found
+        raise ValueError(expected("kept_by_hand", f"positions in the data set of {length} samples", outside[0]))
+    return positions
 
 
 def _not_found(rows: list[ManifestRow], *, search: bool) -> str:
-    listed = "\n".join(shortened([f"  {row}" for row in rows], shown=5))
-    look = "" if search else "Look through the whole data set with `search=True`, or "
+    listed = "\n".join(shortened([f"  {row}" for row in rows], limit=5))
+    hint = "Delete their rows from the manifest" if search else "Pass `search=True`, or delete their rows"
     return (
-        f"Expected the data set to hold the samples that were kept by hand, but {len(rows)} of them "
-        f"are not where they were with the content and label that they had:\n{listed}\n"
-        f"{look}delete their rows from the manifest to have them judged anew."
+        f"Expected the samples that are kept by hand in the data set, but {len(rows)} of them were not found "
+        f"with the same content and label:\n{listed}\n{hint} to have them scored again."
     )

@@ -1,13 +1,9 @@
 from .backbones import SmallConvNet as SmallConvNet
-from .backbones import checked_features as checked_features
 from .backbones import default_backbone as default_backbone
 from .feature_extractor import FeatureExtractor as FeatureExtractor
 from .feature_extractor import find_layer as find_layer
-from .feature_extractor import layer_output as layer_output
-from .feature_extractor import shifted_output as shifted_output
 from .fitting import FitSettings as FitSettings
 from .fitting import fit_module as fit_module
-from .fitting import in_channels_last as in_channels_last
 from .frozen_features import FrozenFeatureClassifier as FrozenFeatureClassifier
 from .frozen_features import LinearHead as LinearHead
 from .lgm_head import LGMHead as LGMHead

@@ -1,4 +1,4 @@
-"""A default network for the shape of a sample: small images, large images, flat features."""
+"""Default networks for small images, large images and vectors."""
 
 from collections.abc import Sequence
 
@@ -9,26 +9,27 @@ from lightning_poison.checks import describe, expected, positive_int
 from lightning_poison.randomness import seeded_rng
 
 LARGE_IMAGE = 96
-"""From this height or width on, the default is a ResNet-18."""
+"""Height or width from which the default network is a ResNet-18."""
 
 
 def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) -> nn.Module:
     """Build an untrained network that maps samples to feature vectors.
 
-    - `(C, H, W)` with sides below 96: a stride-2 convolutional net with batch norm, about 0.1 to 0.3 million weights.
-    - `(C, H, W)` from 96 on: torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385) without weights.
+    - `(C, H, W)`, H and W below 96: a convolutional network with strides and batch norm, about 0.1 to 0.3 million
+      weights.
+    - `(C, H, W)`, H or W at least 96: torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), untrained.
     - `(D,)`: a perceptron with two hidden layers.
 
     Args:
-        shape: the shape of one sample.
-        feature_size: the length of the feature vector.
-        seed: seeds the weights.
+        shape: Shape of one sample.
+        feature_size: Length of the feature vector.
+        seed: Seed of the weights. Default: 0.
 
     Returns:
         A module that maps `(B, *shape)` to `(B, feature_size)`.
 
     Raises:
-        ValueError: where the shape is none of these.
+        ValueError: If the shape is none of these.
 
     Example:
         >>> default_backbone((1, 28, 28), 32)(torch.zeros(2, 1, 28, 28)).shape
@@ -43,17 +44,17 @@ def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) 
             return _resnet(shape[0], feature_size) if large else SmallConvNet(shape, feature_size)
     raise ValueError(
         expected("inputs", "images (C, H, W) of at least 4 x 4, or vectors (D,)", f"shape {tuple(shape)}")
-        + "\nGive the scorer a network of your own: `backbone=`."
+        + "\nPass a network to the scorer: `backbone=`."
     )
 
 
 class SmallConvNet(nn.Module):
-    """Five convolutions, batch norm, strides down to about four pixels, one linear layer.
+    """Five convolutions with batch norm, downsampling to about four pixels, and one linear layer.
 
     Args:
-        shape: the shape of one image, `(C, H, W)`.
-        feature_size: the length of the feature vector.
-        width: how many channels the first convolution has; the last has four times as many.
+        shape: Shape of one image, `(C, H, W)`.
+        feature_size: Length of the feature vector.
+        width: Channels of the first convolution. The last one has four times as many. Default: 16.
 
     Example:
         >>> network = SmallConvNet((3, 32, 32), 16)
@@ -82,42 +83,41 @@ class SmallConvNet(nn.Module):
         self.linear = nn.Linear(size, feature_size)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map images `(B, C, H, W)` to features `(B, feature_size)`."""
+        """Return the features `(B, feature_size)` of images `(B, C, H, W)`."""
         features: Tensor = self.linear(self.convolutions(inputs).flatten(1))
         return features
 
 
-def checked_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> Tensor:
-    """Return the features of a batch.
+def compute_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> Tensor:
+    """Compute the features of a batch and check their shape.
 
     Args:
-        backbone: any module.
-        inputs: float `(B, ...)`.
-        feature_size: how long a feature vector must be.
+        backbone: Any module.
+        inputs: Batch `(B, ...)`.
+        feature_size: Expected length of a feature vector.
 
     Returns:
-        `(B, feature_size)`, flattened behind the first dimension.
+        Features `(B, feature_size)`, flattened from dimension 1.
 
     Raises:
-        ValueError: where the backbone returns something else.
+        ValueError: If the backbone returns features of another shape, or no tensor.
 
     Example:
-        >>> checked_features(nn.Conv2d(1, 2, 3), torch.zeros(4, 1, 5, 5), 18).shape
+        >>> compute_features(nn.Conv2d(1, 2, 3), torch.zeros(4, 1, 5, 5), 18).shape
         torch.Size([4, 18])
-        >>> checked_features(nn.Linear(3, 5), torch.zeros(4, 3), 8)
+        >>> compute_features(nn.Linear(3, 5), torch.zeros(4, 3), 8)
         Traceback (most recent call last):
-        ValueError: Expected `backbone` to be a map to features (4, 8), but got a float32 tensor of shape (4, 5).
-        Set `feature_size=5`, or take another layer of the network.
+        ValueError: Expected `backbone` to return features (4, 8), but got a float32 tensor of shape (4, 5).
+        Set `feature_size=5`, or use another layer of the network.
     """
     features = backbone(inputs)
     if isinstance(features, Tensor) and features.ndim > 1:
         features = features.flatten(1)
     if not isinstance(features, Tensor) or features.shape != (len(inputs), feature_size):
-        came = describe(features)
-        way = ""
-        if isinstance(features, Tensor) and features.ndim == 2:
-            way = f"\nSet `feature_size={features.shape[1]}`, or take another layer of the network."
-        raise ValueError(expected("backbone", f"a map to features ({len(inputs)}, {feature_size})", came) + way)
+        is_matrix = isinstance(features, Tensor) and features.ndim == 2
+        hint = f"\nSet `feature_size={features.shape[1]}`, or use another layer of the network." if is_matrix else ""
+        what = f"features ({len(inputs)}, {feature_size})"
+        raise ValueError(f"Expected `backbone` to return {what}, but got {describe(features)}.{hint}")
     return features
 
 

@@ -1,4 +1,4 @@
-"""The one plain training loop that scorers, surrogates and benchmarks share."""
+"""The training loop shared by scorers, surrogates and benchmarks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,24 +19,24 @@ from lightning_poison.runtime import LocalRuntime, Runtime
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar to minimize."""
+"""Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar loss."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is trained: Adam under a one-cycle schedule, gradients clipped, images shifted a little.
+    """Settings of a training run: Adam with a one-cycle schedule, gradient clipping and random shifts of images.
 
     Args:
-        epochs: how often every sample is seen, at least.
-        batch_size: samples a step; a smaller last batch of an epoch is left out.
-        learning_rate: the peak of the schedule.
-        min_steps: small data sets are seen more often, until this many steps are done.
-        clip_norm: the largest norm of the gradient.
-        shift: images are moved by up to this many pixels each way, edges repeated; `None` for a fifteenth of the
-            shorter side. Vectors are never moved.
+        epochs: Minimum number of epochs. Default: 8.
+        batch_size: Samples per step. A smaller last batch of an epoch is dropped. Default: 128.
+        learning_rate: Peak of the schedule. Default: 5e-3.
+        min_steps: Minimum number of steps. Small data sets are trained on for more epochs. Default: 300.
+        clip_norm: Maximum norm of the gradient. Default: 5.
+        shift: Maximum random shift of an image in each direction, in pixels, with the edges repeated. Vectors are not
+            shifted. Default: a fifteenth of the shorter side.
 
     Raises:
-        ValueError: where a number is out of range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> FitSettings(epochs=2, batch_size=50, min_steps=0).total_steps(1000)
@@ -62,11 +62,11 @@ class FitSettings:
             positive_int("shift", self.shift, minimum=0)
 
     def steps_per_epoch(self, length: int) -> int:
-        """Return how many batches an epoch of a data set of that length has."""
+        """Return the number of batches in an epoch of a data set with `length` samples."""
         return max(1, length // self.batch_size)
 
     def total_steps(self, length: int) -> int:
-        """Return how many steps a fit on a data set of that length takes."""
+        """Return the number of steps of a run on a data set with `length` samples."""
         epoch = self.steps_per_epoch(length)
         return epoch * max(self.epochs, math.ceil(self.min_steps / epoch))
 
@@ -83,24 +83,24 @@ def fit_module(
     description: str = "fitting",
     max_steps: int | None = None,
 ) -> nn.Module:
-    """Train a module in place and return it, in evaluation mode.
+    """Train a module in place and return it in evaluation mode.
 
-    The result depends on the data, the settings and the generator alone: not on the number of workers or ranks.
+    The result depends only on the data, the settings and the generator, not on the number of workers or ranks.
 
     Args:
-        module: what is trained; it may live on any device.
-        dataset: a map-style data set.
-        loss: what is minimized; it runs under the runtime's autocast.
-        settings: how.
-        sample: where input and label stand in a sample; found by itself where it is `None`.
-        runtime: where to compute; this machine where it is `None`.
-        generator: the only source of randomness; a fixed seed where it is `None`.
-        description: what the progress bar says.
-        max_steps: stop after so many steps, as a rehearsal does.
+        module: Module to train, on any device.
+        dataset: Map-style data set.
+        loss: Loss to minimize. Computed under the runtime's autocast.
+        settings: Training settings.
+        sample: Location of input and label in a sample. Default: detected.
+        runtime: Device, precision and workers. Default: the local machine.
+        generator: The only source of randomness. Default: a fixed seed.
+        description: Label of the progress bar. Default: `"fitting"`.
+        max_steps: Step after which training stops early. Default: no limit.
 
     Raises:
-        FloatingPointError: where the loss is no longer finite.
-        UnreadableSampleError: where a sample cannot be read.
+        FloatingPointError: If the loss is not finite.
+        UnreadableSampleError: If a sample cannot be read.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -116,7 +116,7 @@ def fit_module(
     runtime = runtime or LocalRuntime()
     generator = generator or torch.Generator().manual_seed(0)
     steps = settings.total_steps(len(dataset))
-    in_channels_last(module.to(runtime.device)).train()
+    to_channels_last(module.to(runtime.device)).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
     total = max(steps, 3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -125,7 +125,7 @@ def fit_module(
     stop = min(steps, max_steps or steps)
     with reproducible_kernels(runtime.device, runtime.threads), runtime.progress(stop, description) as progress:
         for step, block in enumerate(_batches(dataset, settings, sample, runtime, generator, stop)):
-            inputs = _moved(block.inputs, settings.shift, generator).to(runtime.device)
+            inputs = _shifted(block.inputs, settings.shift, generator).to(runtime.device)
             with runtime.autocast():
                 value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
             _step(value, module, optimizer, settings.clip_norm, step)
@@ -134,18 +134,18 @@ def fit_module(
     return module.eval()
 
 
-def in_channels_last(module: ModuleT) -> ModuleT:
-    """Lay the weights of a network for images out as its fastest kernels want them, in place, and return it.
+def to_channels_last(module: ModuleT) -> ModuleT:
+    """Convert the weights of a module to the channels-last memory format, in place, and return the module.
 
-    One with weights or buffers of five dimensions, as those of `Conv3d`, is left as it is: torch has no such layout for
+    A module with five-dimensional weights or buffers, such as `Conv3d`, does not change: torch has no such format for
     them.
 
     Example:
-        >>> network = in_channels_last(nn.Conv2d(3, 8, 3))
+        >>> network = to_channels_last(nn.Conv2d(3, 8, 3))
         >>> network.weight.is_contiguous(memory_format=torch.channels_last)
         True
     """
-    if any(held.ndim > 4 for held in (*module.parameters(), *module.buffers())):
+    if any(tensor.ndim > 4 for tensor in (*module.parameters(), *module.buffers())):
         return module
     return module.to(memory_format=torch.channels_last)
 
@@ -173,7 +173,7 @@ def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, cli
     if not torch.isfinite(loss):
         raise FloatingPointError(
             expected("loss", "finite", f"{loss.item()} at step {step}")
-            + "\nLower `learning_rate`, or look at the inputs."
+            + "\nLower `learning_rate`, or check the inputs."
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -185,16 +185,16 @@ def _channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def _moved(inputs: Tensor, shift: int | None, generator: torch.Generator) -> Tensor:
-    """Move each image by its own random offset."""
+def _shifted(inputs: Tensor, shift: int | None, generator: torch.Generator) -> Tensor:
+    """Shift each image by a random offset."""
     if inputs.ndim != 4:
         return inputs
     count, _, height, width = inputs.shape
-    reach = round(min(height, width) / 15) if shift is None else shift
-    if not reach:
+    limit = round(min(height, width) / 15) if shift is None else shift
+    if not limit:
         return inputs
-    padded = F.pad(inputs, (reach,) * 4, mode="replicate")
-    rows, columns = (torch.randint(2 * reach + 1, (count, 1), generator=generator) for _ in range(2))
+    padded = F.pad(inputs, (limit,) * 4, mode="replicate")
+    rows, columns = (torch.randint(2 * limit + 1, (count, 1), generator=generator) for _ in range(2))
     rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-    picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    shifted = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""`FrozenFeatureClassifier`: a linear head on the features of a network that is left as it is.
+"""`FrozenFeatureClassifier`: a linear head on the features of a frozen network.
 
-The setting of transfer learning, in which poison frogs (Shafahi et al. 2018, arXiv 1804.00792) and adversarial
-poisoning were shown, and in which features that were trained adversarially withstand both (Chan-Hon-Tong, "Features
-which are robust to adversarial attacks are also robust to several poisoning attacks", 2021, sections 3 and 4).
+This is the transfer-learning setting in which poison frogs (Shafahi et al. 2018, arXiv 1804.00792) and adversarial
+poisoning were demonstrated, and in which adversarially trained features resist both (Chan-Hon-Tong, "Features which are
+robust to adversarial attacks are also robust to several poisoning attacks", 2021, sections 3 and 4).
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ from lightning_poison.runtime import LocalRuntime, Runtime
 
 
 class LinearHead(Protocol):
-    """A linear classifier of scikit-learn's kind."""
+    """A linear classifier with the interface of scikit-learn."""
 
     classes_: Any
     coef_: Any
@@ -46,24 +46,24 @@ HEADS: Mapping[str, Callable[[int], LinearHead]] = {
     "ridge": lambda seed: RidgeClassifier(alpha=1.0, random_state=seed),
     "fc": lambda seed: SGDClassifier(loss="log_loss", alpha=1e-5, random_state=seed),
 }
-"""Heads by name; each maps a seed to an unfitted one. `"fc"` is a linear layer under cross-entropy, one class against
-the rest, trained by stochastic gradient descent."""
+"""Heads by name: each maps a seed to an unfitted head. `"fc"` is a linear layer with a one-versus-rest cross-entropy
+loss, trained by stochastic gradient descent."""
 
 
 class FrozenFeatureClassifier:
     """A linear head on frozen features.
 
-    Features are divided by the mean norm of those it was fitted on, so that one `C` serves networks of any scale.
+    Features are divided by the mean norm of those it was fitted on, so that the same `C` suits networks of any scale.
 
     Args:
-        extractor: any network; it is run in evaluation mode, never changed, and given back in the mode it was in.
-        layer: the name of the layer whose output is the feature vector; `""` is the network's own output.
-        head: `"svm"`, `"logistic"`, `"ridge"`, `"fc"`, or any linear classifier of scikit-learn, which is cloned. What
-            an attack can do depends on its `C`: report it.
-        seed: seeds the head's solver.
+        extractor: Any network. Run in evaluation mode and not modified; its mode is restored afterwards.
+        layer: Name of the layer whose output is the feature vector. Default: `""`, the output of the network.
+        head: `"svm"`, `"logistic"`, `"ridge"`, `"fc"`, or any linear classifier of scikit-learn, which is cloned. The
+            effect of an attack depends on its `C`, which should be reported. Default: `"svm"`.
+        seed: Seed of the head's solver. Default: 0.
 
     Raises:
-        ValueError: where the network has no such layer, or there is no head of that name.
+        ValueError: If the network has no such layer, or there is no head of that name.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -79,11 +79,11 @@ class FrozenFeatureClassifier:
         if isinstance(head, str) and head not in HEADS:
             listed = ", ".join(repr(name) for name in HEADS)
             raise ValueError(
-                expected("head", f"one of {listed}", repr(head), "Or give a linear classifier of scikit-learn.")
+                expected("head", f"one of {listed}", repr(head), "Or pass a linear classifier of scikit-learn.")
             )
         self.extractor = extractor
         self.layer = layer
-        self._read = FeatureExtractor(extractor, layer)
+        self._extract = FeatureExtractor(extractor, layer)
         number = derived_seed(seed, "frozen-feature head") % 2**32
         self.head: LinearHead = HEADS[head](number) if isinstance(head, str) else clone(head)
         self._scale: float | None = None
@@ -95,18 +95,18 @@ class FrozenFeatureClassifier:
         """Fit the head on the features of a data set.
 
         Args:
-            dataset: a map-style data set of N samples, of at least two classes.
-            sample: where input and label stand in a sample; found by itself where it is `None`.
-            runtime: where the network runs; this machine's CPU where it is `None`.
+            dataset: Map-style data set of at least two classes.
+            sample: Location of input and label in a sample. Default: detected.
+            runtime: Device and precision of the network. Default: the local CPU.
 
         Raises:
-            UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than the others.
-            ValueError: where there is one class alone, or features are not finite.
+            UnreadableSampleError: If a sample cannot be read, is not finite, or has a different shape.
+            ValueError: If there is only one class, or features are not finite.
         """
         features, labels = self.features(dataset, sample=sample, runtime=runtime)
         classes = torch.unique(labels)
         if len(classes) < 2:
-            raise ValueError(expected("dataset", "data of at least two classes", f"class {int(classes[0])} alone"))
+            raise ValueError(expected("dataset", "data of at least two classes", f"class {int(classes[0])} only"))
         self._scale = max(float(features.norm(dim=1).mean()), torch.finfo(torch.float32).tiny)
         self.head.fit((features / self._scale).numpy(), labels.numpy())
         return self
@@ -114,54 +114,54 @@ class FrozenFeatureClassifier:
     def features(
         self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return features, float64 `(N, D)`, as the network gives them, and labels, int64 `(N,)`."""
+        """Return the unscaled features, float64 `(N, D)`, and the labels, int64 `(N,)`, of a data set."""
         runtime = runtime or LocalRuntime(precision="32")
-        home = next((held.device for held in self.extractor.parameters()), runtime.device)
+        device = next((parameter.device for parameter in self.extractor.parameters()), runtime.device)
         try:
             self.extractor.to(runtime.device)
             with evaluating(self.extractor):
-                found = score_set(
+                rows = score_set(
                     dataset,
                     torch.arange(len(dataset)),
-                    lambda block: torch.cat([self._read(block.inputs), block.labels[:, None]], dim=1).double(),
+                    lambda block: torch.cat([self._extract(block.inputs), block.labels[:, None]], dim=1).double(),
                     sample=sample or spec_of(dataset),
                     runtime=runtime,
                     seed=0,
-                    description="reading features",
+                    description="extracting features",
                 )
         finally:
-            self.extractor.to(home)
-        return found[:, :-1], found[:, -1].long()
+            self.extractor.to(device)
+        return rows[:, :-1], rows[:, -1].long()
 
     def predict(self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None) -> Tensor:
         """Return the predicted labels of a data set, int64 `(N,)`.
 
         Raises:
-            NotFittedError: before `fit`.
+            NotFittedError: If the head is not fitted.
         """
         features, _ = self.features(dataset, sample=sample, runtime=runtime)
         return self.predict_features(features)
 
     def predict_features(self, features: Tensor) -> Tensor:
-        """Return the predicted labels of features `(N, D)` as `features` returns them, int64 `(N,)`.
+        """Return the predicted labels of unscaled features `(N, D)`, int64 `(N,)`.
 
         Raises:
-            NotFittedError: before `fit`.
+            NotFittedError: If the head is not fitted.
         """
-        found = self.head.predict((features.double() / self._fitted_scale()).numpy())
-        return torch.from_numpy(np.asarray(found, dtype=np.int64))
+        predictions = self.head.predict((features.double() / self._fitted_scale()).numpy())
+        return torch.from_numpy(np.asarray(predictions, dtype=np.int64))
 
     def accuracy(self, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None) -> float:
-        """Return the share of samples in [0, 1] whose label is predicted."""
+        """Return the accuracy on a data set, in [0, 1]."""
         features, labels = self.features(dataset, sample=sample, runtime=runtime)
         return float((self.predict_features(features) == labels).double().mean())
 
     @property
     def weights(self) -> Tensor:
-        """The head's weights on features as the network gives them, float64 `(C, D)`; `(1, D)` for two classes."""
+        """Weights of the head on unscaled features, float64 `(C, D)`; `(1, D)` for two classes."""
         return torch.from_numpy(np.atleast_2d(self.head.coef_)).double() / self._fitted_scale()
 
     def _fitted_scale(self) -> float:
         if self._scale is None:
-            raise NotFittedError("Expected a fitted classifier, but it has seen no data yet.\nCall `fit` first.")
+            raise NotFittedError("Expected a fitted classifier, but got an unfitted one.\nCall `fit` first.")
         return self._scale

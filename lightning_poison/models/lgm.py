@@ -1,14 +1,13 @@
-"""The large-margin Gaussian mixture: likelihoods, logits with a margin, and the loss, on feature tensors.
+"""The large-margin Gaussian mixture on feature tensors: likelihoods, logits with a margin, and the loss.
 
-The features of class k are taken as normal, N(f; μ_k, Σ_k), with a mean for each class and a covariance that is the
-identity or a diagonal (Wan, Zhong, Li, Chen, "Rethinking feature distribution for loss functions in image
-classification", CVPR 2018, arXiv:1803.02988, sections 3.2 and 3.3; Yaseen, Aadil, Sargsyan 2020, arXiv:2003.00798,
-equations 2 to 5, with the identity).
+The features of class k are modeled as normal, N(f; μ_k, Σ_k), with one mean per class and identity or diagonal
+covariances (Wan, Zhong, Li, Chen, "Rethinking feature distribution for loss functions in image classification",
+CVPR 2018, arXiv:1803.02988, sections 3.2 and 3.3; Yaseen, Aadil, Sargsyan 2020, arXiv:2003.00798, equations 2 to 5,
+with the identity).
 
-Everything is computed in float32 at least, also under autocast and on half-precision features.
+All computations are in float32 or higher, even under autocast and for half-precision features.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from math import log, pi
 from typing import NamedTuple
 
@@ -16,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_poison.contexts import full_precision
+
 
 class LGMLoss(NamedTuple):
     """The large-margin Gaussian mixture loss and its two terms, each a scalar in nats, averaged over the batch.
 
     Attributes:
-        total: L_GM = L_cls + λ L_lkd, what is to be minimized.
+        total: L_GM = L_cls + λ L_lkd, the loss to minimize.
         classification: L_cls, the cross-entropy of the logits with a margin.
         likelihood: L_lkd, without λ and without the constant D/2 log 2π.
 
@@ -36,17 +37,17 @@ class LGMLoss(NamedTuple):
 
 
 def half_distances(features: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
-    """Return half the squared Mahalanobis distance of every feature vector to every class mean.
+    """Compute half the squared Mahalanobis distance of every feature vector to every class mean.
 
-    The square is expanded into matrix products, so that no `(B, C, D)` tensor is held. Features and means are moved by
-    the average mean before that: distances do not change, but what cancels in the expansion stays small. The error
-    that remains is about 1e-7 of the centerd squared norms; on a GPU that multiplies in TF32 it can reach
-    1e-3 of them. What concerns a sample's own class only is computed from the differences, free of that error.
+    The square is expanded into matrix products, which avoids a `(B, C, D)` tensor. Features and means are first
+    centered on the average mean: distances do not change, but the terms that cancel in the expansion are small. The
+    remaining error is about 1e-7 of the centered squared norms, and up to 1e-3 of them on a GPU that multiplies in
+    TF32. The functions that need only a sample's own class compute it from the differences, without that error.
 
     Args:
-        features: `(B, D)`.
+        features: Features, `(B, D)`.
         means: μ, `(C, D)`.
-        log_variances: the logarithm of the covariances' diagonals, `(C, D)`; `None` for identity covariances.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
 
     Returns:
         d = ½ (f − μ_k)ᵀ Σ_k⁻¹ (f − μ_k), `(B, C)`, at least 0.
@@ -55,7 +56,7 @@ def half_distances(features: Tensor, means: Tensor, log_variances: Tensor | None
         >>> half_distances(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 2.0]]))
         tensor([[12.5000,  2.0000]])
     """
-    with _autocast_off(features.device):
+    with full_precision(features.device):
         features, means = _promoted(features, means)
         center = means.detach().mean(dim=0)
         features, means = features - center, means - center
@@ -69,12 +70,12 @@ def half_distances(features: Tensor, means: Tensor, log_variances: Tensor | None
 
 
 def log_likelihoods(features: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
-    """Return log N(f; μ_k, Σ_k) of every feature vector under every class, in nats (Yaseen et al. 2020, eq. 3).
+    """Compute log N(f; μ_k, Σ_k) of every feature vector under every class, in nats (Yaseen et al. 2020, eq. 3).
 
     Args:
-        features: `(B, D)`.
+        features: Features, `(B, D)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
 
     Returns:
         `(B, C)`.
@@ -87,16 +88,16 @@ def log_likelihoods(features: Tensor, means: Tensor, log_variances: Tensor | Non
 
 
 def own_log_likelihoods(features: Tensor, labels: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
-    """Return log N(f; μ_y, Σ_y) of every feature vector under the class that its label names, in nats.
+    """Compute log N(f; μ_y, Σ_y) of every feature vector under the class of its label, in nats.
 
     Args:
-        features: `(B, D)`.
-        labels: class indices, int64 `(B,)`.
+        features: Features, `(B, D)`.
+        labels: Class indices, int64 `(B,)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
 
     Returns:
-        `(B,)`: what `log_likelihoods` holds at the labels.
+        `(B,)`, the entries of `log_likelihoods` at the labels.
 
     Example:
         >>> own_log_likelihoods(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -108,13 +109,13 @@ def own_log_likelihoods(features: Tensor, labels: Tensor, means: Tensor, log_var
 def posterior_logits(
     features: Tensor, means: Tensor, log_variances: Tensor | None = None, *, log_prior: Tensor | None = None
 ) -> Tensor:
-    """Return logits whose softmax is the posterior p(k | f) of the mixture (Yaseen et al. 2020, eq. 4).
+    """Compute logits whose softmax is the posterior p(k | f) of the mixture (Yaseen et al. 2020, eq. 4).
 
     Args:
-        features: `(B, D)`.
+        features: Features, `(B, D)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
-        log_prior: log p(k), `(C,)`; `None` for equally frequent classes.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
+        log_prior: log p(k), `(C,)`. Default: equally frequent classes.
 
     Returns:
         −d_k − ½ log |Σ_k| + log p(k), `(B, C)`: the joint log-density without the constant D/2 log 2π.
@@ -136,18 +137,18 @@ def margin_logits(
     margin: float = 1.0,
     log_prior: Tensor | None = None,
 ) -> Tensor:
-    """Return posterior logits in which the distance to a sample's own class counts 1 + α times.
+    """Compute posterior logits with the distance to a sample's own class scaled by 1 + α.
 
-    The margin m = α d_y grows with the distance (Wan et al. 2018, section 3.3). One logit a row differs from
-    `posterior_logits`: the one that the label names, which is α d_y lower.
+    The margin m = α d_y grows with the distance (Wan et al. 2018, section 3.3). Only the logit of the label differs
+    from `posterior_logits`: it is α d_y lower.
 
     Args:
-        features: `(B, D)`.
-        labels: class indices, int64 `(B,)`.
+        features: Features, `(B, D)`.
+        labels: Class indices, int64 `(B,)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
-        margin: α, at least 0.
-        log_prior: log p(k), `(C,)`; `None` for equally frequent classes.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
+        margin: α, at least 0. Default: 1.
+        log_prior: log p(k), `(C,)`. Default: equally frequent classes.
 
     Returns:
         `(B, C)`.
@@ -163,16 +164,16 @@ def margin_logits(
 
 
 def likelihood_loss(features: Tensor, labels: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
-    """Return L_lkd, how far the features lie from their own class's normal distribution (Wan et al. 2018, section 3.2).
+    """Compute L_lkd, the negative log-likelihood under the own class without its constant (Wan et al. 2018, sec. 3.2).
 
     Args:
-        features: `(B, D)`.
-        labels: class indices, int64 `(B,)`.
+        features: Features, `(B, D)`.
+        labels: Class indices, int64 `(B,)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
 
     Returns:
-        The average of d_y + ½ log |Σ_y|, a scalar in nats. The paper sums over the batch and has D/2 log 2π in it.
+        Mean of d_y + ½ log |Σ_y|, a scalar in nats. The paper sums over the batch and includes D/2 log 2π.
 
     Example:
         >>> likelihood_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2))
@@ -191,19 +192,19 @@ def lgm_loss(
     likelihood_weight: float = 1.0,
     log_prior: Tensor | None = None,
 ) -> LGMLoss:
-    """Return the large-margin Gaussian mixture loss L_GM = L_cls + λ L_lkd (Yaseen et al. 2020, eq. 5).
+    """Compute the large-margin Gaussian mixture loss L_GM = L_cls + λ L_lkd (Yaseen et al. 2020, eq. 5).
 
     Args:
-        features: `(B, D)`.
-        labels: class indices, int64 `(B,)`.
+        features: Features, `(B, D)`.
+        labels: Class indices, int64 `(B,)`.
         means: μ, `(C, D)`.
-        log_variances: `(C, D)`; `None` for identity covariances.
-        margin: α, at least 0.
-        likelihood_weight: λ, at least 0.
-        log_prior: log p(k), `(C,)`; `None` for equally frequent classes.
+        log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
+        margin: α, at least 0. Default: 1.
+        likelihood_weight: λ, at least 0. Default: 1.
+        log_prior: log p(k), `(C,)`. Default: equally frequent classes.
 
     Returns:
-        The total and its two terms, averaged over the batch.
+        Total loss and its two terms, averaged over the batch.
 
     Example:
         >>> lgm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2), likelihood_weight=0.1)
@@ -216,7 +217,7 @@ def lgm_loss(
 
 
 def _own_half_distances(features: Tensor, labels: Tensor, means: Tensor, log_variances: Tensor | None) -> Tensor:
-    """Return d_y, `(B,)`, from the differences themselves."""
+    """Return d_y, `(B,)`, computed from the differences."""
     features, means = _promoted(features, means)
     squares = (features - means[labels]).square()
     if log_variances is not None:
@@ -231,7 +232,7 @@ def _own_energies(features: Tensor, labels: Tensor, means: Tensor, log_variances
 
 
 def _half_log_determinants(means: Tensor, log_variances: Tensor | None) -> Tensor:
-    """Return ½ log |Σ_k|, `(C,)`, in float32 at least."""
+    """Return ½ log |Σ_k|, `(C,)`, in float32 or higher."""
     dtype = torch.promote_types(means.dtype, torch.float32)
     if log_variances is None:
         return means.new_zeros(means.shape[0], dtype=dtype)
@@ -239,12 +240,6 @@ def _half_log_determinants(means: Tensor, log_variances: Tensor | None) -> Tenso
 
 
 def _promoted(features: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in one dtype, float32 at least."""
+    """Return both in a common dtype, float32 or higher."""
     dtype = torch.promote_types(torch.promote_types(features.dtype, means.dtype), torch.float32)
     return features.to(dtype), means.to(dtype)
-
-
-def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off where the device has it; the meta device, for one, has not."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()

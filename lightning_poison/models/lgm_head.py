@@ -1,4 +1,4 @@
-"""`LGMHead`: a classifier's last layer whose likelihood can be asked."""
+"""`LGMHead`: a last layer that models the features of each class as a normal distribution."""
 
 from typing import Any, Literal
 
@@ -12,43 +12,42 @@ from lightning_poison.models.lgm import LGMLoss
 Covariance = Literal["identity", "diagonal"]
 
 LOG_VARIANCE_BOUND = 10.0
-"""Log-variances count as at most this in absolute value: beyond e^±10 a float32 distance holds no information."""
+"""Log-variances are clamped to this absolute value: beyond e^±10, a float32 distance has no information."""
 
 _UNIT_SIZE = 32
-"""Up to this feature size the initial means are unit normal; beyond it they are scaled down to the same distances."""
+"""Feature size above which the initial means are scaled down to keep their distances."""
 
 
 class LGMHead(nn.Module):
-    """Last layer of a classifier whose features follow a Gaussian mixture, one component a class.
+    """Last layer of a classifier whose features follow a Gaussian mixture with one component per class.
 
-    Takes the place of the last `nn.Linear`: features go in, logits come out. Trained with `loss`, it pulls the features
-    of a class toward a normal distribution around the class's mean, so that the likelihood of a feature vector under
-    the label that its sample carries becomes a score of how well the two agree (Wan et al. 2018, arXiv:1803.02988,
-    section 3; Yaseen, Aadil, Sargsyan 2020, arXiv:2003.00798, equations 2 to 5). It differs from the former in that the
-    likelihood term is averaged over the batch and not summed, and in the scale of the initial means.
+    Replaces the last `nn.Linear`: it maps features to logits. Training with `loss` pulls the features of a class toward
+    a normal distribution around the class mean. The likelihood of a feature vector under its label then measures how
+    well the two agree (Wan et al. 2018, arXiv:1803.02988, section 3; Yaseen, Aadil, Sargsyan 2020, arXiv:2003.00798,
+    equations 2 to 5). It differs from the former in that the likelihood term is averaged over the batch rather than
+    summed, and in the scale of the initial means.
 
-    Logits and likelihoods are float32 at least, whatever the precision of the features and of autocast. `means` and
-    `log_variances` are best left out of weight decay: see `lgm_parameter_groups`.
+    Logits and likelihoods are float32 or higher, regardless of the precision of the features and of autocast. Exclude
+    `means` and `log_variances` from weight decay: see `lgm_parameter_groups`.
 
     Args:
         feature_size: D, the length of a feature vector.
         num_classes: C, at least 2.
-        margin: α, at least 0: in training, the distance to a sample's own class counts 1 + α times.
-        likelihood_weight: λ, at least 0: the weight of the likelihood term in `loss`.
-        covariance: "identity", or "diagonal" for one learned variance for each class and feature.
-        prior: p(k), `(C,)`, positive numbers that sum to 1; `None` for equally frequent classes.
-        generator: draws the initial means, from N(0, 1), or N(0, 32 / D) where D is above 32, so that the expected
-            squared distance between two of them does not exceed 64; `None` for a fixed seed. PyTorch's global generator
-            is left alone.
+        margin: α, at least 0. In training, the distance to a sample's own class is scaled by 1 + α. Default: 1.
+        likelihood_weight: λ, at least 0, the weight of the likelihood term in `loss`. Default: 1.
+        covariance: `"identity"`, or `"diagonal"` for one learned variance per class and feature. Default: `"identity"`.
+        prior: p(k), `(C,)`, positive numbers that sum to 1. Default: equally frequent classes.
+        generator: Source of the initial means, drawn from N(0, 1), or from N(0, 32 / D) if D is above 32, so that the
+            expected squared distance between two of them is at most 64. PyTorch's global generator is not used.
+            Default: a fixed seed.
 
     Attributes:
         means: μ, parameter `(C, D)`.
-        log_variances: parameter `(C, D)`, or `None` for identity covariances. Values count as if clamped to [−10, 10].
+        log_variances: Parameter `(C, D)`, or `None` for identity covariances. Clamped to [−10, 10] when used.
         log_prior: log p(k), buffer `(C,)`.
 
     Raises:
-        ValueError: where an argument is out of its range; by every method, where a shape, a dtype or a label does not
-            fit.
+        ValueError: If an argument is out of range. Every method raises it for a wrong shape, dtype or label.
 
     Example:
         >>> head = LGMHead(feature_size=2, num_classes=3)
@@ -84,10 +83,10 @@ class LGMHead(nn.Module):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the means anew and set all variances to 1.
+        """Draw new means and set all variances to 1.
 
         Args:
-            generator: where the means are drawn from; `None` for a fixed seed.
+            generator: Source of the means. Default: a fixed seed.
         """
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randn(self.means.shape, generator=generator, device=generator.device)
@@ -100,12 +99,12 @@ class LGMHead(nn.Module):
         """Return logits.
 
         Args:
-            features: `(B, D)`.
-            labels: class indices, `(B,)`. Where they are given, in whatever mode the module is, the margin is applied
-                to each sample's own class: what the cross-entropy is trained on. Leave them out to predict.
+            features: Features, `(B, D)`.
+            labels: Class indices, `(B,)`. If given, the margin is applied to each sample's own class, in training and
+                evaluation mode, as the cross-entropy requires. Omit them to predict.
 
         Returns:
-            `(B, C)`; without labels their softmax is the posterior p(k | f).
+            Logits `(B, C)`. Without labels, their softmax is the posterior p(k | f).
         """
         self._check(features, labels)
         if labels is None:
@@ -115,11 +114,11 @@ class LGMHead(nn.Module):
         )
 
     def loss(self, features: Tensor, labels: Tensor) -> LGMLoss:
-        """Return the loss to train on and its two terms, averaged over the batch.
+        """Return the training loss and its two terms, averaged over the batch.
 
         Args:
-            features: `(B, D)`.
-            labels: class indices, `(B,)`.
+            features: Features, `(B, D)`.
+            labels: Class indices, `(B,)`.
 
         Returns:
             `total`, `classification` and `likelihood`, scalars.
@@ -136,11 +135,11 @@ class LGMHead(nn.Module):
         )
 
     def likelihood_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the likelihood term of `loss` alone, unweighted: for a classification loss that is computed elsewhere.
+        """Return only the likelihood term of `loss`, unweighted, to combine with another classification loss.
 
         Args:
-            features: `(B, D)`.
-            labels: class indices, `(B,)`.
+            features: Features, `(B, D)`.
+            labels: Class indices, `(B,)`.
 
         Returns:
             A scalar.
@@ -151,12 +150,12 @@ class LGMHead(nn.Module):
     def log_likelihood(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(f | y), or without labels the marginal log p(f), in nats.
 
-        The first is the one to filter on: it asks whether the features agree with the label. A flipped label leaves the
-        second as it is.
+        Filters use log p(f | y), which measures whether features and label agree. The marginal log p(f) does not depend
+        on the label.
 
         Args:
-            features: `(B, D)`.
-            labels: class indices, `(B,)`.
+            features: Features, `(B, D)`.
+            labels: Class indices, `(B,)`.
 
         Returns:
             `(B,)`.
@@ -170,13 +169,13 @@ class LGMHead(nn.Module):
         """Return log p(f | k) under every class, in nats.
 
         Args:
-            features: `(B, D)`.
+            features: Features, `(B, D)`.
 
         Returns:
             `(B, C)`.
 
         Raises:
-            ValueError: where the shape does not fit.
+            ValueError: If the shape is wrong.
         """
         self._check(features, None)
         return lgm.log_likelihoods(features, self.means, self._log_variances())
@@ -195,23 +194,23 @@ class LGMHead(nn.Module):
 
     def _check(self, features: Tensor, labels: Tensor | None) -> None:
         if features.ndim != 2 or features.shape[1] != self.feature_size:
-            hint = "Set `feature_size` to the length of the extractor's output, or flatten that to two dimensions."
+            hint = "Set `feature_size` to the length of the features, or flatten them to two dimensions."
             raise ValueError(expected("features", f"of shape (B, {self.feature_size})", describe(features), hint))
         if labels is not None:
             _check_labels(labels, len(features), self.num_classes)
 
 
 def lgm_parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Return a module's parameters in two groups for an optimizer, those of its LGM heads without weight decay.
+    """Return the parameters of a module in two optimizer groups, those of its LGM heads without weight decay.
 
-    Weight decay would pull the class means together, against the margin.
+    Weight decay would pull the class means together and counteract the margin.
 
     Args:
-        module: a module with any number of LGM heads in it.
-        weight_decay: what all other parameters get.
+        module: Module with any number of LGM heads.
+        weight_decay: Weight decay of all other parameters.
 
     Returns:
-        The groups, others first; an empty one is left out.
+        The groups, other parameters first. Empty groups are omitted.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 2), LGMHead(2, num_classes=3))
@@ -237,9 +236,9 @@ def _log_prior(prior: Tensor | None, num_classes: int) -> Tensor:
 
 
 def _check_labels(labels: Tensor, count: int, num_classes: int) -> None:
-    """Refuse labels that do not fit; their range is read where that costs no synchronization and no graph break."""
+    """Check labels, and their range only if that needs no synchronization and no graph break."""
     if labels.dtype != torch.int64 or labels.shape != (count,):
-        hint = "Soft and one-hot labels have no own class; pass class indices."
+        hint = "Pass class indices: soft and one-hot labels are not supported."
         raise ValueError(expected("labels", f"an int64 tensor of shape ({count},)", describe(labels), hint))
     readable = labels.device.type == "cpu" and count > 0 and not torch.compiler.is_compiling()
     if readable and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:

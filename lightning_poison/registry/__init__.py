@@ -1,4 +1,4 @@
-"""Plug-ins by entry point: hook specifications, loading, and lookup by name."""
+"""Plug-ins by entry point: hook specifications, loading, and look-up by name."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
+from .hookspecs import AttackFactory as AttackFactory
+from .hookspecs import ScorerFactory as ScorerFactory
 from .hookspecs import hookimpl as hookimpl
-from .hookspecs import lightning_poison_attacks as lightning_poison_attacks
-from .hookspecs import lightning_poison_scorers as lightning_poison_scorers
 from .registry import available_attacks as available_attacks
 from .registry import available_scorers as available_scorers
 from .registry import get_attack as get_attack

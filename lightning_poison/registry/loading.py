@@ -1,6 +1,7 @@
-"""The installed plug-ins, loaded and checked one by one; a broken one is recorded and breaks no other."""
+"""Load the installed plug-ins one by one; a broken plug-in is recorded and does not affect the others."""
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -12,51 +13,36 @@ from lightning_poison.checks import describe, printable
 from lightning_poison.entry_points import DISABLED, HOST, Candidate, Source, find_candidates
 from lightning_poison.errors import PluginError
 from lightning_poison.registry import hookspecs
-from lightning_poison.registry.hookspecs import API_VERSION, PROJECT, hookimpl
-from lightning_poison.scorers.activation_clustering import ActivationClusteringScorer
-from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
-from lightning_poison.scorers.combined import CombinedScorer
-from lightning_poison.scorers.confidence import ConfidenceScorer
-from lightning_poison.scorers.deep_knn import DeepKNNScorer
-from lightning_poison.scorers.discriminator.scorer import DiscriminatorScorer
-from lightning_poison.scorers.inspection import AnyScorer
-from lightning_poison.scorers.likelihood import LikelihoodScorer
-from lightning_poison.scorers.mahalanobis import MahalanobisScorer
-from lightning_poison.scorers.pixel_counting import PixelCountingScorer
-from lightning_poison.scorers.robust_features import RobustFeatureScorer
-from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
-
-OWN_SCORERS: Mapping[str, Callable[..., AnyScorer]] = {
-    scorer.name: scorer
-    for scorer in (
-        ActivationClusteringScorer,
-        CharacteristicVectorScorer,
-        CombinedScorer,
-        ConfidenceScorer,
-        DeepKNNScorer,
-        DiscriminatorScorer,
-        LikelihoodScorer,
-        MahalanobisScorer,
-        PixelCountingScorer,
-        RobustFeatureScorer,
-        SpectralSignatureScorer,
-    )
-}
-"""Defenses alone; the controls are not offered by name."""
-
+from lightning_poison.registry.hookspecs import PROJECT, ScorerFactory, hookimpl
 
 ATTACKS, SCORERS = "lightning_poison_attacks", "lightning_poison_scorers"
+"""Names of the hooks."""
+
+OWN_SCORERS: Mapping[str, str] = {
+    "activation-clustering": "activation_clustering:ActivationClusteringScorer",
+    "characteristic-vectors": "characteristic_vectors:CharacteristicVectorScorer",
+    "combined": "combined:CombinedScorer",
+    "confidence": "confidence:ConfidenceScorer",
+    "deep-knn": "deep_knn:DeepKNNScorer",
+    "discriminator": "discriminator.scorer:DiscriminatorScorer",
+    "likelihood": "likelihood:LikelihoodScorer",
+    "mahalanobis": "mahalanobis:MahalanobisScorer",
+    "pixel-counting": "pixel_counting:PixelCountingScorer",
+    "robust-features": "robust_features:RobustFeatureScorer",
+    "spectral-signatures": "spectral_signatures:SpectralSignatureScorer",
+}
+"""Module and class in `lightning_poison.scorers` of each defense by its name; controls are not registered."""
 
 
 @dataclass(frozen=True)
-class Offer:
-    """One attack or scorer that a plug-in offers.
+class Entry:
+    """An attack or scorer of a plug-in.
 
     Args:
-        name: what `get_attack` or `get_scorer` finds it by.
-        source: where it comes from.
-        summary: one line, the first of the factory's docstring, fit for a terminal.
-        factory: builds it; its arguments are the settings.
+        name: Name for `get_attack` or `get_scorer`.
+        source: Plug-in that provides it.
+        summary: First line of the factory's docstring, printable in a terminal.
+        factory: Builds the attack or scorer from its settings.
     """
 
     name: str
@@ -67,12 +53,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plug-in that could not be used.
+    """A plug-in that cannot be used.
 
     Args:
-        source: where it comes from.
-        phase: what failed: `metadata`, `name`, `import`, `version`, `register` or `hook`.
-        error: what was raised.
+        source: Origin of the plug-in.
+        phase: Phase that failed: `metadata`, `name`, `import`, `register` or `hook`.
+        error: Exception that was raised.
     """
 
     source: Source
@@ -80,30 +66,30 @@ class BrokenPlugin:
     error: BaseException
 
     def __str__(self) -> str:
-        said = printable(" ".join(f"{type(self.error).__name__}: {self.error}".split()).rstrip("."), limit=500)
+        message = printable(" ".join(f"{type(self.error).__name__}: {self.error}".split()).rstrip("."), limit=500)
         return (
-            f"Expected the plug-in {self.source} to load, but its {self.phase} failed with {said}.\n"
-            f"Repair or uninstall the distribution, or leave it out with {DISABLED}={printable(self.source.plugin)}."
+            f"Expected the plug-in {self.source} to load, but its {self.phase} failed with {message}.\n"
+            f"Fix or uninstall the distribution, or disable it with {DISABLED}={printable(self.source.plugin)}."
         )
 
 
 @dataclass(frozen=True)
 class Plugins:
-    """What loading found.
+    """Result of loading all plug-ins.
 
     Args:
-        attacks: all attacks that are offered, names given twice included.
-        scorers: all scorers.
-        broken: the plug-ins that could not be used.
+        attacks: All attacks, including those with the same name.
+        scorers: All scorers, including those with the same name.
+        broken: Plug-ins that cannot be used.
     """
 
-    attacks: tuple[Offer, ...]
-    scorers: tuple[Offer, ...]
+    attacks: tuple[Entry, ...]
+    scorers: tuple[Entry, ...]
     broken: tuple[BrokenPlugin, ...]
 
 
 class _PhaseError(Exception):
-    """Carries what failed and in which phase."""
+    """An error and the phase in which it occurred."""
 
     def __init__(self, phase: str, error: BaseException) -> None:
         super().__init__(phase)
@@ -111,94 +97,79 @@ class _PhaseError(Exception):
         self.error = error
 
 
-class _Host:
-    """The host's own scorers, through the door that everybody uses."""
-
-    LIGHTNING_POISON_API = API_VERSION
+class _OwnScorers:
+    """Our own scorers as a plug-in."""
 
     @hookimpl
-    def lightning_poison_scorers(self) -> Mapping[str, hookspecs.ScorerFactory]:
-
-        return OWN_SCORERS
+    def lightning_poison_scorers(self) -> Mapping[str, ScorerFactory]:
+        return {name: pkgutil.resolve_name(f"lightning_poison.scorers.{path}") for name, path in OWN_SCORERS.items()}
 
 
 def load_all() -> Plugins:
-    """Load every installed plug-in that is not switched off, and ask it what it offers."""
+    """Load every installed plug-in that is not disabled, and collect its attacks and scorers."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    attacks: list[Offer] = []
-    scorers: list[Offer] = []
+    entries: dict[str, list[Entry]] = {ATTACKS: [], SCORERS: []}
     broken = []
-    host = Candidate(Source(HOST, HOST, metadata.version(HOST)), _Host)
-    for candidate in [host, *find_candidates()]:
+    own = Candidate(Source(HOST, HOST, metadata.version(HOST)), _OwnScorers)
+    for candidate in [own, *find_candidates()]:
         try:
-            offered = _load(manager, candidate)
+            loaded = _load(manager, candidate)
         except _PhaseError as failure:
             broken.append(BrokenPlugin(candidate.source, failure.phase, failure.error))
         else:
-            attacks += offered[ATTACKS]
-            scorers += offered[SCORERS]
-    return Plugins(tuple(attacks), tuple(scorers), tuple(broken))
+            for hook, found in loaded.items():
+                entries[hook] += found
+    return Plugins(tuple(entries[ATTACKS]), tuple(entries[SCORERS]), tuple(broken))
 
 
-def _load(manager: pluggy.PluginManager, candidate: Candidate) -> dict[str, list[Offer]]:
+def _load(manager: pluggy.PluginManager, candidate: Candidate) -> dict[str, list[Entry]]:
     if candidate.fault is not None:
         raise _PhaseError(*candidate.fault)
-    plugin = _in_phase("import", candidate.load)
-    _in_phase("version", lambda: _check_version(plugin))
-    _in_phase("register", lambda: manager.register(plugin, name=candidate.source.plugin))
-    _in_phase("register", lambda: _check_hooks(manager, plugin))
-    return {hook: _offers(manager, plugin, hook, candidate.source) for hook in (ATTACKS, SCORERS)}
-
-
-def _check_version(plugin: Any) -> None:
-    stated = getattr(plugin, "LIGHTNING_POISON_API", API_VERSION)
-    whole = isinstance(stated, tuple) and len(stated) == 2 and all(isinstance(number, int) for number in stated)
-    if not whole or stated[0] != API_VERSION[0] or stated[1] > API_VERSION[1]:
-        major, minor = API_VERSION
-        raise PluginError(
-            f"Expected `LIGHTNING_POISON_API` to be ({major}, 0) to ({major}, {minor}), but got {stated!r}.\n"
-            "Install versions of the plug-in and of lightning-poison that fit each other."
-        )
+    plugin = _run_phase("import", candidate.load)
+    _run_phase("register", lambda: manager.register(plugin, name=candidate.source.plugin))
+    _run_phase("register", lambda: _check_hooks(manager, plugin))
+    return {hook: _entries(manager, plugin, hook, candidate.source) for hook in (ATTACKS, SCORERS)}
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """Refuse what pluggy takes in silence: unknown names, unmarked functions, wrappers, no hook at all."""
+    """Refuse what pluggy accepts silently: unknown names, unmarked functions, wrappers, no hook at all."""
     callers = {each.name: each for each in manager.get_hookcallers(plugin) or []}
     known = f"{ATTACKS} and {SCORERS}"
     own = [each for caller in callers.values() for each in caller.get_hookimpls() if each.plugin is plugin]
     fault = None
     if unknown := [name for name, caller in callers.items() if not caller.has_spec()]:
-        fault = f"Expected hooks of the names {known}, but got {', '.join(map(printable, unknown))}."
+        fault = f"Expected hooks named {known}, but got {', '.join(map(printable, unknown))}."
     elif unmarked := [name for name in (ATTACKS, SCORERS) if hasattr(plugin, name) and name not in callers]:
-        fault = f"Expected `{unmarked[0]}` to be marked, but it is not.\nWrite `@hookimpl` above it."
+        fault = f"Expected `{unmarked[0]}` to be marked as a hook, but it is not.\nDecorate it with `@hookimpl`."
     elif not callers:
-        fault = f"Expected hooks of the names {known}, but got none."
+        fault = f"Expected hooks named {known}, but got none."
     elif any(each.wrapper or each.hookwrapper for each in own):
-        fault = "Expected hooks that return names and factories, but got a wrapper of other plug-ins' hooks."
+        fault = "Expected hooks that return factories by name, but got a hook wrapper."
     if fault is not None:
         raise PluginError(fault)
 
 
-def _offers(manager: pluggy.PluginManager, plugin: Any, hook: str, source: Source) -> list[Offer]:
-    """Ask one plug-in alone, so that none can stop another."""
+def _entries(manager: pluggy.PluginManager, plugin: Any, hook: str, source: Source) -> list[Entry]:
+    """Call the hook of one plug-in only, so that its errors do not affect others."""
     others = [each for each in manager.get_plugins() if each is not plugin]
     caller = manager.subset_hook_caller(hook, others)
     if not caller.get_hookimpls():
         return []
-    answers = _in_phase("hook", caller) or [None]
-    _in_phase("hook", lambda: _check_answer(hook, answers[0]))
-    return [Offer(name, source, _summary(factory), factory) for name, factory in answers[0].items()]
+    results = _run_phase("hook", caller) or [None]
+    _run_phase("hook", lambda: _check_result(hook, results[0]))
+    return [Entry(name, source, _summary(factory), factory) for name, factory in results[0].items()]
 
 
-def _check_answer(hook: str, answer: Any) -> None:
+def _check_result(hook: str, result: Any) -> None:
     fault = None
-    if not isinstance(answer, Mapping):
-        fault = f"Expected `{hook}` to return a dict, but got {describe(answer)}."
-    elif strange := [name for name in answer if not _is_name(name)]:
-        fault = f"Expected `{hook}` to return names without colons and control characters, but got {strange[0]!r}."
-    elif idle := [name for name, factory in answer.items() if not callable(factory)]:
-        fault = f"Expected `{hook}` to return a factory for {idle[0]!r}, but got {describe(answer[idle[0]])}."
+    if not isinstance(result, Mapping):
+        fault = f"Expected `{hook}` to return a dict, but got {describe(result)}."
+    elif invalid := [name for name in result if not _is_name(name)]:
+        fault = f"Expected `{hook}` to return names without colons and control characters, but got {invalid[0]!r}."
+    elif uncallable := [name for name, factory in result.items() if not callable(factory)]:
+        received = describe(result[uncallable[0]])
+        fault = f"Expected `{hook}` to return a factory for {uncallable[0]!r}, but got {received}."
     if fault is not None:
         raise PluginError(fault)
 
@@ -212,8 +183,8 @@ def _summary(factory: Callable[..., Any]) -> str:
     return printable(lines[0]) if lines else ""
 
 
-def _in_phase(phase: str, call: Callable[[], Any]) -> Any:
-    """Call a stranger's code, which may raise anything and even exit; all of it is recorded and shown."""
+def _run_phase(phase: str, call: Callable[[], Any]) -> Any:
+    """Call plug-in code, which may raise anything or exit, and attach the phase to its error."""
     try:
         return call()
     except (Exception, SystemExit) as error:

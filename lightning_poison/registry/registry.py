@@ -7,80 +7,76 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_poison.attacks.crafting import check_identity
+from lightning_poison.attacks.crafting import check_interface
 from lightning_poison.attacks.poison import Attack
 from lightning_poison.checks import describe, printable
 from lightning_poison.errors import PluginError, UnknownNameError
-from lightning_poison.registry.loading import Offer, Plugins, load_all
-from lightning_poison.scorers.protocol import FeatureScorer, Scorer
+from lightning_poison.registry.loading import Entry, Plugins, load_all
+from lightning_poison.scorers.inspection import AnyScorer
 
 
-def load_plugins(*, strict: bool = False, afresh: bool = False) -> Plugins:
-    """Return what the installed plug-ins offer, and which are broken.
+def load_plugins(*, strict: bool = False) -> Plugins:
+    """Return the attacks and scorers of all installed plug-ins, and the plug-ins that are broken.
 
-    They are loaded once. One that is broken is recorded, is warned of once, and breaks no other.
+    Plug-ins are loaded once. A broken plug-in is recorded and reported by one warning; the others stay usable.
 
     Args:
-        strict: raise where a plug-in is broken.
-        afresh: look at what is installed again; modules that are imported already stay as they are.
+        strict: Whether to raise an error for a broken plug-in. Default: `False`.
 
     Raises:
-        PluginError: where `strict` is set and a plug-in is broken; what it raised is chained.
+        PluginError: If `strict` is set and a plug-in is broken, chained to the original error.
 
     Example:
         >>> plugins = load_plugins()
-        >>> "likelihood" in [offer.name for offer in plugins.scorers if offer.source.distribution == "lightning-poison"]
+        >>> "likelihood" in [entry.name for entry in plugins.scorers if entry.source.distribution == "lightning-poison"]
         True
         >>> plugins is load_plugins()
         True
     """
-    if afresh:
-        _loaded.cache_clear()
-        _warned.clear()
-    plugins = _loaded()
+    plugins = _load_once()
     if strict and plugins.broken:
         raise PluginError(str(plugins.broken[0])) from plugins.broken[0].error
     for broken in plugins.broken:
-        if str(broken) not in _warned:
-            _warned.add(str(broken))
+        if str(broken) not in _reported:
+            _reported.add(str(broken))
             warnings.warn(str(broken), RuntimeWarning, stacklevel=3)
     return plugins
 
 
-def available_attacks() -> tuple[Offer, ...]:
-    """Return the attacks that are installed, by name.
+def available_attacks() -> tuple[Entry, ...]:
+    """Return the installed attacks, sorted by name.
 
     Example:
-        >>> names = [offer.name for offer in available_attacks()]
-        >>> names == sorted(offer.name for offer in load_plugins().attacks)
+        >>> names = [entry.name for entry in available_attacks()]
+        >>> names == sorted(entry.name for entry in load_plugins().attacks)
         True
     """
-    return tuple(sorted(load_plugins().attacks, key=_order))
+    return tuple(sorted(load_plugins().attacks, key=_sort_key))
 
 
-def available_scorers() -> tuple[Offer, ...]:
-    """Return the scorers that are installed, by name.
+def available_scorers() -> tuple[Entry, ...]:
+    """Return the installed scorers, sorted by name.
 
     Example:
-        >>> own = [offer.name for offer in available_scorers() if offer.source.distribution == "lightning-poison"]
+        >>> own = [entry.name for entry in available_scorers() if entry.source.distribution == "lightning-poison"]
         >>> own[:4]
         ['activation-clustering', 'characteristic-vectors', 'combined', 'confidence']
     """
-    return tuple(sorted(load_plugins().scorers, key=_order))
+    return tuple(sorted(load_plugins().scorers, key=_sort_key))
 
 
 def get_attack(name: str, **settings: Any) -> Attack:
     """Build an attack by its name.
 
     Args:
-        name: as `available_attacks` lists it; `plugin:name` where two plug-ins offer the same.
-        **settings: the arguments of the attack's factory.
+        name: Name as listed by `available_attacks`; `plugin:name` if several plug-ins provide the same name.
+        **settings: Arguments of the attack's factory.
 
     Raises:
-        UnknownNameError: where no plug-in offers the name; it lists those there are and the nearest.
-        PluginError: where two plug-ins offer the name, where the plug-in is broken (what it raised is chained), or
-            where the factory returns no attack.
-        TypeError: where the factory does not take these settings; it shows those that it takes.
+        UnknownNameError: If no plug-in provides the name. The message lists the available names and the closest ones.
+        PluginError: If several plug-ins provide the name, the plug-in is broken (chained to the original error), or
+            the factory does not return an attack.
+        TypeError: If the factory does not accept these settings. The message shows its signature.
 
     Example:
         >>> try:
@@ -88,91 +84,89 @@ def get_attack(name: str, **settings: Any) -> Attack:
         ... except UnknownNameError as error:
         ...     print(error)
         Expected the name of an installed attack (...), but got 'no-such-attack'.
-        Install the distribution that offers it.
+        Install the distribution that provides it.
     """
-    offer = _find("attack", name, load_plugins().attacks)
-    attack = _build("attack", offer, settings)
-    check_identity(attack)
+    attack = _build("attack", _find("attack", name, load_plugins().attacks), settings)
+    check_interface(attack)
     return attack  # type: ignore[no-any-return]
 
 
-def get_scorer(name: str, **settings: Any) -> Scorer | FeatureScorer:
+def get_scorer(name: str, **settings: Any) -> AnyScorer:
     """Build a scorer by its name; see `get_attack`.
 
     Example:
         >>> get_scorer("likelihood", margin=0.5).settings()["margin"]
         0.5
     """
-    offer = _find("scorer", name, load_plugins().scorers)
-    scorer = _build("scorer", offer, settings)
-    if not isinstance(scorer, Scorer | FeatureScorer):
+    entry = _find("scorer", name, load_plugins().scorers)
+    scorer = _build("scorer", entry, settings)
+    if not isinstance(scorer, AnyScorer):
         raise PluginError(
-            f"Expected the factory of the scorer `{printable(name)}` in {offer.source} to return a scorer, "
-            f"but got {describe(scorer)}."
+            f"Expected the factory of the scorer `{printable(name)}` in {entry.source} to return a scorer, "
+            f"but got {describe(scorer)}.\nDerive its class from `Scorer` or `SetScorer`."
         )
     return scorer
 
 
-_warned: set[str] = set()
+_reported: set[str] = set()
 
 
 @functools.cache
-def _loaded() -> Plugins:
+def _load_once() -> Plugins:
     return load_all()
 
 
-def _order(offer: Offer) -> tuple[str, str]:
-    return offer.name, offer.source.plugin
+def _sort_key(entry: Entry) -> tuple[str, str]:
+    return entry.name, entry.source.plugin
 
 
-def _find(noun: str, name: str, offers: Sequence[Offer]) -> Offer:
+def _find(noun: str, name: str, entries: Sequence[Entry]) -> Entry:
     plugin, _, bare = name.rpartition(":")
-    found = [offer for offer in offers if offer.name == bare and plugin in ("", offer.source.plugin)]
+    found = [entry for entry in entries if entry.name == bare and plugin in ("", entry.source.plugin)]
     if not found:
-        raise _unknown(noun, name, offers)
+        raise _unknown_name(noun, name, entries)
     if len(found) > 1:
-        sources = " and ".join(str(offer.source) for offer in found)
-        ways = " or ".join(f"`{offer.source.plugin}:{bare}`" for offer in found)
-        raise PluginError(f"Expected one {noun} `{printable(bare)}`, but got it from {sources}.\nWrite {ways}.")
+        sources = " and ".join(str(entry.source) for entry in found)
+        qualified = " or ".join(f"`{entry.source.plugin}:{bare}`" for entry in found)
+        raise PluginError(
+            f"Expected one plug-in with the {noun} `{printable(bare)}`, but got {sources}.\nWrite {qualified}."
+        )
     return found[0]
 
 
-def _unknown(noun: str, name: str, offers: Sequence[Offer]) -> Exception:
-    """Blame a broken plug-in where the name may well be its; else say what there is."""
+def _unknown_name(noun: str, name: str, entries: Sequence[Entry]) -> Exception:
+    """Return an error that names a broken plug-in if it may provide the name, else the available names."""
     plugin, _, bare = name.rpartition(":")
-    names = sorted({offer.name for offer in offers})
+    names = sorted({entry.name for entry in entries})
     misspelled = difflib.get_close_matches(bare, names, n=1)
     suspects = [each for each in load_plugins().broken if plugin in ("", each.source.plugin)]
     if suspects and (plugin or not misspelled):
         listed = "\n".join(map(str, suspects))
         error = PluginError(
-            f"Expected a {noun} `{printable(name)}`, but the plug-in that may offer it is broken.\n{listed}"
+            f"Expected the {noun} `{printable(name)}`, but a plug-in that may provide it is broken.\n{listed}"
         )
         error.__cause__ = suspects[0].error
         return error
-    holding = sorted((each for each in names if bare and bare.casefold() in each.casefold()), key=len)
-    near = holding[:3] or difflib.get_close_matches(bare, names, n=1, cutoff=0.5)
-    meant = " or ".join(f"`{each}`" for each in near)
-    hint = f"Did you mean {meant}?" if near else "Install the distribution that offers it."
+    containing = sorted((each for each in names if bare and bare.casefold() in each.casefold()), key=len)
+    closest = containing[:3] or difflib.get_close_matches(bare, names, n=1, cutoff=0.5)
+    suggested = " or ".join(f"`{each}`" for each in closest)
+    hint = f"Did you mean {suggested}?" if closest else "Install the distribution that provides it."
     return UnknownNameError(
         f"Expected the name of an installed {noun} ({', '.join(names) or 'none'}), but got {printable(name)!r}.\n{hint}"
     )
 
 
-def _build(noun: str, offer: Offer, settings: dict[str, Any]) -> Any:
+def _build(noun: str, entry: Entry, settings: dict[str, Any]) -> Any:
     try:
-        signature = inspect.signature(offer.factory)
+        signature = inspect.signature(entry.factory)
     except (TypeError, ValueError):
-        return offer.factory(**settings)
+        return entry.factory(**settings)
     try:
         signature.bind(**settings)
     except TypeError as error:
+        received = printable(", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
         raise TypeError(
-            f"Expected settings that the {noun} `{offer.name}` takes, but got {_listed(settings)}: {error}.\n"
-            f"It takes {offer.name}{signature}."
+            f"Expected settings of the {noun} `{entry.name}`, but got {received}: {error}.\n"
+            f"The signature is {entry.name}{signature}."
         ) from None
-    return offer.factory(**settings)
-
-
-def _listed(settings: dict[str, Any]) -> str:
-    return printable(", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
+    return entry.factory(**settings)

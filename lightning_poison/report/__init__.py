@@ -1,4 +1,4 @@
-"""Figures for reports: score histograms, ROC curves, embeddings and sample grids."""
+"""Figures: score histograms, ROC curves, features in two dimensions, and samples."""
 
 import lazy_loader
 

@@ -3,3 +3,10 @@ from .curves import plot_likelihood_histogram as plot_likelihood_histogram
 from .curves import plot_roc as plot_roc
 from .samples import plot_caught as plot_caught
 from .samples import plot_poison_beside_base as plot_poison_beside_base
+from .style import CLEAN_COLOR as CLEAN_COLOR
+from .style import CURVE_COLORS as CURVE_COLORS
+from .style import POISON_COLOR as POISON_COLOR
+from .style import label_axes as label_axes
+from .style import new_figure as new_figure
+from .style import save_figure as save_figure
+from .style import without_tex as without_tex

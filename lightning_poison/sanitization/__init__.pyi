@@ -1,12 +1,5 @@
 from .dataset_scores import score_dataset as score_dataset
-from .pipeline import check_arguments as check_arguments
-from .pipeline import decision_fingerprint as decision_fingerprint
 from .pipeline import sanitize as sanitize
+from .settings import DecisionSettings as DecisionSettings
 from .verdict import Evidence as Evidence
 from .verdict import Verdict as Verdict
-from .with_trusted import decide_by_trusted as decide_by_trusted
-from .with_trusted import judge_by_trusted as judge_by_trusted
-from .without_trusted import check_agreement as check_agreement
-from .without_trusted import decide_by_wrong_label_null as decide_by_wrong_label_null
-from .without_trusted import judge_untrusted as judge_untrusted
-from .without_trusted import log_p_by_labels as log_p_by_labels

@@ -1,4 +1,4 @@
-"""score_dataset."""
+"""Scores of a whole data set by a fitted scorer, without a decision."""
 
 from typing import Any
 
@@ -10,29 +10,29 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import LocalRuntime, Runtime
-from lightning_poison.scorers.protocol import Scorer
+from lightning_poison.scorers.protocol import Scorer, SetScorer
 
 
 def score_dataset(
-    scorer: Scorer, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
+    scorer: Scorer | SetScorer, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
 ) -> Tensor:
-    """Score a data set with a fitted scorer, each sample under the label that it carries.
+    """Score each sample of a data set under its label, with a fitted scorer.
 
     For a decision use `sanitize`, which calibrates a threshold.
 
     Args:
-        scorer: fitted; it judges sample by sample.
-        dataset: a map-style data set.
-        sample: where input and label stand in a sample; found by itself where that is plain.
-        runtime: where to compute; this machine where it is `None`.
+        scorer: Fitted scorer of single samples.
+        dataset: Map-style data set of N samples.
+        sample: Paths of input and label in a sample. Default: detected.
+        runtime: Where to compute. Default: this machine.
 
     Returns:
-        float64 `(N,)`, larger is more suspicious.
+        Scores, float64 `(N,)`, larger is more suspicious.
 
     Raises:
-        NotFittedError: before a fit.
-        TypeError: where the scorer must see the whole set.
-        ValueError: where a score is not finite.
+        NotFittedError: If the scorer is not fitted.
+        TypeError: If the scorer needs the whole set.
+        ValueError: If a score is not finite.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -42,9 +42,9 @@ def score_dataset(
         >>> score_dataset(PixelCountingScorer().fit(data), data).shape
         torch.Size([40])
     """
-    if not hasattr(scorer, "score_batch"):
-        came = f"{type(scorer).__name__}, which must see the whole set"
-        raise TypeError(expected("scorer", "one that judges sample by sample", came, "Hand it to `sanitize`."))
+    if not isinstance(scorer, Scorer):
+        came = f"{type(scorer).__name__}, which needs the whole set"
+        raise TypeError(expected("scorer", "a scorer of single samples", came, "Pass it to `sanitize`."))
     sample = sample or spec_of(dataset)
     labels = labels_of(dataset, sample)
     return score_set(

@@ -1,32 +1,61 @@
-"""job."""
+"""What the judges of a data set take and return."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_seed
-from lightning_poison.runtime import Runtime
+from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Evidence
 from lightning_poison.scorers.inspection import AnyScorer
 
 CONFIDENCE = 0.95
-"""How often the interval around an estimated contamination covers the truth."""
+"""Coverage of the interval around an estimated contamination."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A data set, the scorer and settings of its decision, and where to compute."""
+
+    data: LabeledData
+    scorer: AnyScorer
+    runtime: Runtime
+    settings: DecisionSettings = field(default_factory=DecisionSettings)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the data set, int64 `(N,)`."""
+        return self.data.labels
+
+    @property
+    def seed(self) -> int:
+        """The only source of randomness."""
+        return self.settings.seed
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a member of a combination. The first member, and a single scorer, has the job's own."""
+        return derived_seed(self.seed, "member", number) if number else self.seed
+
+    def in_memory(self) -> "Job":
+        """Return the job with its samples in memory if they fit."""
+        with all_ranks(self.runtime):
+            data = self.data.in_memory(runtime=self.runtime, seed=self.seed, name="training data")
+        return replace(self, data=data)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What calibration adds to scores; the fields are those of `Verdict`.
+    """Result of calibration. The fields are those of `Verdict`.
 
     Example:
         >>> import torch
         >>> from lightning_poison.sanitization.with_trusted import decide_by_trusted
         >>> labels, trusted_scores = torch.zeros(100).long(), torch.arange(100) / 100
         >>> decision = decide_by_trusted(
-        ...     torch.full((50,), 3.0), labels[:50], trusted_scores, labels, false_positive_rate=0.05,
-        ...     natural_error_rate=0.003,
+        ...     torch.full((50,), 3.0), labels[:50], trusted_scores, labels, DecisionSettings(false_positive_rate=0.05)
         ... )
         >>> decision.evidence.present, int(decision.keep.sum()), decision.posterior
         (True, 0, None)
@@ -41,13 +70,13 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was found out.
+class Outcome:
+    """Scores of a data set and the decision about it.
 
     Args:
-        scores: float64 `(N,)`.
-        suggested_labels: int64 `(N,)`, the least suspicious label of each sample, or −1.
-        decision: what calibration makes of the scores.
+        scores: Suspicion scores, float64 `(N,)`.
+        suggested_labels: Least suspicious label of each sample, int64 `(N,)`; −1 if unknown.
+        decision: Result of calibrating the scores.
         votes: p-values `(N,)` by the name of each member of a combination.
     """
 
@@ -58,31 +87,13 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A data set and how it is judged; the fields are the arguments of `sanitize`."""
-
-    dataset: Any
-    labels: Tensor
-    scorer: AnyScorer
-    sample: SampleSpec
-    runtime: Runtime
-    seed: int
-    false_positive_rate: float
-    natural_error_rate: float
-
-    def seed_of(self, number: int) -> int:
-        """Return the seed of a member of a combination; that of the first, and of a scorer alone, is the job's own."""
-        return derived_seed(self.seed, "member", number) if number else self.seed
-
-
-@dataclass(frozen=True)
 class MemberScores:
-    """What one scorer says of the judged samples, and of the trusted ones that it is compared with.
+    """Scores of one scorer on the training data and on held-out trusted samples.
 
     Args:
-        scores: float64 `(N,)`.
-        suggested_labels: int64 `(N,)`, the label under which a sample is least suspicious, or −1.
-        trusted: float64 `(M,)`, the scores of held-out trusted samples.
+        scores: Scores of the training data, float64 `(N,)`.
+        suggested_labels: Least suspicious label of each sample, int64 `(N,)`; −1 if unknown.
+        trusted: Scores of held-out trusted samples, float64 `(M,)`.
     """
 
     scores: Tensor

@@ -1,4 +1,4 @@
-"""`sanitize`: score every sample, calibrate, decide. No Trainer in sight, usable without one."""
+"""`sanitize`: score every sample, calibrate, decide. Works without a Trainer."""
 
 import json
 from collections.abc import Mapping
@@ -7,22 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, fraction, positive_int, printable, share
+from lightning_poison.checks import expected, printable
 from lightning_poison.data.fingerprints import fingerprint
-from lightning_poison.data.in_memory import Held, take
+from lightning_poison.data.labeled_data import LabeledData, with_labels
 from lightning_poison.data.labels import check_labels, spec_of
 from lightning_poison.data.map_style_data import map_style
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import DataChangedError, NothingKeptError
 from lightning_poison.randomness import isolated_rng
-from lightning_poison.runtime import LocalRuntime, Runtime, agreed
+from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
 from lightning_poison.sanitization.by_groups import judge_by_groups
-from lightning_poison.sanitization.job import Job
+from lightning_poison.sanitization.job import Job, Outcome
+from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Calibration, Verdict
-from lightning_poison.sanitization.with_trusted import judge_by_trusted
-from lightning_poison.sanitization.without_trusted import judge_untrusted
+from lightning_poison.sanitization.with_trusted import judge_with_trusted
+from lightning_poison.sanitization.without_trusted import judge_without_trusted
 from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_of
-from lightning_poison.scorers.protocol import FeatureScorer, GroupScorer, Scorer
+from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
@@ -41,46 +42,48 @@ def sanitize(
     runtime: Runtime | None = None,
     known: Verdict | None = None,
 ) -> Verdict:
-    """Judge every sample of a data set.
+    """Score every sample of a data set and decide which to keep.
 
-    With trusted data, an unfitted scorer is fitted on 70 % of them and calibrated on the rest; one that is fitted
-    already is calibrated on all of them, which it must not have seen. Without, the scorer is cross-fitted over folds of
-    the data set itself (one that is fitted already, on other data, scores it as it is), and the cut follows from the
-    wrong-label null; one that finds groups (`RobustFeatureScorer`) looks at all of the data, and the cut follows from
-    what the groups do. Then nothing is removed where there is no evidence of poison.
+    With trusted data, an unfitted scorer is fitted on 70 % of them and calibrated on the rest. A fitted scorer is
+    calibrated on all of them and must not have been fitted on any.
+
+    Without trusted data, the scorer is cross-fitted over folds of the data set, and the threshold follows from the
+    wrong-label null. A fitted scorer, fitted on other data, scores the data set as it is. A scorer that finds groups
+    (`RobustFeatureScorer`) uses all of the data, and the threshold follows from the effects of the groups. Nothing is
+    removed without evidence of poison.
 
     Args:
-        dataset: a map-style data set of N samples, left as it is.
-        scorer: how suspicious a sample is; not a control. It stays unfitted where it is cross-fitted.
-        trusted: a map-style data set, or a loader of one, whose samples are believed; `None` where nothing is.
-        false_positive_rate: the share of clean samples that may be lost, in (0, 1).
-        sample: where input and label stand in a sample, a trusted one too; found by itself where it is `None`.
-        folds: how many folds to cross-fit over, at least 2.
-        natural_error_rate: the share of wrong labels that counts as no evidence, in [0, 1].
-        remove_without_evidence: remove what looks wrong also where there is no evidence of poison.
-        max_removed: the share of the data set, in (0, 1], above which it is an error to remove; for a class in it,
-            this or one half, whichever is larger, and never the whole class.
-        seed: the only source of randomness; the same seed gives the same verdict at any number of workers and ranks.
-        runtime: where to compute; this machine's CPU where it is `None`.
-        known: an earlier verdict; it is returned as it is, and nothing is scored, where it was made about these data
-            under these settings.
+        dataset: Map-style data set of N samples. It is not changed.
+        scorer: Scorer, or a combination of scorers; not a control. It is not changed.
+        trusted: Known-clean samples: a map-style data set, or a loader of one. Optional.
+        false_positive_rate: Accepted share of clean samples removed, in (0, 1). Default: 0.01.
+        sample: Paths of input and label in a sample of `dataset` and `trusted`. Default: detected.
+        folds: Number of folds for cross-fitting, at least 2. Default: 3.
+        natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
+        remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
+        max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
+            one half, whichever is larger, and never the whole class. Default: 0.5.
+        seed: The only source of randomness. The verdict does not depend on the number of workers or ranks.
+        runtime: Where to compute. Default: the CPU of this machine.
+        known: Earlier verdict. If it was made for this data set with these settings, it is returned and nothing is
+            scored.
 
     Returns:
-        The verdict; `SanitizedDataset(dataset, verdict.keep)` is what to train on.
+        The verdict. Train on `SanitizedDataset(dataset, verdict.keep)`.
 
-    A data set that lists its labels (`targets`, `labels`) is read once; one that does not is read once too where its
-    samples fit into 2 GiB of memory, else once more for the labels. Without trusted data each rank holds the scores of
-    all samples under every label: `8 * N * C` bytes for C classes.
+    A data set that lists its labels (`targets`, `labels`) is read once, and so is one whose samples fit into 2 GiB of
+    memory; any other is read a second time for its labels. Without trusted data, each rank holds the scores of all
+    samples under every label: `8 * N * C` bytes for C classes.
 
     Raises:
-        UnsupportedDataError: where the data set has no length or is read by iteration only.
-        UnreadableSampleError: where a sample cannot be read, is not finite, or has another shape than the others.
-        NothingKeptError: where more than `max_removed` would be removed.
-        InconclusiveError: where nothing is trusted and the scorer reads the samples too badly to judge their labels.
-        DataChangedError: where ranks hold different data, or `known` was made about other data or settings.
-        ValueError: where an argument is out of range, there are fewer than two classes, a class is absent from the
-            trusted data, or a label is no integer.
-        TypeError: where `scorer` is none, or JSON cannot hold its settings.
+        UnsupportedDataError: If the data set has no length or can only be iterated over.
+        UnreadableSampleError: If a sample cannot be read, is not finite, or differs from the others in shape.
+        NothingKeptError: If more than `max_removed` would be removed.
+        InconclusiveError: If the scorer is too inaccurate to judge labels without trusted data.
+        DataChangedError: If ranks hold different data, or `known` was made for other data or settings.
+        ValueError: If an argument is out of range, there are fewer than two classes, a class is missing from the
+            trusted data, or a label is not an integer.
+        TypeError: If `scorer` is not a scorer, or its settings are not JSON values.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -95,126 +98,114 @@ def sanitize(
         >>> verdict.evidence.present, int((~verdict.keep)[:15].sum()) >= 12
         (True, True)
     """
-    check_arguments(scorer, false_positive_rate, natural_error_rate, max_removed, seed, folds)
+    decision = DecisionSettings(
+        false_positive_rate=false_positive_rate,
+        folds=folds,
+        natural_error_rate=natural_error_rate,
+        remove_without_evidence=remove_without_evidence,
+        max_removed=max_removed,
+        seed=seed,
+    )
+    check_scorer_argument(scorer)
     runtime = runtime or LocalRuntime()
     trusted = map_style(trusted, "trusted") if trusted is not None else None
-    data = map_style(dataset, "dataset")
+    dataset = map_style(dataset, "dataset")
 
-    settings: dict[str, Any] = {
-        "scorer": settings_of(scorer),
-        "false_positive_rate": false_positive_rate,
-        "natural_error_rate": natural_error_rate,
-        "remove_without_evidence": remove_without_evidence,
-        "folds": folds,
-        "seed": seed,
-    }
+    settings = {"scorer": settings_of(scorer), **decision.fingerprinted(), "trusted": None}
     with isolated_rng(seed, runtime.device):
-        believed, settings["trusted"] = None, None
+        reference = None
         if trusted is not None:
-            believed, settings["trusted"] = agreed(runtime, lambda: _believed(trusted, sample, runtime, seed))
+            with all_ranks(runtime):
+                trusted_spec = sample or spec_of(trusted)
+                reference = with_labels(trusted, trusted_spec, runtime=runtime, seed=seed, name="trusted data")
+                settings["trusted"] = fingerprint(trusted, reference.labels, {}, sample=trusted_spec)
         settings["fitted"] = weights_of(scorer)
-        held, spec = agreed(runtime, lambda: _taken(data, sample, runtime, seed))
-        labels = held.labels
-        digest = decision_fingerprint(data, settings, labels=labels, sample=spec, runtime=runtime)
+        with all_ranks(runtime):
+            spec = sample or spec_of(dataset)
+            data = with_labels(dataset, spec, runtime=runtime, seed=seed, name="training data")
+            check_labels(data.labels, dataset)
+        digest = decision_fingerprint(dataset, settings, labels=data.labels, sample=spec, runtime=runtime)
         if known is not None:
-            return _still_good(known, digest, settings)
-        job = Job(held.dataset, labels, scorer, held.sample, runtime, seed, false_positive_rate, natural_error_rate)
-        if believed is not None:
-            judged = judge_by_trusted(job, believed)
-        elif isinstance(scorer, GroupScorer):
-            judged = judge_by_groups(job, scorer, remove_without_evidence=remove_without_evidence)
-        else:
-            judged = judge_untrusted(job, folds=folds, remove_without_evidence=remove_without_evidence)
-    _check_removal(judged.decision.keep, labels, max_removed)
+            return _confirmed(known, digest, settings)
+        job = Job(data, scorer, runtime, decision)
+        outcome = _judge(job, reference)
+    _check_removal(outcome.decision.keep, data.labels, max_removed)
     return Verdict(
-        scores=judged.scores,
-        labels=labels,
-        suggested_labels=judged.suggested_labels,
+        scores=outcome.scores,
+        labels=data.labels,
+        suggested_labels=outcome.suggested_labels,
         calibration=_calibration(scorer, trusted),
         false_positive_rate=false_positive_rate,
         scorer=scorer.name,
         settings=settings,
         fingerprint=digest,
-        votes=judged.votes,
-        **vars(judged.decision),
+        votes=outcome.votes,
+        **vars(outcome.decision),
     )
 
 
-def decision_fingerprint(
-    dataset: Any, settings: Mapping[str, Any], *, labels: Tensor, sample: SampleSpec, runtime: Runtime
-) -> str:
-    """Return the fingerprint of a decision, agreed on by all ranks.
-
-    Raises:
-        DataChangedError: where ranks hold different data.
-    """
-    own = agreed(runtime, lambda: fingerprint(dataset, labels, settings, sample=sample))
-    if not runtime.all_true(runtime.broadcast(own) == own):
-        raise DataChangedError(
-            "Expected the same data set on every rank, but the ranks hold different ones.\n"
-            "Give every rank the whole data set and let the Trainer's sampler share it out."
-        )
-    return own
+def _judge(job: Job, trusted: LabeledData | None) -> Outcome:
+    if trusted is not None:
+        return judge_with_trusted(job, trusted)
+    if isinstance(job.scorer, SetScorer) and job.scorer.finds_groups:
+        return judge_by_groups(job, job.scorer)
+    return judge_without_trusted(job)
 
 
 def _calibration(scorer: AnyScorer, trusted: Any) -> Calibration:
     if trusted is not None:
         return "trusted"
-    return "group tests" if isinstance(scorer, GroupScorer) else "wrong-label null"
+    return "group tests" if isinstance(scorer, SetScorer) and scorer.finds_groups else "wrong-label null"
 
 
-def _still_good(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
-    if known.fingerprint == digest:
-        return known
-    now, then = (json.loads(json.dumps(dict(each))) for each in (settings, known.settings))
-    differing = [name for name in now if now[name] != then.get(name)]
-    changed = "; ".join(f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in differing)
-    what = f"the settings {printable(changed, limit=400)}" if differing else "other samples, labels or transforms"
-    raise DataChangedError(
-        f"Expected the data and settings that the stored decision about {len(known):,} samples was made for: it was "
-        f"made for {what}.\nRestore them, or use a new sanitizer without the stored decision, which judges anew."
-    )
+def decision_fingerprint(
+    dataset: Any, settings: Mapping[str, Any], *, labels: Tensor, sample: SampleSpec, runtime: Runtime
+) -> str:
+    """Return the fingerprint of a decision, the same on all ranks.
+
+    Raises:
+        DataChangedError: If ranks hold different data.
+    """
+    with all_ranks(runtime):
+        own = fingerprint(dataset, labels, settings, sample=sample)
+    if not runtime.all_true(runtime.broadcast(own) == own):
+        raise DataChangedError(
+            "Expected the same data set on every rank, but ranks hold different ones.\n"
+            "Give every rank the whole data set; the Trainer's sampler distributes it."
+        )
+    return own
 
 
-def _taken(data: Any, sample: SampleSpec | None, runtime: Runtime, seed: int) -> tuple[Held, SampleSpec]:
-    """Return the data set as it is judged, and where input and label stand in a sample of it as it came."""
-    spec = sample or spec_of(data)
-    held = take(data, spec, runtime=runtime, seed=seed, name="training data")
-    check_labels(held.labels, data)
-    return held, spec
-
-
-def _believed(trusted: Any, sample: SampleSpec | None, runtime: Runtime, seed: int) -> tuple[Held, str]:
-    """Return the trusted data, and a digest, so that a decision is not used again where they were exchanged."""
-    spec = sample or spec_of(trusted)
-    held = take(trusted, spec, runtime=runtime, seed=seed, name="trusted data")
-    return held, fingerprint(trusted, held.labels, {}, sample=spec)
-
-
-def check_arguments(
-    scorer: AnyScorer, false_positive_rate: float, natural_error_rate: float, max_removed: float, seed: int, folds: int
-) -> None:
-    """Check what can be checked before there are data; see `sanitize` for what it raises."""
-    if isinstance(scorer, type) or not isinstance(scorer, Scorer | FeatureScorer):
+def check_scorer_argument(scorer: Any) -> None:
+    """Raise if `scorer` cannot be used for a decision; see `sanitize`."""
+    if isinstance(scorer, type) or not isinstance(scorer, AnyScorer):
         came = f"the class {scorer.__name__}" if isinstance(scorer, type) else type(scorer).__name__
         way = "\n`get_scorer(name)` builds an installed one by its name."
         raise TypeError(expected("scorer", "a scorer such as `LikelihoodScorer()`", came) + way)
     if scorer.is_control:
         raise ValueError(
-            f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control: it may know the truth.\n"
-            "Controls belong into an evaluation, never between strangers' data and a training."
+            f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control, which may know the truth.\n"
+            "Use controls in evaluations only."
         )
-    fraction("false_positive_rate", false_positive_rate, hint="For 1 % write `false_positive_rate=0.01`.")
-    share("natural_error_rate", natural_error_rate)
-    if max_removed != 1:
-        fraction("max_removed", max_removed, hint="Use 1 for no limit.")
-    positive_int("seed", seed, minimum=0)
-    positive_int("folds", folds, minimum=2)
+
+
+def _confirmed(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
+    if known.fingerprint == digest:
+        return known
+    now, then = (json.loads(json.dumps(dict(each))) for each in (settings, known.settings))
+    changed = "; ".join(
+        f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in now if now[name] != then.get(name)
+    )
+    what = f"the settings {printable(changed, limit=400)}" if changed else "other samples, labels or transforms"
+    raise DataChangedError(
+        f"Expected the data and settings of the stored decision about {len(known):,} samples, but it was made for "
+        f"{what}.\nRestore them, or use a new sanitizer without the stored decision."
+    )
 
 
 def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
     removed = 1 - float(keep.double().mean())
-    way = "Look at the scores first; if it is right to remove so many, raise `max_removed`."
+    way = "Check the scores first. If so many should be removed, raise `max_removed`."
     if removed > max_removed or not keep.any():
         raise NothingKeptError(
             f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
@@ -226,7 +217,7 @@ def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
         if not kept:
             raise NothingKeptError(
                 f"Expected to keep some samples of each class, but all {int((labels == number).sum())} of class "
-                f"{number} are suspicious.\nLeave the class out, or look whether there is such a class at all."
+                f"{number} are suspicious.\nRemove the class, or check its samples."
             )
         if 1 - kept > limit:
             raise NothingKeptError(

@@ -1,4 +1,4 @@
-"""What a scorer that judges sample by sample says: fitted on trusted samples, or across folds where none are."""
+"""Scores of a scorer that judges sample by sample: fitted on trusted samples, or out of fold without any."""
 
 import copy
 from collections.abc import Callable
@@ -8,122 +8,116 @@ from torch import Tensor
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.blocks import Block
-from lightning_poison.data.in_memory import Held, hold
 from lightning_poison.data.inference import score_set
+from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import agreed
-from lightning_poison.sanitization.cross_fitting import cross_fitted_label_scores
+from lightning_poison.runtime import all_ranks
+from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.scorers.inspection import AnyScorer
-from lightning_poison.scorers.protocol import LabelScorer, Scorer
+from lightning_poison.scorers.protocol import Scorer
 
 
-def score_by_trusted(
-    job: Job, scorer: Scorer, trusted: Held, parts: tuple[Tensor, Tensor], number: int
+def scores_with_trusted(
+    job: Job, scorer: Scorer, trusted: LabeledData, parts: tuple[Tensor, Tensor], number: int
 ) -> MemberScores:
-    """Fit a copy of a scorer on some trusted samples, unless it is fitted, and score the others and the judged ones.
+    """Fit a copy of a scorer on some trusted samples unless it is fitted; score the other ones and the training data.
 
     Args:
-        job: the data set and how it is judged.
-        scorer: stays as it is.
-        trusted: the samples that are believed.
-        parts: the positions of those to fit on, and of those that are held out.
-        number: which member of a combination this is.
+        job: The data set and how it is judged.
+        scorer: Left as it is.
+        trusted: Known-clean samples.
+        parts: Positions of the trusted samples to fit on, and of those held out.
+        number: Position of the scorer in a combination.
     """
     if not scorer.is_fitted:
         scorer = copy.deepcopy(scorer)
-        trusted = agreed(job.runtime, lambda: _fitted(job, scorer, trusted, parts[0], number))
+        with all_ranks(job.runtime):
+            trusted = trusted.in_memory(runtime=job.runtime, seed=job.seed, name="trusted data")
+            generator = derived_generator(job.seed_of(number), "trusted fit")
+            scorer.fit(trusted.subset(parts[0]), runtime=job.runtime, generator=generator)
         scorer.load(job.runtime.broadcast(dict(scorer.state())))
     trusted_scores, _ = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted")
-    judged = Held(job.dataset, job.sample, job.labels)
-    everything = torch.arange(len(job.labels))
-    scores, suggested = _scores_and_suggestions(job, scorer, judged, everything, "training")
-    return MemberScores(scores, suggested, trusted_scores)
+    return MemberScores(*_scores_and_suggestions(job, scorer, job.data, job.data.indices, "training"), trusted_scores)
 
 
-def label_scores(job: Job, scorer: Scorer, *, folds: int, number: int) -> Tensor:
-    """Return the score of each judged sample under each label, float64 `(N, C)`, out of fold.
+def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:
+    """Score each sample under each label, float64 `(N, C)`, by copies fitted on the other folds.
 
-    A scorer that is fitted already scores them as it is.
+    A fitted scorer scores the samples as it is.
 
     Raises:
-        ValueError: where the scorer cannot be asked for another label, or knows fewer classes than there are.
+        ValueError: If the scorer does not score labels, or knows fewer classes than the data set has.
     """
-    labels, seed = job.labels, job.seed_of(number)
-    if not isinstance(scorer, LabelScorer):
-        raise ValueError(cannot_say(scorer))
-    if not scorer.is_fitted:
-        return cross_fitted_label_scores(
-            job.dataset, labels, scorer, folds=folds, sample=job.sample, runtime=job.runtime, seed=seed
+    if not scorer.scores_labels:
+        raise ValueError(needs_trusted(scorer))
+    if scorer.is_fitted:
+        scores = score_set(
+            job.data.dataset,
+            job.data.indices,
+            lambda block: scorer.score_labels(block.inputs),
+            sample=job.data.sample,
+            runtime=job.runtime,
+            seed=job.seed,
+            labels=job.labels,
         )
-    found = score_set(
-        job.dataset,
-        torch.arange(len(labels)),
-        lambda block: scorer.score_labels(block.inputs),
-        sample=job.sample,
-        runtime=job.runtime,
-        seed=job.seed,
-        labels=labels,
-    )
-    if found.shape[1] <= int(labels.max()):
-        known = found.shape[1]
-        raise ValueError(expected("dataset", f"labels below {known}, the scorer's classes", int(labels.max())))
-    return found[:, : int(labels.max()) + 1]
+        _check_classes(scores, job.labels)
+        return scores[:, : int(job.labels.max()) + 1]
+
+    def judge(fold: Fold) -> Tensor:
+        fitted = copy.deepcopy(scorer).fit(fold.part, runtime=fold.runtime, generator=fold.generator)
+        return fold.score(lambda block: fitted.score_labels(block.inputs))
+
+    return cross_fit(job, judge, scorer.name, scorer.rehearse, seed=job.seed_of(number))
 
 
-def cannot_say(scorer: AnyScorer) -> str:
-    """Return the error of a scorer that cannot be asked how suspicious a sample is under another label.
+def needs_trusted(scorer: AnyScorer) -> str:
+    """Return the error message for a scorer that cannot score other labels.
 
     Example:
-        >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
-        >>> print(cannot_say(PixelCountingScorer()))
-        Expected `trusted=` data, since the pixel-counting scorer cannot be asked for another label.
+        >>> from lightning_poison.scorers.deep_knn import DeepKNNScorer
+        >>> print(needs_trusted(DeepKNNScorer()).splitlines()[1])
         Without trusted data use a scorer with `score_labels`, such as `LikelihoodScorer()`.
     """
     return (
-        f"Expected `trusted=` data, since the {printable(scorer.name)} scorer cannot be asked for another label.\n"
-        "Without trusted data use a scorer with `score_labels`, such as `LikelihoodScorer()`."
+        f"Expected `trusted=` data, since the {printable(scorer.name)} scorer cannot score a sample under other "
+        "labels.\nWithout trusted data use a scorer with `score_labels`, such as `LikelihoodScorer()`."
     )
 
 
-def _scores_and_suggestions(job: Job, scorer: Scorer, held: Held, indices: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def _scores_and_suggestions(
+    job: Job, scorer: Scorer, data: LabeledData, indices: Tensor, name: str
+) -> tuple[Tensor, Tensor]:
     both = score_set(
-        held.dataset,
+        data.dataset,
         indices,
-        _both(scorer),
-        sample=held.sample,
+        _score_and_suggest(scorer),
+        sample=data.sample,
         runtime=job.runtime,
         seed=job.seed,
-        labels=held.labels,
-        description=f"scoring {name} data",
+        labels=data.labels,
+        description=f"Scoring {name} data",
     )
     return both[:, 0], both[:, 1].long()
 
 
-def _both(scorer: Scorer) -> Callable[[Block], Tensor]:
-    """Return a function of a block: the score under its own label, and the least suspicious label or −1."""
-    if isinstance(scorer, LabelScorer):
+def _score_and_suggest(scorer: Scorer) -> Callable[[Block], Tensor]:
+    """Return a function of a block: scores under the carried labels, and least suspicious labels or −1."""
 
-        def by_label(block: Block) -> Tensor:
-            of_labels = scorer.score_labels(block.inputs).double()
-            if of_labels.shape[1] <= int(block.labels.max()):
-                known, came = of_labels.shape[1], int(block.labels.max())
-                raise ValueError(expected("dataset", f"labels below {known}, the scorer's classes", came))
-            own = of_labels.gather(1, block.labels[:, None])
-            return torch.cat([own, of_labels.argmin(1, keepdim=True).double()], dim=1)
+    def with_suggestion(block: Block) -> Tensor:
+        label_scores = scorer.score_labels(block.inputs).double()
+        _check_classes(label_scores, block.labels)
+        own = label_scores.gather(1, block.labels[:, None])
+        return torch.cat([own, label_scores.argmin(1, keepdim=True).double()], dim=1)
 
-        return by_label
-
-    def alone(block: Block) -> Tensor:
+    def without_suggestion(block: Block) -> Tensor:
         own = scorer.score_batch(block.inputs, block.labels).double()
         return torch.stack([own, torch.full_like(own, -1)], dim=1)
 
-    return alone
+    return with_suggestion if scorer.scores_labels else without_suggestion
 
 
-def _fitted(job: Job, scorer: Scorer, trusted: Held, indices: Tensor, number: int) -> Held:
-    """Fit on some of the trusted samples, and return all of them as they were read for it."""
-    held = hold(trusted, runtime=job.runtime, seed=job.seed, name="trusted data")
-    generator = derived_generator(job.seed_of(number), "trusted fit")
-    scorer.fit(held.part(indices), runtime=job.runtime, generator=generator)
-    return held
+def _check_classes(label_scores: Tensor, labels: Tensor) -> None:
+    known, largest = label_scores.shape[1], int(labels.max())
+    if known <= largest:
+        raise ValueError(expected("dataset", f"labels below {known}, the number of classes of the scorer", largest))

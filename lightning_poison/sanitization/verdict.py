@@ -1,4 +1,4 @@
-"""`Verdict`: what was found out about a data set, and what is kept of it."""
+"""`Verdict`: scores, evidence and the decision about every sample of a data set."""
 
 import os
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from lightning_poison.statistics.group_effects import SuspectGroup
 
 @dataclass(frozen=True)
 class Evidence:
-    """Is there poison at all?
+    """Whether there is poison, and how much.
 
     Args:
-        present: whether the lower end of the interval lies above the natural error rate; or, where the data were judged
-            group by group, whether a group is taken for poison.
-        contamination: the estimated share of the data set that is poison, in [0, 1].
-        low: the lower end of its interval.
-        high: its upper end.
-        confidence: how often such an interval covers the truth.
-        natural_error_rate: the share of odd samples that a curated data set has itself.
-        pairs: the pairs of classes that stand out, most poison first.
-        groups: the groups of samples that stand apart from their class, largest first.
+        present: Whether the lower end of the interval is above the natural error rate, or, if the data were judged by
+            groups, whether a group is poison.
+        contamination: Estimated share of the data set that is poison, in [0, 1].
+        low: Lower end of the interval around it.
+        high: Upper end of the interval.
+        confidence: Nominal coverage of the interval.
+        natural_error_rate: Share of wrong labels that does not count as evidence.
+        pairs: Pairs of classes with many wrong labels, most first.
+        groups: Groups of samples that stand apart from their class, largest first.
 
     Example:
         >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
@@ -52,13 +52,13 @@ class Evidence:
         return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
 
     def meta(self) -> dict[str, Any]:
-        """Return it as JSON can hold it; what `from_meta` takes."""
+        """Return the evidence as JSON values, for `from_meta`."""
         pairs, groups = ([dict(vars(each)) for each in several] for several in (self.pairs, self.groups))
         return {**vars(self), "pairs": pairs, "groups": groups}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Self:
-        """Build it from what `meta` returned."""
+        """Build the evidence from what `meta` returned."""
         pairs = tuple(SuspectPair(**pair) for pair in meta["pairs"])
         groups = tuple(SuspectGroup(**group) for group in meta.get("groups", ()))
         return cls(**{**meta, "pairs": pairs, "groups": groups})
@@ -72,27 +72,26 @@ class Verdict:
     """Scores, p-values and the decision for every sample of a data set of N samples and C classes.
 
     Args:
-        scores: float64 `(N,)`, larger is more suspicious.
-        p_values: float64 `(N,)` in (0, 1], how often a clean sample of the same label scores as high.
-        keep: bool `(N,)`, `True` stays.
-        labels: int64 `(N,)`, the labels that the samples carry.
-        suggested_labels: int64 `(N,)`, the label under which the sample is least suspicious; −1 where the scorer
-            cannot say.
-        thresholds: float64 `(C,)`, the cut in the score of each class; infinite where the cut is in the posterior.
-        evidence: whether there is poison at all, with its figure.
-        calibration: where the cut comes from.
-        false_positive_rate: the share of clean samples that the user is willing to lose, in (0, 1).
-        scorer: the scorer's name.
-        settings: the settings under which the decision was made, as JSON can hold them.
-        fingerprint: what the decision is good for: this data set under these settings.
-        posterior: float64 `(N,)`, the probability that a sample is poison; `None` with trusted data.
-        posterior_threshold: the cut in the posterior; `None` with trusted data.
-        votes: float64 `(N,)` p-values by the name of each member of a combination, in (0, 1]. Of members whose
-            p-values are both too small for a number, the first counts as the one that accuses most.
+        scores: Suspicion scores, float64 `(N,)`, larger is more suspicious.
+        p_values: Share of clean samples of the same label with a score as high, float64 `(N,)` in (0, 1].
+        keep: Boolean mask `(N,)`; `True` stays.
+        labels: Labels of the samples, int64 `(N,)`.
+        suggested_labels: Label under which a sample is least suspicious, int64 `(N,)`; −1 if unknown.
+        thresholds: Decision threshold of each class, float64 `(C,)`; infinite if the decision is by the posterior.
+        evidence: Whether there is poison, and how much.
+        calibration: What the thresholds are calibrated on.
+        false_positive_rate: Accepted share of clean samples removed, in (0, 1).
+        scorer: Name of the scorer.
+        settings: Settings of the decision, as JSON values.
+        fingerprint: Fingerprint of the data set and the settings.
+        posterior: Probability that a sample is poison, float64 `(N,)`; `None` with trusted data.
+        posterior_threshold: Decision threshold of the posterior; `None` with trusted data.
+        votes: p-values in (0, 1], float64 `(N,)`, by the name of each member of a combination. If the p-values of
+            several members underflow, the first of them counts as the smallest.
 
     Raises:
-        ValueError: where `keep` is no boolean mask, or `p_values`, `keep`, `labels`, `suggested_labels` or `posterior`
-            has another shape than `scores`.
+        ValueError: If `keep` is not a boolean mask, or `p_values`, `keep`, `labels`, `suggested_labels` or `posterior`
+            differs from `scores` in shape.
 
     Example:
         >>> scores = torch.tensor([0.2, 9.1, 0.4])
@@ -105,7 +104,7 @@ class Verdict:
         >>> verdict.removed, len(verdict.with_kept(torch.tensor([1])).removed)
         (tensor([1]), 0)
         >>> print(verdict)
-        3 samples scored by likelihood; 1 kept out (33.33 %)
+        3 samples scored by likelihood; 1 removed (33.33 %)
         evidence of poison: an estimated 33.33 % of the samples (5.00 to 80.00 %, 95 % interval;
         natural error rate 0.30 %)
         calibrated on held-out trusted data, stated false-positive rate 1 %
@@ -140,17 +139,17 @@ class Verdict:
 
     @property
     def removed(self) -> Tensor:
-        """The positions of the samples that are kept out, int64, most suspicious first."""
+        """Positions of the removed samples, int64, most suspicious first."""
         return self.ranking[~self.keep[self.ranking]]
 
     @property
     def ranking(self) -> Tensor:
-        """The positions of all samples, int64 `(N,)`, most suspicious first; equal posteriors by their p-values."""
+        """Positions of all samples, int64 `(N,)`, most suspicious first; equal posteriors by their p-values."""
         return torch.from_numpy(np.lexsort((self.p_values.numpy(), -self.suspicion.numpy())))
 
     @property
     def accusers(self) -> dict[str, int]:
-        """How many of the samples that are kept out each member of a combination accused most, most first."""
+        """Number of removed samples to which each member of a combination gave the smallest p-value, most first."""
         if not self.votes:
             return {}
         removed = torch.stack(list(self.votes.values()))[:, ~self.keep]
@@ -160,17 +159,17 @@ class Verdict:
 
     @property
     def suspicion(self) -> Tensor:
-        """What the samples are ranked by, float64 `(N,)`: the posterior, or 1 − p-value where there is none."""
+        """What samples are ranked by, float64 `(N,)`: the posterior, or 1 − p-value without one."""
         return self.posterior if self.posterior is not None else 1 - self.p_values
 
     def with_kept(self, indices: Tensor) -> Self:
-        """Return the verdict with some samples kept after all."""
+        """Return a copy of the verdict that keeps the samples at `indices` too."""
         keep = self.keep.clone()
         keep[indices] = True
         return self._replace(keep=keep)
 
     def agrees_with(self, other: "Verdict") -> bool:
-        """Tell whether another verdict is about the same data under the same settings, and keeps the same samples."""
+        """Whether another verdict has the same data and settings and keeps the same samples."""
         return self.fingerprint == other.fingerprint and torch.equal(self.keep, other.keep)
 
     def _replace(self, **parts: Any) -> Self:
@@ -181,26 +180,26 @@ class Verdict:
         return self.summary()
 
     def summary(self, *, class_names: "list[str] | None" = None, rows: int = 5, flag_only: bool = False) -> str:
-        """Return a few lines for a person.
+        """Return a summary of a few lines.
 
         Args:
-            class_names: the names of the classes; numbers where they are not given.
-            rows: how many pairs of classes, and how many groups, to list at most.
-            flag_only: whether what is suspicious was trained on nevertheless.
+            class_names: Names of the classes. Default: their numbers.
+            rows: Largest number of pairs of classes, and of groups, to list. Default: 5.
+            flag_only: Whether suspicious samples are flagged and not removed. Default: `False`.
         """
         out = int((~self.keep).sum())
         lines = [
             f"{len(self):,} samples scored by {printable(self.scorer)}; {out:,} "
-            f"{'flagged and left in' if flag_only else 'kept out'} ({100 * out / len(self):.2f} %)",
+            f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / len(self):.2f} %)",
             str(self.evidence),
             f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
         ]
         if accusers := self.accusers:
             listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
-            lines.append(f"accused most by {listed}")
+            lines.append(f"smallest p-value by {listed}")
         for pair in self.evidence.pairs[:rows]:
-            names = [_class_name(index, class_names) for index in (pair.labeled, pair.read_as)]
+            names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
             lines.append(
                 f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
                 f"({pair.low:.0f} to {pair.high:.0f})"
@@ -208,19 +207,19 @@ class Verdict:
         if (hidden := len(self.evidence.pairs) - rows) > 0:
             lines.append(f"  and {hidden} more pairs of classes")
         groups = self.evidence.groups
-        lines += [f"  {each.described(_class_name(each.label, class_names))}" for each in groups[:rows]]
+        lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in groups[:rows]]
         if (hidden := len(groups) - rows) > 0:
             lines.append(f"  and {hidden} more groups")
         return "\n".join(lines)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors, by name; what `from_saved` takes."""
+        """Return the tensors by name, for `from_saved`."""
         names = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", "posterior")
         found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return found | {f"votes.{name}": vote for name, vote in self.votes.items()}
 
     def meta(self) -> dict[str, Any]:
-        """Return the rest, as JSON can hold it; what `from_saved` takes."""
+        """Return everything but the tensors as JSON values, for `from_saved`."""
         names = ("calibration", "false_positive_rate", "scorer", "fingerprint", "posterior_threshold")
         return {
             **{name: getattr(self, name) for name in names},
@@ -237,7 +236,7 @@ class Verdict:
         return cls(**parts, **rest, evidence=Evidence.from_meta(meta["evidence"]), votes=votes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file with the JSON in its header, atomically; no pickle."""
+        """Write one safetensors file, atomically, with the JSON values in its header."""
         write_tensors(path, self.tensors(), {"kind": "verdict", "version": 1, **self.meta()})
 
     @classmethod
@@ -245,22 +244,22 @@ class Verdict:
         """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: where it holds something else.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a verdict file.
         """
         tensors, meta = read_tensors(path, "verdict")
         try:
             return cls.from_saved(meta, tensors)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"Expected a complete verdict file, but parts of {path} do not fit: {printable(error)}."
+                f"Expected a complete verdict file, but {path} has invalid parts: {printable(error)}."
             ) from error
 
 
 _CALIBRATIONS: dict[str, str] = {
     "trusted": "held-out trusted data",
-    "wrong-label null": "the data's own wrong-label null (no trusted data)",
-    "group tests": "what groups that stand apart do to other samples (no trusted data)",
+    "wrong-label null": "the wrong-label null of the data (no trusted data)",
+    "group tests": "the effects of groups that stand apart (no trusted data)",
 }
 
 

@@ -1,30 +1,28 @@
-"""`DeepKNNScorer`: how little the labels of a sample's neighbors in feature space speak for its own.
+"""`DeepKNNScorer`: how few of a sample's neighbors in feature space carry its label.
 
 Peri, Gupta, Huang, Fowl, Zhu, Feizi, Goldstein, Dickerson, "Deep k-NN Defense against Clean-label Data Poisoning
 Attacks", ECCV workshops 2020, arXiv 1909.13374.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, index_vector, positive_int
+from lightning_poison.checks import expected, positive_int
 from lightning_poison.contexts import full_precision
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set, check_features
 
 _QUERIES = 512
-"""Queries a tile; with 32,768 references it holds 64 MiB of distances."""
-
+"""Queries per tile. With 32,768 references, a tile of distances takes 64 MiB."""
 
 _GROUP = 16
-"""Distances whose smallest is looked at first."""
-
+"""Distances per group of columns, of which the smallest is compared first."""
 
 _GATHERED = 2**19
-"""Numbers of neighbors' features that are gathered at once, to compute distances from the differences."""
+"""Elements of neighbors' features that are gathered at once, to compute distances from the differences."""
+
+_WHY = "A single sample has no neighbor of its own class."
 
 
 def nearest_neighbors(
@@ -32,27 +30,27 @@ def nearest_neighbors(
 ) -> tuple[Tensor, Tensor]:
     """Find the `k` nearest references of each query, by Euclidean distance.
 
-    The references are gone through in blocks, and the `k` nearest so far are kept. Beyond the features and what comes
-    back, memory holds one tile of distances and one block of references. Within a tile the square is expanded into a
-    matrix product in float32, after both sides are moved by the references' mean; distances that come back are computed
-    from the differences. So neighbors are the exact ones as far as squared distances differ by more than about 1e-7 of
-    the squared norms of the moved vectors: within clusters that are narrower than that beside how far they lie from the
-    mean, any of the references may be taken.
+    References are processed in blocks, keeping the `k` nearest so far. Besides the features and the result, memory
+    holds one tile of distances and one block of references. Within a tile, the square is expanded into a matrix product
+    in float32, after both sides are centered at the mean of the references; the returned distances are computed from
+    the differences. So the neighbors are exact if squared distances differ by more than about 1e-7 of the squared norms
+    of the centered vectors. Within clusters that are narrower than that, relative to their distance from the mean, any
+    of the references may be returned.
 
     Args:
-        queries: floating-point `(Q, D)`.
-        references: floating-point `(R, D)`, on the same device.
-        k: how many neighbors.
-        block: how many references are compared at once.
-        exclude_self: whether queries and references are the same samples in the same order, of which none is its own
-            neighbor.
+        queries: Floating-point `(Q, D)`.
+        references: Floating-point `(R, D)`, on the same device.
+        k: Number of neighbors.
+        block: Number of references to compare at once. Default: 32,768.
+        exclude_self: Whether queries and references are the same samples in the same order, and no sample is its own
+            neighbor. Default: `False`.
 
     Returns:
-        Distances, ascending, float32 `(Q, k)` (float64 for float64 features), and the references' positions, int64
+        Distances, ascending, float32 `(Q, k)` (float64 for float64 features), and positions of the references, int64
         `(Q, k)`.
 
     Raises:
-        ValueError: where shapes disagree, features are not finite, or there are fewer than `k` references.
+        ValueError: If shapes disagree, features are not finite, or there are fewer than `k` references.
 
     Example:
         >>> points = torch.tensor([[0.0], [1.0], [5.0]])
@@ -76,23 +74,23 @@ def nearest_neighbors(
             buffer = norms.new_empty(min(_QUERIES, len(queries)), len(part))
             for first in range(0, len(queries), _QUERIES):
                 rows = slice(first, min(first + _QUERIES, len(queries)))
-                centerd = queries[rows].to(dtype) - center
-                tile = torch.addmm(norms, centerd, part.T, alpha=-2, out=buffer[: len(centerd)])
+                centered = queries[rows].to(dtype) - center
+                tile = torch.addmm(norms, centered, part.T, alpha=-2, out=buffer[: len(centered)])
                 if exclude_self:
-                    _hide_self(tile, first - start)
+                    _mask_self(tile, first - start)
                 _merge(found[rows], indices[rows], tile, start)
-        return _ordered(queries, references, indices, dtype)
+        return _sorted(queries, references, indices, dtype)
 
 
 def neighbor_scores(distances: Tensor, neighbor_labels: Tensor, *, num_classes: int) -> Tensor:
-    """Compute how little the labels of a sample's neighbors speak for each label.
+    """Compute how few neighbors of a sample carry each label, weighted by distance.
 
     With weights w_j = exp(−2 (d_j / d_k)²), d_k the distance of the farthest neighbor, and W_c the sum of those of
-    label c, the score is −log((W_c + 1/C) / (Σ_c W_c + 1)): a smoothed −log p(c | x). Weights make nearer neighbors
-    count more, and keep samples apart whose neighbors carry the same labels.
+    label c, the score is −log((W_c + 1/C) / (Σ_c W_c + 1)): a smoothed −log p(c | x). Nearer neighbors have larger
+    weights, which also separates samples whose neighbors carry the same labels.
 
     Args:
-        distances: ascending, at least 0, floating-point `(N, k)`.
+        distances: Ascending, at least 0, floating-point `(N, k)`.
         neighbor_labels: int64 `(N, k)`, in [0, `num_classes`).
         num_classes: C.
 
@@ -114,30 +112,6 @@ def neighbor_scores(distances: Tensor, neighbor_labels: Tensor, *, num_classes: 
         return -((votes + 1 / num_classes) / (votes.sum(1, keepdim=True) + 1)).log()
 
 
-def plurality_disagrees(labels: Tensor, neighbor_labels: Tensor) -> Tensor:
-    """Tell whether a label is carried by fewer neighbors than another one: the rule of the paper.
-
-    A sample is removed whose label is not the mode of its neighbors' labels (Peri et al. 2020, arXiv 1909.13374,
-    section 3). Where several labels are equally frequent, each counts as the mode.
-
-    Args:
-        labels: int64 `(N,)`.
-        neighbor_labels: int64 `(N, k)`.
-
-    Returns:
-        bool `(N,)`.
-
-    Example:
-        >>> plurality_disagrees(torch.tensor([0, 1]), torch.tensor([[1, 1, 0], [1, 1, 0]]))
-        tensor([ True, False])
-    """
-    index_vector("labels", labels)
-    classes = int(torch.maximum(labels.max(), neighbor_labels.max())) + 1
-    votes = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
-    votes = votes.scatter_add(1, neighbor_labels, torch.ones_like(neighbor_labels))
-    return votes.gather(1, labels[:, None])[:, 0] < votes.amax(1)
-
-
 def _check(queries: Tensor, references: Tensor, k: int, exclude_self: bool) -> None:
     check_features(queries)
     check_features(references)
@@ -145,24 +119,24 @@ def _check(queries: Tensor, references: Tensor, k: int, exclude_self: bool) -> N
         what = f"of {references.shape[1]} features, as the references are"
         raise ValueError(expected("queries", what, f"{queries.shape[1]}"))
     if exclude_self and len(queries) != len(references):
-        what = f"the {len(references)} references themselves where `exclude_self` is set"
+        what = f"the {len(references)} references themselves, since `exclude_self` is set"
         raise ValueError(expected("queries", what, f"{len(queries)} samples"))
     positive_int("k", k)
     available = len(references) - exclude_self
     if k > available:
         others = "other samples" if exclude_self else "references"
-        raise ValueError(expected("k", f"at most the {available} {others} there are", k, "Ask for fewer neighbors."))
+        raise ValueError(expected("k", f"at most the {available} {others} there are", k, "Use fewer neighbors."))
 
 
-def _hide_self(tile: Tensor, offset: int) -> None:
-    """Set a tile to infinity where row `i` meets column `i + offset`."""
+def _mask_self(tile: Tensor, offset: int) -> None:
+    """Set elements of a tile to infinity in row `i` and column `i + offset`, in place."""
     rows = torch.arange(len(tile), device=tile.device)
     inside = (rows + offset >= 0) & (rows + offset < tile.shape[1])
     tile[rows[inside], rows[inside] + offset] = torch.inf
 
 
 def _merge(found: Tensor, indices: Tensor, tile: Tensor, start: int) -> None:
-    """Put what is nearer in a tile among the nearest so far, in place."""
+    """Merge the nearest references of a tile into the nearest so far, in place."""
     k = found.shape[1]
     near, places = _smallest(tile, min(k, tile.shape[1]))
     values = torch.cat([found, near], dim=1)
@@ -175,8 +149,8 @@ def _merge(found: Tensor, indices: Tensor, tile: Tensor, start: int) -> None:
 def _smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` smallest values of each row and their columns, in any order.
 
-    Columns are looked at in groups: the `k` smallest lie in the `k` groups whose own smallest values are smallest. That
-    leaves a small part of a long row to choose from.
+    Columns are compared in groups: the `k` smallest values are in the `k` groups with the smallest minima, which leaves
+    a small part of a long row to search.
     """
     width = tile.shape[1] // _GROUP
     if width < 2 * k:
@@ -192,7 +166,7 @@ def _smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.values, columns.gather(1, found.indices)
 
 
-def _ordered(queries: Tensor, references: Tensor, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _sorted(queries: Tensor, references: Tensor, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Compute the distances of the neighbors from the differences, and sort by them."""
     k, features = indices.shape[1], references.shape[1]
     step = max(1, _GATHERED // (k * features))
@@ -209,27 +183,24 @@ def _ordered(queries: Tensor, references: Tensor, indices: Tensor, dtype: torch.
     return distances, indices.gather(1, by_distance)
 
 
-_WHY = "A single sample has no neighbor of its own class."
-
-
-class DeepKNNScorer:
-    """Scores by how little the labels of the nearest other samples speak for a sample's own label.
+class DeepKNNScorer(SetScorer):
+    """Scores by how few of the nearest other samples carry a sample's own label.
 
     It differs from the paper in the score: the paper removes a sample whose label is not the mode of the labels of its
-    `k` neighbors, which `lightning_poison.scorers.deep_knn.plurality_disagrees` does; here neighbors are
-    weighted by their distance and the score is a smoothed −log of the label's share, a ranking without ties.
+    `k` neighbors. Here neighbors are weighted by their distance, and the score is a smoothed −log of the label's share,
+    a ranking without ties.
 
-    Neighbors that are themselves poisoned vote too: poison that lies together, more of it than half of `k`, outvotes
-    the rest. The paper advises a `k` of twice the number of poisons that may lie together. A class with fewer than half
-    as many samples as `k` has a minority among the neighbors of its own samples.
+    Poisoned neighbors vote too: a cluster of more than `k` / 2 poisoned samples outvotes the rest. The paper recommends
+    a `k` of twice the number of poisons that may form a cluster. A class with fewer than `k` / 2 samples is a minority
+    among the neighbors of its own samples.
 
     Args:
-        feature_model: the network whose features are looked at; a classifier of its own where it is `None`.
-        k: how many neighbors vote.
-        block: how many samples are compared with others at once; bounds the memory, not the result.
+        feature_model: Network whose features are compared. Default: `FeatureModel()`.
+        k: Number of neighbors. Default: 50.
+        block: Number of samples to compare at once. Limits the memory and does not affect the result. Default: 32,768.
 
     Raises:
-        ValueError: where a number is no positive integer.
+        ValueError: If a number is not a positive integer.
 
     Example:
         >>> import torch
@@ -242,32 +213,22 @@ class DeepKNNScorer:
     """
 
     name = "deep-knn"
-    is_control = False
+    scores_labels = True
 
     def __init__(self, feature_model: FeatureModel | None = None, *, k: int = 50, block: int = 32_768) -> None:
         self.feature_model = feature_model if feature_model is not None else FeatureModel()
         self.k = positive_int("k", k)
         self.block = positive_int("block", block)
 
-    def __repr__(self) -> str:
-        return f"DeepKNNScorer({self.feature_model!r}, k={self.k}, block={self.block})"
-
     def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the score of each sample under its own label, float32 `(N,)`; see `score_feature_labels`."""
+        """Score each sample under its own label, float32 `(N,)`; see `score_feature_labels`."""
         return self.score_feature_labels(features, labels).gather(1, labels[:, None])[:, 0]
 
     def score_feature_labels(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the score of each sample under each label.
-
-        Args:
-            features: float32 `(N, D)`, of all samples.
-            labels: int64 `(N,)`, the labels that they carry.
-
-        Returns:
-            float32 `(N, C)`, where C is the largest label plus 1.
+        """Score each sample under each label; see `SetScorer.score_feature_labels`.
 
         Raises:
-            ValueError: where there are not `k` other samples, a class has one sample only, or features are not finite
+            ValueError: If there are not more than `k` samples, a class has a single sample, or features are not finite
                 or all the same.
         """
         check_feature_set(features, labels, why=_WHY)
@@ -276,12 +237,8 @@ class DeepKNNScorer:
         return neighbor_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise where a set has too few samples for `k` neighbors, or a class has one only; see `CheckingScorer`."""
+        """Raise if there are too few samples for `k` neighbors, or a class has a single one; see `SetScorer`."""
         check_class_sizes(labels, 2, _WHY)
         if self.k >= len(labels):
             came = f"{self.k} with {len(labels)} samples"
-            raise ValueError(expected("k", "smaller than the number of samples", came, "Ask for fewer neighbors."))
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return what the scorer was built with, as JSON can hold it."""
-        return {"feature_model": dict(self.feature_model.settings()), "k": self.k, "block": self.block}
+            raise ValueError(expected("k", "smaller than the number of samples", came, "Use fewer neighbors."))

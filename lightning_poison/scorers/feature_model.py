@@ -1,6 +1,7 @@
-"""`FeatureModel`: the network whose features the filters that must see the whole set look at."""
+"""`FeatureModel`: the network whose features are scored."""
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -9,43 +10,53 @@ from torch import Tensor, nn
 
 from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.checks import describe, expected, instance, positive_int, with_method
-from lightning_poison.contexts import evaluating
+from lightning_poison.data.blocks import BLOCK_SIZE
 from lightning_poison.data.fingerprints import architecture_of
+from lightning_poison.data.inference import score_set
+from lightning_poison.data.labels import spec_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
 from lightning_poison.models.feature_extractor import FeatureExtractor, shifted_output
 from lightning_poison.models.fitting import FitSettings
-from lightning_poison.runtime import Runtime
-from lightning_poison.scorers.classifier import Classifier, classifier_state, fit_classifier, loaded_classifier
+from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.scorers.networks import (
+    BackboneWithHead,
+    build_classifier,
+    evaluating_on,
+    fit_classifier,
+    network_state,
+    restore_network,
+)
 
 
 class FeatureModel:
-    """Maps inputs to feature vectors: a named layer of somebody's trained network, or of a classifier of its own.
+    """Maps inputs to feature vectors: the output of a layer of a trained network, or of a classifier trained here.
 
-    For filters that must see the whole set, one of its own is trained on the very samples that are judged, as their
-    authors do: a backdoor shows in the features of a network that has learned it. Filters that are fitted on samples
-    that are believed train it on those.
+    Set scorers train the classifier on the samples that are judged, as their papers do: a backdoor shows in the
+    features of a network that has learned it. Scorers that are fitted on known-clean samples train it on those.
 
     Args:
-        model: a trained network, run in evaluation mode and never changed; `None` for a classifier of its own.
-        layer: the name of the layer of `model` whose output is the feature vector; `""` is its own output.
-        backbone: of a classifier of its own: maps inputs to features `(B, feature_size)`, copied for each fit and
-            trained from the weights that it has; chosen by the shape of a sample where it is `None`.
-        feature_size: the length of the feature vector of a classifier of its own.
-        fit_settings: how that one is trained.
-        adversary: trains that one adversarially, so that robust features are looked at: `FGSM(0.3)` for MNIST,
-            `FGSM(8 / 255)` for natural images.
-        pixels: how inputs are normalized, for the adversary; raw images in [0, 1] where it is `None`.
+        model: Trained network. It runs in evaluation mode and never changes. Default: train a classifier.
+        layer: Name of the layer of `model` whose output is the feature vector. Default: `""`, the output of `model`.
+        backbone: Backbone of the classifier. Maps inputs to features `(B, feature_size)`; each fit trains a copy,
+            starting from its weights. Default: chosen by the shape of a sample.
+        feature_size: Length of a feature vector of the classifier. Default: 64.
+        fit_settings: Training settings of the classifier. Default: those of `FitSettings()`.
+        adversary: Trains the classifier adversarially, for robust features: `FGSM(0.3)` for MNIST, `FGSM(8 / 255)` for
+            natural images. Default: none.
+        pixels: Normalization of the inputs, for the adversary. Default: raw images in [0, 1].
 
     Raises:
-        TypeError: where `model` is no network, or `adversary` cannot change inputs.
-        ValueError: where the network has no such layer, or both `model` and `backbone` or an adversary are given.
+        TypeError: If `model` is not a network, or `adversary` cannot perturb inputs.
+        ValueError: If the network does not have the layer, or `model` is combined with `backbone` or `adversary`.
 
     Example:
         >>> model = FeatureModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), "1")
         >>> model.is_fitted, model.features(torch.zeros(5, 1, 2, 2)).shape
         (True, torch.Size([5, 3]))
     """
+
+    _classifier: BackboneWithHead
 
     def __init__(
         self,
@@ -65,7 +76,7 @@ class FeatureModel:
         if model is not None and (backbone is not None or adversary is not None):
             raise ValueError(
                 f"Expected `model` or `{'backbone' if backbone is not None else 'adversary'}`, but got both.\n"
-                "`model` is a trained network that is left as it is; the other is for one that is trained on the data."
+                "`model` is a trained network that does not change; the other is for a network trained on the data."
             )
         self.model = model
         self.layer = layer
@@ -74,8 +85,7 @@ class FeatureModel:
         self.fit_settings = fit_settings
         self.adversary = adversary
         self.pixels = pixels
-        self._read = FeatureExtractor(model, layer) if model is not None else None
-        self._own: Classifier | None = None
+        self._extractor = FeatureExtractor(model, layer) if model is not None else None
 
     def __repr__(self) -> str:
         if self.model is not None:
@@ -85,89 +95,101 @@ class FeatureModel:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether it can be asked for features."""
-        return self._read is not None or self._own is not None
+        """Whether the network is trained."""
+        return self.model is not None or hasattr(self, "_classifier")
 
     @property
     def network(self) -> nn.Module:
-        """The network whose features are looked at.
+        """The network whose features are read.
 
         Raises:
-            NotFittedError: before a fit, where none was handed in.
+            NotFittedError: Before a fit, unless a trained network was passed in.
         """
-        return self.model if self.model is not None else self._fitted_classifier()
+        if not self.is_fitted:
+            raise NotFittedError("Expected a fitted FeatureModel, but it is not fitted.\nCall `fit(dataset)`.")
+        return self.model if self.model is not None else self._classifier
 
     def for_fit(self) -> "FeatureModel":
-        """Return itself where a network was handed in, else a copy to be fitted, so that the setting stays as it is."""
+        """Return a copy to fit, so that the setting does not change, or itself if a trained network was passed in."""
         return self if self.model is not None else copy.deepcopy(self)
 
     def fit(self, dataset: Any, *, runtime: Runtime | None = None, generator: torch.Generator | None = None) -> Self:
-        """Train the classifier of its own and return itself.
+        """Train the classifier and return the model. A network that was passed in does not change.
 
         Args:
-            dataset: a map-style data set, untrusted samples among it.
-            runtime: where to compute; this machine where it is `None`.
-            generator: the only source of randomness; a fixed seed where it is `None`.
+            dataset: Map-style data set, possibly with untrusted samples.
+            runtime: Device, precision and workers. Default: the local machine.
+            generator: The only source of randomness. Default: a fixed seed.
 
         Raises:
-            ValueError: where there are fewer than two classes, or the backbone returns features of another size.
-            UnreadableSampleError: where a sample cannot be read.
+            ValueError: If there are fewer than two classes, or the backbone returns features of another size.
+            UnreadableSampleError: If a sample cannot be read.
         """
-        self._own = self._trained(dataset, runtime, generator)
+        if self.model is None:
+            self._classifier = self._train(dataset, runtime, generator)
         return self
 
     def rehearse(self, dataset: Any, *, steps: int, runtime: Runtime | None = None) -> int:
-        """Train a throw-away classifier for a few steps, so that a caller can time them; return those of a fit."""
-        self._trained(dataset, runtime, None, max_steps=steps)
-        return self.fit_settings.total_steps(len(dataset))
+        """Train a throw-away classifier for a few steps and return the number of steps of a whole fit.
+
+        If a network was passed in, a step reads the features of one block of samples.
+        """
+        if self.model is None:
+            self._train(dataset, runtime, None, max_steps=steps)
+            return self.fit_settings.total_steps(len(dataset))
+        score_set(
+            dataset,
+            torch.arange(min(len(dataset), steps * BLOCK_SIZE)),
+            lambda block: self.features(block.inputs),
+            sample=spec_of(dataset),
+            runtime=runtime or LocalRuntime(),
+            seed=0,
+            share=False,
+        )
+        return -(-len(dataset) // BLOCK_SIZE)
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return features, float32 `(B, D)`, on the device of the inputs.
 
         Raises:
-            NotFittedError: before a fit.
-            ValueError: where samples have another shape than those that it was fitted on, or the layer returns no
-                vector for each sample.
+            NotFittedError: Before a fit.
+            ValueError: If samples differ in shape from those that the model was fitted on, or the layer does not return
+                one vector per sample.
         """
-        if self._read is not None and self.model is not None:
-            home = next((held.device for held in self.model.parameters()), inputs.device)
-            with evaluating(self.model):
-                return self._read(inputs.to(home)).float().to(inputs.device)
-        own = self._fitted_classifier()
-        if own.linear.weight.device != inputs.device:
-            own.to(inputs.device)
-        with evaluating(own):
-            return own.features(inputs).float()
+        with evaluating_on(self.network, inputs, movable=self.model is None) as moved:
+            found = self._classifier.features(moved) if self._extractor is None else self._extractor(moved)
+        return found.float().to(inputs.device)
 
     def logits(self, inputs: Tensor, *, shift: Tensor | None = None) -> Tensor:
-        """Return what the network makes of inputs, float32 `(B, C)`, on their device.
+        """Return the logits of the network, float32 `(B, C)`, on the device of the inputs.
 
         Args:
             inputs: `(B, ...)`.
-            shift: `(D,)`, added to the features of each sample.
+            shift: Vector to add to the features of each sample, `(D,)`. Default: none.
 
         Raises:
-            NotFittedError: before a fit.
-            ValueError: where a network that was handed in returns no logits, or its features are its output.
+            NotFittedError: Before a fit.
+            ValueError: If a network that was passed in does not return logits, or its features are its output.
         """
         if self.model is None:
-            own = self._fitted_classifier()
             features = self.features(inputs)
-            return own.linear(features if shift is None else features + shift.to(features)).float()  # type: ignore[no-any-return]
-        home = next((held.device for held in self.model.parameters()), inputs.device)
-        with evaluating(self.model):
-            if shift is None:
-                found = self.model(inputs.to(home))
-            else:
-                found = shifted_output(self.model, self.layer, inputs.to(home), shift)
+            shifted = features if shift is None else features + shift.to(features)
+            return self._classifier.head(shifted).float()  # type: ignore[no-any-return]
+        with evaluating_on(self.model, inputs, movable=False) as moved:
+            found = self.model(moved) if shift is None else shifted_output(self.model, self.layer, moved, shift)
         if not self.layer or not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(inputs):
             came = f"layer {self.layer!r} and {describe(found)}"
-            way = "Hand in a classifier, and name a layer inside of it."
-            raise ValueError(expected("model", "a network that makes logits (B, C) of the features", came, way))
+            way = "Pass a classifier, and name a layer inside it."
+            raise ValueError(expected("model", "a network that maps the features to logits (B, C)", came, way))
         return found.float().to(inputs.device)
 
+    def shared_key(self) -> str:
+        """Return a key that is equal for models of the same network, or of the same settings and backbone."""
+        network = self.model if self.model is not None else self.backbone
+        return json.dumps([dict(self.settings()), id(network)], sort_keys=True)
+
     def settings(self) -> Mapping[str, Any]:
-        """Return what it was built with, as JSON can hold it."""
+        """Return the constructor's arguments as JSON values."""
         if self.model is not None:
             return {"model": architecture_of(self.model), "layer": self.layer}
         backbone = None if self.backbone is None else architecture_of(self.backbone)
@@ -179,45 +201,39 @@ class FeatureModel:
         return {**found, "adversary": {type(self.adversary).__name__: dict(vars(self.adversary))}, "pixels": pixels}
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return the weights, by name.
+        """Return copies of the weights, by name.
 
         Raises:
-            NotFittedError: before a fit.
+            NotFittedError: Before a fit.
         """
-        if self.model is not None:
-            return {f"model.{name}": value.detach().clone() for name, value in self.model.state_dict().items()}
-        return classifier_state(self._fitted_classifier())
+        return network_state(self.network, None if self.model is not None else self._classifier.shape)
 
     def load(self, state: Mapping[str, Tensor]) -> Self:
-        """Take over the weights that `state` of one of the same settings returned, and return itself.
+        """Load weights that `state` of a model with the same settings returned, and return the model.
 
-        A network that was handed in keeps the weights that it has.
+        A network that was passed in does not change.
 
         Raises:
-            ValueError: where they do not fit.
+            ValueError: If the weights do not fit.
         """
         if self.model is None:
-            self._own = loaded_classifier(
-                dict(state), backbone=self.backbone, feature_size=self.feature_size, scorer=repr(self)
-            )
+            self._classifier = restore_network(state, self._build, self)
         return self
 
-    def _fitted_classifier(self) -> Classifier:
-        if self._own is None:
-            raise NotFittedError("Expected a fitted FeatureModel, but it has no network yet.\nCall `fit(dataset)`.")
-        return self._own
+    def _build(self, shape: tuple[int, ...], num_classes: int) -> BackboneWithHead:
+        return build_classifier(shape, num_classes, backbone=self.backbone, feature_size=self.feature_size, seed=0)
 
-    def _trained(
+    def _train(
         self, dataset: Any, runtime: Runtime | None, generator: torch.Generator | None, max_steps: int | None = None
-    ) -> Classifier:
+    ) -> BackboneWithHead:
         return fit_classifier(
             dataset,
-            backbone=copy.deepcopy(self.backbone),
+            backbone=self.backbone,
             feature_size=self.feature_size,
             settings=self.fit_settings,
             runtime=runtime,
             generator=generator,
-            description="fitting the network whose features are looked at",
+            description="fitting the feature model",
             max_steps=max_steps,
             adversary=self.adversary,
             pixels=self.pixels,

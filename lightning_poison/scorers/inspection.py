@@ -1,4 +1,4 @@
-"""What the flow asks any scorer: who its members are, which features it looks at, and what a decision depends on."""
+"""Properties of any scorer, single or combined, that a decision depends on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.protocol import FeatureScorer, Scorer
+from lightning_poison.scorers.protocol import FeatureSource, Scorer, SetScorer
 
-AnyScorer = Scorer | FeatureScorer
+AnyScorer = Scorer | SetScorer | CombinedScorer
 
 
-def members_of(scorer: AnyScorer) -> Mapping[str, AnyScorer]:
-    """Return the members of a combination by their names; of any other scorer itself.
+def members_of(scorer: AnyScorer) -> Mapping[str, Scorer | SetScorer]:
+    """Return the members of a combination by name. A single scorer is its only member.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -24,23 +24,22 @@ def members_of(scorer: AnyScorer) -> Mapping[str, AnyScorer]:
     return scorer.members if isinstance(scorer, CombinedScorer) else {scorer.name: scorer}
 
 
-def feature_model_of(scorer: FeatureScorer) -> FeatureModel:
-    """Return the model whose features a scorer looks at; a default one where it says nothing.
+def feature_model_of(scorer: SetScorer) -> FeatureSource:
+    """Return the network whose features are scored. Default: `FeatureModel()`.
 
     Example:
-        >>> class Brightness:
-        ...     name, is_control = "brightness", False
+        >>> class Brightness(SetScorer):
+        ...     name = "brightness"
         ...     def score_features(self, features, labels):
         ...         return features.sum(1)
         >>> feature_model_of(Brightness())
         FeatureModel(feature_size=64)
     """
-    model: FeatureModel = getattr(scorer, "feature_model", None) or FeatureModel()
-    return model
+    return scorer.feature_model or FeatureModel()
 
 
 def settings_of(scorer: AnyScorer) -> dict[str, Any]:
-    """Return name and settings of a scorer, as JSON can hold them; part of a decision's fingerprint.
+    """Return the name and the settings of a scorer as JSON values. They are part of a decision's fingerprint.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -48,19 +47,19 @@ def settings_of(scorer: AnyScorer) -> dict[str, Any]:
         'likelihood'
     """
     if isinstance(scorer, CombinedScorer):
-        parts = {name: settings_of(member) for name, member in scorer.members.items()}
-        return {"name": scorer.name, "combine": scorer.combine, "members": parts}
-    found = {"name": scorer.name, **getattr(scorer, "settings", dict)()}
+        members = {name: settings_of(member) for name, member in scorer.members.items()}
+        return {"name": scorer.name, **scorer.settings(), "members": members}
+    found = {"name": scorer.name, **scorer.settings()}
     if isinstance(scorer, Scorer):
         return found
     return {**found, "feature_model": dict(feature_model_of(scorer).settings())}
 
 
 def weights_of(scorer: AnyScorer) -> str | None:
-    """Return a digest of what a scorer was fitted with before it came here, or `None`.
+    """Return a digest of the tensors that a scorer was fitted with before the decision. `None` if there are none.
 
-    A trained network whose features it looks at is part of that. A module that it borrows is left out: it may be the
-    one in training, and has other weights when that is resumed.
+    They include the weights of a trained network whose features are scored. A module of the user is left out: it may be
+    in training, with other weights when the training is resumed.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -68,14 +67,9 @@ def weights_of(scorer: AnyScorer) -> str | None:
         True
     """
     if isinstance(scorer, CombinedScorer):
-        parts = {name: weights_of(member) for name, member in scorer.members.items()}
-        return repr(parts) if any(parts.values()) else None
-    if not isinstance(scorer, Scorer):
-        model = feature_model_of(scorer)
-        return digest_of(model.state()) if model.is_fitted else None
-    if scorer.is_fitted:
-        return digest_of(scorer.state()) if scorer.settings().get("module") is None else None
-    looked_at = getattr(scorer, "feature_model", None)
-    if not isinstance(looked_at, FeatureModel) or looked_at.model is None:
-        return None
-    return digest_of(looked_at.state())
+        members = {name: weights_of(member) for name, member in scorer.members.items()}
+        return repr(members) if any(members.values()) else None
+    if isinstance(scorer, Scorer) and scorer.is_fitted:
+        return digest_of(scorer.state()) if scorer.borrowed_module is None else None
+    source = scorer.feature_model
+    return digest_of(source.state()) if source is not None and source.is_fitted else None

@@ -1,4 +1,4 @@
-"""−log p of every label under a softmax, precise also where a label is all but certain."""
+"""Transforms of scores under every label: margins, and −log p with the full precision of small values."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,13 @@ from torch.nn import functional as F
 
 
 def margins_to_best_other(label_scores: Tensor) -> Tensor:
-    """Subtract from each score the smallest that the sample has under any other label.
+    """Subtract from each score the smallest score of the sample under any other label.
 
     Args:
-        label_scores: larger is more suspicious, floating-point `(B, C)` with at least two columns.
+        label_scores: Larger is more suspicious, floating-point `(B, C)` with at least two columns.
 
     Returns:
-        `(B, C)`; above 0 where another label is less suspicious, so that the least suspicious label is the only one
-        that can be below 0.
+        `(B, C)`. Above 0 if another label is less suspicious, so only the least suspicious label can be below 0.
 
     Example:
         >>> margins_to_best_other(torch.tensor([[1.0, 4.0, 2.0]]))
@@ -27,12 +26,12 @@ def margins_to_best_other(label_scores: Tensor) -> Tensor:
 def surprisals(logits: Tensor) -> Tensor:
     """Compute −log p(k | x) of each label.
 
-    `-log_softmax` is exactly 0 for every sample about which a network is surer than rounding can tell, a third of the
-    digits of MNIST among them. Here the likeliest label's is computed from the other labels, log(1 + Σ_{k ≠ y}
-    exp(z_k − z_y)), so that such samples stay in order.
+    `-log_softmax` is exactly 0 for samples whose label is certain up to rounding, such as a third of the digits of
+    MNIST. Here the value of the likeliest label is computed from the other labels, log(1 + Σ_{k ≠ y} exp(z_k − z_y)),
+    so that such samples keep their order.
 
     Args:
-        logits: floating-point `(B, C)` with at least two columns.
+        logits: Floating-point `(B, C)` with at least two columns.
 
     Returns:
         `(B, C)`, at least 0; differentiable in `logits`.
@@ -44,5 +43,5 @@ def surprisals(logits: Tensor) -> Tensor:
     """
     likeliest = F.one_hot(logits.argmax(1), logits.shape[1]).bool()
     others = logits.masked_fill(likeliest, -torch.inf).logsumexp(1, keepdim=True)
-    sure = F.softplus(others - logits.amax(1, keepdim=True))
-    return torch.where(likeliest, sure, -logits.log_softmax(1))
+    of_likeliest = F.softplus(others - logits.amax(1, keepdim=True))
+    return torch.where(likeliest, of_likeliest, -logits.log_softmax(1))

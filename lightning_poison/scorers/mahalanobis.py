@@ -1,4 +1,4 @@
-"""`MahalanobisScorer`: how far a sample's features lie from the class that it is labeled as.
+"""`MahalanobisScorer`: how far the features of a sample are from the class that it is labeled as.
 
 Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
 NeurIPS 2018, arXiv 1807.03888, equations 1 and 2.
@@ -14,21 +14,17 @@ from torch.utils.data import Dataset
 
 from lightning_poison.checks import expected, one_of
 from lightning_poison.contexts import full_precision
-from lightning_poison.data.blocks import BLOCK_SIZE
-from lightning_poison.data.inference import score_set
-from lightning_poison.errors import NotFittedError
 from lightning_poison.models.lgm import half_distances
-from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.label_scores import surprisals
+from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scorers.training_data import TrainingData
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 
 CovarianceKind = Literal["shared", "class"]
-
-
+DistanceKind = Literal["distance", "posterior"]
 EstimatorKind = Literal["ledoit-wolf", "empirical"]
-
 
 ESTIMATORS = {"ledoit-wolf": LedoitWolf, "empirical": EmpiricalCovariance}
 
@@ -38,9 +34,9 @@ class ClassNormals(NamedTuple):
 
     Attributes:
         means: μ, float32 `(C, D)`.
-        factors: L with L Lᵀ = Σ⁻¹, float32 `(1, D, D)` where the covariance is shared and `(C, D, D)` where it is not.
+        factors: L with L Lᵀ = Σ⁻¹, float32 `(1, D, D)` for a shared covariance, otherwise `(C, D, D)`.
         log_determinants: log |Σ_k|, float32 `(1,)` or `(C,)`.
-        present: whether a class had samples, bool `(C,)`.
+        present: Whether a class has samples, bool `(C,)`.
 
     Example:
         >>> normals = fit_normals(torch.tensor([[0.0], [2.0], [7.0], [9.0]]), torch.tensor([0, 0, 2, 2]))
@@ -61,26 +57,25 @@ def fit_normals(
     covariance: CovarianceKind = "shared",
     estimator: EstimatorKind = "ledoit-wolf",
 ) -> ClassNormals:
-    """Estimate a mean for each class, and one covariance for all of them or one for each.
+    """Estimate a mean for each class, and one covariance for all classes or one for each.
 
-    Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-    NeurIPS 2018, arXiv 1807.03888, equation 1: the shared covariance is that of the differences from the class means.
-    The estimators are scikit-learn's; the paper's is the empirical one, which has no inverse where there are fewer
-    samples than features. Ledoit and Wolf's (J. Multivariate Anal. 88, 2004) shrinks it toward a multiple of the
-    identity, the more the fewer samples there are.
+    Equation 1 of Lee et al. 2018: the shared covariance is that of the differences from the class means. The estimators
+    are scikit-learn's. The paper uses the empirical one, which has no inverse if there are fewer samples than features.
+    Ledoit and Wolf's (J. Multivariate Anal. 88, 2004) shrinks it toward a multiple of the identity, the more the fewer
+    samples there are.
 
     Args:
-        features: floating-point `(N, D)`.
+        features: Floating-point `(N, D)`.
         labels: int64 `(N,)`.
-        covariance: `"shared"`, or `"class"` for one of each class.
-        estimator: `"ledoit-wolf"` or `"empirical"`.
+        covariance: `"shared"`, or `"class"` for one per class. Default: `"shared"`.
+        estimator: `"ledoit-wolf"` or `"empirical"`. Default: `"ledoit-wolf"`.
 
     Returns:
-        The distributions, for labels from 0 to the largest, on the device of the features.
+        Distributions for the labels from 0 to the largest, on the device of the features.
 
     Raises:
-        ValueError: where a class has fewer than two samples, a covariance has no inverse, or features and labels are
-            not what `check_feature_set` asks for.
+        ValueError: If a class has fewer than two samples, a covariance has no inverse, or `check_feature_set` rejects
+            features and labels.
 
     Example:
         >>> features = torch.tensor([[-3.0], [3.0], [7.0], [13.0]])
@@ -94,35 +89,31 @@ def fit_normals(
     counts = torch.bincount(labels)
     means = torch.zeros(len(counts), rows.shape[1], dtype=rows.dtype).index_add(0, labels, rows)
     means = means / counts.clamp_min(1)[:, None]
-    centerd = rows - means[labels]
+    centered = rows - means[labels]
     if covariance == "shared":
-        groups = {"all classes": centerd}
+        factors = _inverse_factor(centered, estimator, "all classes")[None]
     else:
-        groups = {f"class {number}": centerd[labels == number] for number in torch.unique(labels).tolist()}
-    factors = {name: _inverse_factor(group, estimator, name) for name, group in groups.items()}
-    if covariance == "shared":
-        stacked = torch.stack(list(factors.values()))
-    else:
-        stacked = torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(counts), 1, 1)
-        stacked[counts > 0] = torch.stack(list(factors.values()))
-    log_determinants = -2 * stacked.diagonal(dim1=1, dim2=2).log().sum(1)
-    found = (means.float(), stacked.float(), log_determinants.float(), counts > 0)
+        factors = torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(counts), 1, 1)
+        for label in torch.unique(labels).tolist():
+            factors[label] = _inverse_factor(centered[labels == label], estimator, f"class {label}")
+    log_determinants = -2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    found = (means.float(), factors.float(), log_determinants.float(), counts > 0)
     return ClassNormals(*(each.to(features.device) for each in found))
 
 
 def mahalanobis_scores(features: Tensor, normals: ClassNormals) -> Tensor:
-    """Compute how far feature vectors lie from each class.
+    """Compute the distance of feature vectors to each class.
 
-    Where classes have covariances of their own, log |Σ_k| is added, which makes the score −2 log N(f; μ_k, Σ_k) up to a
-    constant: without it the class of the widest covariance would look nearest to everything.
+    If each class has its own covariance, log |Σ_k| is added, so that the score is −2 log N(f; μ_k, Σ_k) up to a
+    constant. Otherwise the class with the widest covariance would be the nearest to all samples.
 
     Args:
-        features: floating-point `(B, D)`.
-        normals: what `fit_normals` returned.
+        features: Floating-point `(B, D)`.
+        normals: Result of `fit_normals`.
 
     Returns:
-        (f − μ_k)ᵀ Σ⁻¹ (f − μ_k), or that with Σ_k⁻¹ and + log |Σ_k|, float32 `(B, C)`; differentiable in `features`. A
-        class that had no samples has the largest score of the others plus 1 at each sample.
+        (f − μ_k)ᵀ Σ⁻¹ (f − μ_k), or with Σ_k⁻¹ and + log |Σ_k|, float32 `(B, C)`; differentiable in `features`. The
+        score under a class without samples is the largest score of the sample plus 1.
 
     Example:
         >>> features = torch.tensor([[-3.0], [3.0], [7.0], [13.0]])
@@ -131,7 +122,7 @@ def mahalanobis_scores(features: Tensor, normals: ClassNormals) -> Tensor:
         tensor([[4.0000, 1.7780]])
     """
     if features.ndim != 2 or features.shape[1] != normals.means.shape[1]:
-        what = f"of shape (B, {normals.means.shape[1]}), as those that were fitted"
+        what = f"of shape (B, {normals.means.shape[1]}), as in the fit"
         raise ValueError(expected("features", what, str(tuple(features.shape))))
     with full_precision(features.device):
         features, means = features.float(), normals.means
@@ -146,9 +137,9 @@ def mahalanobis_scores(features: Tensor, normals: ClassNormals) -> Tensor:
     return torch.where(normals.present, scores, worst + 1)
 
 
-def _inverse_factor(centerd: Tensor, estimator: EstimatorKind, whose: str) -> Tensor:
+def _inverse_factor(centered: Tensor, estimator: EstimatorKind, whose: str) -> Tensor:
     """Return L, upper triangular with a positive diagonal, such that L Lᵀ is the inverse covariance."""
-    covariance = torch.from_numpy(ESTIMATORS[estimator](assume_centered=True).fit(centerd.numpy()).covariance_)
+    covariance = torch.from_numpy(ESTIMATORS[estimator](assume_centered=True).fit(centered.numpy()).covariance_)
     lower, failed = torch.linalg.cholesky_ex(covariance)
     tiny = torch.finfo(torch.float64).eps * len(covariance) * float(covariance.diagonal().max().clamp_min(0))
     ways = ['Use `estimator="ledoit-wolf"`.'] if estimator != "ledoit-wolf" else []
@@ -156,39 +147,37 @@ def _inverse_factor(centerd: Tensor, estimator: EstimatorKind, whose: str) -> Te
     if int(failed) or not bool((lower.diagonal().square() > tiny).all()):
         raise ValueError(
             expected("features", "varied enough for a covariance with an inverse", f"those of {whose}, which are not")
-            + f"\n{' '.join([*ways, 'Take features of another layer, or more samples.'])}"
+            + f"\n{' '.join([*ways, 'Use features of another layer, or more samples.'])}"
         )
     identity = torch.eye(len(lower), dtype=lower.dtype)
     factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False).T.contiguous()
     return factor
 
 
-ScoreKind = Literal["distance", "posterior"]
-
-
-class MahalanobisScorer:
+class MahalanobisScorer(Scorer):
     """Scores by the squared Mahalanobis distance of a sample's features to the class that it is labeled as.
 
-    The features of samples that are believed give each class a mean, and all classes one covariance, or each its own.
-    The distance is large for whatever is unlike the class, of no class or of another. Where only wrong labels are
-    looked for that is a handicap: what is hard to read lies far from every class. The posterior leaves it out.
+    The features of known-clean samples give each class a mean, and all classes one covariance, or one each. The
+    distance is large for every sample that differs from its class, whether it belongs to another class or to none. That
+    is a handicap in a search for wrong labels only: hard samples are far from every class. The posterior does not have
+    it.
 
-    It differs from the paper in the class that counts, which there is the nearest one, since the paper has no label to
-    doubt; and in what is left out: the paper adds a little noise to its inputs against the distance, and weighs the
-    distances of several layers by a regression on examples of what shall be found.
+    It differs from the paper in the class that counts, which there is the nearest one, since the paper considers no
+    label; and in what is left out: the paper adds a little noise to its inputs against the distance, and weights the
+    distances of several layers by a regression on examples of what should be detected.
 
     Args:
-        feature_model: the network whose features are looked at. One of its own is trained on the samples that are
-            believed; `None` for one with default settings. A network that was handed to it stays as it is.
-        covariance: `"shared"` for one covariance, or `"class"` for one of each class; log |Σ_k| is then added, so that
-            labels can be compared.
+        feature_model: Network whose features are scored. A trained network does not change; otherwise a classifier is
+            trained on the known-clean samples. Default: `FeatureModel()`.
+        covariance: `"shared"` for one covariance, or `"class"` for one per class; log |Σ_k| is then added, so that
+            labels can be compared. Default: `"shared"`.
         score: `"distance"`, or `"posterior"` for −log p(y | f) of the same normal distributions with equally frequent
-            classes, which asks for the label alone and is not in the paper.
-        estimator: `"ledoit-wolf"` or `"empirical"`, both scikit-learn's. The paper's is the empirical one; the other
-            has an inverse also where a class has fewer samples than there are features.
+            classes, which depends on the label alone and is not in the paper. Default: `"distance"`.
+        estimator: `"ledoit-wolf"` or `"empirical"`, both scikit-learn's. The paper uses the empirical one; the other
+            has an inverse even if a class has fewer samples than there are features. Default: `"ledoit-wolf"`.
 
     Raises:
-        ValueError: where an argument is none of these.
+        ValueError: If an argument is not one of these.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -201,145 +190,90 @@ class MahalanobisScorer:
     """
 
     name = "mahalanobis"
-    is_control = False
+    scores_labels = True
+    fitted_tensors = ClassNormals._fields
+    feature_model: FeatureModel
 
     def __init__(
         self,
         feature_model: FeatureModel | None = None,
         *,
         covariance: CovarianceKind = "shared",
-        score: ScoreKind = "distance",
+        score: DistanceKind = "distance",
         estimator: EstimatorKind = "ledoit-wolf",
     ) -> None:
         self.feature_model = feature_model if feature_model is not None else FeatureModel()
         self.covariance: CovarianceKind = one_of("covariance", covariance, ("shared", "class"))
-        self.score: ScoreKind = one_of("score", score, ("distance", "posterior"))
+        self.score: DistanceKind = one_of("score", score, ("distance", "posterior"))
         self.estimator: EstimatorKind = one_of("estimator", estimator, tuple(ESTIMATORS))
-        self._fitted_model: FeatureModel | None = None
-        self._normals: ClassNormals | None = None
-
-    def __repr__(self) -> str:
-        chosen = f"covariance={self.covariance!r}, score={self.score!r}, estimator={self.estimator!r}"
-        return f"MahalanobisScorer({self.feature_model!r}, {chosen})"
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether it can score."""
-        return self._normals is not None
 
     def fit(
         self, trusted: "Dataset[Any]", *, runtime: Runtime | None = None, generator: torch.Generator | None = None
     ) -> Self:
-        """Train a network of its own where none was handed in, measure the classes, and return itself.
+        """Fit the normal distributions, after a classifier if no network was passed in, and return the scorer.
 
         See `Scorer.fit`.
 
         Raises:
-            ValueError: where there are fewer than two classes, a class has one sample, or the features of a class are
-                not finite or vary too little.
-            UnreadableSampleError: where a sample cannot be read.
+            ValueError: If there are fewer than two classes, a class has one sample, or the features of a class are not
+                finite or vary too little.
+            UnreadableSampleError: If a sample cannot be read.
         """
         generator = generator or torch.Generator().manual_seed(0)
-        runtime = runtime or LocalRuntime()
         data = TrainingData.of(trusted, why="A distance to one class has nothing to compare with.")
         check_class_sizes(data.labels, 2, "One sample to fit on has no covariance.")
-        model = self.feature_model.for_fit()
-        if model.model is None:
-            model.fit(trusted, runtime=runtime, generator=generator)
-        features = score_set(
-            trusted,
-            torch.arange(len(data.labels)),
-            lambda block: model.features(block.inputs),
-            sample=data.sample,
+        network = self.feature_model.for_fit().fit(trusted, runtime=runtime, generator=generator)
+        features = data.compute(
+            lambda block: network.features(block.inputs),
             runtime=runtime,
-            seed=int(torch.randint(2**31, (1,), generator=generator)),
-            labels=data.labels,
+            generator=generator,
             description="measuring the classes",
-            share=False,
         )
-        self._normals = fit_normals(features, data.labels, covariance=self.covariance, estimator=self.estimator)
-        self._fitted_model = model
+        self._set(fit_normals(features, data.labels, covariance=self.covariance, estimator=self.estimator))
+        self._network = network
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
-        """Do the first steps of a fit on a throw-away network; return the steps of a whole fit.
-
-        Of a network that was handed in a step is a block of samples that are read.
-        """
-        model = self.feature_model.for_fit()
-        if model.model is None:
-            return model.rehearse(trusted, steps=steps, runtime=runtime)
-        data = TrainingData.of(trusted)
-        first = torch.arange(min(len(data.labels), steps * BLOCK_SIZE))
-        score_set(
-            trusted,
-            first,
-            lambda block: model.features(block.inputs),
-            sample=data.sample,
-            runtime=runtime or LocalRuntime(),
-            seed=0,
-            share=False,
-        )
-        return -(-len(data.labels) // BLOCK_SIZE)
+        """Run the first steps of a fit on a throw-away copy; see `FeatureModel.rehearse`."""
+        return self.feature_model.rehearse(trusted, steps=steps, runtime=runtime)
 
     def score_labels(self, inputs: Tensor) -> Tensor:
-        """Return the score of each sample under each label.
-
-        Args:
-            inputs: float `(B, ...)`, as the data set returns them.
-
-        Returns:
-            float32 `(B, C)`; differentiable in `inputs`.
+        """Score each sample under each label; see `Scorer.score_labels`. Scores are differentiable in `inputs`.
 
         Raises:
-            NotFittedError: before a fit.
-            ValueError: where samples have another shape than those that it was fitted on.
+            NotFittedError: Before a fit.
+            ValueError: If samples differ in shape from those that the scorer was fitted on.
         """
-        model, normals = self._fitted()
-        features = model.features(inputs)
-        if normals.means.device != features.device:
-            normals = self._normals = ClassNormals(*(each.to(features.device) for each in normals))
+        self.check_fitted()
+        features = self._network.features(inputs)
+        normals = ClassNormals(*(getattr(self, name).to(features.device) for name in self.fitted_tensors))
+        self._set(normals)
         distances = mahalanobis_scores(features, normals)
         return surprisals(-0.5 * distances) if self.score == "posterior" else distances
 
-    def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the score of each sample under the label that it carries, float32 `(B,)`; see `score_labels`."""
-        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return what the scorer was built with, as JSON can hold it."""
-        chosen = {"covariance": self.covariance, "score": self.score, "estimator": self.estimator}
-        return {"feature_model": dict(self.feature_model.settings()), **chosen}
-
     def state(self) -> Mapping[str, Tensor]:
-        """Return the weights of the network, and the means and covariances of the classes.
+        """Return copies of the weights of the network and of the normal distributions.
 
         Raises:
-            NotFittedError: before a fit.
+            NotFittedError: Before a fit.
         """
-        model, normals = self._fitted()
-        measured = {f"normals.{name}": value.clone() for name, value in normals._asdict().items()}
-        return {**model.state(), **measured}
+        normals = super().state()
+        return {**self._network.state(), **normals}
 
     def load(self, state: Mapping[str, Tensor]) -> Self:
-        """Take over what `state` of a scorer of the same settings returned, and return itself.
+        """Load what `state` of a scorer with the same settings returned, and return the scorer.
 
-        A network that was handed in keeps the weights that it has.
+        A network that was passed in does not change.
 
         Raises:
-            ValueError: where it is the state of another scorer.
+            ValueError: If it is the state of another scorer, or of one with other settings.
         """
-        missing = [name for name in ClassNormals._fields if f"normals.{name}" not in state]
-        factors = state.get("normals.factors")
-        if missing or factors is None or (self.covariance == "shared" and len(factors) != 1):
-            came = "that of another scorer" if missing else "that of one with a covariance for each class"
-            raise ValueError(expected("state", f"that of {self!r}", came))
-        weights = {name: value for name, value in state.items() if not name.startswith("normals.")}
-        self._fitted_model = self.feature_model.for_fit().load(weights)
-        self._normals = ClassNormals(*(state[f"normals.{name}"] for name in ClassNormals._fields))
+        if self.covariance == "shared" and len(state.get("factors", ())) > 1:
+            raise ValueError(expected("state", f"the state of {self!r}", "one with a covariance for each class"))
+        network = self.feature_model.for_fit().load(state)
+        super().load({name: state[name] for name in self.fitted_tensors if name in state})
+        self._network = network
         return self
 
-    def _fitted(self) -> tuple[FeatureModel, ClassNormals]:
-        if self._fitted_model is None or self._normals is None:
-            raise NotFittedError("Expected a fitted MahalanobisScorer.\nCall `fit(trusted)`.")
-        return self._fitted_model, self._normals
+    def _set(self, normals: ClassNormals) -> None:
+        self.means, self.factors, self.log_determinants, self.present = normals

@@ -1,10 +1,9 @@
-"""`PixelCountingScorer`: how unusual a few counts of pixels are. A trivial baseline, cheap and easily evaded.
+"""`PixelCountingScorer`: how unusual a few counts of pixels are. A trivial baseline, cheap and easy to evade.
 
-An attack on images with a flat background often leaves gray where there was none, and two lines of counting find it. A
-defense whose figures this scorer reaches has shown nothing about itself.
+An attack on images with a flat background often leaves gray pixels there, which two lines of counting find. A defense
+that is no better than this scorer has shown nothing about itself.
 """
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -15,21 +14,21 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import Runtime
+from lightning_poison.scorers.protocol import Scorer
 
 _BLOCK = 512
 _RIDGE = 1e-6
 
 
-class PixelCountingScorer:
-    """Squared Mahalanobis distance of pixel counts to the class that a sample is labeled as.
+class PixelCountingScorer(Scorer):
+    """Scores a sample by the squared Mahalanobis distance of its pixel counts to the class that it is labeled as.
 
     The counts are the shares of pixels that are black, nearly black, nearly white and white, the mean, and the mean
-    step between neighbors; their mean and covariance are those of the trusted samples of each class.
+    step between neighbors. Their mean and covariance are those of the trusted samples of each class.
 
     Args:
-        pixels: the pixel domain of the samples.
+        pixels: Pixel domain of the samples. Default: raw images in [0, 1].
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -40,85 +39,54 @@ class PixelCountingScorer:
     """
 
     name = "pixel-counting"
-    is_control = False
+    scores_labels = True
+    fitted_tensors = ("means", "precisions")
 
     def __init__(self, pixels: PixelRange = PixelRange()) -> None:  # noqa: B008 (frozen)
         self.pixels = pixels
-        self._state: dict[str, Tensor] = {}
-
-    def __repr__(self) -> str:
-        return f"PixelCountingScorer({self.pixels!r})"
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether it can score."""
-        return bool(self._state)
 
     def fit(
         self,
         trusted: "Dataset[Any]",
         *,
         runtime: Runtime | None = None,
-        generator: torch.Generator | None = None,  # noqa: ARG002 (nothing is drawn)
+        generator: torch.Generator | None = None,  # noqa: ARG002 (fitting draws no random numbers)
     ) -> Self:
-        """Count the pixels of samples that are believed, and return itself; see `Scorer.fit`."""
+        """Count the pixels of known-clean samples and return the scorer; see `Scorer.fit`."""
         sample = SampleSpec.detect(trusted[0])
         blocks = index_blocks(torch.arange(len(trusted)), _BLOCK)  # type: ignore[arg-type]
         workers = runtime.num_workers if runtime is not None else 0
         read = list(read_blocks(trusted, blocks, sample=sample, seed=0, num_workers=workers))
         counts = torch.cat([self._counts(block.inputs) for block in read])
         labels = torch.cat([block.labels for block in read])
-        classes = int(labels.max()) + 1
-        means = torch.zeros(classes, counts.shape[1], dtype=counts.dtype)
-        precisions = torch.zeros(classes, counts.shape[1], counts.shape[1], dtype=counts.dtype)
-        for number in torch.unique(labels).tolist():
-            own = counts[labels == number]
-            means[number] = own.mean(0)
-            spread = (own - own.mean(0)).T @ (own - own.mean(0)) / max(1, len(own) - 1)
-            precisions[number] = torch.linalg.inv(spread + _RIDGE * torch.eye(counts.shape[1], dtype=counts.dtype))
-        self._state = {"means": means, "precisions": precisions}
+        classes, size = int(labels.max()) + 1, counts.shape[1]
+        means = torch.zeros(classes, size, dtype=counts.dtype)
+        precisions = torch.zeros(classes, size, size, dtype=counts.dtype)
+        for label in torch.unique(labels).tolist():
+            own = counts[labels == label]
+            means[label] = own.mean(0)
+            covariance = (own - own.mean(0)).T @ (own - own.mean(0)) / max(1, len(own) - 1)
+            precisions[label] = torch.linalg.inv(covariance + _RIDGE * torch.eye(size, dtype=counts.dtype))
+        self.means, self.precisions = means, precisions
         return self
 
     def score_labels(self, inputs: Tensor) -> Tensor:
-        """Return the score of each sample under each label, float32 `(B, C)`.
+        """Score each sample under each label, float32 `(B, C)`; see `Scorer.score_labels`.
 
-        A class that had no samples has the largest score of the others plus 1 at each sample.
+        The score under a class without trusted samples is the largest score of the sample plus 1.
 
         Raises:
-            NotFittedError: before a fit.
+            NotFittedError: Before a fit.
+            ValueError: If the samples are not images.
         """
-        if not self._state:
-            raise NotFittedError("Expected a fitted PixelCountingScorer.\nCall `fit(trusted)`.")
+        self.check_fitted()
         counts = self._counts(inputs.float())
-        means, precisions = (self._state[name].to(counts.device) for name in ("means", "precisions"))
-        away = counts[:, None] - means
-        scores = torch.einsum("bci,cij,bcj->bc", away, precisions, away).float()
+        means, precisions = self.means.to(counts.device), self.precisions.to(counts.device)
+        shifted = counts[:, None] - means
+        scores = torch.einsum("bci,cij,bcj->bc", shifted, precisions, shifted).float()
         absent = (precisions == 0).all((1, 2))
         worst = scores.masked_fill(absent, -torch.inf).amax(1, keepdim=True)
         return torch.where(absent, worst + 1, scores)
-
-    def score_batch(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the score of each sample under the label that it carries, float32 `(B,)`."""
-        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return the pixel domain."""
-        return {"pixels": vars(self.pixels)}
-
-    def state(self) -> Mapping[str, Tensor]:
-        """Return means and inverse covariances of the counts of each class."""
-        return dict(self._state)
-
-    def load(self, state: Mapping[str, Tensor]) -> Self:
-        """Take over what `state` returned, and return itself.
-
-        Raises:
-            ValueError: where it is the state of another scorer.
-        """
-        if set(state) != {"means", "precisions"}:
-            raise ValueError(expected("state", "that of a PixelCountingScorer", ", ".join(sorted(state))[:80]))
-        self._state = dict(state)
-        return self
 
     def _counts(self, inputs: Tensor) -> Tensor:
         if inputs.ndim != 4:

@@ -1,25 +1,28 @@
-"""Fitted scorers on disk: tensors and JSON in one safetensors file, never a pickle."""
+"""Saving and loading fitted scorers: tensors and JSON in one safetensors file, never a pickle."""
 
 import json
 import os
 from typing import TypeVar
 
-from lightning_poison.checks import printable
+from lightning_poison.checks import instance, printable
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.serialization import read_tensors, write_tensors
 
 ScorerT = TypeVar("ScorerT", bound=Scorer)
 
+_WAY = "A set scorer has no fitted state. Save the members of a combination one by one."
+
 
 def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
-    """Write what a scorer has fitted, atomically.
+    """Save the fitted state of a scorer, atomically.
 
     Args:
-        scorer: a fitted scorer.
-        path: the file.
+        scorer: Fitted scorer.
+        path: File to write.
 
     Raises:
-        NotFittedError: where it is not fitted.
+        NotFittedError: If the scorer is not fitted.
+        TypeError: If it is a set scorer or a combination.
 
     Example:
         >>> import tempfile, torch
@@ -33,20 +36,22 @@ def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
         >>> loaded.score_batch(images, torch.zeros(20).long()).equal(fitted.score_batch(images, torch.zeros(20).long()))
         True
     """
+    instance("scorer", scorer, Scorer, hint=_WAY)
     meta = {"kind": "scorer", "version": 1, "scorer": scorer.name, "settings": dict(scorer.settings())}
     write_tensors(path, dict(scorer.state()), meta)
 
 
 def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
-    """Fill a scorer with what `save_scorer` wrote, and return it.
+    """Load the state that `save_scorer` wrote into a scorer and return it.
 
     Args:
-        scorer: one of the same settings; a network of one's own cannot be built from a file.
-        path: the file.
+        scorer: Scorer with the same settings. A file does not contain the architecture of a backbone or module.
+        path: File to read.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is of another scorer, of other settings, or no such file.
+        FileNotFoundError: If the file does not exist.
+        TypeError: If the scorer is a set scorer or a combination.
+        ValueError: If it is the file of another scorer, of other settings, or of another kind.
 
     Example:
         >>> import tempfile, torch
@@ -59,10 +64,11 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
         ...     load_scorer(PixelCountingScorer(), f"{folder}/scorer.safetensors").is_fitted
         True
     """
+    instance("scorer", scorer, Scorer, hint=_WAY)
     tensors, meta = read_tensors(path, "scorer")
     if meta.get("scorer") != scorer.name:
         raise ValueError(
-            f"Expected a file of the {printable(scorer.name)} scorer, but {path} holds one of the "
+            f"Expected a file of the {printable(scorer.name)} scorer, but {path} contains the "
             f"{printable(meta.get('scorer'))} scorer.\nBuild that scorer first: `get_scorer(name)`."
         )
     own, stored = json.loads(json.dumps(dict(scorer.settings()))), meta.get("settings", {})
@@ -70,7 +76,7 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
     if differing:
         listed = ", ".join(f"{name}={stored.get(name)!r}" for name in differing)
         raise ValueError(
-            f"Expected a scorer of the settings that {path} was written with, but these differ: "
-            f"{printable(listed)} in the file.\nBuild the scorer with them before loading."
+            f"Expected a scorer with the settings in {path}, but these differ: {printable(listed)} in the file.\n"
+            "Build the scorer with them before loading."
         )
     return scorer.load(tensors)

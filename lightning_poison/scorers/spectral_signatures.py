@@ -1,10 +1,9 @@
-"""`SpectralSignatureScorer`: how far a sample lies out along the direction in which its class varies most.
+"""`SpectralSignatureScorer`: how far a sample is from the center of its class along the directions of largest variance.
 
 Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv 1811.00636, algorithm 1.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,23 +11,25 @@ from torch import Tensor
 from lightning_poison.checks import expected, one_of, positive_int
 from lightning_poison.contexts import full_precision
 from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 
 CenterKind = Literal["core", "mean"]
 
+_WHY = "A single sample is its own mean."
+
 
 def top_directions(rows: Tensor, count: int) -> Tensor:
-    """Return the right singular vectors of a matrix that belong to its largest singular values.
+    """Return the right singular vectors of a matrix with the largest singular values.
 
-    They are eigenvectors of the smaller of MᵀM and MMᵀ, so that the cost is O(N D min(N, D)). Nothing is drawn at
-    random.
+    They are eigenvectors of the smaller of MᵀM and MMᵀ, at a cost of O(N D min(N, D)). The result is deterministic.
 
     Args:
-        rows: M, floating-point `(N, D)`, centerd by the caller.
-        count: how many, or as many as there are directions in which the rows vary.
+        rows: M, floating-point `(N, D)`, centered by the caller.
+        count: Number of vectors, limited to the number of directions in which the rows vary.
 
     Returns:
-        float64 `(D, count)`, orthonormal columns, the largest singular value first; each sign is arbitrary.
+        float64 `(D, count)`, orthonormal columns, the largest singular value first; signs are arbitrary.
 
     Example:
         >>> top_directions(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]), 1).abs().flatten()
@@ -44,28 +45,29 @@ def top_directions(rows: Tensor, count: int) -> Tensor:
 
 
 def spectral_scores(features: Tensor, labels: Tensor, *, directions: int = 10, center: CenterKind = "core") -> Tensor:
-    """Compute how far feature vectors reach from the center of their class along its top singular vectors.
+    """Compute the squared distance of feature vectors from the center of their class along its top singular vectors.
 
     With R̄ the mean of class y and V the top right singular vectors of the matrix of rows R(x) − R̄, the score is
-    ‖Vᵀ(R(x) − c)‖². With one direction and c = R̄ it is τ of Tran, Li, Madry, "Spectral Signatures in Backdoor Attacks",
-    NeurIPS 2018, arXiv 1811.00636, algorithm 1. What is projected must be centerd too, as the paper says: R(x) · v
-    ranks samples by where the class lies, and puts poison last that pulls toward the origin.
+    ‖Vᵀ(R(x) − c)‖². With one direction and c = R̄ it is τ of Tran, Li, Madry 2018, algorithm 1. The projected vectors
+    must be centered too, as the paper says: R(x) · v ranks samples by the position of the class, and ranks poison last
+    that moves toward the origin.
 
-    `"core"` is not in the paper: c is the mean of the half of the class that lies nearest to the median along V. A
-    third of a class of poison moves the mean so far that clean samples lie nearly as far from it as poison does.
+    `"core"` is not in the paper: c is the mean of the half of the class that is nearest to the median along V. If a
+    third of a class is poison, it moves the mean so far that clean samples are nearly as far from it as poison is.
 
     Args:
-        features: floating-point `(N, D)`.
+        features: Floating-point `(N, D)`.
         labels: int64 `(N,)`.
-        directions: how many singular vectors, or as many as there are directions in which a class varies.
-        center: `"core"`, or `"mean"` for R̄.
+        directions: Number of singular vectors, limited to the number of directions in which a class varies. Default:
+            10.
+        center: `"core"`, or `"mean"` for R̄. Default: `"core"`.
 
     Returns:
         float64 `(N,)`, at least 0, in squared units of the features; comparable within a class.
 
     Raises:
-        ValueError: where a class has fewer than two samples or features that do not vary, or features and labels are
-            not what `check_feature_set` asks for.
+        ValueError: If a class has fewer than two samples or features that do not vary, or `check_feature_set` rejects
+            features and labels.
 
     Example:
         >>> features = torch.tensor([[10.0], [10.0], [10.0], [6.0]])
@@ -76,19 +78,19 @@ def spectral_scores(features: Tensor, labels: Tensor, *, directions: int = 10, c
     """
     positive_int("directions", directions)
     one_of("center", center, ("core", "mean"))
-    check_feature_set(features, labels, why="A single sample lies at its own mean.")
+    check_feature_set(features, labels, why=_WHY)
     scores = torch.empty(len(features), dtype=torch.float64, device=features.device)
-    for number in torch.unique(labels).tolist():
-        members = labels == number
+    for label in torch.unique(labels).tolist():
+        members = labels == label
         own = features[members].double()
-        centerd = own - own.mean(0)
+        centered = own - own.mean(0)
         if not bool((own != own[0]).any()):
             raise ValueError(
-                expected("features", "different within a class", f"the same vector in all of class {number}")
-                + "\nLook at features of another layer, or leave the class out."
+                expected("features", "different within a class", f"the same vector in all of class {label}")
+                + "\nUse features of another layer, or leave the class out."
             )
         with full_precision(features.device):
-            projected = centerd @ top_directions(centerd, directions)
+            projected = centered @ top_directions(centered, directions)
         if center == "core":
             projected = projected - _core(projected)
         scores[members] = projected.square().sum(1)
@@ -96,33 +98,36 @@ def spectral_scores(features: Tensor, labels: Tensor, *, directions: int = 10, c
 
 
 def _core(points: Tensor) -> Tensor:
-    """Return the mean of the half of the points that lie nearest to their median."""
+    """Return the mean of the half of the points that is nearest to their median."""
     distances = (points - points.median(0).values).square().sum(1)
     return points[distances.argsort(stable=True)[: (len(points) + 1) // 2]].mean(0)
 
 
-class SpectralSignatureScorer:
-    """Scores by the squared projection of centerd features on the top singular vectors of their class.
+class SpectralSignatureScorer(SetScorer):
+    """Scores by the squared projection of centered features on the top singular vectors of their class.
 
-    A backdoor that the network has learned is often what a class's features vary by most. Where something else is, such
-    as a class of two kinds of images, the score follows that.
+    A backdoor that the network has learned often dominates the variance of a class's features. If something else does,
+    such as a class of two kinds of images, the score follows that.
 
     It differs from the paper, which is `directions=1, center="mean"`, in the defaults. In the six runs of
-    `benchmarks/filters_against_art.py`, BadNets on MNIST, the features of a small network gave an AUROC of .994 at
-    least, the paper's .82 to .97; the defaults were chosen on those runs among others. It also differs in what is done
-    with the score: the paper is told the share of poison ε and removes the top 1.5 ε of every class; here a threshold
+    `benchmarks/filters_against_art.py`, BadNets on MNIST, the features of a small network gave an AUROC of at least
+    .994, the paper's settings .82 to .97; the defaults were chosen on those runs among others. It also differs in the
+    use of the score: the paper knows the share of poison ε and removes the top 1.5 ε of every class; here a threshold
     is calibrated on trusted samples, or samples are ranked.
 
-    Several well-known codes center the matrix whose singular vector they take and project the uncenterd features on it,
-    ART's among them (version 1.20). Such a score depends on where a class lies: in those runs it was between .22 and 1.
+    Several well-known implementations, including ART's (version 1.20), center the matrix whose singular vector they
+    compute but project the uncentered features on it. Such a score depends on the position of a class: in those runs
+    its AUROC was between .22 and 1.
 
     Args:
-        feature_model: the network whose features are looked at; a classifier of its own where it is `None`.
-        directions: how many singular vectors, or as many as there are directions in which a class varies.
-        center: `"core"` for the mean of the half of a class that lies nearest to its median, or `"mean"`.
+        feature_model: Network whose features are scored. Default: `FeatureModel()`.
+        directions: Number of singular vectors, limited to the number of directions in which a class varies. Default:
+            10.
+        center: `"core"` for the mean of the half of a class that is nearest to its median, or `"mean"`. Default:
+            `"core"`.
 
     Raises:
-        ValueError: where `directions` is no positive integer, or `center` is none of these.
+        ValueError: If `directions` is not a positive integer, or `center` is not one of these.
 
     Example:
         >>> import torch
@@ -135,7 +140,6 @@ class SpectralSignatureScorer:
     """
 
     name = "spectral-signatures"
-    is_control = False
 
     def __init__(
         self, feature_model: FeatureModel | None = None, *, directions: int = 10, center: CenterKind = "core"
@@ -144,26 +148,10 @@ class SpectralSignatureScorer:
         self.directions = positive_int("directions", directions)
         self.center: CenterKind = one_of("center", center, ("core", "mean"))
 
-    def __repr__(self) -> str:
-        return f"SpectralSignatureScorer({self.feature_model!r}, directions={self.directions}, center={self.center!r})"
-
     def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the score of each sample, float32 `(N,)`, at least 0.
-
-        Args:
-            features: float32 `(N, D)`, of all samples.
-            labels: int64 `(N,)`, the labels that they carry.
-
-        Raises:
-            ValueError: where a class has fewer than two samples or does not vary, or features are not finite.
-        """
+        """Score each sample, float32 `(N,)`, at least 0; see `spectral_scores`."""
         return spectral_scores(features, labels, directions=self.directions, center=self.center).float()
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise where a class has fewer than two samples; see `CheckingScorer`."""
-        check_class_sizes(labels, 2, "A single sample lies at its own mean.")
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return what the scorer was built with, as JSON can hold it."""
-        model = dict(self.feature_model.settings())
-        return {"feature_model": model, "directions": self.directions, "center": self.center}
+        """Raise if a class has fewer than two samples; see `SetScorer`."""
+        check_class_sizes(labels, 2, _WHY)

@@ -1,5 +1,7 @@
-"""What a scorer must know of the samples that it is fitted on before it can build a network for them."""
+"""`TrainingData`: a known-clean data set as scorers are fitted on it."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -7,44 +9,49 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
-from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
+from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
+from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.runtime import LocalRuntime, Runtime
+
+_MIN_SPREAD = 1e-6
+"""Standard deviation below which an element of a sample counts as constant."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Where input and label stand in a sample, the shape of an input, and how many classes there are.
+    """A data set, and what a scorer needs to know to build a network for it.
 
     Args:
-        sample: where input and label stand.
-        shape: the shape of one input.
-        labels: int64 `(N,)`.
-        num_classes: the largest label plus 1.
+        dataset: Map-style data set.
+        sample: Location of input and label in a sample.
+        shape: Shape of one input.
+        labels: int64 `(N,)`, of at least two classes.
     """
 
+    dataset: Any
     sample: SampleSpec
     shape: tuple[int, ...]
-    labels: torch.Tensor
-    num_classes: int
+    labels: Tensor
 
     @classmethod
-    def of(cls, dataset: Any, *, why: str = "") -> "TrainingData":
-        """Look at a data set.
+    def of(cls, dataset: Any, *, why: str = "") -> Self:
+        """Inspect a data set.
 
         Args:
-            dataset: a map-style data set.
-            why: a sentence on why one class is not enough, for the error.
+            dataset: Map-style data set.
+            why: Sentence for the error message on why one class is not enough. Default: none.
 
         Raises:
-            ValueError: where there are fewer than two classes.
-            UnreadableSampleError: where a sample cannot be read.
+            ValueError: If there are fewer than two classes.
+            UnreadableSampleError: If a sample cannot be read.
 
         Example:
             >>> from torch.utils.data import TensorDataset
-            >>> found = TrainingData.of(TensorDataset(torch.zeros(6, 1, 8, 8), torch.arange(6) % 3))
-            >>> found.shape, found.num_classes
+            >>> data = TrainingData.of(TensorDataset(torch.zeros(6, 1, 8, 8), torch.arange(6) % 3))
+            >>> data.shape, data.num_classes
             ((1, 8, 8), 3)
         """
         sample = spec_of(dataset)
@@ -52,79 +59,72 @@ class TrainingData:
         if len(torch.unique(labels)) < 2:
             raise ValueError(expected("trusted", "data of at least two classes", f"class {int(labels[0])} alone", why))
         first = next(read_blocks(dataset, [torch.zeros(1, dtype=torch.int64)], sample=sample, seed=0))
-        return cls(sample, tuple(first.inputs.shape[1:]), labels, int(labels.max()) + 1)
-
-
-_SMALLEST_SPREAD = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class TrustedSamples:
-    """A data set that is believed, and what was found in it.
-
-    Args:
-        dataset: a map-style data set.
-        sample: where input and label stand in a sample.
-        labels: int64 `(N,)`, of at least two classes.
-        first: float32 `(B, ...)`, its first samples.
-
-    Example:
-        >>> from torch.utils.data import TensorDataset
-        >>> samples = TrustedSamples.read(TensorDataset(torch.rand(6, 1, 8, 8), torch.arange(6) % 3))
-        >>> samples.shape, samples.num_classes
-        ((1, 8, 8), 3)
-    """
-
-    dataset: Any
-    sample: SampleSpec
-    labels: Tensor
-    first: Tensor
-
-    @classmethod
-    def read(cls, dataset: Any) -> Self:
-        """Look at a data set.
-
-        Raises:
-            UnreadableSampleError: where one of its first samples cannot be read.
-            ValueError: where there are fewer than two classes.
-        """
-        data = TrainingData.of(dataset, why="A label is told from other labels.")
-        beginning = torch.arange(min(len(data.labels), BLOCK_SIZE))
-        first = next(read_blocks(dataset, [beginning], sample=data.sample, seed=0)).inputs
-        return cls(dataset, data.sample, data.labels, first)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return tuple(self.first.shape[1:])
+        return cls(dataset, sample, tuple(first.inputs.shape[1:]), labels)
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label."""
+        """The largest label plus 1."""
         return int(self.labels.max()) + 1
 
+    def compute(
+        self,
+        function: Callable[[Block], Tensor],
+        *,
+        runtime: Runtime | None,
+        generator: torch.Generator,
+        description: str,
+    ) -> Tensor:
+        """Apply a function to all blocks, in order, on every rank.
+
+        Args:
+            function: Maps a block of B samples to `(B, ...)`.
+            runtime: Device, precision and workers. Default: the local machine.
+            generator: Seeds the random transforms of the data set.
+            description: Label of the progress bar.
+
+        Returns:
+            float64 `(N, ...)`.
+        """
+        return score_set(
+            self.dataset,
+            torch.arange(len(self.labels)),
+            function,
+            sample=self.sample,
+            runtime=runtime or LocalRuntime(),
+            seed=int(torch.randint(2**31, (1,), generator=generator)),
+            labels=self.labels,
+            description=description,
+            share=False,
+        )
+
     def check_range(self, pixels: PixelRange) -> None:
-        """Refuse images outside the declared pixel range, as normalized ones are that are said to be raw.
+        """Raise if images are outside the declared pixel range, as normalized images declared as raw are.
 
         Raises:
-            ValueError: where one of the first images lies outside.
+            ValueError: If one of the first images is outside.
         """
-        if self.first.ndim != 4 or pixels.contains(self.first):
+        if self._first_inputs.ndim != 4 or pixels.contains(self._first_inputs):
             return
-        raw = pixels.to_raw(self.first)
+        raw = pixels.to_raw(self._first_inputs)
         raise ValueError(
             expected("trusted", "images in the declared pixel range", f"raw values from {raw.min():g} to {raw.max():g}")
-            + "\nSay how they are normalized: `pixels=PixelRange(mean=..., std=...)`."
+            + "\nDeclare how they are normalized: `pixels=PixelRange(mean=..., std=...)`."
         )
 
     def moments(self, num_workers: int) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of each element of a sample, float32; constant elements have 1."""
-        blocks = index_blocks(torch.arange(len(self.labels)), BLOCK_SIZE)
+        """Return mean and standard deviation of each element of a sample, float32; 1 for constant elements."""
+        origin = self._first_inputs[0]
         sums, squares = torch.zeros(2, *self.shape, dtype=torch.float64)
+        blocks = index_blocks(torch.arange(len(self.labels)), BLOCK_SIZE)
         for block in read_blocks(self.dataset, blocks, sample=self.sample, seed=0, num_workers=num_workers):
-            away = (block.inputs - self.first[0]).double()
-            sums, squares = sums + away.sum(0), squares + away.square().sum(0)
+            shifted = (block.inputs - origin).double()
+            sums, squares = sums + shifted.sum(0), squares + shifted.square().sum(0)
         mean = sums / len(self.labels)
         spread = (squares / len(self.labels) - mean.square()).clamp_min(0).sqrt()
-        spread = torch.where(spread > _SMALLEST_SPREAD, spread, torch.ones_like(spread))
-        return (mean + self.first[0]).float(), spread.float()
+        spread = torch.where(spread > _MIN_SPREAD, spread, torch.ones_like(spread))
+        return (mean + origin).float(), spread.float()
+
+    @functools.cached_property
+    def _first_inputs(self) -> Tensor:
+        first = torch.arange(min(len(self.labels), BLOCK_SIZE))
+        return next(read_blocks(self.dataset, [first], sample=self.sample, seed=0)).inputs

@@ -5,18 +5,18 @@ from torch import Tensor
 
 
 def wilson_interval(count: Tensor, variance: Tensor, size: int, *, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Compute Wilson's score interval of counts out of `size`, widened to a variance that was measured.
+    """Compute Wilson's score interval of counts out of `size`, widened to a measured variance.
 
-    The formula of Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, JASA 1927, is taken
-    at the sample size whose binomial variance is the given one, and never above `size`: so the interval is at least as
-    wide as that of a plain binomial count, and has a positive upper end where the count is 0. The lower end is 0 where
-    the count, which may be fractional, is nearer to none than to one.
+    The formula of Wilson, *Probable Inference, the Law of Succession, and Statistical Inference*, JASA 1927, is applied
+    at the sample size whose binomial variance equals the given one, but never above `size`. The interval is therefore
+    at least as wide as that of a binomial count, and its upper end is positive even for a count of 0. The lower end is
+    0 if the count, which may be fractional, is below one half.
 
     Args:
-        count: estimated counts in [0, size], float64, any shape.
-        variance: their variances, of the same shape.
-        size: the number of samples counted over, at least 1.
-        confidence: nominal coverage, in (0, 1).
+        count: Estimated counts in [0, size], float64, any shape.
+        variance: Variances of the counts, of the same shape.
+        size: Number of samples counted over, at least 1.
+        confidence: Nominal coverage in (0, 1). Default: 0.95.
 
     Returns:
         Lower and upper ends, as counts, each of the shape of `count`.

@@ -1,10 +1,10 @@
-"""Wrong labels against hard images: a mixture over the samples whose label and reading differ.
+"""Mixture of wrong labels and hard images over the samples whose label and prediction differ.
 
-A sample is *read as* the class under which its suspicion score is lowest, by a model that was not fitted on it. The
-*margin* of another label is how much higher the score is there. Images labeled 9 and read as 4 are of two kinds, and
-the margin tells them apart: a 4 that carries a wrong label has the margin that every other 4 would have under a 9,
-which the images read as 4 *and* labeled 4 show; a hard 9 has a small one. So the distribution of the first kind is
-observed, pair by pair, and that of the second is a short exponential which all pairs share.
+The *prediction* for a sample is the class with the lowest suspicion score, by a model that was not fitted on it. The
+*margin* of another label is how much higher the score is under that label. Images labeled 9 and predicted 4 are of two
+kinds, which differ in their margin: a 4 with a wrong label has the margin that any 4 has under the label 9, as observed
+on the images that are both labeled and predicted 4; a hard 9 has a small one. The distribution of the first kind is
+therefore observed for each pair of classes, and that of the second is a short exponential shared by all pairs.
 """
 
 from dataclasses import dataclass
@@ -13,43 +13,43 @@ import torch
 from torch import Tensor
 
 _BINS = 40
-"""Bins between a margin of 0 and the pair's typical wrong-label margin; whatever is larger shares one more bin."""
+"""Bins between a margin of 0 and the pair's typical wrong-label margin. One more bin has all larger margins."""
 
 _SMOOTHING = 0.06
 """Standard deviation of the kernel that smooths a wrong-label distribution, in units of the typical margin."""
 
 _POOLED_COUNT = 20.0
-"""How many samples the distribution pooled over all pairs counts for in that of one pair."""
+"""Weight of the distribution pooled over all pairs in that of one pair, in samples."""
 
-_FEWEST_FOR_SCALE = 5
-"""Below so many agreeing samples in a class its pairs take their typical margin from the other pairs."""
+_MIN_FOR_SCALE = 5
+"""Minimum number of agreeing samples in a class. With fewer, its pairs use the typical margin of the other pairs."""
 
 _CLASS_STRENGTH = 0.5
-"""Shape of the Gamma prior that draws the two counts of a pair toward what even spreading would give it."""
+"""Shape of the Gamma prior that shrinks the two counts of a pair toward an even spread."""
 
-_HARD_SCALE, _HARD_SCALE_COUNT, _LARGEST_HARD_SCALE = 0.25, 50.0, 0.5
-"""Mean margin of hard images in units of the typical wrong-label margin: prior, its weight in samples, and bound."""
+_HARD_SCALE, _HARD_SCALE_COUNT, _MAX_HARD_SCALE = 0.25, 50.0, 0.5
+"""Mean margin of hard images in units of the typical wrong-label margin: prior, prior weight in samples, maximum."""
 
 _JACKKNIFE_GROUPS = 20
 
 
 @dataclass(frozen=True)
 class Disagreements:
-    """The D samples whose label and reading differ, and the P pairs of classes that occur among them.
+    """The D samples whose label and prediction differ, and the P pairs of classes that occur among them.
 
     Args:
-        index: position of each sample in the data set, `(D,)`.
-        pair: the row of its pair, `(D,)`.
-        margin: its margin, in units of the median margin that wrong labels of this pair have, `(D,)`.
-        labeled: the label of each pair, `(P,)`.
-        read_as: the reading of each pair, `(P,)`.
-        wrong: distribution of a wrong label's margin over the bins, `(P, bins + 1)`, rows sum to 1.
-        spread: share of all disagreements that a pair would get if they were spread evenly over images, `(P,)`.
+        index: Position of each sample in the data set, `(D,)`.
+        pair: Row of the pair of each sample, `(D,)`.
+        margin: Margin of each sample, in units of the median margin of wrong labels of its pair, `(D,)`.
+        labeled: Label of each pair, `(P,)`.
+        predicted: Prediction of each pair, `(P,)`.
+        wrong: Distribution of a wrong label's margin over the bins, `(P, bins + 1)`. Rows sum to 1.
+        spread: Share of all disagreements that each pair would have if they were spread evenly over images, `(P,)`.
 
     Example:
         >>> label_scores, labels = torch.tensor([[0.0, 2.0], [0.0, 1.5]]).double(), torch.tensor([0, 1])
         >>> found = find_disagreements(label_scores, labels)
-        >>> found.index, found.labeled, found.read_as
+        >>> found.index, found.labeled, found.predicted
         (tensor([1]), tensor([1]), tensor([0]))
     """
 
@@ -57,7 +57,7 @@ class Disagreements:
     pair: Tensor
     margin: Tensor
     labeled: Tensor
-    read_as: Tensor
+    predicted: Tensor
     wrong: Tensor
     spread: Tensor
 
@@ -67,9 +67,9 @@ class Mixture:
     """A fitted mixture.
 
     Args:
-        posterior: probability that the label is wrong, for each disagreement, `(D,)`.
-        counts: expected number of wrong labels in each pair, `(P,)`.
-        hard_scale: mean margin of hard images, in units of the typical wrong-label margin.
+        posterior: Probability that the label is wrong, for each disagreement, `(D,)`.
+        counts: Expected number of wrong labels in each pair, `(P,)`.
+        hard_scale: Mean margin of hard images, in units of the typical wrong-label margin.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
@@ -83,29 +83,29 @@ class Mixture:
 
 
 def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
-    """Collect the samples whose label and reading differ, with the wrong-label distribution of each pair.
+    """Collect the samples whose label and prediction differ, with the wrong-label distribution of each pair.
 
     Args:
-        label_scores: finite float64 suspicion of every sample under every label, `(N, C)`.
-        labels: the labels that the samples carry, `(N,)`.
+        label_scores: Finite suspicion of every sample under every label, float64 `(N, C)`.
+        labels: Labels, `(N,)`.
 
     Example:
         >>> label_scores = torch.tensor([[0.0, 2.0]] * 9 + [[0.0, 1.0]]).double()
-        >>> find_disagreements(label_scores, torch.tensor([0] * 9 + [1])).margin  # half of what the nine would have
+        >>> find_disagreements(label_scores, torch.tensor([0] * 9 + [1])).margin  # half the margin of the other nine
         tensor([0.5000], dtype=torch.float64)
     """
     classes = label_scores.shape[1]
-    lowest, reading = label_scores.min(1)
-    index = (reading != labels).nonzero().flatten()
-    codes, pair = torch.unique(reading[index] * classes + labels[index], return_inverse=True)
-    read_as, labeled = codes // classes, codes % classes
+    lowest, predictions = label_scores.min(1)
+    index = (predictions != labels).nonzero().flatten()
+    codes, pair = torch.unique(predictions[index] * classes + labels[index], return_inverse=True)
+    predicted, labeled = codes // classes, codes % classes
 
     typical = label_scores.new_zeros(len(codes))
     histogram = label_scores.new_zeros(len(codes), 2 * _BINS + 1)
-    for class_read in read_as.unique():
-        rows = (read_as == class_read).nonzero().flatten()
-        agreeing = (reading == labels) & (reading == class_read)
-        if agreeing.sum() < _FEWEST_FOR_SCALE:
+    for label in predicted.unique():
+        rows = (predicted == label).nonzero().flatten()
+        agreeing = (predictions == labels) & (predictions == label)
+        if agreeing.sum() < _MIN_FOR_SCALE:
             continue
         margins = (label_scores[agreeing] - lowest[agreeing, None])[:, labeled[rows]]
         typical[rows] = margins.median(0).values
@@ -114,23 +114,23 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     typical = torch.where(known, typical, typical[known].median() if known.any() else lowest.new_ones(()))
 
     margin = (label_scores[index, labels[index]] - lowest[index]) / typical[pair]
-    spread = _even_spread(reading, labels, classes)[read_as, labeled]
-    return Disagreements(index, pair, margin, labeled, read_as, _smooth(histogram), spread)
+    spread = _even_spread(predictions, labels, classes)[predicted, labeled]
+    return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread)
 
 
 def fit_mixture(
     found: Disagreements, *, weights: Tensor | None = None, start: Mixture | None = None, iterations: int = 300
 ) -> Mixture:
-    """Fit the number of wrong and of hard images in each pair, and the margin of hard ones, by EM.
+    """Fit the numbers of wrong labels and hard images in each pair, and the mean margin of hard images, by EM.
 
-    Each pair has its own two counts. A Gamma prior draws each toward what the pair would get if the kind were spread
-    evenly, so that pairs with a single image borrow from the others while one with many speaks for itself.
+    Each pair has its own two counts. A Gamma prior shrinks each of them toward an even spread over the pairs: pairs
+    with a single image borrow strength from the others, pairs with many images are hardly affected.
 
     Args:
-        found: the disagreements.
-        weights: the weight of each of them, `(D,)`; all 1 by default.
-        start: the fit to begin from; half of everything is wrong by default.
-        iterations: the largest number of EM steps.
+        found: The disagreements.
+        weights: Weight of each disagreement, `(D,)`. Default: 1.
+        start: Initial fit. Default: half of the labels are wrong.
+        iterations: Maximum number of EM steps. Default: 300.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
@@ -154,20 +154,20 @@ def fit_mixture(
 
 
 def count_variances(found: Disagreements, mixture: Mixture) -> tuple[Tensor, Tensor]:
-    """Estimate the variance of the number of wrong labels by a jackknife that leaves out every 20th disagreement.
+    """Estimate the variance of the number of wrong labels by a grouped jackknife that omits every 20th disagreement.
 
     Args:
-        found: the disagreements.
-        mixture: the mixture fitted on all of them.
+        found: The disagreements.
+        mixture: The mixture fitted on all of them.
 
     Returns:
-        The variance of each pair's count, `(P,)`, and that of the sum of all pairs, a scalar tensor.
+        Variance of each pair's count, `(P,)`, and variance of the total, a scalar.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
         >>> found = find_disagreements(label_scores, labels)
-        >>> per_pair, of_all = count_variances(found, fit_mixture(found))
-        >>> per_pair.shape, of_all > 0
+        >>> per_pair, total = count_variances(found, fit_mixture(found))
+        >>> per_pair.shape, total > 0
         (torch.Size([2]), tensor(True))
     """
     group = torch.arange(len(found.index)) % _JACKKNIFE_GROUPS
@@ -181,10 +181,10 @@ def count_variances(found: Disagreements, mixture: Mixture) -> tuple[Tensor, Ten
     return kept_share * (deviations**2).sum(0), kept_share * (deviations.sum(1) ** 2).sum()
 
 
-def _even_spread(reading: Tensor, labels: Tensor, classes: int) -> Tensor:
-    read = torch.bincount(reading, minlength=classes).double()
+def _even_spread(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    predicted = torch.bincount(predictions, minlength=classes).double()
     labeled = torch.bincount(labels, minlength=classes).double()
-    product = read[:, None] * labeled
+    product = predicted[:, None] * labeled
     product.fill_diagonal_(0)
     return product / product.sum()
 
@@ -206,7 +206,7 @@ def _histogram(margins: Tensor) -> Tensor:
 
 
 def _smooth(histogram: Tensor) -> Tensor:
-    """Turn counts into distributions: add the pooled one, smooth with reflection at 0, merge all above typical."""
+    """Return distributions: add the pooled counts, smooth with reflection at 0, merge bins above the typical margin."""
     pooled = histogram.sum(0) + torch.finfo(histogram.dtype).tiny
     counts = histogram + _POOLED_COUNT * pooled / pooled.sum()
     centers = (torch.arange(histogram.shape[1]).double() + 0.5) / _BINS
@@ -222,20 +222,20 @@ def _sum_by_pair(found: Disagreements, values: Tensor) -> Tensor:
 
 
 def _shrunk(counts: Tensor, spread: Tensor) -> Tensor:
-    """Posterior mean of Poisson rates under a Gamma prior whose mean is the evenly spread total."""
+    """Return the posterior mean of Poisson rates under a Gamma prior whose mean is the evenly spread total."""
     expected = _positive(spread * counts.sum())
     return (counts + _CLASS_STRENGTH) / (1 + _CLASS_STRENGTH / expected)
 
 
 def _hard_density(margin: Tensor, scale: float) -> Tensor:
-    """Mass of the exponential in the bin of each margin."""
+    """Return the mass of the exponential in the bin of each margin."""
     survival = (-torch.arange(_BINS + 1).double() / _BINS / scale).exp()
     mass = torch.cat([survival[:-1] - survival[1:], survival[-1:]])
     return mass[_bins(margin, _BINS)]
 
 
 def _hard_scale(margin: Tensor, weights: Tensor) -> float:
-    """Mean of an exponential that is censored at 1, by maximum likelihood with the prior's pseudo-samples."""
+    """Fit the mean of an exponential censored at 1, by maximum likelihood with the prior's pseudo-samples."""
     exposure = (weights * margin.clamp(max=1)).sum() + _HARD_SCALE_COUNT * _HARD_SCALE
     events = weights[margin < 1].sum() + _HARD_SCALE_COUNT
-    return min(float(exposure / events), _LARGEST_HARD_SCALE)
+    return min(float(exposure / events), _MAX_HARD_SCALE)

@@ -1,4 +1,4 @@
-"""Several filters' p-values in one score."""
+"""p-values from rankings, and the combination of the p-values of several filters."""
 
 import math
 from typing import Literal
@@ -6,16 +6,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Combination = Literal["max", "sum"]
 
-def share_at_least_as_suspicious(keys: Tensor, right: Tensor) -> Tensor:
-    """Compute for each sample the share of a weight that lies on samples at least as suspicious.
+
+def share_at_least_as_suspicious(keys: Tensor, weights: Tensor) -> Tensor:
+    """Compute, for each sample, the share of the total weight that samples at least as suspicious have.
 
     Args:
-        keys: what samples are ordered by, the first column ruling and larger more suspicious, `(N, K)`.
-        right: weight of each sample, such as its probability of being rightly labeled, float64 `(N,)`, at least 0.
+        keys: Sort keys, `(N, K)`, larger is more suspicious. Later columns break the ties of earlier ones.
+        weights: Weight of each sample, such as the probability that its label is correct, float64 `(N,)`, at least 0.
 
     Returns:
-        Shares in (0, 1], `(N,)`; equal for samples of equal keys, and at least the smallest normal number.
+        Shares in (0, 1], `(N,)`, at least the smallest normal number. Samples with equal keys have equal shares.
 
     Example:
         >>> keys = torch.tensor([[3.0], [1.0], [2.0], [1.0]])
@@ -28,29 +30,26 @@ def share_at_least_as_suspicious(keys: Tensor, right: Tensor) -> Tensor:
     ordered = keys[order]
     starts = (ordered[1:] != ordered[:-1]).any(1)
     group = torch.cat([starts.new_zeros(1), starts]).cumsum(0)
-    weights = torch.zeros(len(keys), dtype=right.dtype, device=keys.device).index_add(0, group, right[order])
-    share = torch.empty_like(right)
-    share[order] = (weights.cumsum(0) / right.sum().clamp_min(torch.finfo(right.dtype).tiny))[group]
-    return share.clamp(torch.finfo(right.dtype).tiny, 1)
-
-
-Combination = Literal["max", "sum"]
+    totals = torch.zeros(len(keys), dtype=weights.dtype, device=keys.device).index_add(0, group, weights[order])
+    share = torch.empty_like(weights)
+    share[order] = (totals.cumsum(0) / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny))[group]
+    return share.clamp(torch.finfo(weights.dtype).tiny, 1)
 
 
 def combine_log_p(log_p: Tensor, how: Combination = "max") -> Tensor:
-    """Combine the p-values of several filters.
+    """Combine the p-values of several filters into one score.
 
-    `"max"` of −log10 p asks for one filter that is sure: Tippett's smallest p-value (*The Methods of Statistics*, 1931,
-    section 6.3). `"sum"` asks for agreement: Fisher's (*Statistical Methods for Research Workers*, 4th edition, 1932,
-    section 21.1), up to a factor. Neither is read as a p-value here, since filters of the same samples depend on each
-    other: what comes out is a score, and is calibrated again.
+    `"max"` takes the largest −log10 p, that is, the smallest p-value: one confident filter is enough (Tippett, *The
+    Methods of Statistics*, 1931, section 6.3). `"sum"` rewards agreement: Fisher's method (*Statistical Methods for
+    Research Workers*, 4th edition, 1932, section 21.1), up to a factor. Filters of the same samples are not
+    independent, so neither result is a valid p-value: it is a score, and must be calibrated again.
 
     Args:
-        log_p: natural logarithms of p-values, `(K, ...)` of K filters.
-        how: `"max"` or `"sum"`.
+        log_p: Natural logarithms of the p-values of K filters, `(K, ...)`.
+        how: `"max"` or `"sum"`. Default: `"max"`.
 
     Returns:
-        `(...)`, larger is more suspicious, in decades.
+        Scores `(...)`, in powers of ten. Larger is more suspicious.
 
     Example:
         >>> log_p = torch.tensor([[0.1, 0.5], [0.01, 0.5]]).log()
@@ -62,24 +61,26 @@ def combine_log_p(log_p: Tensor, how: Combination = "max") -> Tensor:
 
 
 def p_values_from_log(log_p: Tensor) -> Tensor:
-    """Return p-values from their natural logarithms; underflow gives the smallest normal number."""
+    """Return p-values from their natural logarithms. Underflow gives the smallest normal number."""
     return log_p.exp().clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def suggested_by(log_p: Tensor, suggestions: Tensor) -> Tensor:
-    """Take for each sample the suggestion of the filter that accuses it most, among those that suggest anything.
+def select_suggestions(log_p: Tensor, suggestions: Tensor) -> Tensor:
+    """Select, for each sample, the suggested label of the filter with the smallest p-value.
+
+    Filters that suggest no label for a sample are ignored.
 
     Args:
-        log_p: natural logarithms of p-values, `(K, N)`.
-        suggestions: int64 `(K, N)`, the label that each filter reads, or −1.
+        log_p: Natural logarithms of the p-values of K filters, `(K, N)`.
+        suggestions: Label that each filter suggests, int64 `(K, N)`; −1 for none.
 
     Returns:
-        int64 `(N,)`, or −1 where no filter suggests anything.
+        Suggested labels, int64 `(N,)`; −1 if no filter suggests one.
 
     Example:
         >>> log_p = torch.tensor([[-9.0, -1.0], [-2.0, -3.0], [-1.0, -4.0]])
-        >>> suggested_by(log_p, torch.tensor([[-1, -1], [4, 5], [6, -1]]))
+        >>> select_suggestions(log_p, torch.tensor([[-1, -1], [4, 5], [6, -1]]))
         tensor([4, 5])
     """
-    open_to = torch.where(suggestions >= 0, log_p, torch.inf)
-    return suggestions.gather(0, open_to.argmin(0, keepdim=True))[0]
+    available = torch.where(suggestions >= 0, log_p, torch.inf)
+    return suggestions.gather(0, available.argmin(0, keepdim=True))[0]

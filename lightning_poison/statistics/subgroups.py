@@ -1,4 +1,4 @@
-"""Groups of samples that stand apart from the rest of their class, with a gap between: how far, and who belongs."""
+"""Groups of samples that are separated from the rest of their class by a gap in feature space."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from lightning_poison.checks import expected, positive, positive_int
+from lightning_poison.statistics.arguments import check_integer, invalid
 from lightning_poison.statistics.feature_sets import check_feature_set
 
-SMALLEST_CLASS = 12
-"""Samples that a class must have to be parted."""
+MIN_CLASS_SIZE = 12
+"""Minimum number of samples in a class that is searched for groups."""
 
-TOO_SMALL = "Of fewer, a group that stands apart cannot be told from chance."
+TOO_SMALL = "In a smaller class, a separate group cannot be distinguished from chance."
 
 _CLUSTERS = (2, 4, 8)
-"""Into how many clusters a class is parted: a group of a few per cent is none of two, and may be one of eight."""
+"""Numbers of clusters per class: a group of a few per cent is not one of two clusters, but may be one of eight."""
 
 _PER_COMPONENT = 6
-"""Samples of a class for each principal component: with fewer a discriminant finds a gap in anything."""
+"""Samples of a class per principal component. With fewer, a discriminant finds a gap in any data."""
 
 _ROUNDS = 20
+
 _RIDGE = 1e-6
-"""Of the mean variance, so that a direction in which nothing varies has a finite weight."""
+"""Ridge in units of the mean variance, so that a direction without variance has a finite weight."""
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """The samples of a class in two parts: a smaller one that may stand apart, and the rest.
+    """The samples of a class in two parts: a smaller group that may be separate, and the rest.
 
     Args:
-        label: the class.
-        positions: int64 `(M,)`, where the samples stand in the set; those of groups that were found before are left
-            out.
-        log_odds: float64 `(M,)`, of belonging to the group; above 0 for its members.
+        label: The class.
+        positions: Positions of the samples in the data set, int64 `(M,)`. Members of groups found earlier are excluded.
+        log_odds: Log-odds of group membership, float64 `(M,)`, above 0 for members.
         separation: Ashman's D of the two parts; see `ashman_separation`.
 
     Example:
@@ -53,12 +53,12 @@ class Subgroup:
 
     @property
     def members(self) -> Tensor:
-        """The positions of the samples of the group, int64."""
+        """Positions of the members of the group, int64."""
         return self.positions[self.log_odds > 0]
 
     @property
     def rest(self) -> Tensor:
-        """The positions of the others of its class, int64."""
+        """Positions of the other samples of the class, int64."""
         return self.positions[self.log_odds <= 0]
 
 
@@ -66,15 +66,15 @@ def ashman_separation(values: Tensor, second: Tensor) -> float:
     """Compute Ashman's D of two groups of numbers, √2 |μ₁ − μ₂| / √(σ₁² + σ₂²).
 
     Ashman, Bird, Zepf, "Detecting bimodality in astronomical datasets", Astronomical Journal 108, 1994, eq. 4. Two
-    normal distributions of D = 2 can just be told apart. The halves of a single one, cut at its mean, have 2.65: what
-    has been cut into clusters must lie well above that to have a gap.
+    normal distributions are just distinguishable at D = 2. The halves of a single normal distribution, cut at its mean,
+    have D = 2.65: clusters have a gap between them only if their D is well above that.
 
     Args:
-        values: floating-point `(N,)`.
-        second: whether a number is of the second group, bool `(N,)`; two or more of each.
+        values: Numbers, floating-point `(N,)`.
+        second: Mask of the second group, bool `(N,)`. Each group has at least two numbers.
 
     Returns:
-        At least 0; infinite where neither group varies and their means differ.
+        D, at least 0. Infinite if both groups are constant and their means differ.
 
     Example:
         >>> values = torch.tensor([0.0, 2.0, 10.0, 12.0])
@@ -96,32 +96,32 @@ def find_subgroups(
     min_separation: float,
     components: int = 10,
     restarts: int = 4,
-    most: int = 3,
+    max_groups: int = 3,
     seed: int = 0,
 ) -> tuple[Subgroup, ...]:
-    """Find the groups of each class that stand apart, and what comes nearest to one where there is none.
+    """Find the separate groups of each class, and the most separated part of a class without any.
 
-    A class is reduced to its principal components and parted by k-means into two, four and eight clusters. Of all
-    clusters of at most half the class the one that stands furthest apart from the rest is taken, its border drawn anew
-    by a linear discriminant until nothing changes, and its separation measured along that. Where it has a gap it is set
-    aside, and the rest of the class is looked at again.
+    Each class is reduced to its principal components and partitioned by k-means into two, four and eight clusters. Of
+    all clusters with at most half the samples, the one with the largest separation is selected. Its boundary is
+    refitted by a linear discriminant until convergence, and its separation is measured along the discriminant. If the
+    group is separate, it is removed, and the search is repeated on the rest of the class.
 
     Args:
-        features: floating-point `(N, D)`.
-        labels: int64 `(N,)`.
-        min_separation: Ashman's D from which a gap is one, above 0.
-        components: how many principal components are kept; at most a sixth of the samples of a class.
-        restarts: from how many starts k-means runs.
-        most: how many groups of a class are looked for.
-        seed: seeds the starts.
+        features: Features, floating-point `(N, D)`.
+        labels: Labels, int64 `(N,)`.
+        min_separation: Minimum Ashman's D of a separate group, above 0.
+        components: Number of principal components, limited to a sixth of the samples of a class. Default: 10.
+        restarts: Number of k-means initializations. Default: 4.
+        max_groups: Maximum number of groups per class. Default: 3.
+        seed: Seed of PCA and k-means. Default: 0.
 
     Returns:
-        For each class, in order of its number: the groups that stand apart, in the order in which they were set aside,
-        and the one below `min_separation` at which the search ended, if any.
+        For each class, in ascending order: the separate groups in the order of the search, and the part below
+        `min_separation` with which the search ended, if any.
 
     Raises:
-        ValueError: where an argument is out of its range, a class has fewer than `SMALLEST_CLASS` samples or features
-            that do not differ, or features and labels are not what `check_feature_set` asks for.
+        ValueError: If an argument is out of range, a class has fewer than `MIN_CLASS_SIZE` samples or constant
+            features, or `check_feature_set` rejects the features and labels.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -131,21 +131,20 @@ def find_subgroups(
         >>> [(len(group.members), group.separation > 6.5) for group in found]
         [(30, True), (10, False)]
     """
-    positive("min_separation", min_separation)
-    for name, value in (("components", components), ("restarts", restarts), ("most", most)):
-        positive_int(name, value)
-    check_feature_set(features, labels, per_class=SMALLEST_CLASS, why=TOO_SMALL)
+    if not 0 < min_separation < math.inf:
+        raise invalid("min_separation", "a finite number above 0", min_separation)
+    for name, value in (("components", components), ("restarts", restarts), ("max_groups", max_groups)):
+        check_integer(name, value)
+    check_feature_set(features, labels, per_class=MIN_CLASS_SIZE, why=TOO_SMALL)
     found = []
     with threadpool_limits(limits=1):
         for number in torch.unique(labels).tolist():
             positions = (labels == number).nonzero().flatten().cpu()
             if bool((features[labels == number] == features[positions[0]]).all()):
-                raise ValueError(
-                    expected("features", f"vectors of class {number} that differ", "the same vector in all of it")
-                    + "\nLook at features of another layer, or leave the class out."
-                )
-            for _ in range(most):
-                group = _stands_apart(features, positions, number, components, restarts, seed)
+                hint = "Use the features of another layer, or remove the class."
+                raise invalid("features", f"different vectors within class {number}", "a single vector", hint)
+            for _ in range(max_groups):
+                group = _most_separated(features, positions, number, components, restarts, seed)
                 if group is None:
                     break
                 found.append(group)
@@ -156,18 +155,18 @@ def find_subgroups(
 
 
 def subgroup_scores(groups: Sequence[Subgroup], count: int, *, is_apart: Callable[[Subgroup], bool]) -> Tensor:
-    """Return how suspicious samples are: their log-odds of belonging to a group of their class.
+    """Compute suspicion scores: the log-odds of membership in a separate group of the class.
 
-    In a class without a group that counts the largest log-odds are subtracted from all, so that their order stays and
-    none is above 0.
+    In a class without a separate group, the largest log-odds are subtracted from all, so that the order is preserved
+    and no score is above 0.
 
     Args:
-        groups: of `find_subgroups`.
-        count: how many samples the set has.
-        is_apart: tells which groups count.
+        groups: Result of `find_subgroups`.
+        count: Number of samples in the data set.
+        is_apart: Maps a group to whether it is separate.
 
     Returns:
-        float64 `(count,)`; above 0 for members of groups that count.
+        Scores, float64 `(count,)`. Above 0 for members of separate groups.
 
     Example:
         >>> group = Subgroup(0, torch.tensor([0, 1, 2]), torch.tensor([-3.0, 5.0, -2.0]).double(), 8.0)
@@ -175,44 +174,44 @@ def subgroup_scores(groups: Sequence[Subgroup], count: int, *, is_apart: Callabl
         tensor([-8.,  0., -7.], dtype=torch.float64)
     """
     scores = torch.full((count,), -torch.inf, dtype=torch.float64)
-    counted = {group.label for group in groups if is_apart(group)}
+    with_separate_group = {group.label for group in groups if is_apart(group)}
     for group in groups:
         if is_apart(group):
             scores[group.positions] = torch.maximum(scores[group.positions], group.log_odds)
-        elif group.label not in counted:
+        elif group.label not in with_separate_group:
             scores[group.positions] = group.log_odds - group.log_odds.max().clamp_min(0)
     return scores.nan_to_num(neginf=0.0)
 
 
-def _stands_apart(
+def _most_separated(
     features: Tensor, positions: Tensor, label: int, components: int, restarts: int, seed: int
 ) -> Subgroup | None:
     rows = features[positions.to(features.device)].detach().float().cpu().numpy()
-    if len(rows) < SMALLEST_CLASS:
+    if len(rows) < MIN_CLASS_SIZE:
         return None
-    kept = min(components, rows.shape[1], len(rows) // _PER_COMPONENT)
-    fewest = kept + 2
-    points = torch.from_numpy(PCA(kept, random_state=seed).fit_transform(rows)).double()
-    candidates = _clusters(points, restarts, seed, fewest)
+    dimensions = min(components, rows.shape[1], len(rows) // _PER_COMPONENT)
+    min_size = dimensions + 2
+    points = torch.from_numpy(PCA(dimensions, random_state=seed).fit_transform(rows)).double()
+    candidates = _clusters(points, restarts, seed, min_size)
     best = max(candidates, key=lambda mask: ashman_separation(_log_odds(points, mask), mask), default=None)
     if best is None:
         return None
-    log_odds = _settled(points, best, fewest)
+    log_odds = _refine(points, best, min_size)
     return Subgroup(label, positions, log_odds, ashman_separation(log_odds, log_odds > 0))
 
 
-def _clusters(points: Tensor, restarts: int, seed: int, fewest: int) -> Iterator[Tensor]:
+def _clusters(points: Tensor, restarts: int, seed: int, min_size: int) -> Iterator[Tensor]:
     for count in _CLUSTERS:
-        numbers = torch.from_numpy(KMeans(count, n_init=restarts, random_state=seed).fit(points.numpy()).labels_)
+        assigned = torch.from_numpy(KMeans(count, n_init=restarts, random_state=seed).fit(points.numpy()).labels_)
         for number in range(count):
-            mask = numbers == number
+            mask = assigned == number
             size = int(mask.sum())
-            if size >= fewest and 2 * size <= len(mask):
+            if size >= min_size and 2 * size <= len(mask):
                 yield mask
 
 
 def _log_odds(points: Tensor, mask: Tensor) -> Tensor:
-    """Return the log-odds of belonging to a group by a linear discriminant, float64 `(N,)`."""
+    """Return the log-odds of group membership under a linear discriminant, float64 `(N,)`."""
     inside, outside = points[mask], points[~mask]
     scatter = sum((part - part.mean(0)).T @ (part - part.mean(0)) for part in (inside, outside))
     shared = torch.as_tensor(scatter) / (len(points) - 2)
@@ -223,17 +222,17 @@ def _log_odds(points: Tensor, mask: Tensor) -> Tensor:
     return torch.as_tensor((points - middle) @ direction + prior)
 
 
-def _settled(points: Tensor, mask: Tensor, fewest: int) -> Tensor:
-    """Draw the border of a group anew until nothing changes; the last one that left both parts large enough counts."""
+def _refine(points: Tensor, mask: Tensor, min_size: int) -> Tensor:
+    """Refit the boundary until convergence and return the last log-odds for which both parts are large enough."""
     log_odds = _log_odds(points, mask)
-    signed = torch.where(mask, log_odds.abs(), -log_odds.abs())
+    result = torch.where(mask, log_odds.abs(), -log_odds.abs())
     for _ in range(_ROUNDS):
-        chosen = log_odds > 0
-        if int(chosen.sum()) < fewest or 2 * int(chosen.sum()) > len(chosen):
+        inside = log_odds > 0
+        if int(inside.sum()) < min_size or 2 * int(inside.sum()) > len(inside):
             break
-        signed = log_odds
-        if torch.equal(chosen, mask):
+        result = log_odds
+        if torch.equal(inside, mask):
             break
-        mask = chosen
+        mask = inside
         log_odds = _log_odds(points, mask)
-    return signed
+    return result

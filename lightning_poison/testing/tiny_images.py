@@ -1,4 +1,4 @@
-"""Small images that are made here, the same everywhere, for tests and examples."""
+"""Small synthetic images for tests and examples, identical on every machine."""
 
 import torch
 from torch import Tensor
@@ -9,17 +9,17 @@ from lightning_poison.data.pixel_range import PixelRange
 
 
 class TinyImages(Dataset[tuple[Tensor, int]]):
-    """Images of 8 × 8 pixels, each its class's pattern under noise; easy to learn.
+    """Images of 8 × 8 pixels, a fixed pattern per class with noise; easy to learn.
 
-    It is laid out as torchvision's sets are, with `data`, `targets`, `classes` and `transform`, so raw images can be
-    reached.
+    Like the data sets of torchvision, it has `data`, `targets`, `classes` and `transform`, so that raw images are
+    accessible.
 
     Args:
-        size: how many images; they take turns through the classes.
-        classes: how many classes.
-        channels: how many channels.
-        pixels: how samples are normalized.
-        seed: draws the noise; the patterns are the same for every seed.
+        size: Number of images, whose labels cycle through the classes. Default: 96.
+        classes: Number of classes. Default: 3.
+        channels: Number of channels. Default: 1.
+        pixels: Pixel range of the samples. Default: [0, 1] without normalization.
+        seed: Seed of the noise. The patterns are the same for every seed. Default: 0.
 
     Example:
         >>> image, label = TinyImages(12)[4]

@@ -1,4 +1,4 @@
-"""The stand-in for a Trainer's data source; the first tests tell when Lightning moves what it stands in for."""
+"""Transforms of a Trainer's data source. The first test fails when Lightning changes its private names."""
 
 import lightning.pytorch as pl
 import pytest
@@ -14,19 +14,19 @@ def trainer(request, tmp_path):
     return request.param.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
 
 
-def test_lightning_still_has_the_names_that_are_touched(trainer):
+def test_lightning_has_the_private_names(trainer):
     loop = trainer.fit_loop
     assert {"_data_source", "_combined_loader"} <= set(vars(loop))
     assert loop._combined_loader is None
     assert {"instance", "name"} <= set(vars(loop._data_source))
     public = {name for name in dir(type(loop._data_source)) if not name.startswith("_")} | {"instance"}
-    assert public <= {name for name in dir(DataSource) if not name.startswith("_")}, "the stand-in lacks something"
+    assert public <= {name for name in dir(DataSource) if not name.startswith("_")}, "the replacement lacks a name"
 
 
-def test_transforms_are_applied_in_turn_and_taken_away_in_any_order(trainer):
-    loop, own = trainer.fit_loop, trainer.fit_loop._data_source
+def test_transforms_are_applied_in_order_and_removed_in_any_order(trainer):
+    loop, original = trainer.fit_loop, trainer.fit_loop._data_source
     loader = DataLoader([1, 2])
-    own.instance = loader
+    original.instance = loader
     DataSource.add(trainer, "one", lambda each: [each, "one"])
     DataSource.add(trainer, "two", lambda each: [each, "two"])
     source = loop._data_source
@@ -35,33 +35,33 @@ def test_transforms_are_applied_in_turn_and_taken_away_in_any_order(trainer):
     assert loop._data_source is source
     assert source.dataloader() == [loader, "two"]
     DataSource.remove(trainer, "two")
-    assert loop._data_source is own
+    assert loop._data_source is original
     DataSource.remove(trainer, "two")
-    assert loop._data_source is own
+    assert loop._data_source is original
 
 
-def test_it_answers_for_the_source(trainer):
-    own = trainer.fit_loop._data_source
+def test_delegates_to_the_original_source(trainer):
+    original = trainer.fit_loop._data_source
     DataSource.add(trainer, "one", lambda each: each)
     source = trainer.fit_loop._data_source
     module = pl.LightningModule()
     assert source.is_defined()
     assert not source.is_module()
     source.instance = module
-    assert own.instance is source.instance is module
-    assert source.is_module() == own.is_module()
-    assert source.is_defined() == own.is_defined()
-    assert source.name == own.name
+    assert original.instance is source.instance is module
+    assert source.is_module() == original.is_module()
+    assert source.is_defined() == original.is_defined()
+    assert source.name == original.name
 
 
-def test_the_same_key_replaces(trainer):
+def test_same_key_replaces_the_transform(trainer):
     DataSource.add(trainer, "one", lambda each: "first")
     DataSource.add(trainer, "one", lambda each: "second")
     trainer.fit_loop._data_source.instance = DataLoader([1])
     assert trainer.fit_loop._data_source.dataloader() == "second"
 
 
-def test_a_trainer_without_such_a_source_is_refused_with_the_way_out():
+def test_refuses_a_trainer_without_a_data_source():
     class Other:
         fit_loop = object()
 

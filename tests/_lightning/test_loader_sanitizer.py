@@ -1,13 +1,20 @@
-"""The gate by itself, without a Trainer: what it judges, when, and what it remembers."""
+"""The loader sanitizer without a Trainer: scoring, filtering, checks and state."""
+
+from dataclasses import fields
+from inspect import signature
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.loader_sanitizer import Gate, GateSettings
-from lightning_poison._lightning.records import folder_name, from_state, is_tuning, run_directory
+from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer, SanitizerSettings
+from lightning_poison._lightning.records import verdicts_from_state
+from lightning_poison.callbacks.sanitizer import Sanitizer
+from lightning_poison.datamodules import SanitizedDataModule
 from lightning_poison.errors import DataChangedError, ManifestError
 from lightning_poison.manifest.manifest import keep_by_hand, read_manifest, write_manifest
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.settings import DecisionSettings
 
 
 @pytest.fixture
@@ -21,103 +28,107 @@ def scorer(centroid_scorer):
 
 
 @pytest.fixture
-def gate(scorer):
-    return Gate(GateSettings(scorer))
+def sanitizer(scorer):
+    return LoaderSanitizer(SanitizerSettings(scorer=scorer))
 
 
-def others(data):
+def reversed_data(data):
     points, labels = data.tensors
     return TensorDataset(points.flip(0), labels.flip(0))
 
 
-def test_loaders_are_filtered_and_judged_once(gate, scorer, data):
+def test_filters_loaders_and_scores_once(sanitizer, scorer, data):
     loader = DataLoader(data, 32)
-    rebuilt = [gate.filter(loader) for _ in range(3)]
+    rebuilt = [sanitizer.filter(loader) for _ in range(3)]
     assert len(scorer.fits) == 3
-    verdict = gate.only_verdict()
+    verdict = sanitizer.single_verdict()
     assert all(len(each.dataset) == int(verdict.keep.sum()) for each in rebuilt)
     assert loader.dataset is data
     assert not verdict.keep[-60:].any()
-    gate.check(rebuilt[0])
+    sanitizer.check(rebuilt[0])
 
 
-def test_the_same_data_in_another_object_are_recognized(gate, scorer, data):
-    gate.filter(DataLoader(data))
+def test_recognizes_the_same_data_in_another_object(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
     again = TensorDataset(*data.tensors)
-    rebuilt = gate.filter(DataLoader(again))
+    rebuilt = sanitizer.filter(DataLoader(again))
     assert rebuilt.dataset.dataset is again
     assert len(scorer.fits) == 3
 
 
-def test_other_data_in_the_same_place_stop_it(gate, data):
-    gate.filter(DataLoader(data))
+def test_refuses_other_data_under_the_same_path(sanitizer, data):
+    sanitizer.filter(DataLoader(data))
     with pytest.raises(DataChangedError):
-        gate.filter(DataLoader(others(data)))
+        sanitizer.filter(DataLoader(reversed_data(data)))
 
 
-def test_a_loader_of_the_whole_data_does_not_pass(gate, data):
-    gate.filter(DataLoader(data))
-    with pytest.raises(RuntimeError, match="but it reads TensorDataset by SequentialSampler"):
-        gate.check(DataLoader(data))
+def test_check_refuses_a_loader_of_all_data(sanitizer, data):
+    sanitizer.filter(DataLoader(data))
+    with pytest.raises(RuntimeError, match="but got one that reads TensorDataset with SequentialSampler"):
+        sanitizer.check(DataLoader(data))
 
 
-def test_each_loader_has_a_verdict_of_its_own(gate, data):
-    rebuilt = gate.filter({"a": DataLoader(data), "b": [DataLoader(others(data))]})
-    gate.check(rebuilt)
-    assert torch.equal(gate.decided["['a']"].keep, gate.decided["['b'][0]"].keep.flip(0))
+def test_each_loader_has_its_own_verdict(sanitizer, data):
+    rebuilt = sanitizer.filter({"a": DataLoader(data), "b": [DataLoader(reversed_data(data))]})
+    sanitizer.check(rebuilt)
+    assert torch.equal(
+        sanitizer.available_verdicts["['a']"].keep, sanitizer.available_verdicts["['b'][0]"].keep.flip(0)
+    )
     swapped = {"a": rebuilt["b"][0], "b": [rebuilt["a"]]}
     with pytest.raises(RuntimeError, match=r"the training loader \['a'\]"):
-        gate.check(swapped)
+        sanitizer.check(swapped)
 
 
-def test_its_state_goes_into_another_gate(gate, scorer, data):
-    gate.filter(DataLoader(data))
+def test_state_restores_verdicts_in_another_sanitizer(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
     fits = len(scorer.fits)
-    other = Gate(GateSettings(scorer))
-    other.restore(gate.state())
-    assert torch.equal(other.only_verdict().keep, gate.only_verdict().keep)
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
+    other.restore(sanitizer.state())
+    assert torch.equal(other.single_verdict().keep, sanitizer.single_verdict().keep)
     other.filter(DataLoader(data))
     assert len(scorer.fits) == fits
 
 
-def test_an_empty_state_changes_nothing(gate, data):
-    gate.filter(DataLoader(data))
-    gate.restore({"version": 1, "verdicts": {}})
-    gate.restore({})
-    assert len(gate.only_verdict()) == len(data)
-    assert gate.verdicts
+def test_empty_state_has_no_effect(sanitizer, data):
+    sanitizer.filter(DataLoader(data))
+    sanitizer.restore({"version": 1, "verdicts": {}})
+    sanitizer.restore({})
+    assert len(sanitizer.single_verdict()) == len(data)
+    assert sanitizer.verdicts
 
 
-def test_a_state_of_another_form_is_refused(gate, data):
-    gate.filter(DataLoader(data))
-    stored = gate.state()
-    assert from_state(stored).keys() == {""}
-    for version, came in ((2, "2"), (None, "None"), ("\x1b[2J", r"'\\x1b\[2J'")):
-        with pytest.raises(ValueError, match=rf"`version` to be 1, the form .*, but got {came}\.\nResume with"):
-            gate.restore({**stored, "version": version})
+def test_refuses_a_state_of_another_version(sanitizer, data):
+    sanitizer.filter(DataLoader(data))
+    stored = sanitizer.state()
+    assert verdicts_from_state(stored).keys() == {""}
+    for version, found in ((2, "2"), (None, "None"), ("\x1b[2J", r"'\\x1b\[2J'")):
+        with pytest.raises(ValueError, match=rf"`version` to be 1, the format .*, but got {found}\.\nResume with"):
+            sanitizer.restore({**stored, "version": version})
     del stored["version"]
     with pytest.raises(ValueError, match="but got None"):
-        gate.restore(stored)
+        sanitizer.restore(stored)
 
 
-def test_samples_that_moved_are_still_kept_by_hand(gate, scorer, data, tmp_path):
+def test_keeps_by_hand_after_samples_moved(sanitizer, scorer, data, tmp_path):
     path = tmp_path / "manifest.csv"
-    gate.filter(DataLoader(data))
-    write_manifest(path, gate.only_verdict(), data)
+    sanitizer.filter(DataLoader(data))
+    write_manifest(path, sanitizer.single_verdict(), data)
     row = read_manifest(path).rows[0]
     keep_by_hand(path, [row.sample_id])
-    other = Gate(GateSettings(scorer, manifest=str(path)))
-    other.filter(DataLoader(others(data)))
-    assert other.only_verdict().keep[len(data) - 1 - row.sample_id]
-    with pytest.raises(ManifestError, match=r"delete their rows") as caught:
-        Gate(GateSettings(scorer, manifest=str(path))).filter(DataLoader(TensorDataset(*data[: row.sample_id])))
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer, manifest=str(path)))
+    other.filter(DataLoader(reversed_data(data)))
+    assert other.single_verdict().keep[len(data) - 1 - row.sample_id]
+    with pytest.raises(ManifestError, match="Delete their rows") as caught:
+        LoaderSanitizer(SanitizerSettings(scorer=scorer, manifest=str(path))).filter(
+            DataLoader(TensorDataset(*data[: row.sample_id]))
+        )
     assert "search=True" not in str(caught.value)
 
 
-def test_a_restored_decision_wins_over_one_made_meanwhile(gate, scorer, data):
-    gate.filter(DataLoader(data))
-    stored = gate.state()
-    other = Gate(GateSettings(scorer))
+def test_restored_verdict_replaces_a_new_one(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
+    stored = sanitizer.state()
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
     stored["verdicts"][""]["tensors"]["keep"] = torch.arange(len(data)) > 5
     other.filter(DataLoader(data))
     other.restore(stored)
@@ -126,42 +137,38 @@ def test_a_restored_decision_wins_over_one_made_meanwhile(gate, scorer, data):
     assert len(scorer.fits) == 6
 
 
-def test_a_new_run_confirms_what_an_earlier_one_decided(gate, scorer, data):
-    gate.filter(DataLoader(data))
-    gate.start()
-    assert not gate.verdicts
-    assert len(gate.only_verdict()) == len(data)
-    gate.filter(DataLoader(data))
+def test_new_run_reuses_the_verdict_after_a_check(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
+    sanitizer.start_run()
+    assert not sanitizer.verdicts
+    assert len(sanitizer.single_verdict()) == len(data)
+    sanitizer.filter(DataLoader(data))
     assert len(scorer.fits) == 3
 
 
-def test_a_run_with_other_loaders_forgets_those_of_the_last(gate, data):
-    gate.filter([DataLoader(data)])
-    gate.start()
-    gate.filter(DataLoader(data))
-    assert list(gate.decided) == [""]
+def test_run_with_other_loaders_drops_earlier_verdicts(sanitizer, data):
+    sanitizer.filter([DataLoader(data)])
+    sanitizer.start_run()
+    sanitizer.filter(DataLoader(data))
+    assert list(sanitizer.available_verdicts) == [""]
 
 
-def test_files_are_written_where_they_are_wanted_and_nowhere_else(scorer, data, tmp_path, monkeypatch):
+def test_writes_files_only_to_the_given_directory(scorer, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Gate(GateSettings(scorer)).filter(DataLoader(data))
+    LoaderSanitizer(SanitizerSettings(scorer=scorer)).filter(DataLoader(data))
     assert not list(tmp_path.iterdir())
-    Gate(GateSettings(scorer, dirpath=str(tmp_path / "here"))).filter(DataLoader(data))
+    LoaderSanitizer(SanitizerSettings(scorer=scorer, dirpath=str(tmp_path / "here"))).filter(DataLoader(data))
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"manifest.csv", "verdict.safetensors"}
 
 
-def test_folder_names_are_plain_and_distinct():
-    paths = ["['a/b']", "['a b']", "['ä'][0]", "['../..']"]
-    assert folder_name("", [""]) == "."
-    assert [folder_name(path, paths) for path in paths] == ["0-a-b", "1-a-b", "2-ä-0", "3"]
-
-
-def test_without_a_trainer_there_is_no_directory_and_no_tuner():
-    assert run_directory(None, None, "sanitizer") is None
-    assert not is_tuning(None)
-
-
-@pytest.mark.parametrize("damage", [{"verdicts": {"": {"meta": {}}}}, {"verdicts": None}, {}])
-def test_a_damaged_stored_decision_is_said(damage):
-    with pytest.raises(ValueError, match=r"complete decision in the checkpoint.*\nResume from another checkpoint"):
-        from_state({"version": 1, **damage})
+def test_settings_are_the_same_everywhere():
+    """In `sanitize`, `Sanitizer`, `SanitizedDataModule` and the data classes: names, annotations and defaults."""
+    callback, wrapper, function = (signature(each).parameters for each in (Sanitizer, SanitizedDataModule, sanitize))
+    for decision in fields(DecisionSettings):
+        for arguments in (callback, wrapper, function):
+            assert arguments[decision.name].default == decision.default
+            assert arguments[decision.name].annotation == decision.type
+    own = {each.name: each.default for each in fields(SanitizerSettings) if each.name not in ("scorer", "decision")}
+    assert {name: callback[name].default for name in own} == own
+    assert set(callback) == {"scorer", *own, *(each.name for each in fields(DecisionSettings))}
+    assert {name: each for name, each in wrapper.items() if name != "data"} == dict(callback)

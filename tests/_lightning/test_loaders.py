@@ -1,4 +1,4 @@
-"""Loaders are built again around a view of their data, by their own constructors, and the user's are left alone."""
+"""Loaders are rebuilt around a view of their data, and the original loaders are left unchanged."""
 
 import pytest
 import torch
@@ -17,12 +17,11 @@ from torch.utils.data import (
 )
 
 from lightning_poison._lightning.loaders import (
-    filterable,
-    level,
+    equalize_lengths,
+    indexable_loaders,
     map_loaders,
+    reads_view,
     rebuild_loader,
-    replace_dataset,
-    speaks_view,
 )
 from lightning_poison.attacks.objectives import AvailabilityObjective
 from lightning_poison.attacks.poison import Poison
@@ -35,7 +34,7 @@ def collate(samples):
     return samples
 
 
-def begin(worker):
+def init_worker(worker):
     pass
 
 
@@ -51,26 +50,26 @@ def view(data):
     return SanitizedDataset(data, keep)
 
 
-class Needy(DataLoader):
-    """Cannot be built from what it holds."""
+class NotRebuildable(DataLoader):
+    """Cannot be rebuilt from its attributes."""
 
     def __init__(self, dataset, secret, **settings):
         super().__init__(dataset, **settings)
 
 
-class Careless(DataLoader):
-    """Can be built, but would not batch as before."""
+class Rebatching(DataLoader):
+    """Can be rebuilt, but with another batch size."""
 
     def __init__(self, dataset, rows=1, **settings):
         super().__init__(dataset, **{**settings, "batch_size": rows})
 
 
-def test_the_settings_are_kept(data, view):
+def test_settings_are_preserved(data, view):
     settings = {
         "batch_size": 3,
         "collate_fn": collate,
         "drop_last": True,
-        "worker_init_fn": begin,
+        "worker_init_fn": init_worker,
         "generator": torch.Generator(),
         "num_workers": 2,
         "prefetch_factor": 5,
@@ -90,12 +89,12 @@ def test_the_settings_are_kept(data, view):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_what_cannot_be_built_is_copied_without_lightnings_record_of_it(data, view, batched):
+def test_copies_what_cannot_be_rebuilt_without_lightnings_record(data, view, batched):
     how = {"batch_sampler": BatchSampler(SequentialSampler(data), 4, False)} if batched else {"batch_size": 4}
-    loader = Needy(data, "secret", **how)
+    loader = NotRebuildable(data, "secret", **how)
     loader.__dict__["__pl_saved_args"] = (data,)
     rebuilt = rebuild_loader(loader, view)
-    assert type(rebuilt) is Needy
+    assert type(rebuilt) is NotRebuildable
     assert "__pl_saved_args" not in vars(rebuilt)
     assert "__pl_saved_args" in vars(loader)
     assert rebuilt.sampler.data_source is view
@@ -104,26 +103,26 @@ def test_what_cannot_be_built_is_copied_without_lightnings_record_of_it(data, vi
     assert loader.dataset is data
 
 
-def test_a_constructor_that_would_change_the_loader_is_not_used(data, view):
-    rebuilt = rebuild_loader(Careless(data, rows=4), view)
+def test_does_not_use_a_constructor_that_changes_the_loader(data, view):
+    rebuilt = rebuild_loader(Rebatching(data, rows=4), view)
     assert rebuilt.batch_size == 4
     assert [len(batch[0]) for batch in rebuilt] == [4, 3]
 
 
-def test_a_loader_that_does_not_batch(data, view):
+def test_loader_without_batches(data, view):
     assert [int(point) for point, _ in rebuild_loader(DataLoader(data, batch_size=None), view)] == [0, 2, 3, 5, 6, 8, 9]
 
 
-def test_poison_takes_the_place_of_data(data):
+def test_rebuilds_around_poisoned_data(data):
     poison = Poison(torch.tensor([2]), torch.tensor([1]), AvailabilityObjective(), attack="flip")
     loader = DataLoader(data, batch_size=4, shuffle=True, num_workers=0)
-    poisoned = replace_dataset(loader, PoisonedDataset(data, poison))
+    poisoned = rebuild_loader(loader, PoisonedDataset(data, poison))
     labels = torch.cat([labels[points.flatten() == 2] for points, labels in poisoned])
     assert labels.tolist() == [1]
     assert len(poisoned) == len(loader)
 
 
-def test_collections_are_mapped_by_path_and_left_as_they_are():
+def test_collections_are_mapped_by_path_and_left_unchanged():
     tree = {"b": [1, (2, 3)], "a": 4}
     mapped = map_loaders(tree, lambda path, leaf: (path, leaf))
     assert mapped == {
@@ -135,7 +134,7 @@ def test_collections_are_mapped_by_path_and_left_as_they_are():
     assert map_loaders(5, lambda path, leaf: (path, leaf)) == ("", 5)
 
 
-def test_a_combined_loader_is_mapped_in_its_own_order():
+def test_combined_loader_is_mapped_in_its_own_order():
     loaders = [DataLoader([number]) for number in range(4)]
     tree = {"z": loaders[0], "a": [loaders[1], {"y": loaders[2]}], "m": (loaders[3],)}
     combined = CombinedLoader(tree, "min_size")
@@ -148,39 +147,39 @@ def test_a_combined_loader_is_mapped_in_its_own_order():
     assert combined.flattened == loaders
 
 
-def test_what_cannot_be_filtered_is_refused():
+def test_refuses_what_cannot_be_filtered():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter([])
 
     with pytest.raises(
-        UnsupportedDataError, match="Expected the training loader to be a torch DataLoader, but got lis"
+        UnsupportedDataError, match="Expected the training loader to be a torch DataLoader, but got range"
     ):
-        filterable([], "")
+        indexable_loaders(range(3))
     with pytest.raises(UnsupportedDataError, match=r"loader \['a'\] to read a map-style data set, but Stream"):
-        filterable(DataLoader(Stream()), "['a']")
+        indexable_loaders({"a": DataLoader(Stream())})
 
 
-def test_a_loader_of_the_view_speaks_it(data, view):
+def test_reads_view_checks_data_set_and_sampler(data, view):
     samplers = ({"shuffle": True}, {"sampler": range(7)}, {"batch_sampler": BatchSampler(range(7), 2, False)})
     rebuilt = rebuild_loader(DataLoader(data, shuffle=True), view)
-    assert speaks_view(rebuilt, view)
-    assert speaks_view(DataLoader(view, **samplers[0]), view)
-    assert not any(speaks_view(DataLoader(view, **each), view) for each in samplers[1:])
-    assert not speaks_view(DataLoader(data), view)
-    assert not speaks_view(DataLoader(view, sampler=SequentialSampler(data)), view)
-    assert not speaks_view([], view)
+    assert reads_view(rebuilt, view)
+    assert reads_view(DataLoader(view, **samplers[0]), view)
+    assert not any(reads_view(DataLoader(view, **each), view) for each in samplers[1:])
+    assert not reads_view(DataLoader(data), view)
+    assert not reads_view(DataLoader(view, sampler=SequentialSampler(data)), view)
+    assert not reads_view([], view)
 
 
-def test_a_loader_of_a_view_of_the_view_speaks_it(view):
+def test_reads_view_accepts_a_view_of_the_view(view):
     further = SanitizedDataset(view, torch.tensor([True] * 5 + [False] * 2))
-    assert speaks_view(DataLoader(further, shuffle=True), view)
-    assert speaks_view(DataLoader(Subset(view, [1, 2])), view)
-    assert not speaks_view(DataLoader(ConcatDataset([view, view])), view)
+    assert reads_view(DataLoader(further, shuffle=True), view)
+    assert reads_view(DataLoader(Subset(view, [1, 2])), view)
+    assert not reads_view(DataLoader(ConcatDataset([view, view])), view)
 
 
 class Ranks:
-    """Two ranks, of which the other has an epoch of four."""
+    """Two ranks; the epoch of the other has length 4."""
 
     world_size = 2
     rank = 1
@@ -193,13 +192,13 @@ class Ranks:
 
 
 @pytest.mark.parametrize(("stops", "wanted"), [(7, 4), (3, 3)])
-def test_a_remapped_sampler_is_cut_to_the_shortest_rank(data, view, stops, wanted):
+def test_remapped_sampler_is_truncated_to_the_shortest_rank(data, view, stops, wanted):
     loader = rebuild_loader(DataLoader(data, batch_sampler=[[each] for each in view.indices[:stops].tolist()]), view)
-    assert len(level(loader, Ranks())) == wanted
+    assert len(equalize_lengths(loader, Ranks())) == wanted
     assert len(list(loader)) == wanted
 
 
-def test_a_remapped_sampler_within_a_batch_sampler_is_cut_too(data, view):
+def test_remapped_sampler_in_a_batch_sampler_is_truncated(data, view):
     class Own:
         def __len__(self):
             return 7
@@ -208,12 +207,12 @@ def test_a_remapped_sampler_within_a_batch_sampler_is_cut_too(data, view):
             return iter(view.indices[:7].tolist())
 
     loader = rebuild_loader(DataLoader(data, batch_sampler=BatchSampler(Own(), 2, drop_last=False)), view)
-    assert len(level(loader, Ranks())) == 2  # four samples, as the other rank has
+    assert len(equalize_lengths(loader, Ranks())) == 2  # four samples, as on the other rank
     assert sum(len(batch[0]) for batch in loader) == 4
 
 
-def of_the_rank(kind, rank):
-    """A sampler of every second sample, from the first or from the second on."""
+def sampler_of_rank(kind, rank):
+    """Return a sampler of every second sample, starting at the rank."""
     mine = range(rank, 10, 2)
     if kind == "subset":
         return SubsetRandomSampler(mine)
@@ -224,13 +223,13 @@ def of_the_rank(kind, rank):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("kind", ["subset", "weights"])
-def test_ranks_that_draw_samples_of_their_own_have_epochs_of_one_length(data, view, several_ranks, kind, batch_size):
-    """Of 0, 2, 4, 6 and 8 four are kept, of 1, 3, 5, 7 and 9 three."""
+def test_ranks_with_different_samples_have_equal_lengths(data, view, several_ranks, kind, batch_size):
+    """Four of 0, 2, 4, 6 and 8 are kept, and three of 1, 3, 5, 7 and 9."""
 
     def work(runtime):
-        loader = DataLoader(data, batch_size, sampler=of_the_rank(kind, runtime.rank))
-        rebuilt = level(rebuild_loader(loader, view), runtime)
-        assert speaks_view(rebuilt, view)
+        loader = DataLoader(data, batch_size, sampler=sampler_of_rank(kind, runtime.rank))
+        rebuilt = equalize_lengths(rebuild_loader(loader, view), runtime)
+        assert reads_view(rebuilt, view)
         return [[int(point) for batch in rebuilt for point in batch[0]] for _ in range(5)], len(rebuilt)
 
     (even, batches), (odd, other) = several_ranks(2, work)
@@ -240,6 +239,6 @@ def test_ranks_that_draw_samples_of_their_own_have_epochs_of_one_length(data, vi
     assert {each for epoch in odd for each in epoch} == {3, 5, 9}
 
 
-def test_a_sampler_of_torchs_own_is_not_cut(data, view):
+def test_torchs_sampler_is_not_truncated(data, view):
     loader = rebuild_loader(DataLoader(data), view)
-    assert level(loader, None) is loader
+    assert equalize_lengths(loader, None) is loader

@@ -1,4 +1,4 @@
-"""Classes that both namespaces' Trainers take."""
+"""Classes that work in the Trainers of both namespaces."""
 
 import pickle
 
@@ -48,7 +48,7 @@ def module_of(namespace):
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_either_trainer_takes_our_callback_and_data(namespace):
+def test_both_trainers_accept_callback_and_data_module(namespace):
     callback = Counting()
     trainer = namespace.Trainer(
         max_epochs=1,
@@ -64,7 +64,7 @@ def test_either_trainer_takes_our_callback_and_data(namespace):
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_hooks_that_are_not_written_do_not_count_as_overridden(namespace):
+def test_inherited_hooks_do_not_count_as_overridden(namespace):
     overridden = namespace.utilities.model_helpers.is_overridden
     data = Data()
     data.trainer = namespace.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -77,17 +77,17 @@ def test_hooks_that_are_not_written_do_not_count_as_overridden(namespace):
 
 
 @pytest.mark.parametrize("name", ["Callback", "LightningDataModule", "LightningModule", "Trainer"])
-def test_types_are_those_of_both(name):
+def test_types_of_both_namespaces(name):
     assert lightning_types(name) == (getattr(lightning.pytorch, name), getattr(pytorch_lightning, name))
 
 
-def test_a_missing_namespace_is_left_out(monkeypatch):
+def test_missing_namespace_is_skipped(monkeypatch):
     find_spec = namespaces.find_spec
     monkeypatch.setattr(namespaces, "find_spec", lambda name: None if name == "lightning" else find_spec(name))
     assert lightning_types("Callback") == (pytorch_lightning.Callback,)
 
 
-def test_no_namespace_says_the_way_out(monkeypatch):
+def test_refuses_without_any_namespace(monkeypatch):
     monkeypatch.setattr(namespaces, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install lightning"):
         lightning_types("Callback")

@@ -1,4 +1,4 @@
-"""A module, and batches of it as recipes see them."""
+"""A network, and batches as recipes receive them."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def network():
 
 @pytest.fixture
 def attacked(network):
-    """Return a maker of batches of twelve gray images of three classes."""
+    """Return a factory of batches with twelve gray images of three classes."""
 
     def make(adversary=None, **parts):
         labels = torch.arange(12) % 3

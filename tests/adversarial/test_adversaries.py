@@ -15,31 +15,31 @@ def images():
 
 
 @pytest.mark.parametrize("settings", [{"steps": 4}, {"step_size": 0.05, "steps": 4}, {"steps": 2, "restarts": 2}])
-def test_pgd_reaches_the_border_of_the_ball_and_of_the_range(settings, images):
+def test_pgd_reaches_boundary_of_ball_and_range(settings, images):
     found = PGD(0.1, **settings).perturb(images, brightness, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(found, (images + 0.1).clamp(max=1))
 
 
-def test_fgsm_takes_one_step_of_one_and_a_quarter_of_the_radius(images):
+def test_fgsm_default_step_is_a_quarter_longer_than_radius(images):
     start = torch.Generator().manual_seed(1)
     drawn = torch.rand(images.shape, generator=start)
-    begun = (images + 0.2 * (2 * drawn - 1)).clamp(0, 1)
+    points = (images + 0.2 * (2 * drawn - 1)).clamp(0, 1)
     found = FGSM(0.2).perturb(images, brightness, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found, torch.minimum(begun + 0.25, images + 0.2).clamp(max=1))
+    torch.testing.assert_close(found, torch.minimum(points + 0.25, images + 0.2).clamp(max=1))
     assert FGSM(0.2).steps == 1
 
 
-def test_fgsm_without_a_random_start_is_the_sign_of_the_gradient(images):
+def test_fgsm_without_random_start_is_sign_of_gradient(images):
     torch.testing.assert_close(FGSM(0.2, random_start=False).perturb(images, brightness), (images + 0.2).clamp(max=1))
 
 
 @pytest.mark.parametrize("adversary", [PGD(0.2, 0.1, steps=4), FGSM(0.2, random_start=False)], ids=repr)
-def test_radius_and_step_shrink_with_the_strength(adversary, images):
+def test_strength_scales_radius_and_step(adversary, images):
     torch.testing.assert_close(adversary.perturb(images, brightness, strength=0.5), (images + 0.1).clamp(max=1))
     assert torch.equal(adversary.perturb(images, brightness, strength=0.0), images)
 
 
-def test_the_radius_is_that_of_the_raw_image(images):
+def test_radius_is_in_units_of_raw_image(images):
     pixels = PixelRange(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     found = PGD(0.1, steps=3).perturb(pixels.from_raw(images), brightness, pixels=pixels)
     torch.testing.assert_close(pixels.to_raw(found), (images + 0.1).clamp(max=1))
@@ -60,11 +60,11 @@ def test_the_radius_is_that_of_the_raw_image(images):
         (lambda: PGD(0.1, restarts=2, random_start=False), "`restarts` to be 1 without a random start"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(make, message):
+def test_refuses_settings_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_radius_of_the_whole_range_and_a_long_step_in_the_l2_ball_are_allowed(images):
+def test_accepts_radius_of_whole_range_and_long_l2_step(images):
     assert FGSM(1.0).as_pgd().step_size == 1.0
     assert PGD(3.0, 2.0, norm="l2").step_size == 2.0

@@ -11,19 +11,19 @@ ADVERSARY = PGD(0.1)
 
 
 def trained_on(recipe, network, batches):
-    """Run steps with their backward passes, and return the inputs of each."""
+    """Run steps with their backward passes, and return the inputs and labels of each."""
     seen = []
 
-    def own(batch):
+    def training_step(batch):
         seen.append(batch)
         return F.cross_entropy(network(batch[0]), batch[1])
 
     for batch in batches:
-        recipe.step(batch, own).backward()
+        recipe.step(batch, training_step).backward()
     return [batch[0].detach() for batch in seen], [batch[1] for batch in seen]
 
 
-def test_a_batch_is_held_and_its_change_follows_the_gradient(network, attacked):
+def test_replays_batch_with_perturbation_along_gradient(network, attacked):
     batches = [attacked(ADVERSARY, which=which, index=which) for which in range(6)]
     network.eval()
     seen, _ = trained_on(Free(replays=3), network, batches)
@@ -41,16 +41,16 @@ def test_a_batch_is_held_and_its_change_follows_the_gradient(network, attacked):
             change = (following + change).clamp(0, 1) - following
 
 
-def test_another_batch_is_held_in_the_next_epoch(network, attacked):
+def test_next_epoch_replays_other_batches(network, attacked):
     batches = [attacked(ADVERSARY, which=index, index=index, epoch=epoch) for epoch in range(2) for index in range(4)]
     seen, _ = trained_on(Free(replays=2), network, batches)
-    held = [
+    replayed = [
         next(index for index in range(4) if float((one - batches[index].inputs).abs().max()) <= 0.1001) for one in seen
     ]
-    assert held == [0, 0, 2, 2, 2, 1, 1, 3]
+    assert replayed == [0, 0, 2, 2, 2, 1, 1, 3]
 
 
-def test_labels_are_those_of_the_held_batch_and_the_last_batch_may_be_shorter(network, attacked):
+def test_labels_match_replayed_batch_and_last_batch_may_be_shorter(network, attacked):
     short = (attacked().inputs[:5], attacked().labels[:5])
     batches = [attacked(ADVERSARY, index=0), attacked(ADVERSARY, index=1), attacked(ADVERSARY, index=2, batch=short)]
     batches.append(attacked(ADVERSARY, index=4, which=3))
@@ -59,7 +59,7 @@ def test_labels_are_those_of_the_held_batch_and_the_last_batch_may_be_shorter(ne
     assert torch.equal(labels[2], short[1])
 
 
-def test_the_change_is_one_of_the_raw_image(network, attacked):
+def test_radius_is_in_units_of_raw_image(network, attacked):
     pixels = PixelRange(mean=(0.5,), std=(0.25,))
     clean = attacked()
     raw = clean.inputs.clamp(0, 1)
@@ -70,28 +70,28 @@ def test_the_change_is_one_of_the_raw_image(network, attacked):
     assert bool(pixels.contains(seen[1]))
 
 
-def test_settings_that_cannot_be(attacked):
+def test_refuses_settings_out_of_range(attacked):
     with pytest.raises(ValueError, match="`replays` to be an integer of at least 2"):
         Free(replays=1)
     with pytest.raises(ValueError, match="'linf' for `Free`"):
         Free().step(attacked(PGD(0.5, norm="l2")), lambda _: None)
 
 
-def test_a_step_whose_loss_does_not_reach_the_inputs_is_refused(network, attacked):
+def test_refuses_step_without_gradient_in_inputs(network, attacked):
     with pytest.raises(ValueError, match="whose loss has a gradient in the inputs, but got one that has none"):
         Free().step(attacked(ADVERSARY), lambda batch: F.cross_entropy(network(batch[0].detach()), batch[1]))
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpoints_reach_the_inputs(network, attacked, reentrant):
-    def own(batch):
+def test_supports_checkpoints(network, attacked, reentrant):
+    def training_step(batch):
         return F.cross_entropy(checkpoint(network, batch[0], use_reentrant=reentrant), batch[1])
 
     recipe = Free()
     for index in range(2):
-        recipe.step(attacked(ADVERSARY, index=index), own).backward()
+        recipe.step(attacked(ADVERSARY, index=index), training_step).backward()
 
 
-def test_a_step_that_skips_its_batch_is_not_asked(attacked):
+def test_supports_steps_that_return_none(attacked):
     recipe = Free()
     assert [recipe.step(attacked(ADVERSARY, index=index), lambda _: None) for index in range(3)] == [None] * 3

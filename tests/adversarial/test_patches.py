@@ -3,7 +3,7 @@ import torch
 from lightning_poison.adversarial.patches import draw_patches, place_patches
 
 
-def test_sizes_patterns_and_brightness_vary():
+def test_sizes_and_brightness_vary():
     patterns, sizes = draw_patches(200, (3, 20, 30), sides=(0.1, 0.4), generator=torch.Generator().manual_seed(0))
     assert patterns.shape == (200, 3, 20, 30)
     assert sorted(set(sizes[:, 0].tolist())) == list(range(2, 9))
@@ -14,12 +14,12 @@ def test_sizes_patterns_and_brightness_vary():
     assert float(bright.max()) > 0.9
 
 
-def test_the_smallest_images_have_patches_of_a_pixel():
+def test_smallest_images_have_patches_of_one_pixel():
     _, sizes = draw_patches(50, (1, 4, 4), sides=(0.1, 0.4), generator=torch.Generator())
     assert sizes.unique().tolist() == [1]
 
 
-def test_each_canvas_bears_its_own_patch_whole():
+def test_each_canvas_has_its_complete_patch():
     patterns = torch.rand(3, 2, 6, 8, generator=torch.Generator().manual_seed(1))
     sizes, kinds = torch.tensor([[2, 3], [6, 1], [1, 8]]), torch.tensor([0, 1, 2, 0, 0])
     places = torch.tensor([[0.0, 0.0], [0.5, 0.999], [0.999, 0.5], [0.999, 0.999], [0.5, 0.5]])

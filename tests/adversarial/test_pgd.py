@@ -29,7 +29,7 @@ def linear(weights):
 
 @pytest.fixture
 def network():
-    """A small convolution with dropout and batch statistics, whose random weights are drawn from a seed."""
+    """Return a small convolutional network with dropout and batch norm, with seeded weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)
@@ -40,32 +40,32 @@ FGSM = {"epsilon": 0.1, "steps": 1, "step_size": 0.1, "random_start": False}
 
 
 class TestLinearModel:
-    """The optimum in the ball and the range is known in closed form."""
+    """The optimum in the ball and the range has a closed form."""
 
     def test_fast_gradient_sign(self, images, linear, weights):
         found = perturb(images, linear, **FGSM)
         assert torch.allclose(found, (images + 0.1 * weights.sign()).clamp(0, 1), atol=ROUNDING)
 
-    def test_descent_reaches_the_same_corner_from_any_start(self, images, linear, weights):
+    def test_pgd_reaches_same_corner_from_any_start(self, images, linear, weights):
         found = perturb(images, linear, epsilon=0.1, steps=10, generator=seeded())
         assert torch.allclose(found, (images + 0.1 * weights.sign()).clamp(0, 1), atol=ROUNDING)
 
-    def test_length_of_the_change(self, images, linear, weights):
+    def test_l2_change(self, images, linear, weights):
         gray = torch.full_like(images, 0.5)
         found = perturb(gray, linear, epsilon=0.3, steps=1, step_size=0.3, norm="l2", random_start=False)
         assert torch.allclose(found, 0.5 + 0.3 * weights / weights.norm(), atol=ROUNDING)
 
-    def test_length_of_the_change_from_random_starts(self, images, linear, weights):
+    def test_l2_change_from_random_starts(self, images, linear, weights):
         gray = torch.full_like(images, 0.5)
         found = perturb(gray, linear, epsilon=0.3, steps=200, step_size=0.02, norm="l2", generator=seeded())
         assert torch.allclose(found, 0.5 + 0.3 * weights / weights.norm(), atol=0.01)
 
-    def test_tiny_gradients_count_as_well(self, linear, weights):
+    def test_tiny_gradients_do_not_vanish(self, linear, weights):
         gray = torch.full((2, 1, 5, 5), 0.5)
         found = perturb(gray, lambda x: 1e-30 * linear(x), epsilon=0.3, steps=1, norm="l2", random_start=False)
         assert torch.allclose(found, 0.5 + 0.3 * weights / weights.norm(), atol=ROUNDING)
 
-    def test_default_step_is_two_and_a_half_radii_over_the_steps(self, linear, weights):
+    def test_default_step_size(self, linear, weights):
         gray = torch.full((2, 1, 5, 5), 0.5)
         found = perturb(gray, linear, epsilon=0.2, steps=10, random_start=False)
         shorter = perturb(gray, linear, epsilon=0.2, steps=3, step_size=0.05, random_start=False)
@@ -83,27 +83,27 @@ class TestLinearModel:
         )
         assert torch.allclose((once - gray).flatten(1).amax(1), torch.tensor([0.02, 0.04]), atol=ROUNDING)
 
-    def test_a_radius_for_each_image(self, images, linear, weights):
+    def test_radius_per_image(self, images, linear, weights):
         radii = torch.linspace(0, 0.3, 16)
         found = perturb(images, linear, epsilon=radii, steps=10, generator=seeded())
         wanted = images + radii.view(-1, 1, 1, 1) * weights.sign()
         assert torch.allclose(found, wanted.clamp(0, 1), atol=ROUNDING)
         assert torch.equal(found[0], images[0])
 
-    def test_a_radius_for_each_image_in_length(self, linear):
+    def test_l2_radius_per_image(self, linear):
         gray, radii = torch.full((3, 1, 5, 5), 0.5), torch.tensor([0.0, 0.1, 0.4])
         found = perturb(gray, linear, epsilon=radii, steps=5, norm="l2", generator=seeded())
         assert torch.allclose((found - gray).flatten(1).norm(dim=1), radii, atol=1e-5)
 
-    def test_other_ranges(self, weights):
-        centerd = torch.full((1, 1, 5, 5), -0.9)
-        found = perturb(centerd, lambda x: -x.flatten(1).sum(1), epsilon=0.3, steps=2, low=-1, generator=seeded())
-        assert torch.equal(found, torch.full_like(centerd, -1.0))
+    def test_other_pixel_range(self, weights):
+        centered = torch.full((1, 1, 5, 5), -0.9)
+        found = perturb(centered, lambda x: -x.flatten(1).sum(1), epsilon=0.3, steps=2, low=-1, generator=seeded())
+        assert torch.equal(found, torch.full_like(centered, -1.0))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("steps", [0, 1, 7])
-def test_ball_and_range_are_kept(images, norm, steps):
+def test_result_is_in_ball_and_range(images, norm, steps):
     before = images.clone()
     found = perturb(
         images,
@@ -132,11 +132,11 @@ def test_random_starts_fill_the_ball(norm):
     assert float(change.mean()) == pytest.approx(0, abs=0.01)
 
 
-def test_no_steps_and_no_random_start_give_the_images(images, linear):
+def test_no_steps_and_no_random_start_return_images(images, linear):
     assert torch.equal(perturb(images, linear, epsilon=0.2, steps=0, random_start=False), images)
 
 
-def test_same_generator_same_result(images, network):
+def test_result_depends_on_generator(images, network):
     labels = torch.zeros(16, dtype=torch.int64)
     first, again, other = (
         perturb_against(network, images, labels, epsilon=0.1, steps=2, generator=seeded(seed)) for seed in (0, 0, 1)
@@ -145,15 +145,15 @@ def test_same_generator_same_result(images, network):
     assert not torch.equal(first, other)
 
 
-def test_without_a_generator_the_global_state_is_left_alone(images, linear):
+def test_does_not_use_global_generator(images, linear):
     state = torch.get_rng_state()
     first, again = (perturb(images, linear, epsilon=0.1, steps=0) for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_each_image_keeps_its_best_restart():
-    """With two peaks the start decides; with more starts more images reach the higher one, and none gets worse."""
+def test_keeps_best_restart_of_each_image():
+    """With two peaks, more restarts let more images reach the higher one, and no image gets worse."""
 
     def peaks(images):
         x = images.flatten(1).sum(1)
@@ -171,7 +171,7 @@ def test_each_image_keeps_its_best_restart():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
-def test_only_masked_pixels_move(images, linear, norm, dtype):
+def test_changes_only_masked_pixels(images, linear, norm, dtype):
     mask = torch.zeros(1, 5, 5, dtype=dtype)
     mask[0, 1:4, 2] = 1
     found = perturb(images, linear, epsilon=0.2, steps=5, norm=norm, mask=mask, generator=seeded())
@@ -180,7 +180,7 @@ def test_only_masked_pixels_move(images, linear, norm, dtype):
     assert not (moved & ~mask.bool()).any()
 
 
-def test_masked_step_has_its_whole_length(linear, weights):
+def test_masked_step_has_full_length(linear, weights):
     gray, mask = torch.full((2, 1, 5, 5), 0.5), torch.zeros(2, 1, 5, 5)
     mask[0, 0, 2], mask[1, 0, 3] = 1, 1
     found = perturb(gray, linear, epsilon=0.3, steps=1, step_size=0.3, norm="l2", mask=mask, random_start=False)
@@ -188,19 +188,19 @@ def test_masked_step_has_its_whole_length(linear, weights):
     assert torch.allclose(found - gray, wanted, atol=ROUNDING)
 
 
-def test_a_mask_of_nothing_moves_nothing(images, linear):
+def test_empty_mask_changes_nothing(images, linear):
     for norm in ("linf", "l2"):
         found = perturb(images, linear, epsilon=0.3, steps=3, norm=norm, mask=torch.zeros(5, 5), generator=seeded())
         assert torch.equal(found, images)
 
 
 class TestModel:
-    def test_it_is_misread_more_often(self, network, images):
+    def test_increases_misclassification(self, network, images):
         labels = network.eval()(images).argmax(1)
         found = perturb_against(network, images, labels, epsilon=0.5, steps=10, generator=seeded())
         assert float((network(found).argmax(1) == labels).float().mean()) < 0.3
 
-    def test_targeted(self, network, images):
+    def test_targeted_attack(self, network, images):
         wanted = torch.full((16,), 2)
         found = perturb_against(network, images, wanted, epsilon=0.8, steps=20, targeted=True, generator=seeded())
         away = perturb_against(network, images, wanted, epsilon=0.8, steps=20, generator=seeded())
@@ -208,7 +208,7 @@ class TestModel:
         assert float((network(found).argmax(1) == 2).float().mean()) > 0.8
         assert (network(found)[:, 2] > network(away)[:, 2]).all()
 
-    def test_own_loss(self, network, images):
+    def test_custom_loss(self, network, images):
         labels = torch.tensor([0, 1] * 8)
         found = perturb_against(
             network, images, labels, loss=lambda logits, at: logits.gather(1, at[:, None])[:, 0], **FGSM
@@ -217,8 +217,8 @@ class TestModel:
         before, after = (network(each).gather(1, labels[:, None])[:, 0] for each in (images, found))
         assert (after > before).all()
 
-    @pytest.mark.parametrize("broken", [False, True])
-    def test_everything_is_put_back(self, network, images, broken):
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_restores_model(self, network, images, fails):
         network.train()
         network[1].eval()
         network[0].weight.requires_grad_(False)
@@ -228,26 +228,26 @@ class TestModel:
         def loss(logits, labels):
             seen.append(([part.training for part in network.modules()], logits.grad_fn is not None))
             assert not any(parameter.requires_grad for parameter in network.parameters())
-            if broken:
+            if fails:
                 raise KeyError
             return nn.functional.cross_entropy(logits, labels, reduction="none")
 
         try:
             perturb_against(network, images, torch.zeros(16).long(), loss=loss, **FGSM)
         except KeyError:
-            assert broken
+            assert fails
         assert seen == [([False] * 7, True)]
         assert [part.training for part in network.modules()] == [True, True, False, True, True, True, True]
         assert [parameter.requires_grad for parameter in network.parameters()] == [False] + [True] * 5
         assert [parameter.grad for parameter in network.parameters()] == [None] * 6
         assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
 
-    def test_gradients_that_wait_for_their_step_are_left_alone(self, network, images):
+    def test_does_not_change_accumulated_gradients(self, network, images):
         labels = torch.zeros(16).long()
         nn.functional.cross_entropy(network(images), labels).backward()
-        waiting = [parameter.grad.clone() for parameter in network.parameters()]
+        accumulated = [parameter.grad.clone() for parameter in network.parameters()]
         perturb_against(network, images, labels, **FGSM)
-        assert all(torch.equal(p.grad, g) for p, g in zip(network.parameters(), waiting, strict=True))
+        assert all(torch.equal(p.grad, g) for p, g in zip(network.parameters(), accumulated, strict=True))
 
     def test_under_no_grad(self, network, images):
         labels = torch.zeros(16).long()
@@ -255,7 +255,7 @@ class TestModel:
             found = perturb_against(network, images, labels, **FGSM)
         assert torch.equal(found, perturb_against(network, images, labels, **FGSM))
 
-    def test_normalized_inputs_have_a_radius_of_the_raw_image(self, network, images):
+    def test_radius_of_normalized_inputs_is_in_units_of_raw_image(self, network, images):
         pixels = PixelRange(mean=(0.3,), std=(0.2,))
 
         class Normalized(nn.Module):
@@ -275,8 +275,8 @@ class TestModel:
         assert float((found - inputs).abs().max()) == pytest.approx(0.5, abs=1e-4)
 
     @pytest.mark.parametrize("norm", ["linf", "l2"])
-    def test_half_precision(self, network, images, norm):
-        """Autocast changes few steps: the images move in float32, and are misread as often."""
+    def test_autocast(self, network, images, norm):
+        """Autocast changes few steps: images are updated in float32, and misclassified as often."""
         labels = network.eval()(images).argmax(1)
         options = {"epsilon": 0.5 if norm == "linf" else 2.0, "steps": 10, "norm": norm}
         plain = perturb_against(network, images, labels, generator=seeded(), **options)
@@ -286,8 +286,8 @@ class TestModel:
         size = (found - images).abs().amax() if norm == "linf" else (found - images).flatten(1).norm(dim=1).amax()
         assert float(size) <= options["epsilon"] + ROUNDING
         assert float((plain - found).abs().mean()) < 0.05
-        misread = [float((network(each).argmax(1) != labels).float().mean()) for each in (plain, found)]
-        assert misread[1] == pytest.approx(misread[0], abs=0.1)
+        misclassified = [float((network(each).argmax(1) != labels).float().mean()) for each in (plain, found)]
+        assert misclassified[1] == pytest.approx(misclassified[0], abs=0.1)
 
     def test_bfloat16_images_and_model(self, network, images):
         labels = torch.zeros(16).long()
@@ -298,8 +298,8 @@ class TestModel:
         assert float((change > 0).float().mean()) > 0.5
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_normalized_images_of_half_precision(self, network, images, dtype):
-        """Undoing their normalization puts white pixels outside the range, by rounding alone."""
+    def test_normalized_half_precision_images(self, network, images, dtype):
+        """Rounding alone moves denormalized white pixels outside the range."""
         pixels = PixelRange(mean=(0.1307,), std=(0.3081,))
         inputs = pixels.from_raw(images.round()).to(dtype)
         found = perturb_against(network.to(dtype), inputs, torch.zeros(16).long(), epsilon=0.1, steps=3, pixels=pixels)
@@ -311,10 +311,10 @@ class TestModel:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("options", "said"),
+        ("options", "message"),
         [
             ({"epsilon": -0.1}, "`epsilon` to be a finite number of at least 0, but got -0.1"),
-            ({"epsilon": torch.tensor([0.1])}, r"`epsilon` to be a number or one for each image \(16,\)"),
+            ({"epsilon": torch.tensor([0.1])}, r"`epsilon` to be a number, or one for each image \(16,\)"),
             ({"epsilon": torch.full((16,), -1.0)}, "`epsilon` to be finite and at least 0 for every image"),
             ({"step_size": float("nan")}, "`step_size` to be a finite number"),
             ({"norm": "l1"}, "one of 'linf', 'l2', but got l1"),
@@ -327,25 +327,25 @@ class TestRefusals:
             ({"low": 0.6}, r"`images` to be in \[0.6, 1\], the pixel range, but got values from 0.0"),
         ],
     )
-    def test_options(self, images, linear, options, said):
-        with pytest.raises(ValueError, match=said):
+    def test_refuses_options(self, images, linear, options, message):
+        with pytest.raises(ValueError, match=message):
             perturb(images, linear, **{"epsilon": 0.1, "steps": 2} | options)
 
     @pytest.mark.parametrize(
-        ("wrong", "said"),
+        ("transform", "message"),
         [
             (lambda x: x * 255, "the pixel range, but got values from .* to 25"),
-            (lambda x: (x * 255).to(torch.uint8), "a floating point batch"),
+            (lambda x: (x * 255).to(torch.uint8), "a floating-point batch"),
             (lambda x: x * torch.nan, "got values from nan to nan"),
-            (lambda x: x[:0], "a floating point batch"),
+            (lambda x: x[:0], "a floating-point batch"),
         ],
     )
-    def test_images(self, images, linear, wrong, said):
-        with pytest.raises(ValueError, match=said):
-            perturb(wrong(images), linear, epsilon=0.1, steps=2)
+    def test_refuses_images(self, images, linear, transform, message):
+        with pytest.raises(ValueError, match=message):
+            perturb(transform(images), linear, epsilon=0.1, steps=2)
 
     @pytest.mark.parametrize(
-        ("loss", "said"),
+        ("loss", "message"),
         [
             (lambda x: x.mean(), "a loss for each of the 16 images.*\n.*reduction"),
             (lambda x: 3.0, "a loss for each of the 16 images"),
@@ -353,19 +353,19 @@ class TestRefusals:
             (lambda x: torch.ones(16, requires_grad=True), "differentiable in the images"),
         ],
     )
-    def test_losses(self, images, loss, said):
-        with pytest.raises(ValueError, match=said):
+    def test_refuses_losses(self, images, loss, message):
+        with pytest.raises(ValueError, match=message):
             perturb(images, loss, epsilon=0.1, steps=2)
 
     @pytest.mark.parametrize("norm", ["linf", "l2"])
-    def test_gradients_that_are_not_finite(self, images, norm):
+    def test_refuses_infinite_gradients(self, images, norm):
         def loss(each):
             return (each - images).flatten(1).sum(1).sqrt()
 
         with pytest.raises(FloatingPointError, match="NaN or infinity at step 1 of 3"):
             perturb(images, loss, epsilon=0.1, steps=3, norm=norm, random_start=False)
 
-    def test_inference_mode(self, network, images):
+    def test_refuses_inference_mode(self, network, images):
         labels = torch.zeros(16).long()
         with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode=False"):
             perturb_against(network, images, labels, **FGSM)
@@ -376,11 +376,11 @@ class TestRefusals:
         assert network.training
 
     @pytest.mark.parametrize("epsilon", [8, 0, torch.full((16,), 8.0), True])
-    def test_gray_levels(self, network, images, epsilon):
+    def test_refuses_gray_levels(self, network, images, epsilon):
         with pytest.raises(ValueError, match="8 / 255"):
             perturb_against(network, images, torch.zeros(16).long(), epsilon=epsilon, steps=1)
 
-    def test_labels_and_logits_that_do_not_fit(self, network, images):
+    def test_refuses_labels_and_logits_of_wrong_shape(self, network, images):
         with pytest.raises(ValueError, match=r"`labels` to be as long as `images` \(16\), but got 3"):
             perturb_against(network, images, torch.zeros(3).long(), epsilon=0.1, steps=1)
         with pytest.raises(ValueError, match=r"`model` to be .* \(16, C\)"):
@@ -388,7 +388,7 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_ranks_draw_together_what_one_draws_alone(norm):
+def test_ranks_draw_same_starts_as_single_rank(norm):
     images = torch.rand(6, 3, 4, 4, generator=seeded())
     options = {"epsilon": 0.2, "steps": 0, "norm": norm}
     together = perturb(images, lambda x: x.flatten(1).sum(1), generator=seeded(1), **options)
@@ -399,7 +399,7 @@ def test_ranks_draw_together_what_one_draws_alone(norm):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("random_start", [True, False])
-def test_channels_last_stays_so_and_changes_no_number(norm, random_start):
+def test_preserves_channels_last_with_same_result(norm, random_start):
     images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(1))
     found = []

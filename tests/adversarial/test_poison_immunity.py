@@ -1,5 +1,3 @@
-"""Poison that a batch makes of itself: what is changed, toward what, and where there is nothing to gain."""
-
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -48,11 +46,11 @@ def gradients(network, images, labels, *, graph=False):
 
 
 class TestGradientMatching:
-    def test_the_poison_is_that_of_a_loop_by_hand(self, network, attacked):
+    def test_poison_matches_manual_loop(self, network, attacked):
         batch, other = relabeled(attacked, [0, 1, 1, 2, 1, 0, 2, 1, 0, 2, 2, 1]), copy.deepcopy(network).eval()
         images, labels = batch.inputs, batch.labels
-        misread = labels[6:] != 1
-        goal = gradients(other, images[6:][misread], torch.ones(4).long())
+        eligible = labels[6:] != 1
+        goal = gradients(other, images[6:][eligible], torch.ones(4).long())
 
         def cosine(changed):
             return F.cosine_similarity(gradients(other, changed, labels[:6], graph=True), goal, dim=0).expand(6)
@@ -64,41 +62,43 @@ class TestGradientMatching:
         before, after = (float(cosine(part).detach()[0]) for part in (images[:6], found[:6]))
         assert after > before + 0.05
 
-    def test_the_layers_that_count(self, network, attacked):
+    def test_matches_named_layers_only(self, network, attacked):
         batch = attacked()
         loss = matching_loss(batch, FIRST_HALF, ["4"])
         network.eval()
         last = list(network[4].parameters())
 
-        def own(rows, labels):
+        def gradient(rows, labels):
             parts = torch.autograd.grad(F.cross_entropy(network(batch.inputs[rows]), labels, reduction="sum"), last)
             return torch.cat([part.flatten() for part in parts])
 
         targets = (~FIRST_HALF & (batch.labels != 0)).nonzero().flatten()
-        cosine = F.cosine_similarity(own(FIRST_HALF, batch.labels[:6]), own(targets, torch.zeros(4).long()), dim=0)
+        cosine = F.cosine_similarity(
+            gradient(FIRST_HALF, batch.labels[:6]), gradient(targets, torch.zeros(4).long()), dim=0
+        )
         torch.testing.assert_close(loss(batch.inputs).detach(), cosine.expand(12))
 
-    def test_mixed_labels_count_as_what_they_are_made_of(self, attacked):
+    def test_mixed_labels_use_largest_class(self, attacked):
         plain = attacked()
         mixed = attacked(batch=(plain.inputs, F.one_hot(plain.labels, 3).float()))
         assert torch.equal(trained_on(PoisonImmunity(), plain), trained_on(PoisonImmunity(), mixed))
 
-    def test_a_smaller_share(self, attacked):
+    def test_smaller_share(self, attacked):
         batch = attacked()
         away = (trained_on(PoisonImmunity(share=0.25), batch) - batch.inputs).abs().amax((1, 2, 3))
         assert (away > 0.05).tolist() == [True] * 3 + [False] * 9
 
-    def test_parameters_that_are_not_trained_do_not_count(self, network, attacked):
+    def test_ignores_frozen_parameters(self, network, attacked):
         network.eval()[:4].requires_grad_(False)
         batch = attacked()
         frozen = matching_loss(batch, FIRST_HALF, None)(batch.inputs)
         network.requires_grad_(True)
         torch.testing.assert_close(frozen, matching_loss(batch, FIRST_HALF, ["4"])(batch.inputs))
         network.requires_grad_(False)
-        with pytest.raises(ValueError, match="with parameters that are trained, but got none in Sequential"):
+        with pytest.raises(ValueError, match="layers with trainable parameters, but got none in Sequential"):
             PoisonImmunity().step(batch, lambda _: None)
 
-    def test_several_starts_and_no_gradients_around(self, attacked):
+    def test_restarts_under_no_grad(self, attacked):
         batch = attacked(PGD(0.1, steps=2, restarts=2))
         with torch.no_grad():
             found = trained_on(PoisonImmunity(), batch)
@@ -106,7 +106,7 @@ class TestGradientMatching:
         assert float((found[:6] - batch.inputs[:6]).abs().amin((1, 2, 3)).min()) >= 0
         assert 0.05 < float((found - batch.inputs).abs().max()) <= 0.1 + 1e-6
 
-    def test_attention_that_is_fused_and_code_that_is_compiled(self, attacked):
+    def test_supports_fused_attention_and_compiled_models(self, attacked):
         class Attentive(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -117,31 +117,31 @@ class TestGradientMatching:
                 return self.head(F.scaled_dot_product_attention(rows, rows, rows).flatten(1))
 
         model = Attentive()
-        for asked in (model, torch.compile(model, backend="aot_eager")):
-            batch = attacked(module=model, logits=asked)
+        for forward in (model, torch.compile(model, backend="aot_eager")):
+            batch = attacked(module=model, logits=forward)
             assert float((trained_on(PoisonImmunity(), batch) - batch.inputs).abs().max()) > 0.05
 
     @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True:UserWarning")
-    def test_a_module_that_cannot_be_differentiated_twice(self, network, attacked):
+    def test_refuses_module_without_second_derivatives(self, network, attacked):
         batch = attacked(logits=lambda images: network[3:](checkpoint(network[:3], images, use_reentrant=True)))
         with pytest.raises(RuntimeError, match=r"differentiated twice, but got: .*\n.*`use_reentrant=False`"):
             PoisonImmunity().step(batch, lambda _: None)
 
-    def test_other_checkpoints_change_nothing(self, network, attacked):
+    def test_non_reentrant_checkpoints_change_nothing(self, network, attacked):
         batch = attacked(logits=lambda images: network[3:](checkpoint(network[:3], images, use_reentrant=False)))
         torch.testing.assert_close(trained_on(PoisonImmunity(), batch), trained_on(PoisonImmunity(), attacked()))
 
-    def test_other_errors_come_through(self, attacked):
-        with pytest.raises(RuntimeError, match=r"^of its own$"):
+    def test_other_errors_are_not_wrapped(self, attacked):
+        with pytest.raises(RuntimeError, match=r"^custom error$"):
             PoisonImmunity().step(attacked(logits=failing), lambda _: None)
 
 
 def failing(_):
-    raise RuntimeError("of its own")
+    raise RuntimeError("custom error")
 
 
 class TestFeatureCollision:
-    def test_the_poison_is_that_of_a_loop_by_hand(self, network, attacked):
+    def test_poison_matches_manual_loop(self, network, attacked):
         batch, other = attacked(PGD(0.1, steps=8, random_start=False)), copy.deepcopy(network).eval()
         images, goal = batch.inputs, other[:4](batch.inputs[6:]).mean(0).detach()
 
@@ -154,7 +154,7 @@ class TestFeatureCollision:
         assert torch.equal(found[6:], images[6:])
         assert float(near(found[:6]).detach()[0]) > float(near(images[:6]).detach()[0])
 
-    def test_the_value_is_relative(self, network, attacked):
+    def test_loss_is_relative_distance(self, network, attacked):
         batch = attacked()
         loss = collision_loss(batch, FIRST_HALF, ["3", "4"])
         network.eval().requires_grad_(False)
@@ -164,32 +164,32 @@ class TestFeatureCollision:
             expected -= float(0.5 * (one - other).square().sum() / other.square().sum())
         assert float(loss(batch.inputs)[0]) == pytest.approx(expected, rel=1e-4)
 
-    def test_a_reentrant_checkpoint_is_no_hindrance(self, network, attacked):
-        def asked(images):
+    def test_supports_reentrant_checkpoints(self, network, attacked):
+        def forward(images):
             return network[3:](checkpoint(network[:3], images, use_reentrant=True))
 
         with evaluating(network):
             network(attacked().inputs)
-        batch = attacked(logits=asked, module=network)
+        batch = attacked(logits=forward, module=network)
         with pytest.warns(UserWarning, match="None of the inputs"):
             found = trained_on(ATTACKS["collision"], batch)
         torch.testing.assert_close(found, trained_on(ATTACKS["collision"], attacked()))
 
 
 class TestPatches:
-    def test_poison_wears_the_patch_of_its_class_and_targets_that_of_another(self, attacked):
+    def test_poison_has_patch_of_own_class_and_targets_of_another(self, attacked):
         labels = torch.arange(24) % 3
         batch = attacked(batch=(torch.full((24, 1, 40, 40), 0.5), labels), logits=lambda images: images[:, 0, 0, :3])
         images = trained_on(PoisonImmunity("patch"), batch)
-        worn = []
+        patches = []
         for image in images:
             rows, columns = (image[0] != 0.5).nonzero(as_tuple=True)
             box = image[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             assert set(box.flatten().tolist()) <= {0.0, 1.0}
             assert 4 <= min(box.shape) <= max(box.shape) <= 16
-            worn.append((tuple(box.shape), tuple(box.flatten().tolist())))
-        of_class = [{worn[index] for index in range(12) if labels[index] == each} for each in range(3)]
-        of_target = [{worn[index] for index in range(12, 24) if labels[index] == each} for each in range(3)]
+            patches.append((tuple(box.shape), tuple(box.flatten().tolist())))
+        of_class = [{patches[index] for index in range(12) if labels[index] == each} for each in range(3)]
+        of_target = [{patches[index] for index in range(12, 24) if labels[index] == each} for each in range(3)]
         assert [len(each) for each in of_class + of_target] == [1] * 6
         assert of_class[0] != of_target[0]
         assert {next(iter(each)) for each in of_class} == {next(iter(each)) for each in of_target}
@@ -201,18 +201,18 @@ class TestPatches:
         batch = attacked(batch=(pixels.from_raw(plain.inputs), plain.labels), pixels=pixels)
         torch.testing.assert_close(trained_on(PoisonImmunity("patch"), batch), pixels.from_raw(raw))
 
-    def test_vectors_have_no_room_for_them(self, attacked):
+    def test_refuses_vectors(self, attacked):
         batch = attacked(batch=(torch.rand(4, 5), torch.arange(4) % 3))
         with pytest.raises(ValueError, match=r"images \(B, C, H, W\) for 'patch', but got a float32 tensor of shape"):
             PoisonImmunity("patch").step(batch, lambda _: None)
 
-    def test_a_single_class_has_no_other(self, attacked):
+    def test_single_class_is_not_changed(self, attacked):
         batch = attacked(logits=lambda images: images[:, 0, 0, :1])
         assert trained_on(PoisonImmunity("patch"), batch) is batch.inputs
 
 
 @each_attack
-def test_neither_the_batch_nor_the_module_is_changed(recipe, network, attacked):
+def test_does_not_change_batch_or_module(recipe, network, attacked):
     network.train()
     batch, before = attacked(), copy.deepcopy(network.state_dict())
     images, labels = (part.clone() for part in batch.batch)
@@ -227,7 +227,7 @@ def test_neither_the_batch_nor_the_module_is_changed(recipe, network, attacked):
 
 
 @each_attack
-def test_channels_last_and_dtype_stay(recipe, network, attacked):
+def test_preserves_channels_last_and_dtype(recipe, network, attacked):
     network[0] = nn.Conv2d(3, 4, 3)
     images = torch.rand(12, 3, 6, 6).contiguous(memory_format=torch.channels_last)
     network.to(torch.bfloat16)
@@ -237,20 +237,20 @@ def test_channels_last_and_dtype_stay(recipe, network, attacked):
 
 
 @each_attack
-def test_autocast_leaves_the_training_its_gradients(recipe, network, attacked):
+def test_training_has_gradients_under_autocast(recipe, network, attacked):
     batch = attacked(PGD(0.1, steps=2))
 
-    def own(changed):
+    def training_step(changed):
         assert float((changed[0] - batch.inputs).abs().max()) > 0.05
         return F.cross_entropy(network(changed[0]), changed[1])
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        recipe.step(batch, own).backward()
+        recipe.step(batch, training_step).backward()
     assert all(float(parameter.grad.abs().sum()) > 0 for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("recipe", [ATTACKS["matching"], ATTACKS["collision"]], ids=["matching", "collision"])
-def test_the_radius_is_that_of_the_raw_image(recipe, attacked):
+def test_radius_is_in_units_of_raw_image(recipe, attacked):
     pixels, plain = PixelRange(mean=(0.4,), std=(0.2,)), attacked()
     raw = plain.inputs.clamp(0, 1)
     batch = attacked(FGSM(0.1), batch=(pixels.from_raw(raw), plain.labels), pixels=pixels, strength=0.5)
@@ -260,12 +260,12 @@ def test_the_radius_is_that_of_the_raw_image(recipe, attacked):
 
 
 @pytest.mark.parametrize("recipe", [ATTACKS["matching"], ATTACKS["collision"]], ids=["matching", "collision"])
-def test_a_single_sample_is_left_alone(recipe, attacked):
+def test_single_sample_is_not_changed(recipe, attacked):
     batch = attacked(batch=(torch.rand(1, 1, 6, 6), torch.tensor([1])))
     assert trained_on(recipe, batch) is batch.inputs
 
 
-def test_a_batch_of_one_class_is_left_alone_by_matching(attacked):
+def test_matching_does_not_change_batch_of_one_class(attacked):
     batch = relabeled(attacked, [2] * 12)
     assert trained_on(PoisonImmunity(), batch) is batch.inputs
     assert not torch.equal(trained_on(ATTACKS["collision"], batch), batch.inputs)
@@ -274,17 +274,17 @@ def test_a_batch_of_one_class_is_left_alone_by_matching(attacked):
 
 @pytest.mark.parametrize(("count", "ranks"), [(2, 2), (3, 3), (12, 2), (12, 3)])
 @each_attack
-def test_ranks_make_together_what_one_makes_alone(recipe, count, ranks, network, attacked, monkeypatch):
-    """Ranks take samples in turns, and some have no poison, or no targets; each is a thread here."""
-    for name in ("twice_differentiable", "uncompiled"):  # they are for all threads
+def test_ranks_match_single_rank(recipe, count, ranks, network, attacked, monkeypatch):
+    """Samples are interleaved over ranks, which are threads here. Some ranks have no poison or no targets."""
+    for name in ("twice_differentiable", "uncompiled"):  # these contexts affect all threads
         monkeypatch.setattr(f"lightning_poison.adversarial.poison_immunity.{name}", nullcontext)
     images, labels = (part[:count] for part in attacked().batch)
     random_start = PGD(0.1, steps=3)
     whole = trained_on(recipe, attacked(random_start, batch=(images, labels)))
-    barrier, summands = threading.Barrier(ranks, timeout=20), [None] * ranks
+    barrier, summands = threading.Barrier(ranks), [None] * ranks
 
     def run(rank):
-        def total(tensor):
+        def sum_over_ranks(tensor):
             summands[rank] = tensor.clone()
             barrier.wait()
             summed = torch.stack(summands).sum(0)
@@ -292,10 +292,12 @@ def test_ranks_make_together_what_one_makes_alone(recipe, count, ranks, network,
             return summed
 
         own, twin = (images[rank::ranks], labels[rank::ranks]), copy.deepcopy(network)
-        return trained_on(
-            recipe,
-            attacked(random_start, batch=own, module=twin, logits=twin, part=(rank, ranks), total=total),
-        )
+        options = {"module": twin, "logits": twin, "part": (rank, ranks), "sum_over_ranks": sum_over_ranks}
+        try:
+            return trained_on(recipe, attacked(random_start, batch=own, **options))
+        except BaseException:
+            barrier.abort()  # the other ranks would wait forever
+            raise
 
     with ThreadPoolExecutor(ranks) as threads:
         parts = list(threads.map(run, range(ranks)))
@@ -311,27 +313,27 @@ def test_ranks_make_together_what_one_makes_alone(recipe, count, ranks, network,
         ({"layers": "4"}, "`layers` to be a list of layer names, but got '4'"),
         ({"layers": []}, "`layers` to be a list of layer names"),
         ({"attack": "feature-collision"}, "`layers` to be a list of layer names, but got None"),
-        ({"attack": "patch", "layers": ["4"]}, "left out for 'patch'"),
+        ({"attack": "patch", "layers": ["4"]}, "omitted for 'patch'"),
     ],
 )
-def test_settings_that_cannot_be(options, message):
+def test_refuses_settings_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         PoisonImmunity(**options)
 
 
-def test_a_layer_that_does_not_exist(attacked):
+def test_refuses_unknown_layer(attacked):
     for recipe in (PoisonImmunity(layers=["head"]), PoisonImmunity("feature-collision", layers=["head"])):
         with pytest.raises(ValueError, match=r"one of the layers of Sequential \(0, 1, 2, 3, 4\), but got 'head'"):
             recipe.step(attacked(), lambda _: None)
 
 
 @pytest.mark.parametrize("labels", [torch.rand(12), torch.zeros(12, 6, 6).long()])
-def test_labels_without_classes(labels, attacked):
+def test_refuses_labels_without_classes(labels, attacked):
     batch = attacked(batch=(attacked().inputs, labels))
     for recipe in (ATTACKS["matching"], ATTACKS["patch"]):
         with pytest.raises(ValueError, match=r"class indices \(B,\), or probabilities \(B, C\), .*but got a"):
             recipe.step(batch, lambda _: None)
 
 
-def test_settings_show():
+def test_repr_shows_settings():
     assert repr(ATTACKS["collision"]) == "PoisonImmunity('feature-collision', share=0.5, layers=('3',))"

@@ -13,7 +13,7 @@ def squares(images):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
-def test_values_and_gradients_are_of_each_image(context):
+def test_values_and_gradients_are_per_image(context):
     losses = SampleLosses(squares, POINTS)
     with context():
         assert losses.values(POINTS).tolist() == [5, 25]
@@ -22,20 +22,20 @@ def test_values_and_gradients_are_of_each_image(context):
     assert not POINTS.requires_grad
 
 
-def test_the_loss_gets_its_own_dtype_and_the_points_keep_theirs():
-    seen = []
+def test_loss_and_points_keep_their_dtypes():
+    dtypes = []
 
     def loss(images):
-        seen.append(images.dtype)
+        dtypes.append(images.dtype)
         return squares(images)
 
     losses = SampleLosses(loss, POINTS.bfloat16())
     assert losses.gradient(POINTS).dtype == losses.values(POINTS).dtype == torch.float32
-    assert seen == [torch.bfloat16] * 2
+    assert dtypes == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("where", ["autocast", "images", "loss"])
-def test_small_gradients_survive_half_precision(where):
+def test_small_gradients_do_not_underflow_in_half_precision(where):
     def loss(images):
         losses = (images.half() * 1e-4 * 1e-4).sum(1)
         return losses if where == "loss" else losses.float()
@@ -45,16 +45,16 @@ def test_small_gradients_survive_half_precision(where):
     assert (gradient > 0).all()
 
 
-def test_gradients_that_the_scale_would_overflow_come_without_it():
+def test_large_gradients_are_not_scaled_in_half_precision():
     gradient = SampleLosses(lambda images: (images * 100).sum(1), POINTS.half()).gradient(POINTS)
     assert torch.equal(gradient, torch.full((2, 2), 100.0))
 
 
-def test_full_precision_is_not_scaled():
+def test_float32_is_not_scaled():
     assert torch.equal(SampleLosses(lambda images: images.sum(1), POINTS).gradient(POINTS), torch.ones(2, 2))
 
 
-def test_a_loss_of_the_batch_is_refused():
+def test_refuses_loss_of_whole_batch():
     with pytest.raises(ValueError, match="a loss for each of the 2 images"):
         SampleLosses(lambda images: images.sum(), POINTS).values(POINTS)
 
@@ -65,19 +65,19 @@ class TestReentrantCheckpoints:
         layer = nn.Linear(3, 1)
         layer.requires_grad_(not frozen)
         plain = SampleLosses(lambda x: layer(x)[:, 0] ** 2, torch.zeros(2, 3))
-        kept = SampleLosses(
+        checkpointed = SampleLosses(
             lambda x: checkpoint(layer, x, use_reentrant=True)[:, 0] ** 2, torch.zeros(2, 3), parameters_frozen=frozen
         )
-        return layer, plain, kept
+        return layer, plain, checkpointed
 
-    def test_with_frozen_parameters_the_gradient_is_the_same(self):
-        layer, plain, kept = self.losses(frozen=True)
+    def test_same_gradient_with_frozen_parameters(self):
+        layer, plain, checkpointed = self.losses(frozen=True)
         points = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 0.0]])
-        torch.testing.assert_close(kept.gradient(points), plain.gradient(points))
+        torch.testing.assert_close(checkpointed.gradient(points), plain.gradient(points))
         assert layer.weight.grad is None
 
-    def test_without_the_way_out_is_named_and_nothing_written(self):
-        layer, _, kept = self.losses(frozen=False)
+    def test_refuses_parameters_that_are_not_frozen(self):
+        layer, _, checkpointed = self.losses(frozen=False)
         with pytest.raises(RuntimeError, match="use_reentrant=False"):
-            kept.gradient(torch.ones(2, 3))
+            checkpointed.gradient(torch.ones(2, 3))
         assert layer.weight.grad is None

@@ -14,16 +14,16 @@ from lightning_poison.testing.tiny_images import TinyImages
 
 
 class Probe:
-    """Flips labels, and does something else on the way."""
+    """Flips labels, with a side effect."""
 
     name = "probe"
     clean_label = False
 
-    def __init__(self, misdeed=lambda **given: None):
-        self.misdeed = misdeed
+    def __init__(self, side_effect=lambda **given: None):
+        self.side_effect = side_effect
 
     def craft(self, dataset, threat, *, surrogates, holdout, generator):
-        self.misdeed(dataset=dataset, surrogates=surrogates, holdout=holdout, generator=generator)
+        self.side_effect(dataset=dataset, surrogates=surrogates, holdout=holdout, generator=generator)
         chosen = torch.randperm(len(dataset), generator=generator)[: threat.budget]
         return Poison(chosen, (dataset.targets[chosen] + 1) % 3, AvailabilityObjective(), attack=self.name)
 
@@ -37,13 +37,13 @@ def surrogate():
     return Surrogate(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval(), "0")
 
 
-def test_the_poison_comes_back_as_it_was_crafted():
+def test_returns_poison_of_attack():
     poison = run(Probe())
     expected = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:3]
     assert torch.equal(poison.indices, expected)
 
 
-def test_everything_reaches_the_attack():
+def test_passes_arguments_to_attack():
     seen = {}
     holdout, model = TinyImages(3), surrogate()
     run(Probe(seen.update), holdout=holdout, surrogates=[model])
@@ -52,7 +52,7 @@ def test_everything_reaches_the_attack():
     assert isinstance(seen["generator"], torch.Generator)
 
 
-def test_a_broken_rule_is_refused():
+def test_refuses_poison_over_budget():
     class Greedy(Probe):
         def craft(self, dataset, threat, **given):
             return super().craft(dataset, Threat(threat.budget + 1), **given)
@@ -61,12 +61,12 @@ def test_a_broken_rule_is_refused():
         run(Greedy())
 
 
-MISDEEDS = {
-    "a pixel": (lambda dataset, **_: dataset.data[2].add_(1), "leave the data set as it found it.*another sample 2"),
-    "a label": (lambda dataset, **_: dataset.targets[2].sub_(1), "the data set.*another sample 2"),
+SIDE_EFFECTS = {
+    "a pixel": (lambda dataset, **_: dataset.data[2].add_(1), "leave the data set unchanged.*a change in sample 2"),
+    "a label": (lambda dataset, **_: dataset.targets[2].sub_(1), "the data set.*change in sample 2"),
     "the transform": (
         lambda dataset, **_: setattr(dataset, "transform", TinyImages(1).transform),
-        "the data set.*another attribute `transform`",
+        "the data set.*change in attribute `transform`",
     ),
     "the held-out set": (lambda holdout, **_: holdout.data[0].add_(1), "the held-out set.*sample 0"),
     "a weight": (lambda surrogates, **_: surrogates[0].model[0].weight.data.add_(1), "surrogate 0.*0.weight"),
@@ -78,13 +78,13 @@ MISDEEDS = {
 }
 
 
-@pytest.mark.parametrize(("misdeed", "said"), MISDEEDS.values(), ids=MISDEEDS.keys())
-def test_what_the_attack_was_lent_must_come_back_unchanged(misdeed, said):
-    with pytest.raises(PluginError, match=said):
-        run(Probe(misdeed), holdout=TinyImages(3), surrogates=[surrogate()])
+@pytest.mark.parametrize(("side_effect", "message"), SIDE_EFFECTS.values(), ids=SIDE_EFFECTS.keys())
+def test_refuses_attack_with_side_effects(side_effect, message):
+    with pytest.raises(PluginError, match=message):
+        run(Probe(side_effect), holdout=TinyImages(3), surrogates=[surrogate()])
 
 
-def test_the_global_random_states_are_put_back_and_repeat():
+def test_global_random_states_are_seeded_and_restored():
     drawn = []
 
     def state():
@@ -103,7 +103,7 @@ def test_the_global_random_states_are_put_back_and_repeat():
     assert drawn[2] != drawn[0]
 
 
-def test_what_the_attack_raises_comes_through_with_its_name():
+def test_error_of_attack_propagates_with_its_name():
     def refuse(**_):
         raise ValueError("needs a surrogate")
 
@@ -112,21 +112,21 @@ def test_what_the_attack_raises_comes_through_with_its_name():
     assert caught.value.__notes__ == ["Raised by the attack `probe`."]
 
 
-def test_a_seed_is_no_generator():
+def test_refuses_seed_instead_of_generator():
     with pytest.raises(TypeError, match=r"(?s)`generator`.*got 3.*manual_seed"):
         craft(Probe(), TinyImages(12), Threat(3), generator=3)
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value", "said"),
+    ("attribute", "value", "message"),
     [
         ("name", None, r"Probe\.name.*string"),
         ("clean_label", "no", r"True or False"),
         ("craft", None, "method `craft`"),
     ],
 )
-def test_what_does_not_look_like_an_attack(attribute, value, said):
+def test_refuses_object_without_attack_interface(attribute, value, message):
     attack = Probe()
     setattr(attack, attribute, value)
-    with pytest.raises(PluginError, match=said):
+    with pytest.raises(PluginError, match=message):
         run(attack)

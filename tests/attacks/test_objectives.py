@@ -10,7 +10,8 @@ from lightning_poison.attacks.objectives import (
     Objective,
     ProtectedClassObjective,
     TriggerObjective,
-    objectives,
+    attacker_succeeds,
+    objective_kinds,
 )
 from lightning_poison.attacks.triggers import PatchTrigger
 
@@ -53,40 +54,40 @@ OBJECTIVES = {
 }
 
 
-def test_a_trigger_comes_before_the_transform_on_all_but_the_target_class():
+def test_trigger_precedes_transform_and_skips_target_class():
     found = items(OBJECTIVES["trigger"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, 1), (2, 1)] * 3
     assert found[2][0].flatten().tolist() == pytest.approx([3 / 510, 3 / 510, 3 / 510, 0.5])
 
 
-def test_a_source_class():
+def test_trigger_of_source_class():
     found = items(OBJECTIVES["trigger from one class"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(2, 1)] * 3
 
 
-def test_all_to_all_needs_a_target_for_every_class():
+def test_all_to_all_refuses_class_without_target():
     with pytest.raises(ValueError, match="labels below 2, the classes that have a target, but got 2"):
         TriggerObjective(TRIGGER, torch.tensor([1, 0])).evaluation_set(Images())
 
 
-def test_all_to_all():
+def test_all_to_all_targets():
     found = items(OBJECTIVES["all to all"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, 1), (1, 2), (2, 0)] * 3
 
 
-def test_a_trigger_needs_raw_images():
+def test_trigger_refuses_data_without_raw_images():
     with pytest.raises(TypeError, match="a data set that calls its `transform`"):
         OBJECTIVES["trigger"].evaluation_set(TensorDataset(torch.rand(2, 1, 2, 2), torch.tensor([0, 1])))
 
 
-def test_instances_are_what_was_stored():
+def test_instances_are_returned_unchanged():
     objective = OBJECTIVES["instances"]
     found = items(objective.evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, 2), (1, -1)]
     assert torch.equal(torch.stack([image for image, _, _ in found]), objective.inputs)
 
 
-def test_raw_instances_go_through_the_transform_and_stay_as_they_are():
+def test_raw_instances_are_transformed_on_a_copy():
     def in_place(image):
         return image.mul_(0).float()
 
@@ -98,20 +99,20 @@ def test_raw_instances_go_through_the_transform_and_stay_as_they_are():
         items(objective.evaluation_set(Images(0)))
 
 
-def test_a_protected_class():
+def test_protected_class_selects_its_samples():
     found = items(OBJECTIVES["protected class"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(2, -1)] * 3
     wanted = [item[2] for item in items(OBJECTIVES["protected class with target"].evaluation_set(Images()))]
     assert wanted == [0] * 3
 
 
-def test_availability_is_every_sample():
+def test_availability_selects_all_samples():
     found = items(OBJECTIVES["availability"].evaluation_set(Images()))
     assert [(true, wanted) for _, true, wanted in found] == [(0, -1), (1, -1), (2, -1)] * 3
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_attacker_who_gets_what_is_wanted_succeeds_everywhere(name):
+def test_success_where_predictions_are_wanted_labels(name):
     objective = OBJECTIVES[name]
     assert isinstance(objective, Objective)
     evaluation = items(objective.evaluation_set(Images()))
@@ -124,9 +125,9 @@ def test_an_attacker_who_gets_what_is_wanted_succeeds_everywhere(name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_packed_and_unpacked_it_judges_the_same(name):
+def test_pack_round_trip(name):
     objective = OBJECTIVES[name]
-    again = objectives.unpack(*objectives.pack(objective))
+    again = objective_kinds.unpack(*objective_kinds.pack(objective))
     assert repr(again) == repr(objective)
     for old, new in zip(*(items(each.evaluation_set(Images())) for each in (objective, again)), strict=True):
         assert torch.equal(old[0], new[0])
@@ -134,7 +135,7 @@ def test_packed_and_unpacked_it_judges_the_same(name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_evaluation_sets_batch_and_pickle(name):
+def test_evaluation_sets_can_be_batched_and_pickled(name):
     evaluation = OBJECTIVES[name].evaluation_set(Images())
     again = pickle.loads(pickle.dumps(evaluation))  # noqa: S301
     inputs, true, wanted = next(iter(DataLoader(again, batch_size=100)))
@@ -142,6 +143,19 @@ def test_evaluation_sets_batch_and_pickle(name):
     assert true.dtype == wanted.dtype == torch.int64
 
 
-def test_instances_of_other_lengths_are_refused():
+def test_refuses_instances_of_different_lengths():
     with pytest.raises(ValueError, match=r"`wanted` to be as long as `inputs` \(2\), but got 1"):
         InstancesObjective(torch.rand(2, 3), torch.tensor([0, 1]), torch.tensor([2]))
+
+
+def test_success_known_answers():
+    predictions, true = torch.tensor([1, 2, 3, 0]), torch.tensor([0, 2, 0, 0])
+    wanted = torch.tensor([1, 1, -1, -1])
+    assert attacker_succeeds(predictions, true, wanted).tolist() == [True, False, True, False]
+
+
+def test_failure_of_reference_model_is_no_success():
+    predictions, true = torch.tensor([1, 1, 3, 3]), torch.tensor([0, 0, 0, 0])
+    wanted, reference = torch.tensor([1, 1, -1, -1]), torch.tensor([1, 2, 0, 2])
+    found = attacker_succeeds(predictions, true, wanted, reference=reference)
+    assert found.tolist() == [False, True, True, False]

@@ -33,7 +33,7 @@ def poison(**parts):
     ids=repr,
 )
 @pytest.mark.parametrize("full", [False, True])
-def test_saved_and_loaded_bit_for_bit(tmp_path, objective, full):
+def test_round_trip_is_exact(tmp_path, objective, full):
     parts = {}
     if full:
         indices = torch.tensor([3, 8, 10])
@@ -66,13 +66,13 @@ def test_raw_images_stay_uint8(tmp_path):
     assert Poison.load(tmp_path / "p").inputs.dtype == torch.uint8
 
 
-def test_a_pickle_is_not_loaded(tmp_path):
+def test_refuses_pickle(tmp_path):
     (tmp_path / "p").write_bytes(pickle.dumps(poison()))
     with pytest.raises(ValueError, match="Expected a poison file in safetensors form"):
         Poison.load(tmp_path / "p")
 
 
-def test_a_file_with_parts_missing_or_added(tmp_path):
+def test_refuses_missing_or_extra_parts(tmp_path):
     poison().save(tmp_path / "p")
     tensors, meta = read_tensors(tmp_path / "p", "poison")
     broken = [
@@ -82,11 +82,11 @@ def test_a_file_with_parts_missing_or_added(tmp_path):
     ]
     for number, (some, header) in enumerate(broken):
         write_tensors(tmp_path / str(number), some, header)
-        with pytest.raises(ValueError, match="Expected a complete poison file"):
+        with pytest.raises(ValueError, match="is incomplete or inconsistent"):
             Poison.load(tmp_path / str(number))
 
 
-def test_an_objective_of_an_unknown_plugin(tmp_path):
+def test_refuses_objective_of_unknown_plugin(tmp_path):
     poison().save(tmp_path / "p")
     tensors, meta = read_tensors(tmp_path / "p", "poison")
     write_tensors(tmp_path / "p", tensors, {**meta, "objective": {"kind": "frog"}})
@@ -105,7 +105,7 @@ def test_roles_and_appended_samples():
     assert repr(mixed) == "Poison(test: 3 samples, 1 of them cover, labels only)"
 
 
-def test_no_poison_at_all():
+def test_empty_poison():
     none = poison(indices=torch.tensor([], dtype=torch.int64), labels=torch.tensor([], dtype=torch.int64))
     assert len(none) == 0
     assert not none.is_poison(5).any()
@@ -114,7 +114,7 @@ def test_no_poison_at_all():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"indices": torch.tensor([3, 3, 4])}, "`indices` to be each given once, but got 3 twice"),
+        ({"indices": torch.tensor([3, 3, 4])}, "`indices` to be unique, but got 3 twice"),
         ({"indices": torch.tensor([-1, 3, 4])}, "`indices` to be at least 0, but got -1"),
         ({"indices": torch.tensor([3.0, 4, 5])}, "`indices` to be a one-dimensional int64"),
         ({"indices": [3, 4, 5]}, "`indices` to be a one-dimensional int64"),
@@ -129,6 +129,6 @@ def test_no_poison_at_all():
         ({"inputs": torch.zeros(3, 4).byte(), "domain": "raw"}, r"uint8 \(P, C, H, W\) in the raw domain"),
     ],
 )
-def test_refuses(parts, message):
+def test_refuses_invalid_arguments(parts, message):
     with pytest.raises(ValueError, match=message):
         poison(**parts)

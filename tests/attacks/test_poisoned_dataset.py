@@ -53,14 +53,14 @@ class Plain(Images):
 
 
 class Batched(Plain):
-    """Remembers the batches it was asked for."""
+    """Remembers the batches it was requested for."""
 
     def __init__(self, count=6):
         super().__init__(count)
-        self.asked = []
+        self.requested = []
 
     def __getitems__(self, indices):
-        self.asked.append(list(indices))
+        self.requested.append(list(indices))
         return [self[index] for index in indices]
 
 
@@ -108,7 +108,7 @@ def test_overlays_and_appends(drawn, changed, added):
 @pytest.mark.parametrize(
     "label", [int, torch.tensor, np.int64, np.uint8, lambda value: torch.tensor(value, dtype=torch.uint8)]
 )
-def test_the_container_and_its_types_stay(drawn, make, label):
+def test_container_and_types_are_kept(drawn, make, label):
     data = PoisonedDataset(Images(make=make, label=label), drawn)
     spec = SampleSpec.detect(data[0])
     for index in (1, 6):
@@ -129,7 +129,7 @@ def test_array_labels_stay_arrays():
     assert int(label) == 2
 
 
-def test_an_appended_sample_takes_its_container_from_its_base():
+def test_appended_sample_copies_entries_of_its_base():
     base = [{"x": torch.full((2,), float(index)), "y": index, "id": index} for index in range(3)]
     data = PoisonedDataset(base, poison([3], [1], torch.zeros(1, 2), base_indices=torch.tensor([2])))
     assert data[3]["id"] == 2
@@ -138,7 +138,7 @@ def test_an_appended_sample_takes_its_container_from_its_base():
     assert base[2]["x"].tolist() == [2, 2]
 
 
-def test_places_count_from_the_end_and_end():
+def test_negative_and_out_of_range_indices():
     data = PoisonedDataset(Images(), SAMPLE)
     assert data[-1][1] == 0
     assert float(data[-1][0].max()) == pytest.approx(0.8)
@@ -150,11 +150,11 @@ def test_places_count_from_the_end_and_end():
     assert len(list(iter(data))) == 7
 
 
-def test_batches_are_read_in_one_go_and_come_in_order():
+def test_batches_are_read_at_once_in_order():
     base = Batched()
     data = PoisonedDataset(base, SAMPLE)
     found = data.__getitems__([5, 1, 0, 6, 1, -1])
-    assert base.asked == [[5, 0]]
+    assert base.requested == [[5, 0]]
     assert [float(image.max()) for image, _ in found] == pytest.approx([5 / 510, 0.7, 0, 0.8, 0.7, 0.8])
     with pytest.raises(IndexError, match="but got 7"):
         data.__getitems__([0, 7])
@@ -162,7 +162,7 @@ def test_batches_are_read_in_one_go_and_come_in_order():
 
 @pytest.mark.parametrize("drawn", [SAMPLE, RAW, LABELS], ids=["sample", "raw", "labels"])
 @pytest.mark.parametrize("base", [Plain, Batched])
-def test_a_loader_with_two_workers_reads_the_same(drawn, base):
+def test_loader_with_two_workers_reads_same_samples(drawn, base):
     data = PoisonedDataset(base(), drawn)
     here = [torch.cat(parts) for parts in zip(*DataLoader(data, batch_size=3), strict=True)]
     there = [torch.cat(parts) for parts in zip(*DataLoader(data, batch_size=3, num_workers=2), strict=True)]
@@ -172,7 +172,7 @@ def test_a_loader_with_two_workers_reads_the_same(drawn, base):
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])  # noqa: S301
 @pytest.mark.parametrize("base", [Plain, Batched])
-def test_views_copy_and_pickle(duplicate, base):
+def test_views_can_be_copied_and_pickled(duplicate, base):
     keep = torch.tensor([True, False, True, True, True, True, True])
     data = duplicate(SanitizedDataset(PoisonedDataset(base(), RAW), keep))
     assert len(data) == 6
@@ -181,7 +181,7 @@ def test_views_copy_and_pickle(duplicate, base):
 
 
 @pytest.mark.parametrize("drawn", [SAMPLE, RAW, LABELS], ids=["sample", "raw", "labels"])
-def test_nothing_of_the_caller_changes_whatever_is_done_to_a_sample(drawn):
+def test_changing_a_sample_does_not_change_poison_or_data(drawn):
     base = TensorDataset(torch.zeros(6, 1, 2, 2), torch.arange(6) % 3) if drawn.domain == "sample" else Images()
     found = [copy.deepcopy(sample) for sample in (base[0], base[1])]
     inputs = None if drawn.inputs is None else drawn.inputs.clone()
@@ -201,13 +201,13 @@ def test_nothing_of_the_caller_changes_whatever_is_done_to_a_sample(drawn):
     assert isinstance(base, TensorDataset) or base.targets == [0, 1, 2, 0, 1, 2]
 
 
-def test_an_in_place_transform_does_not_reach_the_poison():
+def test_in_place_transform_does_not_change_poison():
     data = PoisonedDataset(Images(transform=lambda image: image.zero_().float()), RAW)
     data[1], data[6]
     assert RAW.inputs.unique().tolist() == [102, 255]
 
 
-def test_memory_is_that_of_the_poison():
+def test_memory_is_proportional_to_poison():
     base = Plain(200_000)
     tracemalloc.start()
     data = PoisonedDataset(base, poison([7], [1], shades(0.5)))
@@ -219,7 +219,7 @@ def test_memory_is_that_of_the_poison():
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 19), max_size=8), st.integers(0, 4), st.integers(0, 99))
-def test_every_sample_is_clean_or_the_poison(indices, added, seed):
+def test_samples_are_clean_or_poison(indices, added, seed):
     generator = torch.Generator().manual_seed(seed)
     base = TensorDataset(torch.randn(20, 3, generator=generator), torch.randint(5, (20,), generator=generator))
     where = [*sorted(indices), *range(20, 20 + added)]
@@ -238,19 +238,19 @@ def test_every_sample_is_clean_or_the_poison(indices, added, seed):
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        (poison([7], [0], shades(0.5)), r"`indices` to be appended from 6 on without a gap, but got \[7\]"),
-        (poison([6, 8], [0, 0], shades(0.5, 0.5)), r"without a gap, but got \[8\]"),
+        (poison([7], [0], shades(0.5)), r"`indices` to be consecutive from 6 on for appended samples, but got \[7\]"),
+        (poison([6, 8], [0, 0], shades(0.5, 0.5)), r"consecutive from 6 on for appended samples, but got \[8\]"),
         (poison([6], [0], base_indices=torch.tensor([6])), r"`base_indices` to be positions in the data set of 6"),
         (poison([1], [0], base_indices=torch.tensor([-1])), "`base_indices` to be positions"),
         (poison([6], [0]), "Expected `inputs` or `base_indices` for appended samples"),
     ],
 )
-def test_poison_of_another_data_set_is_refused(drawn, message):
+def test_refuses_poison_of_another_data_set(drawn, message):
     with pytest.raises(ValueError, match=message):
         PoisonedDataset(Images(), drawn)
 
 
-def test_raw_poison_needs_raw_images():
+def test_refuses_raw_poison_without_raw_images():
     with pytest.raises(TypeError, match=r'calls its `transform`[\s\S]*poison of domain "sample"'):
         PoisonedDataset(TensorDataset(torch.zeros(6, 1, 2, 2), torch.arange(6)), RAW)
     with pytest.raises(ValueError, match="Expected a raw image like"):
@@ -266,17 +266,17 @@ def test_raw_poison_needs_raw_images():
     ],
     ids=["shape", "uint8", "numpy"],
 )
-def test_poison_that_is_unlike_the_samples_is_refused(base):
+def test_refuses_poison_unlike_samples(base):
     with pytest.raises(ValueError, match=r"Expected samples like the poison, a float32 tensor of shape \(1, 2, 2\)"):
         PoisonedDataset(base, poison([1], [0], shades(0.5)))[1]
 
 
-def test_poison_takes_the_precision_of_the_samples():
+def test_poison_is_cast_to_dtype_of_samples():
     base = TensorDataset(torch.zeros(3, 1, 2, 2).double(), torch.arange(3))
     assert PoisonedDataset(base, poison([1], [0], shades(0.5)))[1][0].dtype == torch.float64
 
 
-def test_making_one_leaves_the_random_state_alone():
+def test_construction_keeps_random_state():
     data = Images(transform=lambda image: image + torch.rand(1, 2, 2))
     found = torch.get_rng_state()
     PoisonedDataset(data, RAW)
@@ -286,7 +286,7 @@ def test_making_one_leaves_the_random_state_alone():
 KEEP = torch.tensor([False, True, True, False, True, True])
 
 
-def test_the_view_holds_what_was_kept_in_order():
+def test_sanitized_view_keeps_order():
     data = SanitizedDataset(Images(), KEEP)
     assert len(data) == 4
     assert data.indices.tolist() == [1, 2, 4, 5]
@@ -300,7 +300,7 @@ def test_the_view_holds_what_was_kept_in_order():
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
 @pytest.mark.parametrize("name", ["targets", "labels"])
-def test_lists_of_labels_are_cut_down_in_their_own_type(kind, name):
+def test_label_lists_are_filtered_with_same_type(kind, name):
     base = Plain()
     setattr(base, name, kind([0, 1, 2, 3, 4, 5]))
     found = getattr(SanitizedDataset(base, KEEP), name)
@@ -309,13 +309,13 @@ def test_lists_of_labels_are_cut_down_in_their_own_type(kind, name):
 
 
 @pytest.mark.parametrize("values", [dict.fromkeys(range(6), "a"), "abcdef", [1, 2], None, 3])
-def test_what_is_no_list_of_labels_stays(values):
+def test_other_labels_attribute_is_unchanged(values):
     base = Plain()
     base.labels = values
     assert SanitizedDataset(base, KEEP).labels == values
 
 
-def test_views_of_views():
+def test_nested_views():
     outer = SanitizedDataset(SanitizedDataset(Plain(), KEEP), torch.tensor([True, False, True, True]))
     assert [label for _, label in outer] == [1, 1, 2] == outer.targets
     deeper = SanitizedDataset(Subset(outer, [2, 0]), torch.tensor([False, True]))
@@ -323,27 +323,27 @@ def test_views_of_views():
     assert not hasattr(deeper, "targets")
 
 
-def test_only_a_data_set_that_reads_batches_is_asked_for_them():
+def test_getitems_only_if_data_set_has_it():
     assert not hasattr(SanitizedDataset(Plain(), KEEP), "__getitems__")
     base = Batched()
     view = SanitizedDataset(base, KEEP)
     assert [label for _, label in view.__getitems__([3, 0])] == [2, 1]
-    assert base.asked == [[5, 1]]
+    assert base.requested == [[5, 1]]
 
 
-def test_a_loader_of_a_view():
+def test_loader_of_view():
     for base in (Plain(), Batched()):
         loader = DataLoader(SanitizedDataset(base, KEEP), batch_size=2, num_workers=2)
         assert torch.cat([labels for _, labels in loader]).tolist() == [1, 2, 1, 2]
 
 
 @pytest.mark.parametrize("view", [SanitizedDataset(Plain(), KEEP), PoisonedDataset(Plain(), LABELS)])
-def test_an_attribute_that_nobody_has(view):
+def test_unknown_attribute_raises(view):
     with pytest.raises(AttributeError, match="nothing"):
         _ = view.nothing
 
 
-def test_where_samples_lie_is_not_passed_on():
+def test_storage_attributes_are_not_forwarded():
     for base in (TensorDataset(torch.zeros(6, 2), torch.arange(6)), Subset(Plain(), range(6))):
         view = PoisonedDataset(base, poison([1], [0]))
         assert not hasattr(view, "tensors")
@@ -351,17 +351,17 @@ def test_where_samples_lie_is_not_passed_on():
 
 
 @pytest.mark.parametrize("keep", [torch.ones(6), torch.ones(5, dtype=torch.bool), torch.ones(6, 1, dtype=torch.bool)])
-def test_refuses_a_mask(keep):
+def test_refuses_invalid_mask(keep):
     with pytest.raises(ValueError, match=r"`keep` to be a boolean mask \(6,\)"):
         SanitizedDataset(Plain(), keep)
 
 
-def test_refuses_to_keep_nothing():
+def test_refuses_empty_mask():
     with pytest.raises(NothingKeptError, match="keeps some of the 6 samples, but it keeps none"):
         SanitizedDataset(Plain(), torch.zeros(6, dtype=torch.bool))
 
 
-def test_a_mask_that_changes_afterwards_changes_nothing():
+def test_mask_is_copied():
     keep = KEEP.clone()
     view = SanitizedDataset(Plain(), keep)
     keep[:] = False

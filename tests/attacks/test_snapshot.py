@@ -15,35 +15,35 @@ def change_of(dataset, edit):
     return first_change(before, snapshot_dataset(dataset))
 
 
-def test_nothing_changed():
+def test_detects_no_change():
     assert change_of(TinyImages(9), lambda: None) is None
 
 
-def test_one_pixel_of_one_sample():
+def test_detects_changed_pixel():
     dataset = TinyImages(9)
     assert change_of(dataset, lambda: dataset.data[4, 0, 2, 2].bitwise_xor_(1)) == "sample 4"
 
 
-def test_one_label_through_a_view():
+def test_detects_changed_label_in_view():
     dataset = TinyImages(9)
     view = Subset(dataset, [3, 5, 7])
     assert change_of(view, lambda: dataset.targets.__setitem__(5, 0)) == "sample 1"
 
 
-def test_a_tensor_that_no_sample_of_the_view_shows():
+def test_detects_changed_tensor_outside_view():
     dataset = TinyImages(9)
     view = ConcatDataset([Subset(dataset, [0]), Subset(dataset, [1])])
     changed = change_of(view, lambda: dataset.data.__setitem__(8, 0))
     assert changed == "attribute `datasets[0].dataset.data`"
 
 
-def test_an_array_and_the_tensors_of_a_tensor_dataset():
+def test_detects_changed_array():
     dataset = TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 0]), torch.zeros(3))
     dataset.weights = np.zeros(3)
     assert change_of(dataset, lambda: dataset.weights.__setitem__(1, 1)) == "attribute `weights`"
 
 
-def test_random_transforms_are_no_change():
+def test_random_transforms_are_repeatable():
     dataset = TinyImages(9)
     normalize = dataset.transform
     dataset.transform = lambda image: normalize(image) + torch.rand(())
@@ -51,7 +51,7 @@ def test_random_transforms_are_no_change():
     assert change_of(dataset, lambda: dataset.data.__setitem__(2, 0)) == "sample 2"
 
 
-def test_a_random_state_of_its_own_falls_back_to_raw_images():
+def test_own_random_state_falls_back_to_raw_images():
     dataset = TinyImages(9)
     normalize, own = dataset.transform, torch.Generator()
     dataset.transform = lambda image: normalize(image) + torch.rand((), generator=own)
@@ -59,13 +59,13 @@ def test_a_random_state_of_its_own_falls_back_to_raw_images():
     assert change_of(dataset, lambda: dataset.data.__setitem__(2, 0)) == "raw image 2"
 
 
-def test_another_transform():
+def test_detects_replaced_transform():
     dataset = TinyImages(9)
     same = TinyImages(9).transform
     assert change_of(dataset, lambda: setattr(dataset, "transform", same)) == "attribute `transform`"
 
 
-def test_of_a_large_set_some_samples_and_all_labels(monkeypatch):
+def test_large_data_set_is_sampled_with_all_labels(monkeypatch):
     monkeypatch.setattr(snapshot, "MAX_SAMPLES", 4)
     parts = snapshot_dataset(TinyImages(50))
     assert sum(name.startswith("sample") for name in parts) == 4
@@ -75,7 +75,7 @@ def test_of_a_large_set_some_samples_and_all_labels(monkeypatch):
     }
 
 
-def test_reading_leaves_the_global_random_state_alone():
+def test_global_random_state_is_unchanged():
     dataset = TinyImages(9)
     normalize = dataset.transform
     dataset.transform = lambda image: normalize(image) + torch.rand(())
@@ -93,7 +93,7 @@ def test_reading_leaves_the_global_random_state_alone():
         (lambda model: model(torch.ones(2, 3)).sum().backward(), "0.weight.grad"),
     ],
 )
-def test_what_a_model_holds(edit, changed):
+def test_detects_changed_model(edit, changed):
     model = nn.Sequential(nn.Linear(3, 2)).eval()
     before = snapshot_module(model)
     assert first_change(before, snapshot_module(model)) is None

@@ -30,29 +30,29 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-def test_features_of_raw_images_are_those_of_the_samples(model, images):
+def test_features_of_raw_images_equal_features_of_samples(model, images):
     features = RawFeatures(Surrogate(model, "2"), NORMALIZED)
     torch.testing.assert_close(features(images), model[:3]((images - 0.5) / 0.25))
 
 
-def test_they_are_differentiable_in_the_raw_image(images):
+def test_features_are_differentiable_in_raw_images(images):
     leaf = images.clone().requires_grad_()
     RawFeatures(Surrogate(nn.Flatten(), ""), NORMALIZED)(leaf).sum().backward()
     torch.testing.assert_close(leaf.grad, torch.full_like(images, 4.0))
 
 
-def test_the_device_of_the_model_and_of_one_without_parameters(model):
+def test_device_follows_model(model):
     assert RawFeatures(Surrogate(model.to("meta"), "2"), NORMALIZED).device == torch.device("meta")
     assert RawFeatures(Surrogate(nn.BatchNorm1d(3, affine=False).to("meta"), ""), NORMALIZED).device.type == "meta"
     assert RawFeatures(Surrogate(nn.Flatten(), ""), NORMALIZED).device.type == "cpu"
 
 
-def test_a_layer_that_is_not_there(model):
+def test_refuses_unknown_layer(model):
     with pytest.raises(ValueError, match=r"one of the layers of Sequential \(0, 1, 2, 3\), but got 'body'"):
         RawFeatures(Surrogate(model, "body"), NORMALIZED)
 
 
-def test_reading_features_of_several_maps_at_once(model):
+def test_read_features_of_several_maps(model):
     tiny = TinyImages(12, pixels=NORMALIZED)
     raw = RawImages(tiny, NORMALIZED, seed=0, batch_size=2)
     maps = [RawFeatures(Surrogate(model, layer), NORMALIZED) for layer in ("2", "3")]

@@ -1,4 +1,4 @@
-"""A Trainer, a module that writes down which samples reach it, and numbered data of which some are mislabeled."""
+"""A Trainer, modules that record the samples of their steps, and numbered data of which some are mislabeled."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ FIRST_ID = 10_000
 
 
 class Numbered(Dataset):
-    """Samples `(input, label, id)` of three classes, some under a wrong label; an id is no label and no input."""
+    """Samples `(input, label, id)` of three classes, some mislabeled."""
 
     def __init__(self, count=240, *, wrong=24, seed=0, container=None):
         generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ class Numbered(Dataset):
 
 
 class Recording:
-    """Training steps that note the ids of their samples, epoch by epoch; for the modules of either namespace."""
+    """Training steps that record the ids of their samples per epoch, for modules of either namespace."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ class Recording:
 
     @property
     def seen(self):
-        """The positions of all samples that reached a training step."""
+        """The positions of all samples in training steps."""
         return {each for epoch in self.epochs for batch in epoch for each in batch}
 
 
@@ -73,7 +73,7 @@ class ValidatedModule(Module):
         self.validated.append(ids_in(batch))
 
 
-class ModuleOfTheOther(Recording, pytorch_lightning.LightningModule):
+class OtherModule(Recording, pytorch_lightning.LightningModule):
     pass
 
 
@@ -84,12 +84,12 @@ def ids_in(batch):
 
 @pytest.fixture(autouse=True)
 def reproducible(single_thread):
-    """Every run of a Trainer here is a reproducible one."""
+    """Make all runs reproducible."""
 
 
 @pytest.fixture
 def world(centroid_scorer, tmp_path):
-    """Everything for a run: `numbered`, `loader`, `module`, `sanitizer` and `trainer` make each one of its kind."""
+    """Factories for a run: `numbered`, `loader`, `module`, `sanitizer` and `trainer`."""
 
     def loader(dataset, **settings):
         return DataLoader(dataset, **{"batch_size": 16, "shuffle": True, **settings})
@@ -97,8 +97,8 @@ def world(centroid_scorer, tmp_path):
     def trainer(*callbacks, namespace=pl, **settings):
         off = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger")
         defaults = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
-        given = {**defaults, **dict.fromkeys(off, False), **settings}
-        return namespace.Trainer(callbacks=list(callbacks), default_root_dir=tmp_path, **given)
+        arguments = {**defaults, **dict.fromkeys(off, False), **settings}
+        return namespace.Trainer(callbacks=list(callbacks), default_root_dir=tmp_path, **arguments)
 
     def sanitizer(scorer=None, **settings):
         return Sanitizer(scorer or centroid_scorer(), **settings)
@@ -108,7 +108,7 @@ def world(centroid_scorer, tmp_path):
         loader=loader,
         module=Module,
         validated_module=ValidatedModule,
-        other_module=ModuleOfTheOther,
+        other_module=OtherModule,
         recording=Recording,
         sanitizer=sanitizer,
         trainer=trainer,
@@ -119,12 +119,12 @@ def world(centroid_scorer, tmp_path):
 
 @pytest.fixture
 def assert_clean():
-    """Return a check that the kept samples, all of them and no other, were trained on."""
+    """Return a check that exactly the kept samples were trained on."""
 
-    def check(module, verdict, *, some=False):
+    def check(module, verdict, *, subset=False):
         kept = set(verdict.keep.nonzero().flatten().tolist())
         assert 0 < len(kept) < len(verdict)
-        assert module.seen <= kept if some else module.seen == kept
+        assert module.seen <= kept if subset else module.seen == kept
         assert module.seen
 
     return check

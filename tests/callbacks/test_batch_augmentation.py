@@ -40,7 +40,7 @@ def data():
     return TensorDataset(images, torch.arange(24) % 4)
 
 
-def trained(data, *callbacks, epochs=1):
+def train(data, *callbacks, epochs=1):
     model = Module()
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=epochs, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
@@ -53,7 +53,7 @@ def trained(data, *callbacks, epochs=1):
 
 @pytest.mark.parametrize("transform", [v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)], ids=["mixup", "cutmix"])
 def test_images_and_labels_are_mixed(data, transform):
-    images, labels = trained(data, BatchAugmentation(transform)).seen[0]
+    images, labels = train(data, BatchAugmentation(transform)).seen[0]
     assert labels.shape == (8, 4)
     torch.testing.assert_close(labels.sum(1), torch.ones(8))
     share = labels.gather(1, data.tensors[1][:8, None])[:, 0].mean()
@@ -65,8 +65,8 @@ def test_images_and_labels_are_mixed(data, transform):
         assert bool(((images == data.tensors[0][:8]) | (images == other)).all())
 
 
-def test_jpeg_is_pillow_s_at_the_same_quality(data):
-    images, labels = trained(data, BatchAugmentation(v2.JPEG((60, 60)))).seen[0]
+def test_jpeg_equals_that_of_torchvision(data):
+    images, labels = train(data, BatchAugmentation(v2.JPEG((60, 60)))).seen[0]
     levels = (255 * data.tensors[0][:8]).round().to(torch.uint8)
     expected = torch.stack([v2.functional.jpeg(image, 60) for image in levels]).float() / 255
     torch.testing.assert_close(images, expected)
@@ -74,34 +74,34 @@ def test_jpeg_is_pillow_s_at_the_same_quality(data):
     assert not torch.equal(images, data.tensors[0][:8])
 
 
-def test_any_transform_goes_image_by_image(data):
-    images, _ = trained(data, BatchAugmentation(v2.RandomHorizontalFlip())).seen[0]
+def test_other_transforms_are_applied_per_image(data):
+    images, _ = train(data, BatchAugmentation(v2.RandomHorizontalFlip())).seen[0]
     flipped = (images == data.tensors[0][:8].flip(-1)).all(1).all(1).all(1)
     kept = (images == data.tensors[0][:8]).all(1).all(1).all(1)
     assert bool((flipped | kept).all())
     assert 0 < int(flipped.sum()) < 8
 
 
-def test_jpeg_takes_integers_as_they_are(data):
+def test_jpeg_of_integers(data):
     levels = (255 * data.tensors[0][:8]).round().to(torch.uint8)
-    found, labels = BatchAugmentation(v2.JPEG((60, 60))).augmented([levels, data.tensors[1][:8]], 0)
+    found, labels = BatchAugmentation(v2.JPEG((60, 60))).augment([levels, data.tensors[1][:8]], 0)
     assert torch.equal(found, torch.stack([v2.functional.jpeg(image, 60) for image in levels]))
     assert torch.equal(labels, data.tensors[1][:8])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_jpeg_takes_floats_of_any_kind(data, dtype):
+def test_jpeg_of_floats_of_any_precision(data, dtype):
     pixels = PixelRange(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     inputs = pixels.from_raw(data.tensors[0][:8].to(dtype))
-    found, _ = BatchAugmentation(v2.JPEG(60), pixels=pixels).augmented([inputs, data.tensors[1][:8]], 0)
-    plain, _ = BatchAugmentation(v2.JPEG(60)).augmented([data.tensors[0][:8], data.tensors[1][:8]], 0)
+    found, _ = BatchAugmentation(v2.JPEG(60), pixels=pixels).augment([inputs, data.tensors[1][:8]], 0)
+    plain, _ = BatchAugmentation(v2.JPEG(60)).augment([data.tensors[0][:8], data.tensors[1][:8]], 0)
     assert found.dtype == dtype
     assert float((pixels.to_raw(found.float()) - plain).abs().mean()) < 0.01
 
 
-def test_one_of_mixup_and_cutmix_is_chosen_for_each_batch(data):
+def test_random_choice_of_mixup_and_cutmix_per_batch(data):
     choice = v2.RandomChoice([v2.MixUp(num_classes=4), v2.CutMix(num_classes=4)])
-    model = trained(data, BatchAugmentation(choice), epochs=4)
+    model = train(data, BatchAugmentation(choice), epochs=4)
     cut = []
     for step, (images, labels) in enumerate(model.seen):
         clean = data.tensors[0].split(8)[step % 3]
@@ -111,10 +111,10 @@ def test_one_of_mixup_and_cutmix_is_chosen_for_each_batch(data):
 
 
 @pytest.mark.parametrize("second", [v2.CutMix(num_classes=4), v2.JPEG(60), v2.RandomHorizontalFlip()])
-def test_one_goes_behind_another(data, second):
+def test_augmentations_are_applied_in_order(data, second):
     first = BatchAugmentation(v2.MixUp(num_classes=4))
-    images, labels = trained(data, first, BatchAugmentation(second)).seen[0]
-    alone, mixed = trained(data, first).seen[0]
+    images, labels = train(data, first, BatchAugmentation(second)).seen[0]
+    alone, mixed = train(data, first).seen[0]
     assert not torch.equal(images, alone)
     assert torch.equal(labels, mixed) != isinstance(second, v2.CutMix)
     torch.testing.assert_close(labels.sum(1), torch.ones(8))
@@ -123,24 +123,24 @@ def test_one_goes_behind_another(data, second):
 def test_transforms_get_raw_images(data):
     pixels, images = PixelRange(mean=(0.5,) * 3, std=(0.2,) * 3), data.tensors[0]
     normalized = TensorDataset(pixels.from_raw(images), data.tensors[1])
-    found, _ = trained(normalized, BatchAugmentation(v2.JPEG(60), pixels=pixels)).seen[0]
-    plain, _ = trained(data, BatchAugmentation(v2.JPEG(60))).seen[0]
+    found, _ = train(normalized, BatchAugmentation(v2.JPEG(60), pixels=pixels)).seen[0]
+    plain, _ = train(data, BatchAugmentation(v2.JPEG(60))).seen[0]
     torch.testing.assert_close(pixels.to_raw(found), plain, atol=1e-5, rtol=0)
 
 
-def test_the_same_seed_gives_the_same_and_no_other_numbers_are_touched(data):
-    runs = [trained(data, BatchAugmentation(v2.MixUp(num_classes=4), seed=seed), epochs=2) for seed in (0, 0, 1)]
+def test_depends_on_the_seed_alone_and_restores_random_states(data):
+    runs = [train(data, BatchAugmentation(v2.MixUp(num_classes=4), seed=seed), epochs=2) for seed in (0, 0, 1)]
     assert torch.equal(runs[0].seen[0][0], runs[1].seen[0][0])
     assert not torch.equal(runs[0].seen[0][0], runs[2].seen[0][0])
     assert not torch.equal(runs[0].seen[0][0], runs[0].seen[3][0])
     state = torch.get_rng_state()
-    BatchAugmentation(v2.MixUp(num_classes=4)).augmented(data[:8], 0)
+    BatchAugmentation(v2.MixUp(num_classes=4)).augment(data[:8], 0)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_comes_out_is_attacked(data):
+def test_augmented_batches_are_attacked(data):
     callbacks = [BatchAugmentation(v2.MixUp(num_classes=4)), AdversarialTraining(PGD(0.1, steps=2))]
-    attacked, mixed = trained(data, *callbacks), trained(data, callbacks[0])
+    attacked, mixed = train(data, *callbacks), train(data, callbacks[0])
     away = (attacked.seen[0][0] - mixed.seen[0][0]).abs()
     assert torch.equal(attacked.seen[0][1], mixed.seen[0][1])
     assert 0.05 < float(away.max()) <= 0.1 + 1e-6
@@ -149,12 +149,12 @@ def test_what_comes_out_is_attacked(data):
 def test_batches_of_another_structure(data):
     batch = {"image": data.tensors[0][:8], "more": {"y": data.tensors[1][:8]}}
     callback = BatchAugmentation(v2.CutMix(num_classes=4), sample=SampleSpec("image", "more.y"))
-    found = callback.augmented(batch, 0)
+    found = callback.augment(batch, 0)
     assert found["more"]["y"].shape == (8, 4)
     assert batch["more"]["y"].shape == (8,)
 
 
-def test_the_step_is_put_back_after_an_error(data):
+def test_step_is_restored_after_an_error(data):
     class Failing(Module):
         def training_step(self, batch, batch_idx):
             raise ArithmeticError("stop")
@@ -169,7 +169,7 @@ def test_the_step_is_put_back_after_an_error(data):
     assert "training_step" not in model.__dict__
 
 
-def test_refusals(data):
+def test_refuses_other_transforms(data):
     with pytest.raises(TypeError, match=r"a module such as `v2.CutMix`"):
         BatchAugmentation(lambda images: images)
 
@@ -179,7 +179,7 @@ def test_refusals(data):
 
     callback = BatchAugmentation(Halved())
     with pytest.raises(ValueError, match="one that returns 8 images"):
-        callback._as_inputs(torch.zeros(4, 3, 8, 8), data.tensors[0][:8])
+        callback._normalized(torch.zeros(4, 3, 8, 8), data.tensors[0][:8])
 
 
 @pytest.mark.parametrize(
@@ -191,14 +191,14 @@ def test_refusals(data):
         ),
         (
             (torch.rand(2, 3, 8, 8), ["a", "b"]),
-            "`labels` to be a tensor with a label for each image, but got list at '1'",
+            "`labels` to be a tensor with one label per image, but got list at '1'",
         ),
     ],
 )
-def test_text_is_refused(batch, message):
+def test_refuses_text(batch, message):
     callback = BatchAugmentation(v2.MixUp(num_classes=4), sample=SampleSpec("0", "1"))
     with pytest.raises(ValueError, match=message):
-        callback.augmented(batch, 0)
+        callback.augment(batch, 0)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_text_is_refused(batch, message):
         (v2.JPEG(60), None, lambda x: 4 * x - 2, r"in \[0, 1\], the pixel range, .*\n.*pixels=PixelRange"),
         (v2.JPEG(60), None, lambda x: 255 * x, r"in \[0, 1\], the pixel range, but got values from .* to 25"),
     ],
-    ids=["integers to be mixed", "integers that are normalized", "normalized and not said so", "gray levels"],
+    ids=["integers to be mixed", "integers declared as normalized", "normalized but not declared", "gray levels"],
 )
-def test_images_that_cannot_be_changed_are_refused_before_the_first_step(data, transform, pixels, change, message):
+def test_refuses_images_before_the_first_step(data, transform, pixels, change, message):
     model = Module()
     before = model.net[1].weight.detach().clone()
     trainer = pl.Trainer(
@@ -226,11 +226,11 @@ def test_images_that_cannot_be_changed_are_refused_before_the_first_step(data, t
 
 
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-def test_it_is_written_in_yaml():
+def test_builds_from_yaml():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=pl.Callback)
     transform = {"class_path": "torchvision.transforms.v2.CutMix", "init_args": {"num_classes": 10}}
-    told = {"class_path": "lightning_poison.BatchAugmentation", "init_args": {"transform": transform}}
-    callback = parser.instantiate_classes(parser.parse_object({"callback": told})).callback
+    config = {"class_path": "lightning_poison.BatchAugmentation", "init_args": {"transform": transform}}
+    callback = parser.instantiate_classes(parser.parse_object({"callback": config})).callback
     assert isinstance(callback.transform, v2.CutMix)
     assert callback.transform.num_classes == 10

@@ -1,4 +1,4 @@
-"""The injector: a plain module becomes an LGM one, whatever its form; nothing but the head is left behind."""
+"""The injector turns any module into an LGM module and restores everything but the head."""
 
 import lightning.pytorch as pl
 import pytest
@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.step_wrappers import StepChain
+from lightning_poison._lightning.step_wrappers import StepWrappers
 from lightning_poison.callbacks.lgm_injector import LGMInjector
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.models.lgm_head import LGMHead
@@ -32,7 +32,7 @@ def make_net():
 
 
 class Steps:
-    """A user's module, for either namespace and however its layers are built."""
+    """A user module for either namespace and any place where layers are built."""
 
     def forward(self, images):
         return self.net(images)
@@ -58,7 +58,7 @@ class Plain(Steps, pl.LightningModule):
         self.net = make_net()
 
 
-class PlainOfTheOther(Steps, pytorch_lightning.LightningModule):
+class OtherPlain(Steps, pytorch_lightning.LightningModule):
     def __init__(self):
         super().__init__()
         self.net = make_net()
@@ -102,22 +102,27 @@ def make_trainer(*callbacks, namespace=pl, epochs=1, **settings):
     )
 
 
-def assert_put_back(model):
+def assert_restored(model):
     assert not {"training_step", "setup", "configure_model"} & set(vars(model))
-    assert not [name for name in vars(model) if "chain" in name]
+    assert not [name for name in vars(model) if "wrappers" in name]
     if isinstance(head := dict(model.named_modules()).get("net.fc"), LGMHead):
         assert not head._forward_pre_hooks
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"precision": "bf16-mixed"}, {"strategy": "ddp", "devices": 1}], ids=["plain", "bf16", "ddp"]
+    "settings",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"precision": "bf16-mixed"}, id="bf16", marks=pytest.mark.slow),
+        pytest.param({"strategy": "ddp", "devices": 1}, id="ddp", marks=pytest.mark.slow),
+    ],
 )
-def test_trained_on_flipped_digits_it_tells_them_apart(mislabeled_digits, settings):
+def test_separates_flipped_digits(mislabeled_digits, settings):
     images, labels, truth, test_images, test_labels = mislabeled_digits
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc"), epochs=10, **settings)
     trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
-    assert_put_back(model)
+    assert_restored(model)
     assert set(trainer.callback_metrics) == LOGGED
     model.eval()
     with torch.no_grad():
@@ -128,19 +133,19 @@ def test_trained_on_flipped_digits_it_tells_them_apart(mislabeled_digits, settin
     assert accuracy > 0.92
 
 
-@pytest.mark.parametrize(("namespace", "module_class"), [(pl, Plain), (pytorch_lightning, PlainOfTheOther)])
+@pytest.mark.parametrize(("namespace", "module_class"), [(pl, Plain), (pytorch_lightning, OtherPlain)])
 def test_both_namespaces(loader, namespace, module_class):
     model = module_class()
     trainer = make_trainer(LGMInjector("net.fc"), namespace=namespace)
     trainer.fit(model, loader)
     assert isinstance(model.net.fc, LGMHead)
     assert set(trainer.callback_metrics) == LOGGED
-    assert_put_back(model)
+    assert_restored(model)
 
 
 @pytest.mark.parametrize("module_class", [Plain, Dictionary, BuiltInSetup, BuiltInConfigureModel])
-def test_step_trains_on_the_loss_written_by_hand(mislabeled_digits, module_class):
-    """One step of SGD from the same start, against L_cls with margin + λ L_lkd put together here."""
+def test_step_equals_one_by_hand(mislabeled_digits, module_class):
+    """One step of SGD from the same start with L_cls with margin + λ L_lkd, computed here."""
     images, labels = mislabeled_digits[0][:32], mislabeled_digits[1][:32]
 
     class WithSGD(module_class):
@@ -165,10 +170,10 @@ def test_step_trains_on_the_loss_written_by_hand(mislabeled_digits, module_class
     optimizer.step()
     torch.testing.assert_close(model.net.fc.means, means)
     torch.testing.assert_close(model.net.features.weight, net.features.weight)
-    assert_put_back(model)
+    assert_restored(model)
 
 
-def test_the_head_takes_the_layers_sizes_dtype_and_settings():
+def test_head_has_sizes_dtype_and_mode_of_the_layer():
     model = Plain().double().eval()
     injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.1, covariance="diagonal", seed=1)
     assert injector.apply(model) is model
@@ -178,7 +183,7 @@ def test_the_head_takes_the_layers_sizes_dtype_and_settings():
     assert torch.equal(LGMInjector("net.fc", seed=1).apply(Plain()).net.fc.means.double(), head.means)
 
 
-def test_a_head_that_is_there_stays():
+def test_existing_head_is_kept():
     model = LGMInjector("net.fc").apply(Plain())
     head = model.net.fc
     LGMInjector("net.fc", margin=0.2, likelihood_weight=0.1).apply(model)
@@ -188,14 +193,14 @@ def test_a_head_that_is_there_stays():
         LGMInjector("net.fc", covariance="diagonal").apply(model)
 
 
-def test_injecting_draws_nothing_from_the_global_generator():
+def test_global_random_state_is_unchanged():
     model = Plain()
     before = torch.get_rng_state()
     LGMInjector("net.fc").apply(model)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluation_sees_plain_logits(mislabeled_digits, loader):
+def test_evaluation_uses_plain_logits(mislabeled_digits, loader):
     model = Plain()
     trainer = make_trainer(LGMInjector("net.fc", margin=50.0))
     trainer.fit(model, loader)
@@ -227,7 +232,7 @@ def test_resumes_and_tests_from_a_checkpoint(mislabeled_digits, loader, tmp_path
     assert resumed.net.fc.means.shape == straight.net.fc.means.shape
 
 
-def test_a_resumed_run_ends_where_a_straight_one_does(loader, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(loader, tmp_path):
     states = []
     for legs in ((2,), (1, 2)):
         torch.manual_seed(0)
@@ -241,16 +246,16 @@ def test_a_resumed_run_ends_where_a_straight_one_does(loader, tmp_path):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_second_fit_goes_on_with_the_same_head(loader):
+def test_second_fit_keeps_the_head(loader):
     model, injector = Plain(), LGMInjector("net.fc")
     make_trainer(injector).fit(model, loader)
     head = model.net.fc
     make_trainer(injector).fit(model, loader)
     assert model.net.fc is head
-    assert_put_back(model)
+    assert_restored(model)
 
 
-def test_batches_of_other_forms(mislabeled_digits):
+def test_other_batch_structures(mislabeled_digits):
     class Nested(Plain):
         def training_step(self, batch):
             return F.cross_entropy(self(batch["views"][0]), batch["meta"]["digit"])
@@ -266,67 +271,78 @@ def test_batches_of_other_forms(mislabeled_digits):
         make_trainer(LGMInjector("net.fc")).fit(Nested(), loader)
 
 
-def test_margin_belongs_to_the_batch_that_the_step_gets(mislabeled_digits, loader):
-    """What other callbacks put around the step may give it another batch; the labels are that batch's."""
+def test_margin_uses_the_labels_of_the_step(mislabeled_digits, loader):
+    """Other wrappers may replace the batch; the labels are those of the new batch."""
 
     class Doubling(pl.Callback):
         def setup(self, trainer, pl_module, stage):
-            StepChain.add(pl_module, "doubling", self.around)
+            StepWrappers.add(pl_module, "doubling", self.wrap)
 
         def teardown(self, trainer, pl_module, stage):
-            StepChain.remove(pl_module, "doubling")
+            StepWrappers.remove(pl_module, "doubling")
 
         @staticmethod
-        def around(call_next, batch, *args, **kwargs):
+        def wrap(call_next, batch, *args, **kwargs):
             return call_next([torch.cat([part, part]) for part in batch], *args, **kwargs)
 
     for callbacks in ([Doubling(), LGMInjector("net.fc")], [LGMInjector("net.fc"), Doubling()]):
         model = Plain()
         make_trainer(*callbacks).fit(model, loader)
-        assert_put_back(model)
+        assert_restored(model)
 
 
-def test_a_skipped_step_stays_skipped(loader):
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
+def test_skipped_step_stays_skipped(loader):
+    """Lightning warns of a skipped step only once in a process, so the warning itself is not tested."""
+
     class Skipping(Plain):
+        def __init__(self):
+            super().__init__()
+            self.updates = []
+
         def training_step(self, batch, batch_idx):
             return super().training_step(batch, batch_idx) if batch_idx else None
 
-    with pytest.warns(UserWarning, match="`training_step` returned `None`"):
-        make_trainer(LGMInjector("net.fc")).fit(Skipping(), loader)
+        def on_before_optimizer_step(self, optimizer):
+            self.updates.append(self.net.hidden.weight.grad is not None)
+
+    model = Skipping()
+    make_trainer(LGMInjector("net.fc")).fit(model, loader)
+    assert model.updates == [False, True, True, True]
 
 
 @pytest.mark.parametrize("where", ["training_step", "configure_optimizers", "setup", "on_fit_start"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("base", [Plain, BuiltInConfigureModel])
-def test_everything_is_put_back_after_an_exception(loader, where, error, base):
+def test_restores_everything_after_an_exception(loader, where, error, base):
     def failing(self, *args, **kwargs):
         raise error("stop")
 
     model = type("Failing", (base,), {where: failing})()
     with pytest.raises((error, SystemExit)):
         make_trainer(LGMInjector("net.fc")).fit(model, loader)
-    assert_put_back(model)
+    assert_restored(model)
 
 
-def test_layer_that_is_not_there(loader):
+def test_refuses_an_unknown_layer(loader):
     message = (
         r"Expected `layer` to be the name of a linear layer, but got 'fc'\."
-        r"\nThe linear layers of this module are: 'net.hidden', 'net.features', 'net.fc'\."
+        r"\nThe linear layers of the module are: 'net.hidden', 'net.features', 'net.fc'\."
     )
     for model in (Plain(), BuiltInSetup(), BuiltInConfigureModel()):
         with pytest.raises(ValueError, match=message):
             make_trainer(LGMInjector("fc")).fit(model, loader)
-        assert_put_back(model)
-    with pytest.raises(ValueError, match="There is no linear layer in this module"):
+        assert_restored(model)
+    with pytest.raises(ValueError, match="The module has no linear layer"):
         LGMInjector("fc").apply(nn.Sequential(nn.ReLU()))
 
 
-def test_layer_of_another_type(loader):
-    with pytest.raises(TypeError, match=r"but got 'net.relu', which is a ReLU\.\nThe linear layers of this module are"):
+def test_refuses_a_layer_of_another_type(loader):
+    with pytest.raises(TypeError, match=r"but got 'net.relu', a ReLU\.\nThe linear layers of the module are"):
         make_trainer(LGMInjector("net.relu")).fit(Plain(), loader)
 
 
-def test_head_that_the_step_does_not_reach(loader):
+def test_refuses_a_step_that_bypasses_the_head(loader):
     class Around(Plain):
         def training_step(self, batch, batch_idx):
             return F.cross_entropy(self.net[:-1](batch[0]), batch[1])
@@ -334,19 +350,19 @@ def test_head_that_the_step_does_not_reach(loader):
     model = Around()
     with pytest.raises(RuntimeError, match=r"Expected `training_step` to call `net\.fc`, but"):
         make_trainer(LGMInjector("net.fc")).fit(model, loader)
-    assert_put_back(model)
+    assert_restored(model)
 
 
-def test_step_that_splits_the_batch(loader):
+def test_refuses_a_step_that_splits_the_batch(loader):
     class Splitting(Plain):
         def training_step(self, batch, batch_idx):
             return self(batch[0][:5]).sum()
 
-    with pytest.raises(ValueError, match=r"features of the batch's 32 samples, but got .* shape \(5, 32\)"):
+    with pytest.raises(ValueError, match=r"features of all 32 samples of the batch, but got .* shape \(5, 32\)"):
         make_trainer(LGMInjector("net.fc")).fit(Splitting(), loader)
 
 
-def test_step_that_returns_no_loss(loader):
+def test_refuses_a_step_without_loss(loader):
     class Lossless(Plain):
         def training_step(self, batch, batch_idx):
             return {"out": self(batch[0])}
@@ -356,7 +372,7 @@ def test_step_that_returns_no_loss(loader):
 
 
 @pytest.mark.parametrize("when", ["init", "setup"])
-def test_manual_optimization_is_refused(loader, when):
+def test_refuses_manual_optimization(loader, when):
     class Manual(Plain):
         def __init__(self):
             super().__init__()
@@ -368,11 +384,11 @@ def test_manual_optimization_is_refused(loader, when):
     model = Manual()
     with pytest.raises(TypeError, match=r"automatic_optimization = False`\.\n.*`LGMMixin`"):
         make_trainer(LGMInjector("net.fc")).fit(model, loader)
-    assert_put_back(model)
+    assert_restored(model)
 
 
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
-def test_step_over_an_iterator_is_refused(loader):
+def test_refuses_a_step_with_dataloader_iter(loader):
     class Iterating(Plain):
         def training_step(self, dataloader_iter):
             return super().training_step(next(dataloader_iter)[0], 0)
@@ -382,14 +398,14 @@ def test_step_over_an_iterator_is_refused(loader):
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_a_head_that_was_never_trained_is_not_evaluated(mislabeled_digits, stage):
+def test_refuses_to_evaluate_an_untrained_head(mislabeled_digits, stage):
     loader = DataLoader(TensorDataset(*mislabeled_digits[3:]), batch_size=397)
     model = Plain()
-    with pytest.raises(RuntimeError, match="Train it first, name a checkpoint by `ckpt_path=`"):
+    with pytest.raises(RuntimeError, match="Train the module first, pass a checkpoint with `ckpt_path=`"):
         getattr(make_trainer(LGMInjector("net.fc")), stage)(model, loader)
 
 
-def test_settings_out_of_range():
+def test_refuses_settings_out_of_range():
     with pytest.raises(ValueError, match="`margin` to be a finite number of at least 0, but got -1"):
         LGMInjector("net.fc", margin=-1)
     with pytest.raises(ValueError, match="`covariance` to be one of"):

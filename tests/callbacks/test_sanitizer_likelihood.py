@@ -1,4 +1,4 @@
-"""The real thing: the likelihood scorer finds mislabeled digits that nobody has pointed out to it."""
+"""The likelihood scorer finds mislabeled digits without trusted data."""
 
 import lightning.pytorch as pl
 import pytest
@@ -26,7 +26,7 @@ class Classifier(pl.LightningModule):
 
 
 @pytest.mark.slow
-def test_mislabeled_digits_are_kept_out_of_a_training(world, digits):
+def test_removes_mislabeled_digits(world, digits):
     images, truth = digits.tensors
     generator = torch.Generator().manual_seed(0)
     wrong = torch.randperm(len(truth), generator=generator)[:90]

@@ -1,4 +1,4 @@
-"""Classes of `pytorch_lightning` do what those of `lightning.pytorch` do."""
+"""Classes of `pytorch_lightning` work like those of `lightning.pytorch`."""
 
 import pytest
 import pytorch_lightning
@@ -6,14 +6,14 @@ import torch
 from pytorch_lightning.utilities import CombinedLoader
 
 
-def test_a_trainer_of_the_other_namespace(world, assert_clean):
+def test_trainer_of_the_other_namespace(world, assert_clean):
     data, module, sanitizer = world.numbered(), world.other_module(), world.sanitizer()
     world.trainer(sanitizer, namespace=pytorch_lightning).fit(module, world.loader(data))
     assert_clean(module, sanitizer.verdict)
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong)
 
 
-def test_a_data_module_of_the_other_namespace(world, assert_clean):
+def test_data_module_of_the_other_namespace(world, assert_clean):
     class Data(pytorch_lightning.LightningDataModule):
         def train_dataloader(self):
             return world.loader(world.numbered())
@@ -24,7 +24,7 @@ def test_a_data_module_of_the_other_namespace(world, assert_clean):
     assert_clean(module, sanitizer.verdict)
 
 
-def test_a_combined_loader_of_the_other_namespace(world):
+def test_combined_loader_of_the_other_namespace(world):
     data = world.numbered()
     combined = CombinedLoader([world.loader(data)], "max_size_cycle")
     module, sanitizer = world.other_module(), world.sanitizer()
@@ -33,13 +33,13 @@ def test_a_combined_loader_of_the_other_namespace(world):
     assert combined.flattened[0].dataset is data
 
 
-def test_everything_is_put_back_in_the_other_namespace(world):
+def test_restores_everything_in_the_other_namespace(world):
     class Failing(world.other_module):
         def training_step(self, batch, batch_idx):
             raise OSError("no more")
 
     trainer = world.trainer(world.sanitizer(), namespace=pytorch_lightning)
-    own = trainer.fit_loop._data_source
+    original = trainer.fit_loop._data_source
     with pytest.raises(OSError, match="no more"):
         trainer.fit(Failing(), world.loader(world.numbered()))
-    assert trainer.fit_loop._data_source is own
+    assert trainer.fit_loop._data_source is original

@@ -1,4 +1,4 @@
-"""What was found is written beside the run, logged, and can be undone by hand."""
+"""Verdicts are written, logged, and can be overruled by hand."""
 
 import csv
 import logging
@@ -11,14 +11,14 @@ from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.manifest import keep_by_hand, read_manifest
 from lightning_poison.sanitization.verdict import Verdict
 
-FIGURES = {
+VALUES = {
     f"sanitizer/{name}"
     for name in ("removed_fraction", "contamination", "contamination_low", "contamination_high", "evidence")
 }
 
 
-class Listening(Logger):
-    """A logger that only listens."""
+class RecordingLogger(Logger):
+    """Records all metrics."""
 
     save_dir = None
 
@@ -29,7 +29,7 @@ class Listening(Logger):
 
     @property
     def name(self):
-        return "listening"
+        return "recording"
 
     @property
     def version(self):
@@ -46,10 +46,10 @@ class Listening(Logger):
         self.metrics.append((metrics, step))
 
 
-def test_files_lie_beside_the_run(world):
+def test_files_are_in_the_log_directory(world):
     sanitizer, data = world.sanitizer(), world.numbered()
     world.trainer(sanitizer, logger=CSVLogger(world.path)).fit(world.module(), world.loader(data))
-    directory = world.path / "lightning_logs" / "version_0" / "lightning_poison" / "sanitizer"
+    directory = world.path / "lightning_logs" / "version_0" / "sanitizer_reports" / "sanitizer"
     assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv"}
     stored = Verdict.load(directory / "verdict.safetensors")
     assert torch.equal(stored.keep, sanitizer.verdict.keep)
@@ -58,42 +58,42 @@ def test_files_lie_beside_the_run(world):
     assert {row.decision for row in rows} == {"removed"}
 
 
-def test_files_without_a_logger(world):
+def test_files_without_a_logger_are_in_the_root_directory(world):
     world.trainer(world.sanitizer(name="mine")).fit(world.module(), world.loader(world.numbered()))
-    assert (world.path / "lightning_poison" / "mine" / "manifest.csv").is_file()
+    assert (world.path / "sanitizer_reports" / "mine" / "manifest.csv").is_file()
 
 
-def test_files_of_several_loaders_have_folders_of_their_own(world):
+def test_several_loaders_have_separate_folders(world):
     loader = world.loader(world.numbered())
     sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
     world.trainer(sanitizer).fit(world.module(), {"a": loader, "b/..": [loader]})
     assert sorted(path.name for path in (world.path / "here").iterdir()) == ["0-a", "1-b-0"]
 
 
-def test_a_flag_is_called_one_in_the_manifest(world):
+def test_manifest_contains_flags(world):
     sanitizer = world.sanitizer(action="flag", dirpath=str(world.path / "here"))
     world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
     rows = read_manifest(world.path / "here" / "manifest.csv").rows
     assert {row.decision for row in rows} == {"flagged"}
 
 
-def test_figures_reach_all_loggers_once(world):
-    loggers = [Listening(), CSVLogger(world.path), Listening()]
+def test_values_reach_all_loggers_once(world):
+    loggers = [RecordingLogger(), CSVLogger(world.path), RecordingLogger()]
     data = world.numbered()
     trainer = world.trainer(world.sanitizer(), logger=loggers, max_epochs=2, reload_dataloaders_every_n_epochs=1)
     trainer.fit(world.module(), world.loader(data))
     for logger in (loggers[0], loggers[2]):
         ((metrics, step),) = [each for each in logger.metrics if "sanitizer/evidence" in each[0]]
-        assert set(metrics) == FIGURES
+        assert set(metrics) == VALUES
         assert metrics["sanitizer/removed_fraction"] == pytest.approx(data.is_wrong.double().mean().item())
         assert metrics["sanitizer/evidence"] == 1
         assert step == 0
     with (world.path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
-        assert set(next(csv.reader(file))) >= FIGURES
+        assert set(next(csv.reader(file))) >= VALUES
 
 
-def test_figures_of_several_loaders_go_by_the_names_of_their_folders(world):
-    logger, loader = Listening(), world.loader(world.numbered())
+def test_values_of_several_loaders_are_named_after_their_folders(world):
+    logger, loader = RecordingLogger(), world.loader(world.numbered())
     sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
     world.trainer(sanitizer, logger=logger).fit(world.module(), {"a": loader, "b/\x1b..": [loader]})
     names = {name.rpartition("/")[0] for metrics, _ in logger.metrics for name in metrics if "evidence" in name}
@@ -101,17 +101,17 @@ def test_figures_of_several_loaders_go_by_the_names_of_their_folders(world):
     assert names == {f"sanitizer/{path.name}" for path in (world.path / "here").iterdir()}
 
 
-def test_a_summary_is_logged(world, caplog):
+def test_summary_is_logged(world, caplog):
     with caplog.at_level(logging.INFO):
         world.trainer(world.sanitizer()).fit(world.module(), world.loader(world.numbered()))
-    said = "\n".join(caplog.messages)
-    assert "sanitizer: 240 samples scored by centroid; 24 kept out (10.00 %)" in said
-    assert f"writing verdict and manifest to {world.path}" in said
+    messages = "\n".join(caplog.messages)
+    assert "sanitizer: 240 samples scored by centroid; 24 removed (10.00 %)" in messages
+    assert f"writing verdict and manifest to {world.path}" in messages
 
 
 @pytest.fixture
 def reviewed(world):
-    """A manifest in which two samples were kept by hand, and their ids."""
+    """Return the path of a manifest with two samples kept by hand, and their ids."""
     world.trainer(world.sanitizer(dirpath=str(world.path / "first"))).fit(
         world.module(), world.loader(world.numbered())
     )
@@ -121,7 +121,7 @@ def reviewed(world):
     return path, ids
 
 
-def test_what_was_kept_by_hand_is_kept_and_stays_so(world, reviewed):
+def test_samples_kept_by_hand_are_kept_in_the_next_manifest(world, reviewed):
     path, ids = reviewed
     data, module = world.numbered(), world.module()
     sanitizer = world.sanitizer(manifest=str(path), dirpath=str(world.path / "second"))
@@ -133,7 +133,7 @@ def test_what_was_kept_by_hand_is_kept_and_stays_so(world, reviewed):
     assert len(rows) == int(data.is_wrong.sum())
 
 
-def test_a_manifest_can_be_its_own_successor(world, reviewed):
+def test_manifest_may_be_overwritten(world, reviewed):
     path, ids = reviewed
     for _ in range(2):
         sanitizer = world.sanitizer(manifest=str(path), dirpath=str(path.parent))
@@ -141,7 +141,7 @@ def test_a_manifest_can_be_its_own_successor(world, reviewed):
         assert sanitizer.verdict.keep[ids].all()
 
 
-def test_a_manifest_that_does_not_parse_stops_it_before_anything_is_scored(world, reviewed, centroid_scorer):
+def test_invalid_manifest_is_refused_before_scoring(world, reviewed, centroid_scorer):
     path, _ = reviewed
     path.write_text(path.read_text().replace("removed", "gone", 1))
     scorer, module = centroid_scorer(), world.module()
@@ -152,7 +152,7 @@ def test_a_manifest_that_does_not_parse_stops_it_before_anything_is_scored(world
     assert not module.epochs
 
 
-def test_a_manifest_of_other_data_stops_it(world, reviewed):
+def test_refuses_a_manifest_of_other_data(world, reviewed):
     module = world.module()
     trainer = world.trainer(world.sanitizer(manifest=str(reviewed[0])))
     with pytest.raises(ManifestError, match="kept by hand"):
@@ -160,7 +160,7 @@ def test_a_manifest_of_other_data_stops_it(world, reviewed):
     assert not module.epochs
 
 
-def test_a_directory_that_cannot_be_written_stops_it_and_loses_nothing(world):
+def test_verdict_survives_an_unwritable_directory(world):
     (world.path / "file").write_text("")
     sanitizer, module = world.sanitizer(dirpath=str(world.path / "file")), world.module()
     with pytest.raises((NotADirectoryError, FileExistsError)):
@@ -169,7 +169,7 @@ def test_a_directory_that_cannot_be_written_stops_it_and_loses_nothing(world):
     assert len(sanitizer.verdict) == 240
 
 
-def test_a_manifest_that_was_edited_and_not_handed_over_is_set_aside(world, reviewed, caplog):
+def test_edited_manifest_that_is_not_passed_is_renamed(world, reviewed, caplog):
     path, ids = reviewed
     edited = path.read_text()
     caplog.set_level("INFO")

@@ -1,4 +1,4 @@
-"""What cannot be filtered is refused before any training, with the place and the way out."""
+"""Data that cannot be filtered are refused before training, with the path of the loader and a hint."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.errors import NothingKeptError, UnreadableSampleError, UnsupportedDataError
+from lightning_poison.scorers.protocol import Scorer
 
 
 class Stream(IterableDataset):
@@ -27,10 +28,10 @@ class Broken(Dataset):
         return self.data[index]
 
 
-class Control:
+class Control(Scorer):
     name = "oracle"
     is_control = True
-    is_fitted = True
+    fitted_tensors = ()
 
     def fit(self, trusted, *, runtime=None, generator=None):
         return self
@@ -38,17 +39,8 @@ class Control:
     def score_batch(self, inputs, labels):
         return labels.float()
 
-    def settings(self):
-        return {}
 
-    def state(self):
-        return {}
-
-    def load(self, state):
-        return self
-
-
-def test_streams_are_refused(world):
+def test_refuses_streams(world):
     module = world.module()
     with pytest.raises(UnsupportedDataError, match=r"to read a map-style data set, but Stream is iterable only"):
         world.trainer(world.sanitizer()).fit(module, DataLoader(Stream(), 4))
@@ -64,47 +56,44 @@ def test_streams_are_refused(world):
     ],
     ids=["stream", "tensors", "range"],
 )
-def test_a_refusal_names_the_place(world, centroid_scorer, other, match):
+def test_error_names_the_loader(world, centroid_scorer, other, match):
     scorer, loader = centroid_scorer(), world.loader(world.numbered())
     with pytest.raises(UnsupportedDataError, match=match):
         world.trainer(world.sanitizer(scorer)).fit(world.module(), {"a": loader, "b": [loader, other()]})
     assert not scorer.fits
 
 
-def test_a_sample_that_cannot_be_read(world):
+def test_refuses_unreadable_samples(world):
     module = world.module()
     with pytest.raises(UnreadableSampleError, match="sample 77 of Broken, but it raised OSError: truncated file"):
         world.trainer(world.sanitizer()).fit(module, world.loader(Broken(world.numbered())))
     assert not module.epochs
 
 
-def test_too_much_to_remove(world):
+def test_refuses_to_remove_too_much(world):
     module = world.module()
     with pytest.raises(NothingKeptError, match="raise `max_removed`"):
         world.trainer(world.sanitizer(max_removed=0.05)).fit(module, world.loader(world.numbered()))
     assert not module.epochs
 
 
-def test_a_distributed_sampler_of_ones_own_making(world):
+def test_refuses_a_custom_distributed_sampler(world):
     class Own(DistributedSampler):
         def __iter__(self):
             return iter(range(self.rank, len(self.dataset), self.num_replicas))
 
     data = world.numbered()
-    with pytest.raises(UnsupportedDataError, match="but Own shares samples out in its own way"):
+    with pytest.raises(UnsupportedDataError, match="but Own distributes samples in its own way"):
         world.trainer(world.sanitizer()).fit(world.module(), DataLoader(data, 16, sampler=Own(data, 1, 0)))
 
 
 @pytest.mark.parametrize("how", ["loader", "sampler"])
-def test_a_loader_that_was_swapped_behind_us_is_noticed(world, how):
+def test_detects_a_replaced_loader(world, how):
     class Swap(Callback):
-        def on_train_start(self, trainer, pl_module):
-            pass
-
         def on_fit_start(self, trainer, pl_module):
             trainer.fit_loop.setup_data()
-            combined, own = trainer.fit_loop._combined_loader, trainer.train_dataloader
-            data = own.dataset if how == "sampler" else original
+            combined, filtered = trainer.fit_loop._combined_loader, trainer.train_dataloader
+            data = filtered.dataset if how == "sampler" else original
             combined.flattened = [DataLoader(data, 16, sampler=range(10))]
 
     original, module = world.numbered(), world.module()
@@ -113,13 +102,13 @@ def test_a_loader_that_was_swapped_behind_us_is_noticed(world, how):
     assert not module.epochs
 
 
-def test_two_of_one_name_are_refused_by_the_trainer(world):
+def test_trainer_refuses_two_of_one_name(world):
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `Sanitizer`"):
         world.trainer(world.sanitizer(), world.sanitizer())
 
 
-def test_a_verdict_is_not_to_be_had_before_there_is_one(world):
-    with pytest.raises(RuntimeError, match="Ask after the training has started"):
+def test_no_verdict_before_training(world):
+    with pytest.raises(RuntimeError, match="available once training has started"):
         _ = world.sanitizer().verdict
 
 
@@ -137,12 +126,12 @@ def test_a_verdict_is_not_to_be_had_before_there_is_one(world):
         ({"name": ""}, ValueError, "`name` to be letters"),
     ],
 )
-def test_arguments_out_of_range(world, settings, error, match):
+def test_refuses_arguments_out_of_range(world, settings, error, match):
     with pytest.raises(error, match=match):
         world.sanitizer(**settings)
 
 
-def test_what_is_no_scorer_and_what_is_no_defense():
+def test_refuses_other_objects_and_controls_as_scorers():
     with pytest.raises(TypeError, match="Expected `scorer` to be a scorer"):
         Sanitizer("likelihood")
     with pytest.raises(ValueError, match="oracle is a control"):

@@ -1,4 +1,4 @@
-"""Loaders of every make keep their class, their settings and the meaning of their sampler over what is kept."""
+"""Loaders keep their class, their settings and the meaning of their sampler over the kept samples."""
 
 from itertools import chain, count
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 
 class Backwards(Sampler):
-    """A sampler that nobody knows."""
+    """A custom sampler."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -35,7 +35,7 @@ class Backwards(Sampler):
 
 
 class Doubled(BatchSampler):
-    """A batch sampler of the usual make: each sample twice."""
+    """A batch sampler with the usual arguments that draws each sample twice."""
 
     def __iter__(self):
         for batch in super().__iter__():
@@ -43,7 +43,7 @@ class Doubled(BatchSampler):
 
 
 class Rows(Sampler):
-    """A batch sampler of nobody's make, over positions of the whole data set."""
+    """A custom batch sampler over positions in the whole data set."""
 
     def __init__(self, length, rows):
         self.length = length
@@ -58,7 +58,7 @@ class Rows(Sampler):
 
 
 class Odd(DataLoader):
-    """A loader whose constructor has nothing of DataLoader's."""
+    """A loader whose constructor has other arguments than DataLoader."""
 
     def __init__(self, points, rows, *, note):
         super().__init__(points, batch_size=rows, shuffle=True)
@@ -66,14 +66,14 @@ class Odd(DataLoader):
 
 
 class Forgetful(DataLoader):
-    """A loader whose constructor takes the data set but names the batch size otherwise and does not keep it."""
+    """A loader whose constructor has another name for the batch size and does not store it."""
 
     def __init__(self, dataset, rows=4, sampler=None):
         super().__init__(dataset, batch_size=rows, sampler=sampler)
 
 
 class Wrapping(DataLoader):
-    """A loader that wraps what it is given; building it around its own data set would wrap twice."""
+    """A loader that wraps its data set; a rebuilt one would wrap twice."""
 
     def __init__(self, dataset, **settings):
         super().__init__(Subset(dataset, range(len(dataset))), **settings)
@@ -91,24 +91,24 @@ LOADERS = {
     "shuffled": lambda data: DataLoader(data, batch_size=16, shuffle=True),
     "generator": lambda data: DataLoader(data, batch_size=16, shuffle=True, generator=torch.Generator()),
     "subset of indices": lambda data: DataLoader(data, batch_size=16, sampler=SubsetRandomSampler(range(240))),
-    "unknown sampler": lambda data: DataLoader(data, batch_size=16, sampler=Backwards(data)),
+    "custom sampler": lambda data: DataLoader(data, batch_size=16, sampler=Backwards(data)),
     "distributed": lambda data: DataLoader(data, batch_size=16, sampler=DistributedSampler(data, 1, 0)),
-    "usual batch sampler": lambda data: DataLoader(data, batch_sampler=Doubled(RandomSampler(data), 8, False)),
-    "batch sampler of an unknown one": lambda data: DataLoader(
+    "batch sampler subclass": lambda data: DataLoader(data, batch_sampler=Doubled(RandomSampler(data), 8, False)),
+    "batch sampler of a custom sampler": lambda data: DataLoader(
         data, batch_sampler=BatchSampler(Backwards(data), 16, False)
     ),
-    "foreign batch sampler": lambda data: DataLoader(data, batch_sampler=Rows(240, 16)),
-    "a subclass": lambda data: Odd(data, 16, note="mine"),
-    "a forgetful subclass": lambda data: Forgetful(data, 16),
-    "a wrapping subclass": lambda data: Wrapping(data, batch_size=16),
+    "custom batch sampler": lambda data: DataLoader(data, batch_sampler=Rows(240, 16)),
+    "subclass": lambda data: Odd(data, 16, note="mine"),
+    "subclass with another batch size argument": lambda data: Forgetful(data, 16),
+    "wrapping subclass": lambda data: Wrapping(data, batch_size=16),
     "stateful": lambda data: StatefulDataLoader(data, batch_size=16, shuffle=True),
-    "stateful, unknown sampler": lambda data: StatefulDataLoader(data, batch_size=16, sampler=Backwards(data)),
+    "stateful, custom sampler": lambda data: StatefulDataLoader(data, batch_size=16, sampler=Backwards(data)),
     "of a subset": lambda data: DataLoader(Subset(data, range(240)), batch_size=16),
 }
 
 
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS.keys())
-def test_each_epoch_trains_on_all_that_is_kept_and_on_nothing_else(world, assert_clean, make):
+def test_each_epoch_trains_on_exactly_the_kept_samples(world, assert_clean, make):
     loader = make(world.numbered())
     module, verdict, rebuilt = run(world, loader)
     assert_clean(module, verdict)
@@ -118,7 +118,7 @@ def test_each_epoch_trains_on_all_that_is_kept_and_on_nothing_else(world, assert
     assert max(len(batch) for batch in module.epochs[0]) == 16
 
 
-def test_a_generator_goes_on_being_used(world):
+def test_generator_is_preserved(world):
     generator = torch.Generator().manual_seed(5)
     orders = []
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_a_generator_goes_on_being_used(world):
     assert orders[0][0] != orders[0][1]
 
 
-def test_a_random_sampler_that_replaces_draws_its_share(world):
+def test_number_of_samples_with_replacement_is_scaled(world):
     data = world.numbered()
     sampler = RandomSampler(data, replacement=True, num_samples=480)
     module, verdict, rebuilt = run(world, DataLoader(data, 16, sampler=sampler), epochs=1)
@@ -137,7 +137,7 @@ def test_a_random_sampler_that_replaces_draws_its_share(world):
     assert module.seen <= set(verdict.keep.nonzero().flatten().tolist())
 
 
-def test_weights_stay_with_their_samples(world):
+def test_weights_follow_their_samples(world):
     data = world.numbered()
     weights = (torch.arange(240) % 2).double()
     module, verdict, _ = run(world, DataLoader(data, 16, sampler=WeightedRandomSampler(weights, 2000)), epochs=1)
@@ -152,20 +152,20 @@ def test_weights_without_replacement(world, assert_clean):
     assert_clean(module, verdict)
 
 
-def test_a_subset_of_indices_stays_one(world):
+def test_subset_of_indices(world):
     data = world.numbered()
     chosen = torch.arange(0, 240, 2)
     module, verdict, _ = run(world, DataLoader(data, 16, sampler=SubsetRandomSampler(chosen)))
     assert module.seen == {index for index in chosen.tolist() if verdict.keep[index]}
 
 
-def test_a_subclass_keeps_what_is_its_own(world):
+def test_subclass_keeps_its_attributes(world):
     _, _, rebuilt = run(world, Odd(world.numbered(), 16, note="mine"), epochs=1)
     assert rebuilt.note == "mine"
 
 
-def test_a_batch_sampler_as_the_sampler_of_a_loader_that_does_not_batch(world):
-    """Data sets that are read a batch at a time are loaded so."""
+def test_batch_sampler_as_the_sampler_of_a_loader_without_batches(world):
+    """As for data sets that are read one batch at a time."""
     numbered = world.numbered()
     data = TensorDataset(numbered.points, numbered.targets, torch.arange(len(numbered)) + world.first_id)
     sampler = BatchSampler(SequentialSampler(data), 16, drop_last=False)
@@ -181,8 +181,8 @@ def test_drop_last(world):
 
 
 @pytest.mark.parametrize("endless", [False, True])
-def test_a_sampler_without_a_length(world, assert_clean, endless):
-    """Lightning asks it for batches until it ends, or the steps do."""
+def test_sampler_without_a_length(world, assert_clean, endless):
+    """Lightning draws batches until the sampler ends or `max_steps` is reached."""
 
     class Unsized:
         def __iter__(self):
@@ -197,8 +197,8 @@ def test_a_sampler_without_a_length(world, assert_clean, endless):
 
 
 @pytest.mark.parametrize("rows", [16, 2])
-def test_validation_runs_at_the_end_of_each_epoch_with_a_foreign_batch_sampler(world, rows):
-    """It never would if the loader promised a batch that does not come."""
+def test_validation_runs_after_each_epoch_with_a_custom_batch_sampler(world, rows):
+    """It would never run if the loader announced more batches than it has."""
     data = world.numbered(wrong=40)
     module, sanitizer = world.validated_module(), world.sanitizer()
     trainer = world.trainer(sanitizer, max_epochs=2, num_sanity_val_steps=0)

@@ -1,4 +1,4 @@
-"""What samples look like, what is trusted, and what is scored in the place of the training samples."""
+"""The structure of samples, trusted data, and data scored in place of the training samples."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,7 +36,7 @@ CONTAINERS = {
     "list": (lambda point, label, ident: [point, label, ident], None),
     "dict": (lambda point, label, ident: {"id": ident, "label": label, "image": point}, None),
     "named tuple": (Item, None),
-    "one of each, nested": (lambda point, label, ident: {"data": [point], "meta": (float(ident), label)}, None),
+    "nested": (lambda point, label, ident: {"data": [point], "meta": (float(ident), label)}, None),
     "named": (nested, SampleSpec("views.0", "meta.y")),
     "named by position": (lambda point, label, ident: (ident, label, point), SampleSpec("2", "1")),
     "named in a mixture": (relabel_last, SampleSpec("2", "1.label")),
@@ -44,7 +44,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize(("container", "spec"), CONTAINERS.values(), ids=CONTAINERS.keys())
-def test_samples_of_any_container(world, container, spec):
+def test_samples_in_any_container(world, container, spec):
     class Module(world.module):
         def training_step(self, batch, batch_idx):
             batches.append(batch)
@@ -68,7 +68,7 @@ def test_data_classes(world):
     assert module.seen == set(sanitizer.verdict.keep.nonzero().flatten().tolist())
 
 
-def test_an_ambiguous_sample_is_refused_with_the_way_out(world):
+def test_refuses_ambiguous_samples(world):
     data = world.numbered(container=lambda point, label, ident: {"a": point, "b": ident, "c": label})
     module = world.module()
     with pytest.raises(ValueError, match=r"SampleSpec\(inputs=\.\.\., labels=\.\.\.\)"):
@@ -76,13 +76,13 @@ def test_an_ambiguous_sample_is_refused_with_the_way_out(world):
     assert not module.epochs
 
 
-def test_a_flag_leaves_everything_in(world):
+def test_flag_removes_nothing(world):
     data, module, sanitizer = world.numbered(), world.module(), world.sanitizer(action="flag")
     loader = world.loader(data)
     trainer = world.trainer(sanitizer)
     trainer.fit(module, loader)
     assert module.seen == set(range(240))
-    assert "flagged and left in" in sanitizer.verdict.summary(flag_only=True)
+    assert "flagged, not removed" in sanitizer.verdict.summary(flag_only=True)
     assert trainer.train_dataloader is loader
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong)
 
@@ -106,7 +106,7 @@ def test_trusted_data(world, assert_clean, centroid_scorer, as_loader, fitted):
 
 
 class Augmented(torch.utils.data.Dataset):
-    """The training view of numbered data, of which nothing can be made out."""
+    """A training view of numbered data that is pure noise."""
 
     def __init__(self, data):
         self.data = data
@@ -119,7 +119,7 @@ class Augmented(torch.utils.data.Dataset):
         return torch.randn_like(point), label, ident
 
 
-def test_the_evaluation_view_is_scored_and_the_training_view_trained_on(world, assert_clean):
+def test_scores_the_evaluation_view_and_trains_on_the_training_view(world, assert_clean):
     data, module = world.numbered(), world.module()
     sanitizer = world.sanitizer(score_dataset=data)
     trainer = world.trainer(sanitizer)
@@ -129,7 +129,7 @@ def test_the_evaluation_view_is_scored_and_the_training_view_trained_on(world, a
     assert isinstance(trainer.train_dataloader.dataset.dataset, Augmented)
 
 
-def test_the_evaluation_view_is_read_by_the_same_paths(world, assert_clean):
+def test_evaluation_view_is_read_with_the_same_paths(world, assert_clean):
     data, module = world.numbered(container=nested), world.module()
     view = world.numbered(container=nested)
     sanitizer = world.sanitizer(score_dataset=view, sample=SampleSpec("views.1", "meta.y"))
@@ -140,24 +140,24 @@ def test_the_evaluation_view_is_read_by_the_same_paths(world, assert_clean):
 @pytest.mark.parametrize(
     "view", [lambda world: world.numbered(239), lambda world: world.numbered(wrong=23)], ids=["length", "labels"]
 )
-def test_an_evaluation_view_of_other_samples_is_refused(world, centroid_scorer, view):
+def test_refuses_an_evaluation_view_of_other_samples(world, centroid_scorer, view):
     scorer, module = centroid_scorer(), world.module()
     sanitizer = world.sanitizer(scorer, score_dataset=view(world))
-    with pytest.raises(ValueError, match="Expected `score_dataset` to hold the 240 samples"):
+    with pytest.raises(ValueError, match="Expected `score_dataset` to contain the 240 samples"):
         world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
     assert not scorer.fits
     assert not module.epochs
 
 
 @pytest.mark.parametrize("name", ["score_dataset", "manifest"])
-def test_what_speaks_of_one_data_set_is_refused_with_several_loaders(world, name):
+def test_refuses_arguments_for_one_data_set_with_several_loaders(world, name):
     data = world.numbered()
     sanitizer = world.sanitizer(**{name: data if name == "score_dataset" else "manifest.csv"})
     with pytest.raises(ValueError, match=f"Expected `{name}` to be used with one training loader, but got 2"):
         world.trainer(sanitizer).fit(world.module(), [world.loader(data), world.loader(data)])
 
 
-def test_data_read_by_batches(world, assert_clean):
+def test_tensor_data_set(world, assert_clean):
     numbered = world.numbered()
     data = TensorDataset(numbered.points, numbered.targets, torch.arange(240) + world.first_id)
     module, sanitizer = world.module(), world.sanitizer()

@@ -1,4 +1,4 @@
-"""Wherever the training loaders come from, and however they are nested, only what is kept is trained on."""
+"""Only kept samples are trained on, for any source and nesting of training loaders."""
 
 from collections import OrderedDict, defaultdict
 from itertools import chain
@@ -25,7 +25,7 @@ def test_loaders_passed_to_fit(world, assert_clean):
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong)
 
 
-def test_a_data_module(world, assert_clean):
+def test_data_module(world, assert_clean):
     class Data(pl.LightningDataModule):
         def setup(self, stage):
             self.train = world.numbered()
@@ -38,7 +38,7 @@ def test_a_data_module(world, assert_clean):
     assert_clean(module, sanitizer.verdict)
 
 
-def test_a_modules_own_loader_that_needs_its_setup(world, assert_clean):
+def test_module_loader_that_needs_its_setup(world, assert_clean):
     class Own(world.module):
         def setup(self, stage):
             self.train_set = world.numbered()
@@ -85,11 +85,11 @@ def test_collections_of_loaders(world, two, nested, paths):
         assert torch.equal(~sanitizer.verdicts[path].keep, data.is_wrong)
     assert firsts <= kept(sanitizer, paths[0])
     assert module.seen <= kept(sanitizer, paths[0]) | kept(sanitizer, paths[1])
-    with pytest.raises(RuntimeError, match=r"there are 2.\n.*`verdicts`"):
+    with pytest.raises(RuntimeError, match=r"there are 2 verdicts.\n.*`verdicts`"):
         _ = sanitizer.verdict
 
 
-def test_the_users_combined_loader_is_not_changed(world, two):
+def test_combined_loader_is_unchanged(world, two):
     combined = CombinedLoader({"a": world.loader(two[0]), "b": world.loader(two[1])}, "min_size")
     before = list(combined.flattened)
 
@@ -109,7 +109,7 @@ def test_the_users_combined_loader_is_not_changed(world, two):
     assert module.seen <= kept(sanitizer, "['a']") | kept(sanitizer, "['b']")
 
 
-@pytest.mark.parametrize("fresh", [False, True], ids=["same data set", "a new data set object each time"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["same data set", "new data set object each time"])
 def test_reloaded_loaders_are_filtered_each_time_and_scored_once(world, assert_clean, centroid_scorer, fresh):
     data, requests = world.numbered(), []
 
@@ -122,12 +122,12 @@ def test_reloaded_loaders_are_filtered_each_time_and_scored_once(world, assert_c
     sanitizer = world.sanitizer(scorer)
     world.trainer(sanitizer, max_epochs=3, reload_dataloaders_every_n_epochs=1).fit(module)
     assert len(requests) == len(module.epochs) == 3
-    assert len(scorer.fits) == 3  # one a fold
+    assert len(scorer.fits) == 3  # one per fold
     assert_clean(module, sanitizer.verdict)
     assert all(len(list(chain(*epoch))) == int(sanitizer.verdict.keep.sum()) for epoch in module.epochs)
 
 
-def test_a_second_fit_of_the_same_trainer(world, assert_clean, centroid_scorer):
+def test_second_fit_of_the_same_trainer(world, assert_clean, centroid_scorer):
     scorer, module, loader = centroid_scorer(), world.module(), world.loader(world.numbered())
     sanitizer = world.sanitizer(scorer)
     trainer = world.trainer(sanitizer)
@@ -151,7 +151,7 @@ def test_one_sanitizer_in_two_trainers(world, assert_clean, centroid_scorer):
 
 def test_several_sanitizers_compose(world, centroid_scorer):
     class ThirdOf(centroid_scorer):
-        """Finds suspicious what lies far out on the last axis, which no class has to do with."""
+        """Scores outliers on the last axis, which does not depend on the class."""
 
         def score_labels(self, inputs):
             return super().score_labels(inputs) + 100 * (inputs[:, 3:] > 1).float()
@@ -166,17 +166,17 @@ def test_several_sanitizers_compose(world, centroid_scorer):
     assert module.seen == set(left[second.verdict.keep].tolist())
 
 
-def test_validation_and_test_loaders_are_not_touched(world):
+def test_validation_and_test_loaders_are_unchanged(world):
     class Validated(world.validated_module):
         def on_fit_start(self):
-            self.asked = self.trainer.fit_loop.epoch_loop.val_loop._data_source.instance
+            self.validation_source = self.trainer.fit_loop.epoch_loop.val_loop._data_source.instance
 
     data, held_out = world.numbered(), world.numbered(seed=3)
     module, sanitizer = Validated(), world.sanitizer()
     validation = world.loader(held_out, shuffle=False)
     trainer = world.trainer(sanitizer)
     trainer.fit(module, world.loader(data), validation)
-    assert module.asked is validation
+    assert module.validation_source is validation
     assert trainer.val_dataloaders is validation
     assert {each for batch in module.validated for each in batch} == set(range(len(held_out)))
     module.validated.clear()
@@ -185,7 +185,7 @@ def test_validation_and_test_loaders_are_not_touched(world):
     assert len(list(chain(*module.validated))) == len(held_out)
 
 
-def test_loaders_outlive_their_rebuilding(world):
+def test_original_loader_is_unchanged(world):
     loader = world.loader(world.numbered(), drop_last=True)
     before = {name: value for name, value in vars(loader).items() if not name.startswith("_")}
     world.trainer(world.sanitizer()).fit(world.module(), loader)

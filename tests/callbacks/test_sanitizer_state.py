@@ -1,4 +1,4 @@
-"""A decision is made once: it survives checkpoints, and stops where the data are others."""
+"""A decision is made once: it is stored in checkpoints, and other data are refused."""
 
 from itertools import chain
 
@@ -13,7 +13,7 @@ from lightning_poison.sanitization.verdict import Verdict
 
 
 class Scheduled:
-    """Mixed into a module: builds its schedule from the number of steps that the Trainer estimates."""
+    """A module whose schedule depends on the number of steps that the Trainer estimates."""
 
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
@@ -22,7 +22,7 @@ class Scheduled:
 
 
 class LateRestore(SingleDeviceStrategy):
-    """Restores checkpoints as late as strategies for sharded models do."""
+    """Restores checkpoints as late as strategies for sharded models."""
 
     @property
     def restore_checkpoint_after_setup(self):
@@ -31,7 +31,7 @@ class LateRestore(SingleDeviceStrategy):
 
 @pytest.fixture
 def checkpoint(world):
-    """A run of one epoch that was saved: the path and the verdict."""
+    """Return the checkpoint path and the verdict of a run of one epoch."""
     sanitizer = world.sanitizer()
     trainer = world.trainer(sanitizer)
     trainer.fit(world.module(), world.loader(world.numbered()))
@@ -40,7 +40,7 @@ def checkpoint(world):
     return path, sanitizer.verdict
 
 
-def test_a_resumed_run_does_not_score_again(world, assert_clean, centroid_scorer, checkpoint):
+def test_resumed_run_does_not_score_again(world, assert_clean, centroid_scorer, checkpoint):
     path, verdict = checkpoint
     scorer, module = centroid_scorer(), world.module()
     sanitizer = world.sanitizer(scorer)
@@ -63,16 +63,16 @@ def test_a_resumed_run_does_not_score_again(world, assert_clean, centroid_scorer
     ],
     ids=["length", "labels", "inputs", "rate", "folds"],
 )
-def test_changed_data_or_settings_stop_it(world, centroid_scorer, checkpoint, changed, settings):
+def test_refuses_changed_data_or_settings(world, centroid_scorer, checkpoint, changed, settings):
     scorer, module = centroid_scorer(), world.module()
     trainer = world.trainer(world.sanitizer(scorer, **settings), max_epochs=2)
-    with pytest.raises(DataChangedError, match="Expected the data and settings that the stored decision about 240"):
+    with pytest.raises(DataChangedError, match="Expected the data and settings of the stored decision about 240"):
         trainer.fit(module, world.loader(world.numbered(**changed)), ckpt_path=checkpoint[0])
     assert not scorer.fits
     assert not module.epochs
 
 
-def test_a_second_fit_with_other_data_stops(world):
+def test_second_fit_refuses_other_data(world):
     sanitizer, module = world.sanitizer(), world.module()
     trainer = world.trainer(sanitizer)
     trainer.fit(module, world.loader(world.numbered()))
@@ -83,7 +83,7 @@ def test_a_second_fit_with_other_data_stops(world):
     assert len(sanitizer.verdict) == 240
 
 
-def test_a_test_with_a_checkpoint_keeps_the_verdict(world, checkpoint):
+def test_testing_a_checkpoint_keeps_the_verdict(world, checkpoint):
     path, verdict = checkpoint
     data, sanitizer = world.numbered(), world.sanitizer()
     trainer = world.trainer(sanitizer)
@@ -94,7 +94,7 @@ def test_a_test_with_a_checkpoint_keeps_the_verdict(world, checkpoint):
     assert torch.equal(sanitizer.verdict.keep, verdict.keep)
 
 
-def test_a_checkpoint_loads_without_unpickling_anything_but_tensors(world, checkpoint):
+def test_checkpoint_loads_with_weights_only(world, checkpoint):
     path, verdict = checkpoint
     stored = torch.load(path, weights_only=True)["callbacks"]["Sanitizer[sanitizer]"]["verdicts"][""]
     again = Verdict.from_saved(stored["meta"], stored["tensors"])
@@ -102,14 +102,14 @@ def test_a_checkpoint_loads_without_unpickling_anything_but_tensors(world, check
     assert again.evidence == verdict.evidence
 
 
-def test_weights_alone_hold_no_decision(world, centroid_scorer):
+def test_weights_alone_contain_no_verdict(world, centroid_scorer):
     saving = ModelCheckpoint(world.path, filename="weights", save_weights_only=True)
     trainer = world.trainer(world.sanitizer(), saving, enable_checkpointing=True)
     trainer.fit(world.module(), world.loader(world.numbered()))
     assert "callbacks" not in torch.load(world.path / "weights.ckpt", weights_only=True)
 
 
-def test_checkpoints_of_a_run_hold_the_decision(world, checkpoint):
+def test_checkpoints_during_a_run_contain_the_verdict(world, checkpoint):
     saving = ModelCheckpoint(world.path / "own", filename="each", every_n_train_steps=3)
     world.trainer(world.sanitizer(), saving, enable_checkpointing=True).fit(
         world.module(), world.loader(world.numbered())
@@ -122,8 +122,8 @@ def test_checkpoints_of_a_run_hold_the_decision(world, checkpoint):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
-def test_a_stateful_loader_goes_on_where_it_was(world, centroid_scorer, workers):
-    """The second half of the epoch has exactly the batches that an uninterrupted run would have had."""
+def test_stateful_loader_resumes_within_an_epoch(world, centroid_scorer, workers):
+    """The second half of the epoch has exactly the batches of an uninterrupted run."""
 
     def loader():
         generator = torch.Generator().manual_seed(4)
@@ -140,7 +140,7 @@ def test_a_stateful_loader_goes_on_where_it_was(world, centroid_scorer, workers)
 
     torch.manual_seed(99)
     scorer, resumed = centroid_scorer(), world.module()
-    resumed.epochs.append([])  # the hook that begins an epoch is not called in its middle
+    resumed.epochs.append([])  # the hook at the start of an epoch is not called when resuming within one
     again = ModelCheckpoint(world.path, filename="half", every_n_train_steps=5, save_top_k=1)
     world.trainer(world.sanitizer(scorer), again, enable_checkpointing=True).fit(resumed, loader(), ckpt_path=path)
     assert not scorer.fits
@@ -149,14 +149,14 @@ def test_a_stateful_loader_goes_on_where_it_was(world, centroid_scorer, workers)
 
 
 @pytest.mark.parametrize("estimating", [False, True], ids=["plain", "with estimated steps"])
-def test_a_strategy_that_restores_late(world, centroid_scorer, estimating):
-    """The stored decision wins over one that was made because the loader was asked for before the restoring."""
+def test_strategy_that_restores_late(world, centroid_scorer, estimating):
+    """The stored verdict replaces one that was made because the loader was requested before the restore."""
 
     class Module(*[Scheduled] * estimating, world.module):
         pass
 
-    class Otherwise(centroid_scorer):
-        """Of the same name and settings, but of another opinion about some samples."""
+    class OtherScores(centroid_scorer):
+        """A scorer with the same name and settings but other scores for some samples."""
 
         def score_labels(self, inputs):
             scores = super().score_labels(inputs)
@@ -167,7 +167,7 @@ def test_a_strategy_that_restores_late(world, centroid_scorer, estimating):
     trainer.fit(Module(), world.loader(data))
     trainer.save_checkpoint(path)
 
-    scorer, module = Otherwise(), Module()
+    scorer, module = OtherScores(), Module()
     sanitizer = world.sanitizer(scorer)
     strategy = LateRestore(device=torch.device("cpu"))
     world.trainer(sanitizer, strategy=strategy, max_epochs=2).fit(module, world.loader(data), ckpt_path=path)
@@ -176,6 +176,6 @@ def test_a_strategy_that_restores_late(world, centroid_scorer, estimating):
     assert module.seen == set(first.verdict.keep.nonzero().flatten().tolist())
     assert torch.equal(sanitizer.verdict.keep, first.verdict.keep)
 
-    alone = world.sanitizer(Otherwise())
+    alone = world.sanitizer(OtherScores())
     world.trainer(alone).fit(world.module(), world.loader(data))
     assert not torch.equal(alone.verdict.keep, first.verdict.keep)

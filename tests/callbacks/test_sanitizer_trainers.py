@@ -1,4 +1,4 @@
-"""A Trainer's own options go on working, and see the filtered data."""
+"""The options of a Trainer work on the filtered data."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 
 class Scheduled:
-    """Mixed into a module: builds its schedule from the number of steps that the Trainer estimates."""
+    """A module whose schedule depends on the number of steps that the Trainer estimates."""
 
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
@@ -23,7 +23,7 @@ class Scheduled:
 def test_limit_train_batches(world, assert_clean, batches):
     module, sanitizer = world.module(), world.sanitizer()
     world.trainer(sanitizer, limit_train_batches=batches, max_epochs=2).fit(module, world.loader(world.numbered()))
-    assert_clean(module, sanitizer.verdict, some=True)
+    assert_clean(module, sanitizer.verdict, subset=True)
     kept = int(sanitizer.verdict.keep.sum())
     wanted = batches if batches == 3 else int(-(-kept // 16) * batches)
     assert [len(epoch) for epoch in module.epochs] == [wanted] * 2
@@ -35,7 +35,7 @@ def test_overfit_batches(world, assert_clean, shuffle):
     module, sanitizer = world.module(), world.sanitizer()
     loader = world.loader(world.numbered(), shuffle=shuffle)
     world.trainer(sanitizer, overfit_batches=4, max_epochs=2).fit(module, loader)
-    assert_clean(module, sanitizer.verdict, some=True)
+    assert_clean(module, sanitizer.verdict, subset=True)
     assert module.epochs[0] == module.epochs[1]
     assert list(chain(*module.epochs[0])) == sanitizer.verdict.keep.nonzero().flatten()[:64].tolist()
 
@@ -43,12 +43,12 @@ def test_overfit_batches(world, assert_clean, shuffle):
 def test_fast_dev_run(world, assert_clean):
     module, sanitizer = world.module(), world.sanitizer()
     world.trainer(sanitizer, fast_dev_run=2).fit(module, world.loader(world.numbered()))
-    assert_clean(module, sanitizer.verdict, some=True)
+    assert_clean(module, sanitizer.verdict, subset=True)
     assert len(module.epochs[0]) == 2
     assert not any(world.path.iterdir())
 
 
-def test_no_training_batches_no_judgment(world, centroid_scorer):
+def test_does_not_score_without_training_batches(world, centroid_scorer):
     scorer = centroid_scorer()
     world.trainer(world.sanitizer(scorer), limit_train_batches=0).fit(world.module(), world.loader(world.numbered()))
     assert not scorer.fits
@@ -77,7 +77,7 @@ def test_estimated_steps_are_those_of_the_filtered_data(world, assert_clean, acc
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
-def test_the_modules_precision_is_its_own(world, assert_clean, precision):
+def test_scores_do_not_depend_on_the_modules_precision(world, assert_clean, precision):
     module, sanitizer = world.module(), world.sanitizer()
     world.trainer(sanitizer, precision=precision).fit(module, world.loader(world.numbered()))
     assert_clean(module, sanitizer.verdict)
@@ -99,7 +99,7 @@ def test_other_modes(world, assert_clean, settings):
     assert_clean(module, sanitizer.verdict)
 
 
-def test_the_learning_rate_finder_trains_on_what_is_kept(world, assert_clean, centroid_scorer):
+def test_learning_rate_finder_trains_on_kept_samples(world, assert_clean, centroid_scorer):
     class Tuned(world.module):
         def __init__(self):
             super().__init__()
@@ -111,14 +111,14 @@ def test_the_learning_rate_finder_trains_on_what_is_kept(world, assert_clean, ce
     finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
     logger = CSVLogger(world.path)
     world.trainer(finder, sanitizer, logger=logger).fit(module, world.loader(world.numbered()))
-    assert len(module.epochs) > 2  # those of the finder among them
+    assert len(module.epochs) > 2  # including those of the finder
     assert_clean(module, sanitizer.verdict)
     assert len(scorer.fits) == 3
-    assert (world.path / "lightning_logs" / "version_0" / "lightning_poison" / "sanitizer" / "manifest.csv").is_file()
+    assert (world.path / "lightning_logs" / "version_0" / "sanitizer_reports" / "sanitizer" / "manifest.csv").is_file()
     assert "sanitizer/contamination" in (world.path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
-def test_the_batch_size_finder_trains_on_what_is_kept(world, assert_clean, centroid_scorer):
+def test_batch_size_finder_trains_on_kept_samples(world, assert_clean, centroid_scorer):
     class Sized(world.module):
         def __init__(self):
             super().__init__()

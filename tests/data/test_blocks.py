@@ -60,7 +60,7 @@ def test_index_blocks():
     assert [block.tolist() for block in index_blocks(torch.tensor([4, 2, 9, 7, 1]), 2)] == [[4, 2], [9, 7], [1]]
 
 
-def test_blocks_are_the_samples_in_the_order_given():
+def test_blocks_have_given_order():
     found = read(Noisy(), indices=torch.tensor([7, 3, 11, 0]), size=3)
     assert [block.indices.tolist() for block in found] == [[7, 3, 11], [0]]
     assert [block.labels.tolist() for block in found] == [[1, 0, 2], [0]]
@@ -68,7 +68,7 @@ def test_blocks_are_the_samples_in_the_order_given():
     assert found[0].inputs.shape == (3, 1, 2, 2)
 
 
-def test_random_transforms_give_the_same_at_any_number_of_workers():
+def test_random_transforms_do_not_depend_on_number_of_workers():
     here, there = read(Noisy()), read(Noisy(), workers=2)
     assert len(here) == len(there) == 5
     for one, two in zip(here, there, strict=True):
@@ -77,17 +77,17 @@ def test_random_transforms_give_the_same_at_any_number_of_workers():
         assert torch.equal(one.labels, two.labels)
 
 
-def test_a_block_does_not_depend_on_the_others():
+def test_block_does_not_depend_on_others():
     alone = next(read_blocks(Noisy(), [torch.arange(10, 15)], sample=SampleSpec(), seed=5))
     assert torch.equal(alone.inputs, read(Noisy())[2].inputs)
 
 
-def test_another_seed_draws_otherwise():
+def test_seed_changes_random_transforms():
     assert not torch.equal(read(Noisy())[0].inputs, read(Noisy(), seed=6)[0].inputs)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_callers_random_states_stay(workers):
+def test_restores_random_states(workers):
     found = states()
     read(Noisy(), workers=workers)
     next(read_blocks(Noisy(), [torch.arange(2)] * 3, sample=SampleSpec(), seed=0, num_workers=workers))
@@ -110,7 +110,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("kind", [Faulty, FaultyBatches])
-def test_an_error_names_the_sample_and_is_the_same_from_a_worker(name, kind):
+def test_error_names_sample_with_and_without_workers(name, kind):
     odd, error, message = FAULTS[name]
     seen = []
     for workers in (0, 2):
@@ -123,7 +123,7 @@ def test_an_error_names_the_sample_and_is_the_same_from_a_worker(name, kind):
 @pytest.mark.parametrize(
     ("label", "message"), [(-1, "at least 0, but sample 13 has -1"), (1.5, "label of sample 13"), (True, "sample 13")]
 )
-def test_so_does_a_label(label, message):
+def test_label_error_names_sample(label, message):
     seen = []
     for workers in (0, 1):
         with pytest.raises(ValueError, match=message) as caught:
@@ -132,7 +132,7 @@ def test_so_does_a_label(label, message):
     assert seen[0] == seen[1]
 
 
-def test_a_fault_in_a_sample_that_nobody_reads():
+def test_ignores_faults_in_samples_not_read():
     assert len(read(Faulty(fail), indices=torch.arange(13))) == 3
 
 
@@ -148,7 +148,7 @@ def test_a_fault_in_a_sample_that_nobody_reads():
         (torch.tensor([False, True, True]), [0, 1, 1]),
     ],
 )
-def test_inputs_become_float(value, expected):
+def test_converts_inputs_to_float(value, expected):
     block = read([(value, 0)])[0]
     assert block.inputs.dtype == torch.float32
     assert block.inputs[0].tolist() == pytest.approx(expected)
@@ -161,7 +161,7 @@ def test_read_only_arrays_are_copied():
     assert value.tolist() == [1, 1, 1]
 
 
-def test_batches_are_asked_for():
+def test_uses_getitems():
     class Batched(Noisy):
         asked = ()
 
@@ -174,7 +174,7 @@ def test_batches_are_asked_for():
     assert data.asked == (list(range(20)), [20, 21, 22])
 
 
-def test_memory():
+def test_memory_dataset():
     data = MemoryDataset(torch.arange(6.0).view(6, 1), torch.tensor([0, 1, 2, 0, 1, 2]))
     part = data.subset(torch.tensor([5, 0]))
     assert [(float(x), int(y)) for x, y in (part[0], part[1])] == [(5, 2), (0, 0)]
@@ -183,7 +183,7 @@ def test_memory():
     assert block.labels.tolist() == [1, 1]
 
 
-def test_a_selection_names_places_in_the_whole():
+def test_selection_has_indices_of_whole_data_set():
     whole = [{"x": torch.full((2,), float(index)), "odd": index % 2, "id": index} for index in range(6)]
     data = SelectedDataset(whole, torch.tensor([5, 2]), SampleSpec("x", "odd"), torch.arange(6) % 2)
     assert data.targets.tolist() == [1, 0]

@@ -27,7 +27,7 @@ def taken(data, *, labels=None, settings=SETTINGS):
     return fingerprint(data, labels, settings, sample=SampleSpec())
 
 
-def test_the_same_data_and_settings_agree(blobs):
+def test_same_data_and_settings_have_same_fingerprint(blobs):
     found = taken(blobs(100))
     assert found == taken(blobs(100))
     assert len(found) == 64
@@ -56,28 +56,28 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_found(name, blobs):
+def test_detects_change(name, blobs):
     data = blobs(100)
     changed, arguments = CHANGES[name](data)
     assert taken(changed, **arguments) != taken(data)
 
 
-def test_another_transform_is_found(blobs):
+def test_detects_other_transform(blobs):
     assert taken(Scaled(blobs(100), 1.0)) != taken(Scaled(blobs(100), 0.99))
 
 
-def test_the_random_state_stays(blobs):
+def test_restores_random_state(blobs):
     data, found = blobs(20), torch.get_rng_state()
     taken(Scaled(data, 1), labels=data.tensors[1])
     assert torch.equal(torch.get_rng_state(), found)
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17])
-def test_small_sets(blobs, count):
+def test_small_data_sets(blobs, count):
     assert len(taken(blobs(count))) == 64
 
 
-def test_a_digest_of_tensors_tells_names_shapes_and_values_apart():
+def test_tensor_digest_depends_on_names_shapes_and_values():
     tensors = {"a": torch.zeros(2, 3), "b": torch.arange(4)}
     others = (
         {"a": torch.zeros(3, 2), "b": torch.arange(4)},
@@ -97,19 +97,19 @@ def test_a_digest_of_tensors_tells_names_shapes_and_values_apart():
         ({"odd\x1b[2J": torch.zeros(2)}, r"`settings\['odd\\x1b\[2J'\]` to be a value that JSON can hold"),
     ],
 )
-def test_a_setting_that_json_cannot_hold_is_named(blobs, settings, message):
+def test_names_setting_that_is_not_json(blobs, settings, message):
     """Its text may be another one in the next process, and so would be the fingerprint."""
-    with pytest.raises(TypeError, match=message + r"[\s\S]*Let `settings\(\)` of the scorer return numbers"):
+    with pytest.raises(TypeError, match=message + r"[\s\S]*`settings\(\)` of the scorer must return numbers"):
         taken(blobs(20), settings=settings)
 
 
-def test_settings_that_json_can_hold():
+def test_accepts_json_settings():
     settings = {"a": [1, 2.5, (True, None)], "b": {"c": "d"}}
     data = TensorDataset(torch.eye(3), torch.arange(3))
     assert taken(data, settings=settings) == taken(data, settings={"b": {"c": "d"}, "a": [1, 2.5, [True, None]]})
 
 
-def test_architectures_are_told_apart_and_weights_are_not():
+def test_architecture_ignores_weights():
     built = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
     twin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
     others = (
@@ -123,7 +123,7 @@ def test_architectures_are_told_apart_and_weights_are_not():
     assert len({architecture_of(each) for each in (built, *others)}) == 6
 
 
-def test_an_address_that_a_part_shows_is_left_out():
+def test_architecture_ignores_addresses():
     class Shown(nn.Module):
         def extra_repr(self):
             return repr(object())

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset, TensorDataset
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import NotFittedError
-from lightning_poison.runtime import LocalRuntime, agreed
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.dataset_scores import score_dataset
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
@@ -40,13 +40,13 @@ def score(runtime, *, count=700, model=None, indices=None, **arguments):
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("count", [700, 200])
-def test_several_ranks_give_the_scores_of_one_bit_for_bit(size, count, several_ranks):
+def test_ranks_agree_bit_for_bit(size, count, several_ranks):
     alone = score(LocalRuntime(precision="32", threads=1), count=count)
     for found in several_ranks(size, lambda runtime: score(runtime, count=count)):
         assert torch.equal(found, alone)
 
 
-def test_scores_of_one_number_a_sample_too(several_ranks):
+def test_ranks_agree_on_one_score_per_sample(several_ranks):
     first = network(1)
     alone = score(LocalRuntime(precision="32", threads=1), model=lambda inputs: first(inputs)[:, 0])
     assert alone.shape == (700,)
@@ -55,7 +55,7 @@ def test_scores_of_one_number_a_sample_too(several_ranks):
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_failing_rank_raises_on_all(failing, several_ranks):
+def test_failing_rank_raises_on_all(failing, several_ranks):
     def work(runtime):
         def model(inputs):
             if runtime.rank == failing:
@@ -70,21 +70,7 @@ def test_a_failing_rank_raises_on_all(failing, several_ranks):
             assert "another rank failed" in str(error)
 
 
-def test_a_rank_that_is_interrupted_tells_the_others():
-    told = []
-
-    class Telling(LocalRuntime):
-        def all_true(self, flag):
-            told.append(flag)
-            return flag
-
-    with pytest.raises(KeyboardInterrupt):
-        agreed(Telling(), lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert told == [False]
-    assert agreed(Telling(), lambda: 3) == 3
-
-
-def test_a_rank_that_is_interrupted_leaves_none_waiting(several_ranks):
+def test_interrupted_rank_leaves_none_waiting(several_ranks):
     def work(runtime):
         def model(inputs):
             if runtime.rank == 1:
@@ -100,7 +86,7 @@ def test_a_rank_that_is_interrupted_leaves_none_waiting(several_ranks):
         assert "another rank failed" in str(error)
 
 
-def test_scores_stand_in_the_order_of_the_indices():
+def test_scores_have_order_of_indices():
     data = TensorDataset(torch.arange(10.0)[:, None], torch.zeros(10).long())
     found = score_set(
         data, torch.tensor([7, 2, 9]), lambda block: block.inputs[:, 0], sample=SPEC, runtime=LocalRuntime(), seed=0
@@ -109,36 +95,36 @@ def test_scores_stand_in_the_order_of_the_indices():
     assert found.dtype == torch.float64
 
 
-def test_the_number_of_workers_does_not_matter():
+def test_does_not_depend_on_number_of_workers():
     one, two = (score(LocalRuntime(precision="32", threads=1, num_workers=workers)) for workers in (0, 2))
     assert torch.equal(one, two)
 
 
-def test_no_gradients_are_kept():
+def test_keeps_no_gradients():
     model = network()
     assert not score(LocalRuntime(), model=lambda inputs: model(inputs)).requires_grad
     assert model[0].weight.grad is None
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_scores_must_be_finite(value):
+def test_refuses_scores_that_are_not_finite(value):
     def odd(inputs):
         scores = torch.zeros(len(inputs))
         scores[-1] = value
         return scores
 
     with pytest.raises(
-        ValueError, match=r"`scores` to be finite, but got .* at sample 9, while scoring\.\nThe scorer does not fit"
+        ValueError, match=r"`scores` to be finite, but got .* at sample 9 \(scoring\)\.\nThe scorer does not fit"
     ):
         score(LocalRuntime(), count=10, model=odd)
 
 
-def test_there_must_be_one_score_a_sample():
+def test_refuses_other_number_of_scores():
     with pytest.raises(ValueError, match=r"one for each of 10 samples, but got a float32 tensor of shape \(4, 10\)"):
         score(LocalRuntime(), count=10, model=lambda inputs: inputs.T)
 
 
-def test_samples_must_carry_the_labels_that_are_judged():
+def test_refuses_samples_with_other_labels():
     labels = torch.arange(10) % 3
     assert len(score(LocalRuntime(), count=10, labels=labels)) == 10
     labels[7] = 2
@@ -148,11 +134,11 @@ def test_samples_must_carry_the_labels_that_are_judged():
         score(LocalRuntime(), count=10, labels=labels, indices=torch.tensor([9, 7, 8]))
 
 
-def test_a_fitted_scorer_scores_a_data_set(blobs, centroid_scorer):
+def test_score_dataset(blobs, centroid_scorer):
     scorer, data = centroid_scorer().fit(blobs(60)), blobs(30, seed=1)
     found = score_dataset(scorer, data)
     torch.testing.assert_close(found, scorer.score_batch(*data.tensors).double())
-    with pytest.raises(TypeError, match="SpectralSignatureScorer, which must see the whole set"):
+    with pytest.raises(TypeError, match="SpectralSignatureScorer, which needs the whole set"):
         score_dataset(SpectralSignatureScorer(), data)
     with pytest.raises(NotFittedError):
         score_dataset(centroid_scorer(), data)

@@ -40,7 +40,7 @@ def tensors(labels=LABELS):
 
 @pytest.mark.parametrize("name", ["targets", "labels"])
 @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda values: np.array(values, dtype=np.uint8)])
-def test_a_list_that_agrees_is_believed_after_few_reads(name, kind):
+def test_uses_listed_labels_after_few_reads(name, kind):
     data = Listed(LABELS * 10, name=name, listed=kind(LABELS * 10))
     found = labels_of(data)
     assert found.tolist() == LABELS * 10
@@ -48,7 +48,7 @@ def test_a_list_that_agrees_is_believed_after_few_reads(name, kind):
     assert data.reads <= 9
 
 
-def test_read_only_arrays_are_fine():
+def test_accepts_read_only_arrays():
     listed = np.array(LABELS)
     listed.flags.writeable = False
     assert labels_of(Listed(listed=listed)).tolist() == LABELS
@@ -71,7 +71,7 @@ def test_read_only_arrays_are_fine():
         np.array(None),
     ],
 )
-def test_any_other_list_is_not(listed):
+def test_ignores_lists_that_disagree(listed):
     data = Listed(listed=listed)
     assert labels_of(data).tolist() == LABELS
     assert data.reads >= len(LABELS)
@@ -91,7 +91,7 @@ def test_views_and_concatenations(indices, choice):
     assert labels_of(Subset(view, kind([len(indices)]))).tolist() == [6]
 
 
-def test_a_subset_of_a_range():
+def test_subset_of_range():
     assert labels_of(Subset(Listed(), range(3, 6))).tolist() == LABELS[3:6]
 
 
@@ -104,7 +104,7 @@ def flip(indices, labels, **parts):
     [tensors(LABELS * 20), Subset(tensors(LABELS * 30), range(240)), ConcatDataset([tensors(LABELS * 10)] * 2)],
     ids=["tensors", "subset", "concat"],
 )
-def test_poison_is_in_the_labels_of_a_poisoned_set(base):
+def test_labels_of_poisoned_data_set(base):
     clean = labels_of(base)
     poisoned = PoisonedDataset(base, flip([3, 240], [7, 8], base_indices=torch.tensor([3, 0])))
     expected = torch.cat([clean, torch.tensor([8])])
@@ -116,12 +116,12 @@ def test_poison_is_in_the_labels_of_a_poisoned_set(base):
     assert labels_of(SanitizedDataset(poisoned, keep)).tolist() == expected[1:].tolist()
 
 
-def test_one_flipped_label_that_no_probe_meets():
+def test_flipped_label_outside_probes():
     for base in (tensors(LABELS * 20), Subset(tensors(LABELS * 30), range(240))):
         assert labels_of(PoisonedDataset(base, flip([3], [7])))[:5].tolist() == [2, 0, 1, 7, 0]
 
 
-def test_a_subset_that_repeats_its_samples():
+def test_subset_with_repeated_samples():
     class Twice(Dataset):
         def __init__(self, dataset, indices):
             self.dataset, self.indices = dataset, indices
@@ -135,19 +135,19 @@ def test_a_subset_that_repeats_its_samples():
     assert labels_of(Twice(tensors(), [0, 1])).tolist() == [2, 0, 2, 0]
 
 
-def test_a_view_of_a_subset_that_passes_attributes_on():
+def test_view_that_forwards_attributes():
     view = PoisonedDataset(Subset(tensors(), [8, 9, 10, 11]), flip([1], [2]))
     assert labels_of(view).tolist() == [0, 2, 1, 2]
 
 
-def test_something_called_dataset_and_indices_that_is_no_view():
+def test_object_that_only_looks_like_a_view():
     class Odd(Listed):
         dataset, indices = tensors([0, 1]), list(range(12))
 
     assert labels_of(Odd()).tolist() == LABELS
 
 
-def test_a_named_label():
+def test_named_label():
     data = [{"image": torch.zeros(1, 2, 2), "coarse": 1, "fine": 4}] * 3
     assert labels_of(data, SampleSpec("image", "fine")).tolist() == [4, 4, 4]
 
@@ -159,14 +159,14 @@ def test_a_named_label():
         *(np.float32(1), np.bool_(True), np.array(1.5), np.array([0, 1, 0]), np.array([1]), [0, 1]),
     ],
 )
-def test_refuses_what_is_no_class_index(label):
+def test_refuses_other_than_class_index(label):
     data = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 2, 2), label)]
     with pytest.raises(ValueError, match=r"class index as the label of sample 1[\s\S]*target_transform"):
         labels_of(data)
 
 
 @pytest.mark.parametrize("label", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3).byte()])
-def test_takes_whole_numbers(label):
+def test_accepts_integers(label):
     assert as_label(label, 0) == 3
     assert type(as_label(label, 0)) is int
 
@@ -177,12 +177,12 @@ def test_refuses_negative_labels():
 
 
 @pytest.mark.parametrize("data", [[], tensors([])])
-def test_refuses_an_empty_set(data):
+def test_refuses_empty_data_set(data):
     with pytest.raises(ValueError, match="at least one sample"):
         labels_of(data)
 
 
-def test_an_unreadable_sample_names_its_index():
+def test_unreadable_sample_is_named():
     class Broken(Dataset):
         def __len__(self):
             return 4
@@ -196,7 +196,7 @@ def test_an_unreadable_sample_names_its_index():
         labels_of(Broken())
 
 
-def test_random_transforms_do_not_touch_the_callers_random_states():
+def test_restores_random_states():
     class Random(Listed):
         def __getitem__(self, index):
             noise = random.random() + np.random.rand()  # noqa: NPY002, S311

@@ -39,13 +39,13 @@ def points(labels, classes=None):
         {"sampler": DistributedSampler(range(6), num_replicas=2, rank=1)},
     ],
 )
-def test_a_loader_that_draws_everything_stands_for_its_data_set(arguments):
+def test_loader_of_all_samples_gives_its_data_set(arguments):
     data = points([0, 1] * 3)
     assert map_style(DataLoader(data, **arguments), "trusted") is data
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_subset_sampler_stands_for_what_it_draws(batched):
+def test_subset_sampler_gives_its_samples(batched):
     data = points([0, 1] * 3)
     sampler = SubsetRandomSampler(torch.tensor([5, 0, 3]))
     loader = DataLoader(data, batch_sampler=BatchSampler(sampler, 2, drop_last=False)) if batched else None
@@ -67,7 +67,7 @@ class Odd(RandomSampler):
         Odd(range(6)),
     ],
 )
-def test_other_samplers_are_refused_with_the_way_out(sampler):
+def test_refuses_other_samplers(sampler):
     said = (
         rf"`trusted` to be a loader that draws every sample.*a {type(sampler).__name__}\.\n.*Subset\(dataset, indices\)"
     )
@@ -75,7 +75,7 @@ def test_other_samplers_are_refused_with_the_way_out(sampler):
         map_style(DataLoader(points([0, 1] * 3), sampler=sampler), "trusted")
 
 
-def test_a_loader_of_the_clean_part_trusts_no_more_than_that(blobs, centroid_scorer):
+def test_loader_of_clean_part_gives_only_that_part(blobs, centroid_scorer):
     whole = blobs(1600, flipped=400)  # the last 400 are wrong
     clean = DataLoader(whole, batch_size=32, sampler=SubsetRandomSampler(range(1200)))
     by_loader = sanitize(blobs(300, flipped=30, seed=1), centroid_scorer(), trusted=clean)
@@ -84,19 +84,21 @@ def test_a_loader_of_the_clean_part_trusts_no_more_than_that(blobs, centroid_sco
     assert not by_loader.keep[270:].any()
 
 
-def test_labels_beyond_the_listed_classes():
+def test_refuses_labels_beyond_listed_classes():
     data = points([0, 1, 2, 3, 0], classes=["cat", "dog\x1b", "fox"])
-    with pytest.raises(ValueError, match=r"below 3, .*\(cat, dog\\x1b, fox\), but sample 3 has the label 3\.\nMend"):
+    with pytest.raises(ValueError, match=r"below 3, .*\(cat, dog\\x1b, fox\), but sample 3 has the label 3\.\nCorrect"):
         check_labels(torch.tensor([0, 1, 2, 3, 0]), data)
 
 
-def test_labels_far_beyond_those_that_occur():
-    with pytest.raises(ValueError, match=r"but sample 2 has the label 255 where only 4 classes occur\.\nMend or leave"):
+def test_refuses_labels_far_beyond_those_that_occur():
+    with pytest.raises(
+        ValueError, match=r"but sample 2 has the label 255 and only 4 classes occur\.\nCorrect or remove"
+    ):
         check_labels(torch.tensor([0, 1, 255, 2]), points([0, 1, 255, 2]))
 
 
 @pytest.mark.parametrize(
     ("labels", "classes"), [([3, 8, 3], None), ([5, 6, 7, 8, 9], None), ([12, 507], range(1000)), ([0, 1], "names")]
 )
-def test_classes_that_are_absent_are_no_error(labels, classes):
+def test_accepts_absent_classes(labels, classes):
     check_labels(torch.tensor(labels), points(labels, classes))

@@ -1,4 +1,5 @@
 import pickle
+import random
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,8 +14,11 @@ from torchvision.datasets.vision import VisionDataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from lightning_poison.data.raw_images import has_raw, read_edited, read_raw, resolve
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.raw_images import RawImages, as_raw_images, has_raw, read_edited, read_raw, transform_owner
 from lightning_poison.data.views import SanitizedDataset
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.testing.tiny_images import TinyImages
 
 
 def gradient(channels=1):
@@ -73,7 +77,7 @@ def invert(image):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("make", [pil, array, read_only, torch.clone])
-def test_the_image_is_edited_before_the_transform(make, channels):
+def test_edits_image_before_transform(make, channels):
     data = Images(make, channels, transform=to_float)
     image, label, name = read_edited(data, 1, invert)
     raw = gradient(channels)
@@ -85,7 +89,7 @@ def test_the_image_is_edited_before_the_transform(make, channels):
 
 
 @pytest.mark.parametrize("make", [pil, array, torch.clone])
-def test_a_transform_gets_the_kind_of_image_that_it_is_used_to(make):
+def test_transform_receives_original_image_type(make):
     seen = []
     data = Images(make, transform=lambda image: seen.append(image) or 0)
     data[0]
@@ -94,18 +98,18 @@ def test_a_transform_gets_the_kind_of_image_that_it_is_used_to(make):
     assert np.asarray(seen[0]).shape == np.asarray(seen[1]).shape
 
 
-def test_flat_tensors_stay_flat():
+def test_keeps_flat_tensors():
     assert read_edited(Images(lambda image: image[0], transform=torch.clone), 2, invert)[0].shape == (3, 4)
 
 
 @pytest.mark.parametrize("transform", [None, to_float])
-def test_a_transform_that_is_never_called_is_said(transform):
+def test_refuses_data_set_that_does_not_call_transform(transform):
     with pytest.raises(TypeError, match="Expected Never to call its `transform` on the raw image") as caught:
         read_edited(Never(transform=transform), 0, invert)
     assert "self.transform(self.data[index])" in str(caught.value)
 
 
-def test_none_as_a_transform():
+def test_accepts_none_as_transform():
     class TorchvisionLike(Images):
         def __getitem__(self, index):
             image = self.make(gradient(self.channels))
@@ -116,7 +120,7 @@ def test_none_as_a_transform():
     assert torch.equal(F.pil_to_tensor(edited), 255 - gradient())
 
 
-def test_torchvision_with_a_standard_transform():
+def test_torchvision_standard_transform():
     data = FakeData(4, (3, 8, 8), 10, transform=v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))
     plain, label = data[2]
     edited, same = read_edited(data, 2, invert)
@@ -138,7 +142,7 @@ class Vision(VisionDataset):
         return 3
 
 
-def test_the_joint_form_of_a_standard_transform_keeps_the_target_transform():
+def test_joint_transform_keeps_target_transform():
     data = Vision(transform=to_float, target_transform=lambda label: label + 10)
     image, label = read_edited(data, 0, invert)
     torch.testing.assert_close(image.as_subclass(torch.Tensor), (255 - gradient()).float() / 255)
@@ -146,26 +150,26 @@ def test_the_joint_form_of_a_standard_transform_keeps_the_target_transform():
     assert data.transforms.transform is to_float
 
 
-def test_a_joint_transform_of_another_kind_is_refused():
+def test_refuses_other_joint_transform():
     with pytest.raises(TypeError, match="but it did not"):
         read_edited(Vision(transforms=lambda image, label: (to_float(image), label)), 0, invert)
 
 
-def test_views_lead_to_the_owner_of_the_transform():
+def test_follows_views_to_transform_owner():
     one, two = Images(transform=to_float), Images(transform=to_float)
     keep = torch.tensor([False, True, True, True, True, True])
     data = Subset(ConcatDataset([Subset(one, [5, 4]), SanitizedDataset(two, keep)]), [1, 2, 6])
-    assert [resolve(data, index) for index in range(3)] == [(one, 4), (two, 1), (two, 5)]
+    assert [transform_owner(data, index) for index in range(3)] == [(one, 4), (two, 1), (two, 5)]
     assert [int(read_raw(data, index)[0, 0, 0]) for index in range(3)] == [4, 1, 5]
 
 
-def test_negative_positions_count_from_the_end():
+def test_negative_positions():
     data = ConcatDataset([Images(transform=to_float), Images(transform=to_float)])
     assert int(read_raw(data, -1)[0, 0, 0]) == 5
     assert int(read_raw(Subset(data, [2, 3]), -1)[0, 0, 0]) == 3
 
 
-def test_no_transform_at_all():
+def test_refuses_data_set_without_transform():
     data = TensorDataset(torch.zeros(2, 1, 3, 4), torch.zeros(2).long())
     with pytest.raises(TypeError, match="calls its `transform` on the raw image, but got TensorDataset") as caught:
         read_edited(data, 0, invert)
@@ -175,7 +179,7 @@ def test_no_transform_at_all():
     assert not has_raw(Never(transform=to_float))
 
 
-def test_the_data_set_that_the_error_shows_has_raw_images():
+def test_example_in_error_message_works():
     floats = torch.rand(2, 1, 3, 4)
     with pytest.raises(TypeError) as caught:
         read_raw(TensorDataset(floats, torch.tensor([1, 0])), 0)
@@ -198,23 +202,23 @@ def test_the_data_set_that_the_error_shows_has_raw_images():
         (lambda image: image.numpy().astype(np.float32), "ndarray"),
     ],
 )
-def test_raw_images_must_have_8_bits(make, came):
-    with pytest.raises(TypeError, match=f"Expected raw images of 8 bits.*, but got {came}"):
+def test_refuses_raw_images_other_than_8_bit(make, came):
+    with pytest.raises(TypeError, match=f"Expected 8-bit raw images.*, but got {came}"):
         read_edited(Images(make, transform=to_float), 0, invert)
 
 
 @pytest.mark.parametrize("edit", [lambda image: image[:, :2], lambda image: image.float()])
-def test_an_edit_must_keep_shape_and_type(edit):
+def test_refuses_edit_that_changes_shape_or_type(edit):
     with pytest.raises(ValueError, match="Expected a raw image like a uint8 tensor of shape"):
         read_edited(Images(transform=to_float), 0, edit)
 
 
-def test_errors_of_the_data_set_are_its_own():
+def test_passes_on_errors_of_data_set():
     with pytest.raises(ZeroDivisionError):
         read_edited(Images(transform=lambda image: 1 / 0), 0, invert)
 
 
-def test_threads_do_not_see_each_others_edits():
+def test_edits_are_thread_safe():
     data = Always(torch.clone, transform=to_float)
 
     def read(shade):
@@ -226,7 +230,72 @@ def test_threads_do_not_see_each_others_edits():
     assert data.transform is to_float
 
 
-def test_reading_leaves_a_picklable_data_set():
+def test_data_set_stays_picklable():
     data = Images(transform=to_float)
     read_edited(data, 0, invert)
     assert pickle.dumps(data) == pickle.dumps(Images(transform=to_float))
+
+
+NORMALIZED = PixelRange(mean=(0.5,), std=(0.25,))
+
+
+@pytest.fixture
+def tiny():
+    return TinyImages(12)
+
+
+def test_raw_images_have_given_order(tiny):
+    rows = torch.tensor([7, 3, 3, 11, 7])
+    images = RawImages(tiny, PixelRange(), seed=0, batch_size=2)
+    assert torch.equal(images(rows), tiny.data[rows].float() / 255)
+    assert [len(block) for block in images.blocks(rows)] == [2, 2, 1]
+
+
+def test_undoes_normalization(tiny):
+    images = RawImages(TinyImages(12, pixels=NORMALIZED), NORMALIZED, seed=0, batch_size=5)
+    torch.testing.assert_close(images(torch.arange(12)), tiny.data.float() / 255)
+
+
+def test_refuses_images_outside_range(tiny):
+    tiny.transform = torch.Tensor.float
+    images = RawImages(tiny, PixelRange(), seed=0, batch_size=4)
+    with pytest.raises(ValueError, match=r"images in \[0, 1\] .* but got values from(.|\n)*pixels=PixelRange"):
+        images(torch.arange(9))
+
+
+def test_clamps_rounding_errors():
+    assert as_raw_images(torch.tensor([-1e-6, 1 + 1e-6]), PixelRange()).tolist() == [0, 1]
+
+
+class Shaky(Dataset):
+    """Adds noise from all three global random states at each access."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise OSError("worn out")
+        noise = (random.random() + np.random.rand() + torch.rand(1).item()) / 3  # noqa: S311, NPY002
+        return torch.full((1, 2, 2), noise), index % 2
+
+
+def test_fixes_random_transforms_and_restores_random_state():
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    images, same, other = (RawImages(Shaky(), PixelRange(), seed=seed, batch_size=2) for seed in (0, 0, 1))
+    rows = torch.tensor([1, 4, 2])
+    assert torch.equal(images(rows), images(rows))
+    assert torch.equal(images(rows), same(rows))
+    assert not torch.equal(images(rows), other(rows))
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_raw_images_name_unreadable_sample():
+    with pytest.raises(UnreadableSampleError, match="sample 5 of Shaky, but it raised OSError: worn out"):
+        RawImages(Shaky(), PixelRange(), seed=0, batch_size=4)(torch.tensor([0, 5]))
+
+
+def test_raw_images_repr(tiny):
+    assert repr(RawImages(tiny, PixelRange(), seed=0, batch_size=4)).startswith("RawImages(TinyImages, PixelRange(")

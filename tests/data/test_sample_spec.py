@@ -79,7 +79,7 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_finds_input_and_label(name):
+def test_detects_input_and_label(name):
     sample, inputs, labels = STRUCTURES[name]
     spec = SampleSpec.detect(sample)
     assert spec == SampleSpec(inputs, labels)
@@ -88,7 +88,7 @@ def test_finds_input_and_label(name):
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_replaces_without_changing_the_sample(name):
+def test_replace_leaves_sample_unchanged(name):
     sample, inputs, labels = STRUCTURES[name]
     spec = SampleSpec(inputs, labels)
     before_input, before_label = spec.inputs_in(sample), spec.labels_in(sample)
@@ -110,7 +110,7 @@ def test_replaces_without_changing_the_sample(name):
     ],
     ids=["plain", "inside", "outside", "not of init"],
 )
-def test_attributes_of_other_objects_are_set_on_a_copy(sample, spec):
+def test_replace_sets_attributes_on_copy(sample, spec):
     changed = spec.replace(sample, inputs="new", labels=5)
     assert type(changed) is type(sample)
     assert (spec.inputs_in(changed), spec.labels_in(changed)) == ("new", 5)
@@ -122,13 +122,13 @@ def test_attributes_of_other_objects_are_set_on_a_copy(sample, spec):
     ("sample", "why"),
     [(Sealed(IMAGE, 3), "Sealed: it is sealed"), (Shared(y=3), "Shared, which shares it with its copies")],
 )
-def test_an_attribute_that_cannot_be_set_on_a_copy(sample, why):
+def test_refuses_attribute_that_cannot_be_set_on_copy(sample, why):
     with pytest.raises(ValueError, match=rf"whose `y` can be set on a copy, but got {why}\.\nReturn samples as tuples"):
         SampleSpec("x", "y").replace(sample, labels=5)
     assert sample.y == 3
 
 
-def test_the_rest_of_a_sample_stays():
+def test_replace_keeps_other_parts():
     sample = {"views": [IMAGE, "b"], "meta": OrderedDict(id="a", label=3)}
     changed = SampleSpec("views.0", "meta.label").replace(sample, labels=4)
     assert changed["views"] is sample["views"]
@@ -137,7 +137,7 @@ def test_the_rest_of_a_sample_stays():
     assert sample["meta"]["label"] == 3
 
 
-def test_named_tuples_answer_to_names_and_places():
+def test_named_tuples_have_names_and_positions():
     sample = Pair(IMAGE, 3)
     by_name = SampleSpec("picture", "kind")
     assert by_name.labels_in(sample) == 3
@@ -157,7 +157,7 @@ def test_named_tuples_answer_to_names_and_places():
         ([Pair(IMAGE, 3), Pair(IMAGE, 4)], "0", "1"),
     ],
 )
-def test_a_batch_has_the_paths_of_its_samples(samples, inputs, labels):
+def test_batch_has_paths_of_its_samples(samples, inputs, labels):
     batch = default_collate(samples)
     spec = SampleSpec.detect(batch, batched=True)
     assert spec == SampleSpec(inputs, labels) == SampleSpec.detect(samples[0])
@@ -179,12 +179,12 @@ def test_a_batch_has_the_paths_of_its_samples(samples, inputs, labels):
         "text",
     ],
 )
-def test_asks_where_it_is_not_plain(sample):
+def test_refuses_ambiguous_samples(sample):
     with pytest.raises(ValueError, match=r"Name the two by their paths: `sample=SampleSpec"):
         SampleSpec.detect(sample)
 
 
-def test_the_question_shows_the_structure():
+def test_error_shows_structure():
     with pytest.raises(
         ValueError, match=r"left: a float32 tensor of shape \(1, 2, 2\)\n    right: .*\n    meta.y: int"
     ):
@@ -195,13 +195,13 @@ def test_the_question_shows_the_structure():
     ("sample", "found"),
     [(Graph(IMAGE, 3), "Graph"), ((), "tuple"), ("text", "str"), (IMAGE, "a float32 tensor of shape")],
 )
-def test_the_question_names_what_has_no_structure(sample, found):
+def test_error_names_type_without_structure(sample, found):
     with pytest.raises(ValueError, match=rf"one integer label, but got\n    {found}.*\nName the two"):
         SampleSpec.detect(sample)
 
 
 @pytest.mark.parametrize("path", ["2", "label", "0.label", "", "-3"])
-def test_a_path_that_is_not_there(path):
+def test_refuses_missing_path(path):
     with pytest.raises(ValueError, match=rf"part at `{path}`, but there is no"):
         SampleSpec("0", path).labels_in((IMAGE, 3))
 
@@ -216,22 +216,22 @@ def test_a_path_that_is_not_there(path):
         ((torch.rand(4, 1, 2, 2), torch.arange(4)), "1"),
     ],
 )
-def test_labels_that_a_transform_has_mixed(batch, labels):
+def test_detects_mixed_labels(batch, labels):
     assert SampleSpec.detect(batch, batched=True, mixed=True).labels == labels
 
 
 @pytest.mark.parametrize("second", [torch.full((4, 5), 0.3), torch.rand(4, 1, 5), torch.tensor([[1.5, -0.5]] * 4)])
-def test_what_is_no_probability_is_no_mixed_label(second):
+def test_other_values_are_not_mixed_labels(second):
     with pytest.raises(ValueError, match="one integer label"):
         SampleSpec.detect((torch.rand(4, 1, 2, 2), second), batched=True, mixed=True)
 
 
-def test_mixed_labels_are_found_where_they_are_asked_for():
+def test_detects_mixed_labels_only_on_request():
     with pytest.raises(ValueError, match="one integer label"):
         SampleSpec.detect((torch.rand(4, 1, 2, 2), torch.full((4, 5), 0.2)), batched=True)
 
 
-def test_names_from_strangers_are_escaped():
+def test_escapes_names():
     with pytest.raises(ValueError, match=r"\\x1b\[31m") as caught:
         SampleSpec.detect({"\x1b[31m": IMAGE, "b": IMAGE, "c": 1})
     assert "\x1b" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A Trainer, modules that note which samples reach them, and DataModules to wrap, over data that are partly wrong."""
+"""A Trainer, modules that record the samples of their steps, and DataModules over partly mislabeled data."""
 
 from types import SimpleNamespace
 
@@ -31,8 +31,8 @@ class Numbered(Dataset):
         return self.points[index], int(self.targets[index]), float(index)
 
 
-class Noting:
-    """Training steps that note the numbers of their samples and the labels they carry."""
+class Recording:
+    """Training steps that record the numbers and labels of their samples."""
 
     def __init__(self):
         super().__init__()
@@ -56,22 +56,22 @@ class Noting:
 
 
 def parts_of(batch):
-    """Return the batches of single loaders in the batch of a collection."""
+    """Return the batches of the single loaders of a collection."""
     if isinstance(batch, dict):
         return [part for each in batch.values() for part in parts_of(each)]
     return [batch] if isinstance(batch[0], torch.Tensor) else [part for each in batch for part in parts_of(each)]
 
 
-class Module(Noting, pl.LightningModule):
+class Module(Recording, pl.LightningModule):
     pass
 
 
-class ModuleOfTheOther(Noting, pytorch_lightning.LightningModule):
+class OtherModule(Recording, pytorch_lightning.LightningModule):
     pass
 
 
 class Plain:
-    """Training loaders alone, over data that are made in `setup`."""
+    """Training loaders alone, over data created in `setup`."""
 
     def __init__(self, wrong=12, batch_size=16):
         super().__init__()
@@ -91,7 +91,7 @@ class PlainDataModule(Plain, pl.LightningDataModule):
     pass
 
 
-class PlainDataModuleOfTheOther(Plain, pytorch_lightning.LightningDataModule):
+class OtherPlainDataModule(Plain, pytorch_lightning.LightningDataModule):
     pass
 
 
@@ -107,15 +107,15 @@ def flips(indices=(0, 1, 2), labels=(2, 2, 2), **settings):
 
 @pytest.fixture
 def kit(centroid_scorer, tmp_path):
-    """Makers of all that a run needs; `kit.scorer.fits` counts the fits of the sanitizer, three for a decision."""
+    """Factories for a run; `kit.scorer.fits` has the fits of the sanitizer, three per decision."""
     scorer = centroid_scorer()
     return SimpleNamespace(
         numbered=Numbered,
         loader=lambda dataset=None, **settings: DataLoader(dataset or Numbered(), **{"batch_size": 16, **settings}),
         module=Module,
-        other_module=ModuleOfTheOther,
+        other_module=OtherModule,
         plain=PlainDataModule,
-        other_plain=PlainDataModuleOfTheOther,
+        other_plain=OtherPlainDataModule,
         scorer=scorer,
         sanitized=lambda data, **settings: SanitizedDataModule(data, settings.pop("scorer", scorer), **settings),
         poisoned=PoisonedDataModule,
@@ -127,7 +127,7 @@ def kit(centroid_scorer, tmp_path):
 
 @pytest.fixture
 def assert_clean():
-    """Return a check that a module was trained on every kept sample, and on none of the mislabeled ones."""
+    """Return a check that a module was trained on exactly the correctly labeled samples."""
 
     def check(module, sanitized):
         kept = set(sanitized.verdict.keep.nonzero().flatten().tolist())
@@ -137,7 +137,7 @@ def assert_clean():
 
 
 @pytest.fixture(autouse=True)
-def no_process_group_is_left():
+def no_process_group():
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

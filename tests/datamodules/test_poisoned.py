@@ -1,4 +1,4 @@
-"""`PoisonedDataModule` poisons the training set and nothing else, once, and alike whoever asks."""
+"""`PoisonedDataModule` poisons the training set once, and nothing else."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from lightning_poison.testing.tiny_images import TinyImages
 
 
 class Flip:
-    """Flips the labels of randomly chosen samples, and counts how often it is asked."""
+    """Flips the labels of randomly chosen samples and counts its calls."""
 
     name = "flip"
     clean_label = False
@@ -37,11 +37,11 @@ class Flip:
 
 
 def appended(kit, count=120):
-    """Two samples with their bases' inputs, under labels of the attacker's."""
+    """Return two appended samples with the inputs of their bases and labels of the attacker."""
     return kit.flips((count, count + 1), (2, 2), base_indices=torch.tensor([0, 3]))
 
 
-def test_poison_that_was_drawn_before(kit):
+def test_existing_poison(kit):
     module, poison = kit.module(), kit.flips()
     data = kit.poisoned(kit.plain(wrong=0), poison)
     assert data.poison is poison
@@ -59,7 +59,7 @@ def test_poison_from_a_file(kit, form):
         kit.poisoned(kit.loader(), form(kit.path / "missing.safetensors"))
 
 
-def test_an_attack_draws_once(kit):
+def test_attack_draws_once(kit):
     attack, module = Flip(), kit.module()
     data = kit.poisoned(kit.plain(wrong=0), attack, threat=Threat(budget=9))
     assert data.poison is None
@@ -72,7 +72,7 @@ def test_an_attack_draws_once(kit):
     assert len(changed) == 9
 
 
-def test_the_seed_decides_what_is_drawn(kit):
+def test_poison_depends_on_the_seed(kit):
     def drawn(seed):
         data = kit.poisoned(kit.loader(), Flip(), threat=Threat(budget=9), seed=seed)
         data.train_dataloader()
@@ -81,7 +81,7 @@ def test_the_seed_decides_what_is_drawn(kit):
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-def test_the_users_random_numbers_are_left_alone(kit):
+def test_global_random_state_is_unchanged(kit):
     torch.manual_seed(0)
     wanted = torch.rand(3)
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_the_users_random_numbers_are_left_alone(kit):
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_the_view_stays_the_same_while_the_data_set_does(kit):
+def test_view_is_reused_for_the_same_data_set(kit):
     data = kit.poisoned(kit.loader(), kit.flips())
     assert data.train_dataloader().dataset is data.train_dataloader().dataset
 
@@ -109,7 +109,7 @@ def test_appended_poison_is_drawn(kit, order):
     assert len(loader.dataset) == 120
 
 
-def test_the_weight_of_appended_poison_is_its_bases(kit):
+def test_appended_poison_has_the_weight_of_its_base(kit):
     weights = torch.arange(1.0, 121)
     loader = DataLoader(kit.numbered(), sampler=WeightedRandomSampler(weights, 120))
     sampler = kit.poisoned(loader, appended(kit)).train_dataloader().sampler
@@ -127,7 +127,7 @@ class Own(Sampler):
         return len(self.data_source) // 2
 
 
-def test_a_sampler_that_cannot_draw_appended_poison_is_refused(kit):
+def test_refuses_a_sampler_that_cannot_draw_appended_poison(kit):
     dataset = kit.numbered()
     data = kit.poisoned(DataLoader(dataset, sampler=Own(dataset)), appended(kit))
     with pytest.raises(UnsupportedDataError, match="a sampler that can draw the 2 appended samples, but Own"):
@@ -150,10 +150,10 @@ class OwnBatches(Sampler):
         return len(self.sampler)
 
 
-def test_a_batch_sampler_that_cannot_draw_appended_poison_is_refused(kit):
+def test_refuses_a_batch_sampler_that_cannot_draw_appended_poison(kit):
     dataset = kit.numbered()
     loader = DataLoader(dataset, batch_sampler=OwnBatches(SequentialSampler(dataset)))
-    with pytest.raises(UnsupportedDataError, match="OwnBatches is none of torch's"):
+    with pytest.raises(UnsupportedDataError, match=r"a batch sampler of torch .*, but got OwnBatches"):
         kit.poisoned(loader, appended(kit)).train_dataloader()
 
 
@@ -178,7 +178,7 @@ def test_distributed_sampling_serves_the_poison(kit):
     assert sum(label != number % 3 for number, label in module.labels.items()) == 5
 
 
-def test_a_sanitizer_around_it_keeps_the_poison_out(kit):
+def test_sanitizer_around_it_removes_the_poison(kit):
     attack, module = Flip(), kit.module()
     data = kit.sanitized(kit.poisoned(kit.plain(wrong=0), attack, threat=Threat(budget=12)))
     kit.trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1).fit(module, datamodule=data)
@@ -188,7 +188,7 @@ def test_a_sanitizer_around_it_keeps_the_poison_out(kit):
     assert not set(data.poison.indices.tolist()) & set(module.epochs[0] + module.epochs[1])
 
 
-def test_it_poisons_what_a_sanitizer_has_kept(kit):
+def test_poisons_the_kept_samples_of_a_sanitizer(kit):
     module = kit.module()
     data = kit.poisoned(kit.sanitized(kit.plain()), kit.flips())
     kit.trainer().fit(module, datamodule=data)
@@ -197,35 +197,35 @@ def test_it_poisons_what_a_sanitizer_has_kept(kit):
     assert int((~data.verdict.keep).sum()) == 12
 
 
-def test_what_is_no_poison_is_refused(kit):
-    for poison, came in [(3, "got int"), (Flip, "got the class Flip"), (kit.numbered(), "got Numbered")]:
+def test_refuses_other_objects_as_poison(kit):
+    for poison, found in [(3, "got int"), (Flip, "got the class Flip"), (kit.numbered(), "got Numbered")]:
         with pytest.raises(TypeError, match="Expected `poison` to be a Poison") as raised:
             kit.poisoned(kit.loader(), poison)
-        assert came in str(raised.value)
+        assert found in str(raised.value)
     nameless = Flip()
     nameless.name = None
     with pytest.raises(PluginError, match=r"Flip\.name"):
         kit.poisoned(kit.loader(), nameless, threat=Threat(budget=1))
 
 
-def test_an_attack_needs_a_threat(kit):
-    for threat, came in [(None, "none"), (20, "int")]:
-        with pytest.raises(TypeError, match=f"which the attack flip needs, but got {came}"):
+def test_attack_needs_a_threat(kit):
+    for threat, found in [(None, "none"), (20, "int")]:
+        with pytest.raises(TypeError, match=f"a Threat for the attack flip, but got {found}"):
             kit.poisoned(kit.loader(), Flip(), threat=threat)
 
 
-def test_what_poison_cannot_use_is_refused(kit):
+def test_refuses_attack_arguments_with_existing_poison(kit):
     for name, value in [("threat", Threat(budget=3)), ("holdout", kit.numbered()), ("surrogates", [object()])]:
-        with pytest.raises(ValueError, match=f"Expected `{name}` to be left out beside poison"):
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be unset with an existing poison"):
             kit.poisoned(kit.loader(), kit.flips(), **{name: value})
 
 
-def test_several_loaders_are_refused(kit):
-    with pytest.raises(ValueError, match="one training loader, but got 2 of them"):
+def test_refuses_several_loaders(kit):
+    with pytest.raises(ValueError, match="one training loader, but got 2"):
         kit.poisoned([kit.loader(), kit.loader()], kit.flips()).train_dataloader()
 
 
-def test_an_attack_that_oversteps_is_stopped_at_the_door(kit):
+def test_refuses_poison_beyond_the_budget(kit):
     class Greedy(Flip):
         def craft(self, dataset, threat, **rest):
             return super().craft(dataset, Threat(budget=2 * threat.budget), **rest)
@@ -234,7 +234,7 @@ def test_an_attack_that_oversteps_is_stopped_at_the_door(kit):
         kit.poisoned(kit.loader(), Greedy(), threat=Threat(budget=3)).train_dataloader()
 
 
-def test_a_named_place_of_the_label(kit):
+def test_path_of_the_label(kit):
     from lightning_poison.data.sample_spec import SampleSpec
 
     class Pairs(TensorDataset):

@@ -1,4 +1,4 @@
-"""`SanitizedDataModule` decides once, keeps to its decision, and looks again where the data may have changed."""
+"""`SanitizedDataModule` decides once, reuses its decision, and checks it if the data may have changed."""
 
 import csv
 
@@ -13,10 +13,10 @@ from lightning_poison.errors import DataChangedError, UnsupportedDataError
 from lightning_poison.sanitization.verdict import Verdict
 
 ONE_DECISION = 3
-"""How often a scorer is fitted for one: there are three folds."""
+"""Number of fits per decision, one per fold."""
 
 
-def test_it_trains_on_what_is_kept(kit, assert_clean):
+def test_trains_on_the_kept_samples(kit, assert_clean):
     module, data = kit.module(), kit.sanitized(kit.plain())
     kit.trainer(max_epochs=2).fit(module, datamodule=data)
     assert_clean(module, data)
@@ -24,7 +24,7 @@ def test_it_trains_on_what_is_kept(kit, assert_clean):
 
 
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`:UserWarning")
-def test_validation_data_are_left_alone(kit):
+def test_validation_data_are_unchanged(kit):
     class Validated(kit.plain):
         def val_dataloader(self):
             return DataLoader(self.train_set, batch_size=120)
@@ -41,7 +41,7 @@ def test_reloading_each_epoch_scores_once(kit, assert_clean):
     assert len(kit.scorer.fits) == ONE_DECISION
 
 
-def test_reloading_a_data_set_that_is_made_anew_scores_once(kit, assert_clean):
+def test_reloading_a_new_data_set_object_scores_once(kit, assert_clean):
     class Fresh(kit.plain):
         def train_dataloader(self):
             return kit.loader(kit.numbered())
@@ -52,7 +52,7 @@ def test_reloading_a_data_set_that_is_made_anew_scores_once(kit, assert_clean):
     assert len(kit.scorer.fits) == ONE_DECISION
 
 
-def test_flagging_serves_everything(kit):
+def test_flag_removes_nothing(kit):
     module, data = kit.module(), kit.sanitized(kit.plain(), action="flag")
     kit.trainer().fit(module, datamodule=data)
     assert len(set(module.epochs[0])) == 120
@@ -65,15 +65,15 @@ def test_without_a_trainer(kit):
     data.setup("fit")
     numbers = [number for _, _, numbers in data.train_dataloader() for number in numbers.int().tolist()]
     assert sorted(numbers) == list(range(12, 120))
-    assert "12 kept out" in str(data.verdict)
+    assert "12 removed" in str(data.verdict)
 
 
-def test_there_is_no_verdict_before_the_data_are_asked_for(kit):
-    with pytest.raises(RuntimeError, match="Ask after the training has started"):
+def test_no_verdict_before_the_data_are_requested(kit):
+    with pytest.raises(RuntimeError, match="available once training has started"):
         _ = kit.sanitized(kit.plain()).verdict
 
 
-def test_a_second_fit_does_not_score_again(kit, assert_clean):
+def test_second_fit_does_not_score_again(kit, assert_clean):
     data = kit.sanitized(kit.plain())
     for _ in range(2):
         module = kit.module()
@@ -82,7 +82,7 @@ def test_a_second_fit_does_not_score_again(kit, assert_clean):
     assert len(kit.scorer.fits) == ONE_DECISION
 
 
-def test_a_second_fit_sees_labels_that_were_changed_in_place(kit):
+def test_second_fit_refuses_labels_changed_in_place(kit):
     dataset = kit.numbered()
     data = kit.sanitized(kit.loader(dataset))
     kit.trainer().fit(kit.module(), datamodule=data)
@@ -92,7 +92,7 @@ def test_a_second_fit_sees_labels_that_were_changed_in_place(kit):
 
 
 @pytest.mark.parametrize("namespace", ["lightning", "pytorch_lightning"])
-def test_a_resumed_run_does_not_score_again(kit, assert_clean, centroid_scorer, namespace):
+def test_resumed_run_does_not_score_again(kit, assert_clean, centroid_scorer, namespace):
     import pytorch_lightning
 
     host = pl if namespace == "lightning" else pytorch_lightning
@@ -110,7 +110,7 @@ def test_a_resumed_run_does_not_score_again(kit, assert_clean, centroid_scorer, 
     assert torch.equal(resumed.verdict.scores, data.verdict.scores)
 
 
-def test_a_resumed_run_over_other_data_stops(kit):
+def test_resumed_run_refuses_other_data(kit):
     path, trainer = kit.path / "last.ckpt", kit.trainer()
     trainer.fit(kit.module(), datamodule=kit.sanitized(kit.plain(wrong=12)))
     trainer.save_checkpoint(path)
@@ -118,7 +118,7 @@ def test_a_resumed_run_over_other_data_stops(kit):
         kit.trainer(max_epochs=2).fit(kit.module(), datamodule=kit.sanitized(kit.plain(wrong=15)), ckpt_path=path)
 
 
-def test_nested_sanitizers_resume_each_with_its_own_decision(kit, centroid_scorer):
+def test_nested_sanitizers_resume_with_their_own_verdicts(kit, centroid_scorer):
     def nested(scorer):
         return kit.sanitized(kit.sanitized(kit.plain(), scorer=scorer, name="inner"), scorer=scorer, name="outer")
 
@@ -133,11 +133,11 @@ def test_nested_sanitizers_resume_each_with_its_own_decision(kit, centroid_score
     assert [len(second.inner.verdict), len(second.verdict)] == [120, 108]
 
 
-def test_files_and_figures_stand_with_the_run(kit):
+def test_files_and_values_are_in_the_log_directory(kit):
     data = kit.sanitized(kit.plain(), name="mine")
     kit.trainer(logger=CSVLogger(kit.path)).fit(kit.module(), datamodule=data)
     run = kit.path / "lightning_logs" / "version_0"
-    folder = run / "lightning_poison" / "mine"
+    folder = run / "sanitizer_reports" / "mine"
     assert Verdict.load(folder / "verdict.safetensors").agrees_with(data.verdict)
     assert (folder / "manifest.csv").is_file()
     with (run / "metrics.csv").open() as file:
@@ -145,7 +145,7 @@ def test_files_and_figures_stand_with_the_run(kit):
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
-def test_figures_are_logged_where_a_tuner_asked_first(kit):
+def test_values_are_logged_after_a_tuner(kit):
     class Tuned(kit.module):
         lr = 1e-3
 
@@ -161,13 +161,13 @@ def test_figures_are_logged_where_a_tuner_asked_first(kit):
     assert len(kit.scorer.fits) == ONE_DECISION
 
 
-def test_distributed_sampling_serves_what_is_kept(kit, assert_clean):
+def test_distributed_sampling_serves_the_kept_samples(kit, assert_clean):
     module, data = kit.module(), kit.sanitized(kit.plain())
     kit.trainer(strategy="ddp").fit(module, datamodule=data)
     assert_clean(module, data)
 
 
-def test_what_is_read_by_iteration_only_is_refused(kit):
+def test_refuses_iterable_data(kit):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
             yield torch.zeros(4), 0
@@ -176,7 +176,7 @@ def test_what_is_read_by_iteration_only_is_refused(kit):
         kit.sanitized(DataLoader(Stream())).train_dataloader()
 
 
-def test_controls_are_refused(kit, centroid_scorer):
+def test_refuses_controls(kit, centroid_scorer):
     control = centroid_scorer()
     control.is_control = True
     with pytest.raises(ValueError, match="is a control"):
@@ -193,6 +193,6 @@ def test_controls_are_refused(kit, centroid_scorer):
         ({"name": "../up"}, ValueError, "Expected `name` to be letters"),
     ],
 )
-def test_bad_arguments_are_refused_at_once(kit, arguments, kind, message):
+def test_refuses_invalid_arguments_at_once(kit, arguments, kind, message):
     with pytest.raises(kind, match=message):
         kit.sanitized(kit.plain(), **arguments)

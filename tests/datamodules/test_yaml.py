@@ -1,4 +1,4 @@
-"""LightningCLI builds the callback and the wrappers from YAML, by the names that the package exports."""
+"""LightningCLI builds the callback and the wrappers from YAML, by their public names."""
 
 import sys
 
@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_poison._lightning.yaml_types import built
+from lightning_poison._lightning.yaml_types import instantiate
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
 
@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_poison.scorers import Scorer
+
 
 def blobs(count, wrong):
     truth = torch.arange(count) % 3
@@ -29,7 +31,7 @@ def blobs(count, wrong):
     return TensorDataset(points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth))
 
 
-class Believed(TensorDataset):
+class Trusted(TensorDataset):
     def __init__(self, count: int = 120):
         super().__init__(*blobs(count, 0).tensors)
 
@@ -48,7 +50,7 @@ class Data(Blobs, pl.LightningDataModule):
     pass
 
 
-class DataOfTheOther(Blobs, pytorch_lightning.LightningDataModule):
+class DataOfOther(Blobs, pytorch_lightning.LightningDataModule):
     pass
 
 
@@ -67,8 +69,8 @@ class Flip:
         return Poison(chosen, labels, AvailabilityObjective(), attack=self.name)
 
 
-class Norm:
-    name, is_control, is_fitted = "norm", False, True
+class Norm(Scorer):
+    name, scores_labels, fitted_tensors = "norm", True, ()
 
     def __init__(self, power: int = 2):
         self.power = power
@@ -76,20 +78,8 @@ class Norm:
     def fit(self, trusted, *, runtime=None, generator=None):
         return self
 
-    def score_batch(self, inputs, labels):
-        return self.score_labels(inputs).gather(1, labels[:, None])[:, 0]
-
     def score_labels(self, inputs):
         return (inputs[:, None] - 8 * torch.eye(4)[:3]).pow(self.power).sum(2)
-
-    def settings(self):
-        return {"power": self.power}
-
-    def state(self):
-        return {}
-
-    def load(self, state):
-        return self
 
 
 class Training:
@@ -109,7 +99,7 @@ class Model(Training, pl.LightningModule):
     pass
 
 
-class ModelOfTheOther(Training, pytorch_lightning.LightningModule):
+class ModelOfOther(Training, pytorch_lightning.LightningModule):
     pass
 """
 
@@ -134,8 +124,8 @@ def of(class_path, **init_args):
     return {"class_path": class_path, "init_args": init_args}
 
 
-def keeps_out(verdict, wrong):
-    """Tell whether the first samples, the mislabeled ones, are what is kept out, as far as so short a fit can say."""
+def removes_first(verdict, wrong):
+    """Return whether mostly the first samples, the mislabeled ones, are removed; the fit is short."""
     out = (~verdict.keep).nonzero().flatten()
     return len(out) > 0 and (out < wrong).double().mean() > 0.7 and abs(len(out) - wrong) <= 3
 
@@ -144,7 +134,7 @@ def keeps_out(verdict, wrong):
 def users_code(tmp_path, monkeypatch):
     (tmp_path / "users_code.py").write_text(USERS_CODE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls what is deprecated
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls deprecated functions
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "users_code", raising=False)
     import users_code
@@ -154,7 +144,7 @@ def users_code(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(users_code, tmp_path):
-    """Return a function that runs a YAML file as a program of the user's would."""
+    """Return a function that runs a YAML file like a user's program."""
 
     def start(data, *arguments, callbacks=(), cli=LightningCLI, model="Model", base=pl.LightningDataModule):
         config = {"trainer": {**QUIET, "callbacks": list(callbacks), "default_root_dir": str(tmp_path)}, "data": data}
@@ -172,30 +162,31 @@ def run(users_code, tmp_path):
     return start
 
 
-def test_the_callback(run):
+def test_callback(run):
     sanitizer = of("lightning_poison.Sanitizer", scorer=likelihood(), false_positive_rate=0.02)
     cli = run(of("users_code.Data"), callbacks=[sanitizer])
     sanitizer = next(each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
-    assert keeps_out(sanitizer.verdict, 12)
+    assert removes_first(sanitizer.verdict, 12)
     assert sanitizer.verdict.false_positive_rate == 0.02
 
 
-def test_the_wrapper(run):
+def test_wrapper(run):
     cli = run(of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood()))
     assert type(cli.datamodule) is SanitizedDataModule
-    assert keeps_out(cli.datamodule.verdict, 9)
+    assert removes_first(cli.datamodule.verdict, 9)
 
 
-def test_a_strangers_scorer(run):
+def test_custom_scorer(run):
     scorer, data = of("users_code.Norm", power=2), of("users_code.Data")
     cli = run(of("lightning_poison.SanitizedDataModule", data=data, scorer=scorer))
-    assert keeps_out(cli.datamodule.verdict, 12)
+    assert removes_first(cli.datamodule.verdict, 12)
     cli = run(data, callbacks=[of("lightning_poison.Sanitizer", scorer=scorer)])
-    assert keeps_out(cli.trainer.callbacks[0].verdict, 12)
+    assert removes_first(cli.trainer.callbacks[0].verdict, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on:UserWarning")
-def test_several_filters_that_vote(run):
+def test_combined_scorer(run):
     features = of("lightning_poison.scorers.FeatureModel", feature_size=8, fit_settings=FAST)
     members = [
         likelihood(),
@@ -203,21 +194,22 @@ def test_several_filters_that_vote(run):
         of("lightning_poison.scorers.SpectralSignatureScorer", feature_model=features),
     ]
     scorer = of("lightning_poison.CombinedScorer", scorers=members, combine="sum")
-    trusted = of("users_code.Believed", count=300)
+    trusted = of("users_code.Trusted", count=300)
     cli = run(of("lightning_poison.SanitizedDataModule", data=of("users_code.Data"), scorer=scorer, trusted=trusted))
     assert list(cli.datamodule.verdict.votes) == ["likelihood", "deep-knn", "spectral-signatures"]
     cli = run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", scorer=members[1])])
-    assert keeps_out(cli.trainer.callbacks[0].verdict, 12)
+    assert removes_first(cli.trainer.callbacks[0].verdict, 12)
 
 
 @pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on 24 held-out trusted:UserWarning")
 def test_trusted_data(run):
-    arguments = {"data": of("users_code.Data"), "scorer": likelihood(), "trusted": of("users_code.Believed", count=240)}
+    arguments = {"data": of("users_code.Data"), "scorer": likelihood(), "trusted": of("users_code.Trusted", count=240)}
     cli = run(of("lightning_poison.SanitizedDataModule", **arguments))
     assert cli.datamodule.verdict.calibration == "trusted"
 
 
-def test_a_nested_data_module_saves_its_own_hyper_parameters(run):
+@pytest.mark.slow
+def test_nested_data_module_saves_its_own_hyperparameters(run):
     attack = {"poison": of("users_code.Flip", step=2), "threat": {"budget": 11}}
     poisoned = of("lightning_poison.PoisonedDataModule", data=of("users_code.Data", wrong=0, batch_size=20), **attack)
     cli = run(of("lightning_poison.SanitizedDataModule", data=poisoned, scorer=likelihood()))
@@ -244,20 +236,21 @@ def test_arguments_on_the_command_line(run):
     data = of("lightning_poison.SanitizedDataModule", data=of("users_code.Data"), scorer=likelihood())
     deep = "--data.init_args.data.init_args.wrong=7"
     cli = run(data, deep, "--data.init_args.false_positive_rate=0.03")
-    assert keeps_out(cli.datamodule.verdict, 7)
+    assert removes_first(cli.datamodule.verdict, 7)
     assert cli.datamodule.verdict.false_positive_rate == 0.03
 
 
-def test_the_other_namespace(run):
+@pytest.mark.slow
+def test_other_namespace(run):
     from pytorch_lightning.cli import LightningCLI as OtherCLI
 
-    data = of("users_code.DataOfTheOther", wrong=9)
-    other = {"cli": OtherCLI, "model": "ModelOfTheOther", "base": pytorch_lightning.LightningDataModule}
+    data = of("users_code.DataOfOther", wrong=9)
+    other = {"cli": OtherCLI, "model": "ModelOfOther", "base": pytorch_lightning.LightningDataModule}
     cli = run(of("lightning_poison.SanitizedDataModule", data=data, scorer=likelihood()), **other)
-    assert keeps_out(cli.datamodule.verdict, 9)
+    assert removes_first(cli.datamodule.verdict, 9)
     assert cli.datamodule.hparams == {"wrong": 9, "batch_size": 16}
     cli = run(data, callbacks=[of("lightning_poison.Sanitizer", scorer=likelihood())], **other)
-    assert keeps_out(cli.trainer.callbacks[0].verdict, 9)
+    assert removes_first(cli.trainer.callbacks[0].verdict, 9)
 
 
 @pytest.mark.parametrize(
@@ -269,12 +262,12 @@ def test_the_other_namespace(run):
             "wrongs",
             of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrongs=1), scorer=likelihood()),
         ),
-        ("counts", of("lightning_poison.SanitizedDataModule", trusted=of("users_code.Believed", counts=1))),
+        ("counts", of("lightning_poison.SanitizedDataModule", trusted=of("users_code.Trusted", counts=1))),
         ("steps", of("lightning_poison.PoisonedDataModule", poison=of("users_code.Flip", steps=1))),
         ("budgets", of("lightning_poison.PoisonedDataModule", poison=of("users_code.Flip"), threat={"budgets": 1})),
     ],
 )
-def test_misspelled_arguments_are_refused(run, capsys, misspelled, data):
+def test_refuses_misspelled_arguments(run, capsys, misspelled, data):
     data["init_args"].setdefault("data", of("users_code.Data"))
     with pytest.raises(SystemExit):
         run(data)
@@ -282,7 +275,7 @@ def test_misspelled_arguments_are_refused(run, capsys, misspelled, data):
 
 
 @pytest.mark.parametrize("misspelled", [{"flase_positive_rate": 0.1}, {"scorer": likelihood(margins=1)}])
-def test_misspelled_arguments_of_the_callback_are_refused(run, capsys, misspelled):
+def test_refuses_misspelled_arguments_of_the_callback(run, capsys, misspelled):
     arguments = {"scorer": likelihood(), **misspelled}
     with pytest.raises(SystemExit):
         run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)])
@@ -290,7 +283,8 @@ def test_misspelled_arguments_of_the_callback_are_refused(run, capsys, misspelle
     assert "flase_positive_rate" in error or "margins" in error
 
 
-def test_the_printed_config_has_all_arguments_and_runs_again(run, capsys):
+@pytest.mark.slow
+def test_printed_config_is_complete_and_runs_again(run, capsys):
     data = of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood())
     with pytest.raises(SystemExit) as left:
         run(data, "--print_config", callbacks=[of("lightning_poison.Sanitizer", scorer=likelihood(), name="beside")])
@@ -300,12 +294,12 @@ def test_the_printed_config_has_all_arguments_and_runs_again(run, capsys):
     assert printed["data"]["init_args"]["max_removed"] == 0.5
     assert printed["trainer"]["callbacks"][0]["init_args"]["scorer"]["init_args"]["feature_size"] == 32
     cli = run(printed["data"])
-    assert keeps_out(cli.datamodule.verdict, 9)
+    assert removes_first(cli.datamodule.verdict, 9)
 
 
-def test_what_is_no_function_of_a_parser_is_not_called():
+def test_does_not_call_other_functions():
     def factory():
-        raise AssertionError("nobody asked for this")
+        raise AssertionError("must not be called")
 
-    assert built(factory) is factory
-    assert built(3) == 3
+    assert instantiate(factory) is factory
+    assert instantiate(3) == 3

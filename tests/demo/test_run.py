@@ -10,7 +10,7 @@ from lightning_poison.demo.run import run_demo
 from lightning_poison.errors import UnknownNameError
 
 
-def test_digits_are_real_and_on_their_grid():
+def test_digits_are_on_their_pixel_grid():
     data = load_demo_data("digits")
     assert data.images.shape == (1797, 1, 8, 8)
     assert torch.equal(data.pixels.round(data.images), data.images)
@@ -18,25 +18,25 @@ def test_digits_are_real_and_on_their_grid():
     assert not torch.equal(load_demo_data("digits", seed=1).labels, data.labels)
 
 
-def test_mnist_that_is_not_there_is_said(tmp_path):
+def test_refuses_missing_mnist(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data digits"):
         load_demo_data("mnist", tmp_path)
 
 
-def test_missing_attacks_name_the_extra(monkeypatch, tmp_path):
+def test_error_for_missing_attacks_names_extra(monkeypatch, tmp_path):
     def missing(name):
         raise UnknownNameError(f"no {name}")
 
     monkeypatch.setattr(run, "get_attack", missing)
     with pytest.raises(UnknownNameError, match=r"lightning-poison\[demo\]"):
-        run_demo(output=tmp_path, say=print)
+        run_demo(output=tmp_path, write=print)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_both_attacks_work_and_the_sanitizer_is_worth_something(tmp_path):
+def test_sanitizer_outperforms_controls_on_both_attacks(tmp_path):
     lines = []
-    cells = run_demo(output=tmp_path, say=lines.append)
+    cells = run_demo(output=tmp_path, write=lines.append)
     for attack, least in (("label-flip", 0.05), ("poison-frog", 0.5)):
         by_name = {row.defense: row for row in cells[attack]}
         assert by_name["no defense"].attack_success_rate >= least
@@ -58,7 +58,7 @@ def test_parts_do_not_overlap():
     assert torch.equal(torch.cat([first.tensors[1], second.tensors[1]]), data.labels[:9])
 
 
-def test_the_same_seed_starts_from_the_same_perceptron():
+def test_same_seed_gives_same_perceptron():
     first, again, other = (run._perceptron(16, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim > 1)

@@ -11,7 +11,7 @@ def network():
         return nn.Linear(4, 3)
 
 
-def test_a_classifier_learns_blobs_and_disturbs_no_random_state(blobs, capsys):
+def test_classifier_learns_blobs_and_keeps_random_state(blobs, capsys):
     data = blobs(300)
     before = torch.get_rng_state()
     module = fit_quietly(Classifier(network(), learning_rate=0.05), data, epochs=5)
@@ -21,21 +21,21 @@ def test_a_classifier_learns_blobs_and_disturbs_no_random_state(blobs, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_same_seed_is_the_same_model(blobs):
+def test_same_seed_gives_same_model(blobs):
     data = blobs(100)
     weights = [fit_quietly(Classifier(network()), data, epochs=1, seed=seed).network.weight for seed in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_frozen_parameters_stay(blobs):
+def test_frozen_parameters_are_unchanged(blobs):
     module = Classifier(nn.Sequential(network().requires_grad_(False), nn.Linear(3, 3)))
     before = module.network[0].weight.clone()
     fit_quietly(module, blobs(60), epochs=1)
     assert torch.equal(module.network[0].weight, before)
 
 
-def test_an_lgm_classifier_answers_for_its_likelihood(blobs):
+def test_lgm_classifier_has_higher_likelihood_for_correct_labels(blobs):
     data = blobs(300)
     module = fit_quietly(LGMClassifier(network(), 3, 3, learning_rate=0.05), data, epochs=10)
     inputs, labels = data.tensors
@@ -43,6 +43,6 @@ def test_an_lgm_classifier_answers_for_its_likelihood(blobs):
     assert (right > wrong).float().mean() > 0.95
 
 
-def test_predictions_keep_the_order(blobs):
+def test_predictions_keep_order(blobs):
     data = TensorDataset(torch.eye(3).repeat(5, 1), torch.zeros(15).long())
     assert predict_with(nn.Identity(), batch_size=4)(data).tolist() == [0, 1, 2] * 5

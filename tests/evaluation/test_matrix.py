@@ -5,13 +5,13 @@ from torch.utils.data import TensorDataset
 from lightning_poison.attacks.objectives import ProtectedClassObjective
 from lightning_poison.attacks.poison import COVER, Poison
 from lightning_poison.data.labels import labels_of
-from lightning_poison.evaluation.matrix import Cell, evaluate, gap_closed, random_mask, render_table, takes
+from lightning_poison.evaluation.matrix import Cell, attack_works, evaluate, gap_closed, random_mask, render_table
 
 
 def majority(dataset, seed):
-    """A "model" that answers with the most frequent label of its training set."""
-    answer = labels_of(dataset).bincount().argmax()
-    return lambda items: torch.full((len(items),), int(answer))
+    """Train a model that predicts the most frequent label of its training set."""
+    label = labels_of(dataset).bincount().argmax()
+    return lambda items: torch.full((len(items),), int(label))
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def clean():
 
 @pytest.fixture
 def flips():
-    """Turns the majority around: six zeros become ones, one of them as cover."""
+    """Six zeros become ones, one of them as cover, which changes the majority."""
     role = torch.tensor([0, 0, 0, 0, 0, COVER])
-    return Poison(torch.arange(6), torch.ones(6).long(), ProtectedClassObjective(0), attack="turn", role=role)
+    return Poison(torch.arange(6), torch.ones(6).long(), ProtectedClassObjective(0), attack="flip", role=role)
 
 
 def cell(defense, success, *, control=False, seed=0):
@@ -31,14 +31,14 @@ def cell(defense, success, *, control=False, seed=0):
 
 
 class TestEvaluate:
-    def test_known_answers_of_all_rows(self, clean, flips):
+    def test_known_answers(self, clean, flips):
         keep = torch.ones(20, dtype=torch.bool)
         keep[[0, 1, 2, 3, 19]] = False  # four of five poisons, and one clean sample
         test = TensorDataset(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
         cells = evaluate(clean, flips, test, defenses={"mine": lambda _: keep}, train=majority)
         found = {each.defense: each for each in cells}
         assert list(found) == ["no defense", "random filter", "mine", "perfect filter"]
-        assert found["no defense"].attack_success_rate == 1  # every zero is read as one
+        assert found["no defense"].attack_success_rate == 1  # every zero is predicted as one
         assert found["no defense"].clean_accuracy == 0.25
         assert found["mine"].poison_caught == pytest.approx(4 / 5)
         assert found["mine"].clean_lost == pytest.approx(1 / 14)  # cover is neither
@@ -51,13 +51,13 @@ class TestEvaluate:
             "perfect filter",
         ]
 
-    def test_what_a_clean_model_gets_wrong_is_no_success(self, clean, flips):
+    def test_failure_of_reference_model_is_no_success(self, clean, flips):
         test = TensorDataset(torch.zeros(2, 2), torch.tensor([0, 0]))
         always_one = lambda dataset, seed: lambda items: torch.ones(len(items)).long()  # noqa: E731
         cells = evaluate(clean, flips, test, defenses={}, train=always_one)
         assert {each.attack_success_rate for each in cells} == {0.0}
 
-    def test_a_defense_sees_the_data_and_returns_a_mask(self, clean, flips):
+    def test_refuses_defense_without_mask(self, clean, flips):
         seen = []
         with pytest.raises(ValueError, match="boolean mask"):
             evaluate(clean, flips, clean, defenses={"odd": lambda data: seen.append(data)}, train=majority)
@@ -65,7 +65,7 @@ class TestEvaluate:
 
 
 class TestControls:
-    def test_the_random_filter_shares_no_random_numbers_with_an_attack_of_the_same_seed(self):
+    def test_random_filter_is_independent_of_attack_with_same_seed(self):
         drawn = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:100]
         out = ~random_mask(1000, 100, seed=0)
         assert int(out.sum()) == 100
@@ -77,20 +77,20 @@ class TestControls:
         assert gap_closed([*controls, cell("mine", 0.2)], "mine") == pytest.approx(0.75)
         assert gap_closed([cell("random filter", 0.0), cell("perfect filter", 0.0), cell("mine", 0.0)], "mine") is None
 
-    def test_an_attack_that_fails_undefended_proves_nothing_and_says_so(self):
+    def test_table_marks_attack_that_fails_without_defense(self):
         cells = [cell(name, 0.01, control=True) for name in ("no defense", "random filter", "perfect filter")]
-        assert not takes(cells)
+        assert not attack_works(cells)
         assert "prove nothing" in render_table(cells)
         assert "prove nothing" not in render_table([cell("no defense", 0.9), *cells[1:]])
 
 
-def test_the_table_lines_up_and_escapes_names():
+def test_table_is_aligned_and_escapes_names():
     cells = [cell(name, 0.5, control=True) for name in ("no defense", "random filter", "perfect filter")]
     lines = render_table([*cells, cell("evil\x1b[2J", 0.1)]).splitlines()
     assert "\x1b" not in "\n".join(lines)
     assert len({line.index("90.0 %") for line in lines[2:]}) == 1
 
 
-def test_a_defense_cannot_take_the_name_of_a_control(clean, flips):
+def test_refuses_defense_with_name_of_control(clean, flips):
     with pytest.raises(ValueError, match="no defense"):
         evaluate(clean, flips, clean, defenses={"no defense": lambda data: torch.ones(len(data))}, train=majority)

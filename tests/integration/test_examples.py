@@ -1,4 +1,4 @@
-"""Every example runs offline, from any folder, and shows what its text says."""
+"""Every example runs offline, from any folder, and prints what its docstring describes."""
 
 import re
 import subprocess
@@ -17,29 +17,28 @@ pytestmark = pytest.mark.slow
 def run(tmp_path):
     """Return a function that runs an example in an empty folder and returns what it prints."""
 
-    def start(script, *arguments):
+    def run_example(script, *arguments):
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / script), *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=280,
             check=False,
         )
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr
         return done.stdout + done.stderr
 
-    return start
+    return run_example
 
 
 def numbers_after(start, text):
-    """Return the numbers of all lines that begin with something."""
+    """Return the number at the end of each line with this start."""
     return [float(re.search(r"[\d.]+$", line)[0]) for line in text.splitlines() if line.strip().startswith(start)]
 
 
 def caught_of(text):
-    """Return the caught share and the lost share of the lines that tell the truth."""
+    """Return the caught and the lost share from the last two counts of the form `x of the y`."""
     counts = re.findall(r"(\d+) of the ([\d,]+) ", text)
     return [int(part) / int(whole.replace(",", "")) for part, whole in counts[-2:]]
 
@@ -68,7 +67,7 @@ def test_wrapper(run, tmp_path):
 
 def test_third_party_plugin(run):
     shown = run("third_party_plugin.py")
-    assert "the attack keeps the contract" in shown
+    assert "the attack follows all rules" in shown
     assert "Poison(noisy-copies: 42 samples, sample inputs (1, 8, 8)): 1,400 samples before, 1,442 after" in shown
     assert "labeled 9, looks like 4" in shown
     caught, right = (int(share) / 100 for share in re.findall(r"(\d+)%", shown))
@@ -81,7 +80,7 @@ def test_cli(run, tmp_path):
     shown = run("cli/train.py", "fit", "--config", str(config))
     assert "sanitizer: 1,797 samples scored by likelihood" in shown
     assert "\nevidence of poison: " in shown
-    assert (tmp_path / "lightning_poison" / "sanitizer" / "manifest.csv").is_file()
+    assert (tmp_path / "sanitizer_reports" / "sanitizer" / "manifest.csv").is_file()
 
 
 def test_cli_prints_its_configuration(run):

@@ -1,4 +1,4 @@
-"""The manifest: what it says, that it reads back, that it is undone, and that no other sample is kept instead."""
+"""Tests of the manifest: contents, round trip, keeping samples by hand, and matching to changed data sets."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ SPEC = SampleSpec()
 
 
 def verdict_of(dataset, removed, *, posterior=False, votes=None):
-    """A verdict on a data set, with scores that rise by 0.1 a sample."""
+    """Return a verdict with scores that increase by 0.1 per sample."""
     count = len(dataset)
     labels = torch.tensor([dataset[index][1] for index in range(count)])
     keep = torch.ones(count, dtype=torch.bool)
@@ -74,7 +74,7 @@ def augmenting():
     return v2.Compose([v2.ToImage(), v2.RandomCrop(8, padding=2), v2.ToDtype(torch.float32, scale=True)])
 
 
-def test_rows_say_what_the_verdict_says():
+def test_rows_contain_findings_of_verdict():
     dataset = TinyImages(6)
     manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset, class_names=["a", "b", "c"])
     row = manifest.rows[0]
@@ -86,13 +86,13 @@ def test_rows_say_what_the_verdict_says():
     assert row.content_hash == content_hash(dataset, 4, sample=SPEC) != manifest.rows[1].content_hash
 
 
-def test_the_cut_in_the_posterior_stands_in_place_of_that_in_the_score():
+def test_posterior_threshold_replaces_score_threshold():
     dataset = TinyImages(6)
     row = Manifest.from_verdict(verdict_of(dataset, [3], posterior=True), dataset).rows[0]
     assert (row.posterior, row.posterior_threshold, row.score_threshold) == (0.5, 0.5, None)
 
 
-def test_a_scorer_without_suggestions_leaves_the_cell_empty(tmp_path):
+def test_suggested_label_may_be_missing(tmp_path):
     dataset = TinyImages(6)
     verdict = dataclasses.replace(verdict_of(dataset, [3]), suggested_labels=torch.full((6,), -1))
     manifest = write_manifest(tmp_path / "m.csv", verdict, dataset, class_names=["a", "b", "c"])
@@ -103,7 +103,7 @@ def test_a_scorer_without_suggestions_leaves_the_cell_empty(tmp_path):
 
 
 @pytest.mark.parametrize("posterior", [True, False])
-def test_it_reads_back_as_it_was_written(tmp_path, folder, posterior):
+def test_round_trip_is_exact(tmp_path, folder, posterior):
     dataset = image_folder(folder)
     votes = {"=likelihood": torch.rand(8).double(), "a;b\n\\": torch.rand(8).double()}
     verdict = verdict_of(dataset, [1, 6, 7], posterior=posterior, votes=votes)
@@ -121,21 +121,21 @@ def test_it_reads_back_as_it_was_written(tmp_path, folder, posterior):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m.csv"]
 
 
-def test_flag_only_is_said(tmp_path):
+def test_flag_only_marks_rows_as_flagged(tmp_path):
     dataset = TinyImages(6)
     manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, [1]), dataset, flag_only=True)
     assert [row.decision for row in manifest.rows] == ["flagged"]
 
 
-def test_nothing_suspicious(tmp_path):
+def test_empty_manifest(tmp_path):
     dataset = TinyImages(6)
     manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, []), dataset)
     assert len(read_manifest(tmp_path / "m.csv")) == 0
-    assert str(manifest) == "0 samples: nothing suspicious"
+    assert str(manifest) == "0 samples: none suspicious"
     assert manifest.kept_by_hand(dataset).tolist() == []
 
 
-def test_printing():
+def test_str_shows_rows():
     dataset = TinyImages(6)
     manifest = Manifest.from_verdict(verdict_of(dataset, [4, 5]), dataset, class_names=["a", "b\x1b[2J", "c"])
     lines = str(manifest).splitlines()
@@ -143,14 +143,14 @@ def test_printing():
     assert lines[2] == r"  sample 4: labeled 1 (b\x1b[2J), looks like 2 (c), p = 0.17, removed"
 
 
-def test_another_data_set_is_refused():
-    with pytest.raises(ValueError, match=r"Expected `dataset` to be the 6 samples that were judged, but got 5"):
+def test_refuses_data_set_of_other_length():
+    with pytest.raises(ValueError, match=r"Expected `dataset` to be the 6 samples of the verdict, but got 5"):
         Manifest.from_verdict(verdict_of(TinyImages(6), [1]), TinyImages(5))
 
 
-def test_positions_outside_are_refused():
+def test_refuses_positions_outside_data_set():
     dataset = TinyImages(6)
-    with pytest.raises(ValueError, match=r"`kept_by_hand` to be positions in the data set of 6, but got 6"):
+    with pytest.raises(ValueError, match=r"`kept_by_hand` to be positions in the data set of 6 samples, but got 6"):
         Manifest.from_verdict(verdict_of(dataset, [1]), dataset, kept_by_hand=torch.tensor([2, 6]))
 
 
@@ -171,7 +171,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_formulas_are_disarmed_and_read_back(tmp_path, text):
+def test_formulas_are_escaped_and_restored(tmp_path, text):
     dataset = TinyImages(3)
     manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, [0]), dataset, class_names=[text, "b", "c"])
     with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as file:
@@ -183,15 +183,15 @@ def test_formulas_are_disarmed_and_read_back(tmp_path, text):
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
-def test_any_text_survives_its_cell(text):
+def test_cell_escaping_round_trip(text):
     cell = escape_cell(text)
     assert unescape_cell(cell) == text
     assert cell.isprintable()
     cell.encode("utf-8")
 
 
-def edited(path, line, column, value):
-    """Put a value into a cell of a manifest, as a person would."""
+def edit_cell(path, line, column, value):
+    """Edit a cell of a manifest file."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     lines[line - 1][lines[0].index(column)] = value
@@ -221,18 +221,18 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("column", "value"), MALFORMED)
-def test_a_malformed_cell_is_named(tmp_path, column, value):
+def test_error_names_invalid_cell(tmp_path, column, value):
     dataset = TinyImages(6)
     path = tmp_path / "m.csv"
     write_manifest(path, verdict_of(dataset, [2, 4], votes={"pixels": torch.ones(6).double()}), dataset)
-    edited(path, 3, column, value)
+    edit_cell(path, 3, column, value)
     with pytest.raises(ManifestError, match=rf"`{column}` in line 3 of the manifest") as caught:
         read_manifest(path)
     assert f"'{value}'" in str(caught.value).splitlines()[0]
-    assert "Correct it there" in str(caught.value)
+    assert "Correct the file" in str(caught.value)
 
 
-def test_malformed_files(tmp_path):
+def test_refuses_invalid_files(tmp_path):
     dataset = TinyImages(6)
     path = tmp_path / "m.csv"
     with pytest.raises(FileNotFoundError, match="no file"):
@@ -242,12 +242,12 @@ def test_malformed_files(tmp_path):
     faults = {
         good.replace(",", ";"): "the columns .* in line 1",
         good.replace("p_value", "p"): "no 'p_value'",
-        good.replace("fingerprint", "fingerprint,note", 1): "'note' as well",
+        good.replace("fingerprint", "fingerprint,note", 1): "also 'note'",
         good.replace("fingerprint", "fingerprint,label", 1): "one of them twice",
         good.replace("fingerprint", "fingerprint,vote:\\", 1): "backslash",
-        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "names of columns in which a backslash",
+        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "column names in which a backslash",
         good + "7,removed\n": "Expected 14 cells in line 4 .* but got 2",
-        good + good.splitlines()[1]: "`sample_id` of the manifest once, but got 4 twice",
+        good + good.splitlines()[1]: "unique `sample_id` in each row, but got 4 twice",
         good + '"': "cannot be read",
         "": "no 'sample_id'",
     }
@@ -260,7 +260,7 @@ def test_malformed_files(tmp_path):
         read_manifest(path)
 
 
-def test_what_a_spreadsheet_saves_is_read(tmp_path):
+def test_reads_file_saved_by_spreadsheet(tmp_path):
     dataset = TinyImages(6)
     path = tmp_path / "m.csv"
     manifest = write_manifest(path, verdict_of(dataset, [2, 4]), dataset)
@@ -268,7 +268,7 @@ def test_what_a_spreadsheet_saves_is_read(tmp_path):
     assert read_manifest(path) == manifest
 
 
-def test_keeping_by_hand_is_undone_nowhere(tmp_path):
+def test_kept_by_hand_persists_in_later_runs(tmp_path):
     dataset, path = TinyImages(12), tmp_path / "m.csv"
     verdict = verdict_of(dataset, [2, 4, 9])
     write_manifest(path, verdict, dataset)
@@ -282,27 +282,27 @@ def test_keeping_by_hand_is_undone_nowhere(tmp_path):
     assert {row.sample_id for row in read_manifest(path).rows} == {2, 4, 9}
 
 
-def test_an_unknown_id_leaves_the_file_alone(tmp_path):
+def test_unknown_id_leaves_file_unchanged(tmp_path):
     dataset, path = TinyImages(6), tmp_path / "m.csv"
     write_manifest(path, verdict_of(dataset, [2]), dataset)
     before = path.read_bytes()
-    with pytest.raises(ManifestError, match=r"there is none of 5"):
+    with pytest.raises(ManifestError, match=r"there is no row with 5"):
         keep_by_hand(path, [2, 5])
     assert path.read_bytes() == before
 
 
-def test_a_reordered_data_set_is_refused_or_searched():
+def test_reordered_data_set_needs_search():
     dataset = TinyImages(12)
     manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset).with_kept([2, 4])
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
     moved = Subset(dataset, order)
-    with pytest.raises(ManifestError, match=r"kept by hand, but 2 of them") as caught:
+    with pytest.raises(ManifestError, match=r"kept by hand in the data set, but 2 of them") as caught:
         manifest.kept_by_hand(moved)
     assert "search=True" in str(caught.value)
     assert manifest.kept_by_hand(moved, search=True).tolist() == sorted([order.index(2), order.index(4)])
 
 
-def test_another_label_or_image_in_its_place_is_refused():
+def test_refuses_changed_label_or_image():
     dataset = TinyImages(12)
     manifest = Manifest.from_verdict(verdict_of(dataset, [4]), dataset).with_kept([4])
     for search in (False, True):
@@ -314,7 +314,7 @@ def test_another_label_or_image_in_its_place_is_refused():
                 manifest.kept_by_hand(changed, search=search)
 
 
-def test_twins_are_kept_one_for_one():
+def test_each_row_keeps_one_duplicate():
     dataset = TinyImages(6)
     dataset.data[:], dataset.targets[:] = dataset.data[0], 0
     manifest = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset).with_kept([4])
@@ -323,7 +323,7 @@ def test_twins_are_kept_one_for_one():
     assert manifest.with_kept([2]).kept_by_hand(Subset(dataset, [0, 1, 2]), search=True).tolist() == [0, 2]
 
 
-def test_twins_that_moved_are_kept_one_for_one(folder):
+def test_each_row_keeps_one_moved_duplicate(folder):
     dataset = TinyImages(6)
     dataset.data[:], dataset.targets[:] = dataset.data[0], 0
     manifest = Manifest.from_verdict(verdict_of(dataset, [3, 4]), dataset).with_kept([3, 4])
@@ -334,7 +334,7 @@ def test_twins_that_moved_are_kept_one_for_one(folder):
     assert manifest.kept_by_hand(moved).tolist() == [3, 11]
 
 
-def test_new_files_in_front_are_followed_by_path(folder):
+def test_samples_are_found_by_path(folder):
     dataset = image_folder(folder)
     manifest = Manifest.from_verdict(verdict_of(dataset, [2, 6]), dataset).with_kept([2, 6])
     Image.new("RGB", (8, 8)).save(folder / "cat" / "00.png")
@@ -344,7 +344,7 @@ def test_new_files_in_front_are_followed_by_path(folder):
         manifest.kept_by_hand(image_folder(folder), search=True)
 
 
-def test_augmentation_does_not_change_the_hash_of_a_raw_image(folder):
+def test_augmentation_does_not_change_raw_hash(folder):
     plain, random_crops = image_folder(folder), image_folder(folder, augmenting())
     digest = content_hash(plain, 3, sample=SPEC)
     assert digest.startswith("raw:")
@@ -359,7 +359,7 @@ class Jittered(TensorDataset):
         return self.tensors[0][index] + noise, int(self.tensors[1][index])
 
 
-def test_without_raw_images_the_input_is_hashed_under_a_fixed_random_state():
+def test_inputs_are_hashed_under_fixed_random_state():
     dataset = Jittered(torch.eye(4), torch.tensor([0, 1, 0, 1]))
     manifest = Manifest.from_verdict(verdict_of(dataset, [1, 2]), dataset).with_kept([1, 2])
     assert manifest.rows[0].content_hash.startswith("input:")
@@ -367,7 +367,7 @@ def test_without_raw_images_the_input_is_hashed_under_a_fixed_random_state():
     assert manifest.kept_by_hand(Subset(dataset, [3, 2, 1, 0]), search=True).tolist() == [1, 2]
 
 
-def test_the_callers_random_state_is_untouched():
+def test_global_random_state_is_unchanged():
     dataset = Jittered(torch.eye(4), torch.tensor([0, 1, 0, 1]))
     verdict = verdict_of(dataset, [1, 2])
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
@@ -378,7 +378,7 @@ def test_the_callers_random_state_is_untouched():
     assert before[1:] == after[1:]
 
 
-def test_paths_are_found_through_views(folder):
+def test_paths_are_read_through_views(folder):
     dataset = image_folder(folder)
     paths = [path for path, _ in dataset.samples]
     keep = torch.tensor([False, True] * 4)
@@ -393,7 +393,7 @@ def test_paths_are_found_through_views(folder):
     assert file_of(TinyImages(3), 0) == ""
 
 
-def test_poison_over_a_subset_is_hashed_as_the_model_sees_it():
+def test_poison_over_subset_is_hashed_as_model_input():
     subset = Subset(TinyImages(12), [11, 10, 9, 8])
     repainted = torch.zeros(1, 1, 8, 8)
     poison = Poison(torch.tensor([2]), torch.tensor([0]), AvailabilityObjective(), attack="x", inputs=repainted)
@@ -403,7 +403,7 @@ def test_poison_over_a_subset_is_hashed_as_the_model_sees_it():
     assert hashes[2] == content_hash(TensorDataset(repainted, torch.tensor([0])), 0, sample=SPEC)
 
 
-def test_diff():
+def test_diff_lists_added_removed_and_changed_rows():
     dataset = TinyImages(12)
     before = Manifest.from_verdict(verdict_of(dataset, [2, 4, 7]), dataset)
     after = Manifest.from_verdict(verdict_of(dataset, [4, 7, 9]), dataset).with_kept([4])
@@ -413,12 +413,12 @@ def test_diff():
     assert [(one.decision, two.decision) for one, two in found.changed] == [("removed", "kept-by-hand")]
     assert not before.diff(before)
     lines = str(found).splitlines()
-    assert lines[0] == "1 added, 1 removed, 1 decided otherwise"
+    assert lines[0] == "1 added, 1 removed, 1 changed"
     assert lines[-1].startswith("  ~ sample 4: labeled 1")
     assert lines[-1].endswith("kept-by-hand (was removed)")
 
 
-def test_diff_tells_twins_apart_by_their_ids():
+def test_diff_pairs_duplicates_by_id():
     dataset = TinyImages(6)
     dataset.data[:], dataset.targets[:] = dataset.data[0], 0
     both = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset)
@@ -426,7 +426,7 @@ def test_diff_tells_twins_apart_by_their_ids():
     assert [row.sample_id for row in both.diff(Manifest.from_verdict(verdict_of(dataset, [2]), dataset)).removed] == [4]
 
 
-def test_diff_follows_samples_that_moved():
+def test_diff_pairs_moved_samples():
     dataset = TinyImages(12)
     before = Manifest.from_verdict(verdict_of(dataset, [2, 4]), dataset)
     moved = Subset(dataset, list(range(11, -1, -1)))
@@ -436,7 +436,7 @@ def test_diff_follows_samples_that_moved():
     assert [row.sample_id for row in found.removed] == [4]
 
 
-def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
     dataset, path = TinyImages(6), tmp_path / "m.csv"
     manifest = write_manifest(path, verdict_of(dataset, [2]), dataset)
     before = path.read_bytes()

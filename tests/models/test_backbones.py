@@ -2,51 +2,51 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.models.backbones import SmallConvNet, checked_features, default_backbone
+from lightning_poison.models.backbones import SmallConvNet, compute_features, default_backbone
 
 
 @pytest.mark.parametrize(
     "shape", [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 4, 4), (1, 4, 30), (2, 95, 64), (3, 96, 96), (1, 40, 100), (7,)]
 )
-def test_every_shape_of_sample_gets_features(shape):
+def test_features_for_every_sample_shape(shape):
     network = default_backbone(shape, 5)
     assert network(torch.zeros(2, *shape)).shape == (2, 5)
     assert all(part.training for part in network.modules())
 
 
-def test_large_images_get_a_resnet():
+def test_large_images_use_resnet():
     assert type(default_backbone((3, 96, 96), 4)).__name__ == "ResNet"
     assert isinstance(default_backbone((3, 95, 95), 4), SmallConvNet)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
-def test_small_images_get_few_weights(shape):
+def test_small_images_use_few_weights(shape):
     count = sum(parameter.numel() for parameter in default_backbone(shape, 32).parameters())
     assert 5e4 < count < 3e5
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5,), (3, 96, 96)])
-def test_the_seed_decides_the_weights_and_the_global_state_stays(shape):
-    found = torch.get_rng_state()
+def test_weights_depend_on_seed_only(shape):
+    before = torch.get_rng_state()
     one, two, other = (default_backbone(shape, 4, seed=seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), found)
+    assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("shape", [(), (28, 28), (1, 3, 28), (1, 2, 3, 4)])
-def test_another_shape_is_refused(shape):
+def test_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match=r"at least 4 x 4, or vectors \(D,\), but got shape [\s\S]*`backbone=`"):
         default_backbone(shape, 4)
 
 
-def test_refuses_no_features():
+def test_refuses_feature_size_of_zero():
     with pytest.raises(ValueError, match="`feature_size` to be an integer of at least 1"):
         default_backbone((5,), 0)
 
 
 def test_features_are_flattened():
-    assert checked_features(nn.Identity(), torch.zeros(2, 3, 2, 2), 12).shape == (2, 12)
+    assert compute_features(nn.Identity(), torch.zeros(2, 3, 2, 2), 12).shape == (2, 12)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_features_are_flattened():
         (lambda inputs: torch.zeros(1, 5), r"of shape \(1, 5\)"),
     ],
 )
-def test_a_backbone_that_returns_something_else(backbone, message):
+def test_refuses_backbone_with_wrong_output(backbone, message):
     with pytest.raises(ValueError, match=message):
-        checked_features(backbone, torch.zeros(2, 4), 5)
+        compute_features(backbone, torch.zeros(2, 4), 5)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.models.backbones import default_backbone
-from lightning_poison.models.fitting import FitSettings, _moved, fit_module, in_channels_last
+from lightning_poison.models.fitting import FitSettings, _shifted, fit_module, to_channels_last
 from lightning_poison.runtime import LocalRuntime
 
 QUICK = FitSettings(epochs=2, batch_size=16, min_steps=0)
@@ -44,25 +44,25 @@ def weights(data, *, generator=None, workers=0, plan=QUICK, **arguments):
     return torch.cat([value.detach().double().flatten() for value in network.state_dict().values()])
 
 
-def test_the_generator_decides_the_weights(blobs):
+def test_weights_depend_on_generator(blobs):
     data = Noisy(blobs(64))
     assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1)))
     assert not torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(2)))
     assert torch.equal(weights(data), weights(data))
 
 
-def test_the_number_of_workers_does_not(blobs):
+def test_weights_do_not_depend_on_number_of_workers(blobs):
     data = Noisy(blobs(64))
     assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1), workers=2))
 
 
-def test_the_global_state_stays(blobs):
-    found = torch.get_rng_state()
+def test_does_not_use_global_generator(blobs):
+    before = torch.get_rng_state()
     weights(Noisy(blobs(64)))
-    assert torch.equal(torch.get_rng_state(), found)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_digits_are_learned(digits):
+def test_learns_digits(digits):
     network = default_backbone((1, 8, 8), 10)
     plan = FitSettings(epochs=3, batch_size=64, min_steps=0)
     runtime = LocalRuntime(precision="32", threads=1)
@@ -82,12 +82,12 @@ def test_digits_are_learned(digits):
         (100_000, {}, 8 * 781),
     ],
 )
-def test_how_many_steps(length, arguments, steps):
+def test_number_of_steps(length, arguments, steps):
     assert FitSettings(**arguments).total_steps(length) == steps
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6, 10])
-def test_any_small_number_of_steps_can_be_scheduled(epochs):
+def test_schedules_any_small_number_of_steps(epochs):
     rates = []
 
     def watch(module, inputs, labels):
@@ -104,19 +104,19 @@ def test_any_small_number_of_steps_can_be_scheduled(epochs):
     assert rates == [(epochs, "x")]
 
 
-@pytest.mark.parametrize("most", [1, 3, 100])
-def test_it_stops_after_so_many_steps(blobs, most):
+@pytest.mark.parametrize("max_steps", [1, 3, 100])
+def test_stops_after_max_steps(blobs, max_steps):
     sizes = []
 
     def count(module, inputs, labels):
         sizes.append(len(inputs))
         return cross_entropy(module, inputs, labels)
 
-    fit_module(nn.Linear(4, 3), blobs(40), count, settings=QUICK, max_steps=most)
-    assert sizes == [16] * min(most, 4)
+    fit_module(nn.Linear(4, 3), blobs(40), count, settings=QUICK, max_steps=max_steps)
+    assert sizes == [16] * min(max_steps, 4)
 
 
-def test_every_sample_is_seen_in_another_order(blobs):
+def test_each_epoch_has_all_samples_in_new_order(blobs):
     seen = []
 
     def watch(module, inputs, labels):
@@ -131,13 +131,13 @@ def test_every_sample_is_seen_in_another_order(blobs):
     assert not torch.equal(first, second)
 
 
-def test_a_tiny_data_set(digits):
+def test_tiny_data_set(digits):
     network = default_backbone((1, 8, 8), 10)
     fit_module(network, Subset(digits, [0, 1]), cross_entropy, settings=FitSettings(epochs=2, min_steps=2))
     assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
-def test_dicts_and_their_paths(blobs):
+def test_dict_samples(blobs):
     points, labels = blobs(32).tensors
     data = [{"left": x, "right": x, "y": int(y)} for x, y in zip(points, labels, strict=True)]
     with pytest.raises(ValueError, match="Name the two by their paths"):
@@ -147,7 +147,7 @@ def test_dicts_and_their_paths(blobs):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_divergence_is_an_error(blobs, value):
+def test_divergence_raises(blobs, value):
     def diverge(module, inputs, labels):
         return cross_entropy(module, inputs, labels) * value
 
@@ -157,14 +157,14 @@ def test_divergence_is_an_error(blobs, value):
         fit_module(nn.Linear(4, 3), blobs(32), diverge, settings=QUICK)
 
 
-def test_an_unreadable_sample_is_named(blobs):
+def test_error_names_unreadable_sample(blobs):
     points, labels = blobs(32).tensors
     points[17] = torch.nan
     with pytest.raises(UnreadableSampleError, match="sample 17 holds NaN"):
         weights(TensorDataset(points, labels))
 
 
-def test_the_number_of_threads_is_the_runtimes(blobs):
+def test_uses_threads_of_runtime(blobs):
     used = []
 
     def watch(module, inputs, labels):
@@ -176,59 +176,59 @@ def test_the_number_of_threads_is_the_runtimes(blobs):
     assert used == [1, 1, 1, 1, 3, 3, 3, 3]
 
 
-def test_threads_come_back_after_an_error(blobs):
-    found = torch.get_num_threads()
+def test_restores_threads_after_error(blobs):
+    before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         fit_module(nn.Linear(4, 3), blobs(32), lambda *_: 1 / 0, settings=QUICK, runtime=LocalRuntime(threads=3))
-    assert torch.get_num_threads() == found
+    assert torch.get_num_threads() == before
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 3), st.integers(0, 99))
-def test_an_image_moves_by_at_most_the_reach_and_as_a_whole(reach, seed):
+def test_images_are_shifted_as_a_whole_within_limit(limit, seed):
     generator = seeded(seed)
     images = torch.rand(5, 2, 6, 7, generator=generator)
-    moved = _moved(images, reach, generator)
-    assert moved.shape == images.shape
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    places = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)]
-    for old, new in zip(padded, moved, strict=True):
+    shifted = _shifted(images, limit, generator)
+    assert shifted.shape == images.shape
+    padded = F.pad(images, (limit,) * 4, mode="replicate")
+    places = [(row, column) for row in range(2 * limit + 1) for column in range(2 * limit + 1)]
+    for old, new in zip(padded, shifted, strict=True):
         assert any(torch.equal(old[:, row : row + 6, column : column + 7], new) for row, column in places)
 
 
-def test_the_reach_is_used_up_and_differs_between_images():
+def test_shifts_cover_range_and_differ_between_images():
     images = torch.zeros(200, 1, 9, 9)
     images[:, :, 4, 4] = 1
-    places = _moved(images, 2, seeded())[:, 0].nonzero()[:, 1:] - 4
+    places = _shifted(images, 2, seeded())[:, 0].nonzero()[:, 1:] - 4
     assert sorted(set(places.flatten().tolist())) == [-2, -1, 0, 1, 2]
     assert len({tuple(place) for place in places.tolist()}) == 25
 
 
-@pytest.mark.parametrize(("side", "reach"), [(6, 0), (8, 1), (28, 2), (32, 2), (60, 4)])
-def test_a_fifteenth_of_the_side_where_nothing_is_said(side, reach):
+@pytest.mark.parametrize(("side", "limit"), [(6, 0), (8, 1), (28, 2), (32, 2), (60, 4)])
+def test_default_shift_is_a_fifteenth_of_the_side(side, limit):
     images = torch.zeros(300, 1, side, side)
     images[:, :, side // 2, side // 2] = 1
-    moved = _moved(images, None, seeded())[:, 0].nonzero()[:, 1:] - side // 2
-    assert int(moved.abs().max()) == reach
+    shifts = _shifted(images, None, seeded())[:, 0].nonzero()[:, 1:] - side // 2
+    assert int(shifts.abs().max()) == limit
 
 
-def test_vectors_never_move():
+def test_vectors_are_not_shifted():
     vectors = torch.rand(4, 5)
-    assert _moved(vectors, 3, seeded()) is vectors
+    assert _shifted(vectors, 3, seeded()) is vectors
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("min_steps", -1), ("clip_norm", 0), ("shift", -1)],
 )
-def test_refuses(name, value):
+def test_refuses_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"Expected `{name}` to be"):
         FitSettings(**{name: value})
 
 
-def test_weights_for_images_lie_channels_last_and_others_as_they_were():
+def test_only_image_networks_become_channels_last():
     images, volumes = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3))
-    assert in_channels_last(images) is images
+    assert to_channels_last(images) is images
     assert images.weight.is_contiguous(memory_format=torch.channels_last)
-    assert in_channels_last(volumes) is volumes
+    assert to_channels_last(volumes) is volumes
     assert all(weight.is_contiguous() for weight in volumes.parameters())

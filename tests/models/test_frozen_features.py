@@ -1,5 +1,3 @@
-"""A linear head on frozen features: what it learns, what it leaves alone, and what it says to bad input."""
-
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -31,23 +29,23 @@ def test_every_head_learns(network, head):
     assert classifier.weights.shape == (3, 16)
 
 
-def test_the_head_that_was_given_is_not_fitted_itself(network):
+def test_clones_given_head(network):
     given = LogisticRegression()
     FrozenFeatureClassifier(network, "1", head=given).fit(points())
     assert not hasattr(given, "coef_")
 
 
-def test_the_network_is_left_as_it_was(network):
+def test_does_not_modify_network(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.train()
     network[1].eval()
     FrozenFeatureClassifier(network, "1").fit(points()).predict(points())
     assert (network.training, network[1].training, network[2].training) == (True, False, True)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert all(held.grad is None for held in network.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_features_are_those_of_the_layer_in_evaluation_mode(network):
+def test_features_are_layer_output_in_evaluation_mode(network):
     data = points(6)
     features, labels = FrozenFeatureClassifier(network.train(), "2").features(data)
     expected = network[1](network[0](data.tensors[0]))
@@ -55,14 +53,14 @@ def test_features_are_those_of_the_layer_in_evaluation_mode(network):
     assert torch.equal(labels, data.tensors[1])
 
 
-def test_weights_are_in_the_units_of_the_features(network):
+def test_weights_apply_to_unscaled_features(network):
     classifier = FrozenFeatureClassifier(network, "1", head=LogisticRegression(C=10, max_iter=2000)).fit(points())
     features, _ = classifier.features(points(seed=2))
     logits = features @ classifier.weights.T + torch.from_numpy(classifier.head.intercept_)
     assert torch.equal(logits.argmax(1), classifier.predict_features(features))
 
 
-def test_the_scale_of_the_network_does_not_matter(network):
+def test_predictions_do_not_depend_on_scale_of_network(network):
     small = FrozenFeatureClassifier(network, "1").fit(points()).predict(points(seed=3))
     with torch.no_grad():
         network[0].weight.mul_(1e3)
@@ -70,7 +68,7 @@ def test_the_scale_of_the_network_does_not_matter(network):
     assert torch.equal(FrozenFeatureClassifier(network, "1").fit(points()).predict(points(seed=3)), small)
 
 
-def test_the_same_seed_gives_the_same_head(network):
+def test_same_seed_gives_same_head(network):
     first, second, other = (
         FrozenFeatureClassifier(network, "1", head="fc", seed=seed).fit(points()).weights for seed in (0, 0, 1)
     )
@@ -78,16 +76,16 @@ def test_the_same_seed_gives_the_same_head(network):
     assert not torch.equal(first, other)
 
 
-def test_two_classes_have_one_row(network):
+def test_two_classes_have_one_row_of_weights(network):
     assert FrozenFeatureClassifier(network, "1").fit(points(classes=2)).weights.shape == (1, 16)
 
 
-def test_bad_input_is_said(network):
+def test_refuses_invalid_arguments(network):
     with pytest.raises(ValueError, match="one of 'svm', 'logistic', 'ridge', 'fc', but got 'forest'"):
         FrozenFeatureClassifier(network, head="forest")
     with pytest.raises(ValueError, match="one of the layers of Sequential"):
         FrozenFeatureClassifier(network, "fc")
-    with pytest.raises(ValueError, match="at least two classes, but got class 0 alone"):
+    with pytest.raises(ValueError, match="at least two classes, but got class 0 only"):
         FrozenFeatureClassifier(network).fit(points(classes=1))
     with pytest.raises(NotFittedError, match="Call `fit` first"):
         FrozenFeatureClassifier(network).predict(points())

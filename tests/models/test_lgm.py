@@ -1,5 +1,3 @@
-"""The mixture against torch.distributions, the margin against numbers worked out by hand, and the gradients."""
-
 import math
 
 import pytest
@@ -61,7 +59,7 @@ def test_loss_by_hand():
 
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_density_is_the_one_of_torch(covariance):
+def test_density_matches_torch(covariance):
     features, labels, means, log_variances = drawn(covariance=covariance)
     expected = reference_log_likelihoods(features, means, log_variances)
     torch.testing.assert_close(log_likelihoods(features, means, log_variances), expected)
@@ -70,7 +68,7 @@ def test_density_is_the_one_of_torch(covariance):
 
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_posterior_is_bayes_rule(covariance):
+def test_posterior_follows_bayes_rule(covariance):
     features, _, means, log_variances = drawn(covariance=covariance)
     prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     joint = reference_log_likelihoods(features, means, log_variances).exp() * prior
@@ -80,7 +78,7 @@ def test_posterior_is_bayes_rule(covariance):
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
 @pytest.mark.parametrize("margin", [0.0, 0.3, 2.0])
-def test_margin_changes_exactly_the_own_logit(covariance, margin):
+def test_margin_changes_only_own_logit(covariance, margin):
     features, labels, means, log_variances = drawn(covariance=covariance)
     plain = posterior_logits(features, means, log_variances)
     change = plain - margin_logits(features, labels, means, log_variances, margin=margin)
@@ -90,7 +88,7 @@ def test_margin_changes_exactly_the_own_logit(covariance, margin):
     assert (change[~own] == 0).all()
 
 
-def test_likelihood_loss_is_the_negative_log_likelihood_without_its_constant():
+def test_likelihood_loss_is_negative_log_likelihood_without_constant():
     features, labels, means, log_variances = drawn()
     own = own_log_likelihoods(features, labels, means, log_variances)
     expected = -own.mean() - 0.5 * means.shape[1] * math.log(2 * math.pi)
@@ -111,7 +109,7 @@ def test_gradients(covariance, term):
 
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_features_far_from_the_origin_keep_their_distances(covariance):
+def test_distances_far_from_origin_are_precise(covariance):
     features, _, means, log_variances = drawn(64, 10, 256, covariance=covariance)
     expected = half_distances(features, means, log_variances)
     moved = [(part + 1000).float() for part in (features, means)]
@@ -119,7 +117,7 @@ def test_features_far_from_the_origin_keep_their_distances(covariance):
     torch.testing.assert_close(single.double(), expected, rtol=1e-3, atol=0)
 
 
-def test_distance_to_the_own_mean_is_never_negative():
+def test_distance_to_own_mean_is_never_negative():
     means = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) * 30
     distances = half_distances(means, means)
     assert distances.min() >= 0
@@ -127,21 +125,21 @@ def test_distance_to_the_own_mean_is_never_negative():
 
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_a_thousand_classes_cost_no_tensor_of_all_differences(covariance):
+def test_does_not_allocate_all_differences(covariance):
     features, _, means, log_variances = drawn(64, 1000, 2048, dtype=torch.float32, covariance=covariance)
-    held = []
+    sizes = []
 
     def record(saved):
-        held.append(saved.numel())
+        sizes.append(saved.numel())
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda saved: saved):
         half_distances(features.requires_grad_(), means.requires_grad_(), log_variances)
-    assert max(held) <= 1000 * 2048
+    assert max(sizes) <= 1000 * 2048
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_autocast_and_half_precision_leave_float32_results(dtype):
+def test_results_are_float32_under_autocast_and_half_precision(dtype):
     features, labels, means, log_variances = drawn(16, 10, 128, dtype=dtype)
     expected = log_likelihoods(features.double(), means.double(), log_variances.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -152,5 +150,5 @@ def test_autocast_and_half_precision_leave_float32_results(dtype):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
 
 
-def test_meta_tensors_pass():
+def test_supports_meta_tensors():
     assert half_distances(torch.zeros(2, 3, device="meta"), torch.zeros(4, 3, device="meta")).shape == (2, 4)

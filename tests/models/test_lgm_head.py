@@ -1,5 +1,3 @@
-"""The head: its door, its settings, its state, and a short training in plain PyTorch."""
-
 import math
 
 import pytest
@@ -25,7 +23,7 @@ def head(**settings):
     return LGMHead(5, 3, generator=seeded(1), **settings)
 
 
-def test_logits_are_the_posterior():
+def test_softmax_of_logits_is_posterior():
     features, _ = batch()
     model = head(prior=torch.tensor([0.2, 0.3, 0.5]))
     joint = model.log_likelihoods(features) + torch.tensor([0.2, 0.3, 0.5]).log()
@@ -33,7 +31,7 @@ def test_logits_are_the_posterior():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_labels_bring_the_margin_in_either_mode(training):
+def test_labels_apply_margin_in_both_modes(training):
     features, labels = batch()
     model = head(margin=0.5).train(training)
     change = model(features) - model(features, labels)
@@ -42,7 +40,7 @@ def test_labels_bring_the_margin_in_either_mode(training):
     assert (change[~own] == 0).all()
 
 
-def test_loss_is_cross_entropy_of_its_logits_and_the_weighted_likelihood():
+def test_loss_is_cross_entropy_plus_weighted_likelihood():
     features, labels = batch()
     model = head(likelihood_weight=0.3, covariance="diagonal")
     loss = model.loss(features, labels)
@@ -51,7 +49,7 @@ def test_loss_is_cross_entropy_of_its_logits_and_the_weighted_likelihood():
     torch.testing.assert_close(loss.total, loss.classification + 0.3 * loss.likelihood)
 
 
-def test_marginal_sums_over_the_classes():
+def test_marginal_likelihood_sums_over_classes():
     features, labels = batch()
     model = head(prior=torch.tensor([0.2, 0.3, 0.5]))
     likelihoods = model.log_likelihoods(features)
@@ -61,7 +59,7 @@ def test_marginal_sums_over_the_classes():
     torch.testing.assert_close(own, likelihoods.gather(1, labels.unsqueeze(1)).squeeze(1))
 
 
-def test_log_variances_count_as_clamped():
+def test_log_variances_are_clamped():
     features, labels = batch()
     model, bounded = head(covariance="diagonal"), head(covariance="diagonal")
     with torch.no_grad():
@@ -71,7 +69,7 @@ def test_log_variances_count_as_clamped():
     assert model(features, labels).isfinite().all()
 
 
-def test_means_come_from_the_generator_and_leave_the_global_one_alone():
+def test_means_depend_on_generator_only():
     before = torch.get_rng_state()
     first, again, other = (LGMHead(5, 3, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(LGMHead(5, 3).means, LGMHead(5, 3).means)
@@ -81,12 +79,12 @@ def test_means_come_from_the_generator_and_leave_the_global_one_alone():
 
 
 @pytest.mark.parametrize(("feature_size", "deviation"), [(2, 1.0), (32, 1.0), (512, 0.25)])
-def test_initial_means_lie_at_the_stated_distance(feature_size, deviation):
+def test_initial_means_have_stated_deviation(feature_size, deviation):
     means = LGMHead(feature_size, 1000, generator=seeded()).means
     assert means.std().item() == pytest.approx(deviation, rel=0.05)
 
 
-def test_state_survives_saving(tmp_path):
+def test_state_dict_round_trip(tmp_path):
     model = head(covariance="diagonal", prior=torch.tensor([0.2, 0.3, 0.5]))
     torch.save(model.state_dict(), tmp_path / "head.pt")
     loaded = LGMHead(5, 3, covariance="diagonal")
@@ -95,7 +93,7 @@ def test_state_survives_saving(tmp_path):
     assert torch.equal(loaded(features, labels), model(features, labels))
 
 
-def test_half_precision_head_answers_in_float32():
+def test_half_precision_head_returns_float32():
     features, labels = batch()
     model = head(covariance="diagonal").to(torch.bfloat16)
     assert model(features.bfloat16(), labels).dtype == torch.float32
@@ -106,7 +104,7 @@ def test_half_precision_head_answers_in_float32():
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
 
-def test_autocast_does_not_reach_the_head():
+def test_ignores_autocast():
     features, labels = batch()
     model = head()
     expected = model.log_likelihood(features, labels)
@@ -116,7 +114,7 @@ def test_autocast_does_not_reach_the_head():
     assert torch.equal(found, expected)
 
 
-def test_meta_device_and_late_reset():
+def test_meta_device_and_reset():
     with torch.device("meta"):
         model = LGMHead(5, 3)
     model = model.to_empty(device="cpu")
@@ -124,12 +122,12 @@ def test_meta_device_and_late_reset():
     assert torch.equal(model.means, head().means)
 
 
-def test_parameter_groups_spare_the_heads():
+def test_parameter_groups_exempt_heads():
     net = nn.Sequential(nn.Linear(4, 5), head(covariance="diagonal"))
-    decayed, spared = lgm_parameter_groups(net, weight_decay=0.1)
+    decayed, exempt = lgm_parameter_groups(net, weight_decay=0.1)
     assert [parameter.shape for parameter in decayed["params"]] == [(5, 4), (5,)]
-    assert {id(parameter) for parameter in spared["params"]} == {id(parameter) for parameter in net[1].parameters()}
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert {id(parameter) for parameter in exempt["params"]} == {id(parameter) for parameter in net[1].parameters()}
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
     assert len(lgm_parameter_groups(head(), weight_decay=0.1)) == 1
 
 
@@ -145,7 +143,7 @@ def test_parameter_groups_spare_the_heads():
         ({"prior": torch.ones(2) / 2}, "`prior` to be 3 positive numbers"),
     ],
 )
-def test_settings_out_of_range(settings, message):
+def test_refuses_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         LGMHead(**{"feature_size": 5, "num_classes": 3, **settings})
 
@@ -158,7 +156,7 @@ def test_settings_out_of_range(settings, message):
         (torch.zeros(6, 2, 5), r"of shape \(B, 5\), but got a float32 tensor of shape \(6, 2, 5\)"),
     ],
 )
-def test_wrong_feature_size_names_what_came(features, message):
+def test_refuses_wrong_shape_of_features(features, message):
     with pytest.raises(ValueError, match=message):
         head()(features)
     with pytest.raises(ValueError, match="feature_size"):
@@ -174,7 +172,7 @@ def test_wrong_feature_size_names_what_came(features, message):
         (torch.tensor([0, 1, 2, -1, 0, 1]), r"`labels` to be in \[0, 3\), but got -1 to 2"),
     ],
 )
-def test_labels_that_do_not_fit(labels, message):
+def test_refuses_invalid_labels(labels, message):
     features, _ = batch()
     for method in (head().forward, head().loss, head().log_likelihood, head().likelihood_loss):
         with pytest.raises(ValueError, match=message):
@@ -191,7 +189,7 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_trained_on_digits_with_flipped_labels(covariance):
+def test_learns_digits_with_flipped_labels(covariance):
     digits, generator = load_digits(), seeded()
     images, truth = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
     order = torch.randperm(len(images), generator=generator)

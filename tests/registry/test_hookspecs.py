@@ -11,12 +11,12 @@ def manager():
     return manager
 
 
-def test_the_two_hooks_are_specified(manager):
+def test_hooks_are_specified(manager):
     for name in ("lightning_poison_attacks", "lightning_poison_scorers"):
         assert getattr(manager.hook, name).has_spec()
 
 
-def test_a_marked_method_is_called(manager):
+def test_calls_marked_method(manager):
     class Plugin:
         @hookspecs.hookimpl
         def lightning_poison_attacks(self):
@@ -24,7 +24,3 @@ def test_a_marked_method_is_called(manager):
 
     manager.register(Plugin())
     assert manager.hook.lightning_poison_attacks() == [{"one": object}]
-
-
-def test_api_version_is_major_and_minor():
-    assert [type(number) for number in hookspecs.API_VERSION] == [int, int]

@@ -5,7 +5,7 @@ import pytest
 from lightning_poison.entry_points import Source
 from lightning_poison.errors import PluginError, UnknownNameError
 from lightning_poison.registry import registry
-from lightning_poison.registry.loading import BrokenPlugin, Offer, Plugins
+from lightning_poison.registry.loading import BrokenPlugin, Entry, Plugins
 from lightning_poison.registry.registry import (
     available_attacks,
     available_scorers,
@@ -13,6 +13,7 @@ from lightning_poison.registry.registry import (
     get_scorer,
     load_plugins,
 )
+from lightning_poison.scorers.protocol import SetScorer
 
 
 class Frog:
@@ -27,7 +28,7 @@ class Frog:
         raise NotImplementedError
 
 
-class Bright:
+class Bright(SetScorer):
     name, is_control = "bright", False
 
     def score_features(self, features, labels):
@@ -40,30 +41,30 @@ IMPORT_FAILED = BrokenPlugin(SWAMP, "import", ImportError("no reeds"))
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Stand in for what is installed."""
+    """Replace the installed plug-ins."""
     loads = []
 
-    def put(attacks=(), scorers=(), broken=()):
+    def install(attacks=(), scorers=(), broken=()):
         def load_all():
             loads.append(1)
             return Plugins(tuple(attacks), tuple(scorers), tuple(broken))
 
         monkeypatch.setattr(registry, "load_all", load_all)
-        registry._loaded.cache_clear()
-        registry._warned.clear()
+        registry._load_once.cache_clear()
+        registry._reported.clear()
         return loads
 
-    yield put
-    registry._loaded.cache_clear()
-    registry._warned.clear()
+    yield install
+    registry._load_once.cache_clear()
+    registry._reported.clear()
 
 
-def offer(name="frog", source=POND, factory=Frog):
-    return Offer(name, source, "", factory)
+def entry(name="frog", source=POND, factory=Frog):
+    return Entry(name, source, "", factory)
 
 
-def test_attacks_are_listed_by_name(installed):
-    installed([offer("toad"), offer("frog", SWAMP), offer("frog", POND)])
+def test_attacks_are_sorted_by_name(installed):
+    installed([entry("toad"), entry("frog", SWAMP), entry("frog", POND)])
     assert [(each.name, each.source.plugin) for each in available_attacks()] == [
         ("frog", "pond"),
         ("frog", "swamp"),
@@ -71,20 +72,20 @@ def test_attacks_are_listed_by_name(installed):
     ]
 
 
-def test_settings_reach_the_factory(installed):
-    installed([offer()])
+def test_settings_are_passed_to_factory(installed):
+    installed([entry()])
     assert get_attack("frog", steps=7).steps == 7
     assert get_attack("pond:frog").steps == 3
 
 
-def test_a_scorer_is_built(installed):
-    installed(scorers=[offer("bright", factory=Bright)])
+def test_builds_scorer(installed):
+    installed(scorers=[entry("bright", factory=Bright)])
     assert get_scorer("bright").name == "bright"
     assert [each.name for each in available_scorers()] == ["bright"]
 
 
-def test_an_unknown_name_answers_with_the_names_and_the_nearest(installed):
-    installed([offer("frog"), offer("label-flip")])
+def test_unknown_name_lists_names_and_closest(installed):
+    installed([entry("frog"), entry("label-flip")])
     with pytest.raises(UnknownNameError, match=r"(?s)\(frog, label-flip\), but got 'labelflip'.*mean `label-flip`"):
         get_attack("labelflip")
     with pytest.raises(UnknownNameError, match="Install the distribution"):
@@ -92,7 +93,7 @@ def test_an_unknown_name_answers_with_the_names_and_the_nearest(installed):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("frog", "mean `poison-frog`"),
         ("pond:Frog", "mean `poison-frog`"),
@@ -103,43 +104,43 @@ def test_an_unknown_name_answers_with_the_names_and_the_nearest(installed):
         ("", "Install the distribution"),
     ],
 )
-def test_the_nearest_names_hold_the_word_or_look_like_it(installed, name, said):
+def test_closest_names_contain_or_resemble_name(installed, name, message):
     shielding = ("class-shielding-generator", "class-shielding")
-    installed([offer(each) for each in (*shielding, "poison-frog", "label-flip", "clean-label", "badnets", "toad")])
-    with pytest.raises(UnknownNameError, match=said):
+    installed([entry(each) for each in (*shielding, "poison-frog", "label-flip", "clean-label", "badnets", "toad")])
+    with pytest.raises(UnknownNameError, match=message):
         get_attack(name)
 
 
-def test_an_unknown_name_is_shown_without_control_characters(installed):
+def test_unknown_name_is_escaped(installed):
     installed()
     with pytest.raises(UnknownNameError) as caught:
         get_attack("\x1b[31m")
     assert "\x1b" not in str(caught.value)
 
 
-def test_a_name_given_twice_names_both_plugins(installed):
-    installed([offer(), offer(source=SWAMP)])
+def test_ambiguous_name_lists_plugins(installed):
+    installed([entry(), entry(source=SWAMP)])
     with pytest.raises(PluginError, match=r"(?s)dist-pond 1\.0.*dist-swamp 2\.0.*`pond:frog` or `swamp:frog`"):
         get_attack("frog")
     assert get_attack("swamp:frog").name == "frog"
 
 
-def test_a_wrong_setting_answers_with_the_signature(installed):
-    installed([offer()])
+def test_wrong_setting_shows_signature(installed):
+    installed([entry()])
     with pytest.raises(TypeError, match=r"(?s)stepz=3.*frog\(\*, steps: int = 3\)"):
         get_attack("frog", stepz=3)
 
 
-def test_a_factory_that_returns_no_attack(installed):
-    installed([offer(factory=dict)], [offer("bright", factory=dict)])
+def test_refuses_factory_with_wrong_result(installed):
+    installed([entry(factory=dict)], [entry("bright", factory=dict)])
     with pytest.raises(PluginError, match=r"dict\.name"):
         get_attack("frog")
     with pytest.raises(PluginError, match=r"bright.*pond \(dist-pond 1\.0\).*dict"):
         get_scorer("bright")
 
 
-def test_asking_for_what_a_broken_plugin_may_offer_chains_its_error(installed):
-    installed([offer("label-flip")], broken=[IMPORT_FAILED])
+def test_unknown_name_chains_error_of_broken_plugin(installed):
+    installed([entry("label-flip")], broken=[IMPORT_FAILED])
     for name in ("frog", "flip", "swamp:label-flip"):
         with (
             pytest.warns(RuntimeWarning) if name == "frog" else warnings.catch_warnings(),
@@ -149,13 +150,13 @@ def test_asking_for_what_a_broken_plugin_may_offer_chains_its_error(installed):
         assert caught.value.__cause__ is IMPORT_FAILED.error
 
 
-def test_a_broken_plugin_does_not_hide_a_typing_error(installed):
-    installed([offer("label-flip")], broken=[IMPORT_FAILED])
+def test_misspelled_name_is_reported_despite_broken_plugin(installed):
+    installed([entry("label-flip")], broken=[IMPORT_FAILED])
     with pytest.warns(RuntimeWarning, match="swamp"), pytest.raises(UnknownNameError, match="label-flip"):
         get_attack("label-flop")
 
 
-def test_one_warning_names_distribution_phase_and_the_way_out(installed):
+def test_broken_plugin_warns_once(installed):
     installed(broken=[IMPORT_FAILED])
     with pytest.warns(RuntimeWarning) as caught:
         available_attacks()
@@ -166,17 +167,15 @@ def test_one_warning_names_distribution_phase_and_the_way_out(installed):
         assert part in message
 
 
-def test_strict_raises(installed):
+def test_strict_raises_error_of_broken_plugin(installed):
     installed(broken=[IMPORT_FAILED])
     with pytest.raises(PluginError, match="swamp") as caught:
         load_plugins(strict=True)
     assert caught.value.__cause__ is IMPORT_FAILED.error
 
 
-def test_plugins_are_loaded_once_and_afresh_when_asked(installed):
-    loads = installed([offer()])
+def test_plugins_are_loaded_once(installed):
+    loads = installed([entry()])
     load_plugins()
     available_attacks()
     assert len(loads) == 1
-    load_plugins(afresh=True)
-    assert len(loads) == 2

@@ -1,4 +1,4 @@
-"""Figures: what they show, that strangers' text stays text, and that nothing global is touched."""
+"""Tests of the figures: contents, escaping of untrusted text, and no changes of global state."""
 
 import random
 
@@ -21,11 +21,11 @@ from lightning_poison.sanitization.verdict import Evidence, Verdict
 from lightning_poison.testing.tiny_images import TinyImages
 
 HOSTILE = r"$\undefined$ \$ ^_%" + "\x1b[31m"
-"""Taken for mathematics, this text raises when it is drawn."""
+"""Text that raises an error if it is drawn in math mode."""
 
 
 def drawn(figure):
-    """Draw a figure, and return all text in it that is not empty."""
+    """Draw a figure and return its non-empty text."""
     FigureCanvasAgg(figure).draw()
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
@@ -77,7 +77,7 @@ def figures():
 
 
 @pytest.mark.parametrize("name", figures())
-def test_strangers_text_is_neither_mathematics_nor_tex(name):
+def test_untrusted_text_is_escaped(name):
     with mpl.rc_context({"text.usetex": True}):
         figure = figures()[name]()
         texts = [text for text in figure.findobj(Text) if "undefined" in text.get_text()]
@@ -87,7 +87,7 @@ def test_strangers_text_is_neither_mathematics_nor_tex(name):
 
 
 @pytest.mark.parametrize("name", figures())
-def test_no_global_state_is_touched(name):
+def test_global_state_is_unchanged(name):
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     settings = dict(mpl.rcParams)
     figure = figures()[name]()
@@ -110,7 +110,7 @@ def test_histogram_counts_every_sample():
     assert [text.get_text() for text in alone.get_legend().get_texts()] == ["samples (300)"]
 
 
-def test_roc_passes_through_known_points():
+def test_roc_contains_known_points():
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 2.5, 4.5])
     is_poison = torch.arange(7) >= 5
     figure = plot_roc({"a": (scores, is_poison)}, log_scale=False, false_positive_rate=None)
@@ -120,14 +120,14 @@ def test_roc_passes_through_known_points():
     assert {(0.2, 0.0), (0.2, 0.5), (0.6, 0.5), (0.6, 1.0), (1.0, 1.0)} <= points
 
 
-def test_roc_shows_scikit_learns_auroc_for_every_name():
+def test_roc_legend_shows_auroc():
     scores, is_poison = scores_with_poison()
     figure = plot_roc({"_x": (scores, is_poison), "b": (-scores, is_poison)})
     auroc = roc_auc_score(is_poison, scores)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{auroc:.4f}  _x", f"{1 - auroc:.4f}  b"]
 
 
-def test_two_features_are_drawn_as_they_are():
+def test_two_features_are_not_reduced():
     features = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]])
     labels = torch.tensor([0, 0, 1, 1])
     axes = plot_features(features, labels, torch.tensor([False, False, False, True]), class_names=["cat", "dog"]).axes[
@@ -139,7 +139,7 @@ def test_two_features_are_drawn_as_they_are():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("first feature", "second feature")
 
 
-def test_reduction_is_the_same_every_time():
+def test_reduction_is_deterministic():
     inputs, labels = digits(60)
     for method in ("pca", "tsne"):
         first, again = (plot_features(inputs.flatten(1), labels, method=method).axes[0] for _ in range(2))
@@ -147,7 +147,7 @@ def test_reduction_is_the_same_every_time():
             assert np.array_equal(one.get_offsets(), two.get_offsets())
 
 
-def test_difference_is_drawn_by_the_factor_beside_it():
+def test_difference_is_magnified_by_factor_in_label():
     bases = torch.full((2, 1, 4, 4), 0.5)
     inputs = bases.clone()
     inputs[0, 0, 1, 2] += 0.1
@@ -160,7 +160,7 @@ def test_difference_is_drawn_by_the_factor_beside_it():
     assert first[0, 0] == second[3, 3] == 0.5
 
 
-def test_poison_beside_base_draws_at_most_count_and_takes_bytes():
+def test_poison_beside_base_accepts_bytes_and_limits_count():
     images = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     figure = plot_poison_beside_base(images, images, images, count=5)
     assert len(figure.axes) == 20
@@ -168,31 +168,31 @@ def test_poison_beside_base_draws_at_most_count_and_takes_bytes():
     assert np.allclose(picture, images[0].permute(1, 2, 0) / 255)
 
 
-def test_caught_shows_the_most_suspicious_of_those_kept_out():
+def test_caught_shows_most_suspicious_removed_samples():
     inputs, labels = digits(30)
     figure = plot_caught(TensorDataset(inputs, labels), verdict_of(labels, [3, 20, 7]), count=2)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title().splitlines()[0] for axes in shown] == [f"labeled {int(labels[i])}" for i in (20, 7)]
     assert shown[1].get_title() == "labeled 7\nlooks like 8\np = 0.12"
     assert np.allclose(shown[0].images[0].get_array(), inputs[20, 0])
-    assert "3 of 30 samples kept out, most suspicious first" in drawn(figure)
+    assert "3 of 30 samples removed, most suspicious first" in drawn(figure)
 
 
-def test_caught_tells_poison_from_clean_in_words():
+def test_caught_labels_poison_and_clean_samples():
     inputs, labels = digits(30)
     dataset, truth = TensorDataset(inputs, labels), torch.arange(30) == 20
     figure = plot_caught(dataset, verdict_of(labels, [3, 20]), is_poison=truth)
     assert [axes.get_xlabel() for axes in figure.axes if axes.get_visible()] == ["poison", "clean"]
 
 
-def test_caught_says_so_where_nothing_was():
+def test_caught_title_if_no_sample_is_removed():
     inputs, labels = digits(30)
     figure = plot_caught(TensorDataset(inputs, labels), verdict_of(labels, []), count=3)
-    assert "none of 30 samples kept out; the most suspicious ones" in drawn(figure)
+    assert "none of 30 samples removed; the most suspicious ones" in drawn(figure)
     assert len(figure.axes) == 3
 
 
-def test_caught_draws_raw_images_where_it_can_and_stretches_where_not():
+def test_caught_shows_raw_or_rescaled_images():
     dataset = TinyImages(12)
     inputs, labels = torch.stack([dataset[index][0] for index in range(12)]), dataset.targets
     raw = plot_caught(dataset, verdict_of(labels, [5]))
@@ -203,7 +203,7 @@ def test_caught_draws_raw_images_where_it_can_and_stretches_where_not():
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
-def test_figures_are_saved_by_suffix(tmp_path, suffix):
+def test_save_figure_by_suffix(tmp_path, suffix):
     path = tmp_path / "new" / f"figure.{suffix}"
     save_figure(plot_likelihood_histogram(*scores_with_poison()), path, dpi=50)
     assert path.read_bytes()[:5] in (b"\x89PNG\r", b"%PDF-", b"<?xml")
@@ -213,7 +213,7 @@ def test_figures_are_saved_by_suffix(tmp_path, suffix):
             assert image.size == (320, 180)
 
 
-def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path):
+def test_failed_save_keeps_old_file(tmp_path):
     figure = plot_likelihood_histogram(*scores_with_poison())
     save_figure(figure, tmp_path / "a.png", dpi=30)
     before = (tmp_path / "a.png").read_bytes()
@@ -233,7 +233,7 @@ class Broken(TensorDataset):
         return super().__getitem__(index)
 
 
-def test_bad_input_is_named():
+def test_error_names_invalid_argument():
     scores, is_poison = scores_with_poison()
     inputs, labels = digits(30)
     verdict = verdict_of(labels, [3])
@@ -247,7 +247,7 @@ def test_bad_input_is_named():
         plot_likelihood_histogram(scores, is_poison.long())
     with pytest.raises(ValueError, match="at least one scorer"):
         plot_roc({})
-    with pytest.raises(ValueError, match="of poison and of clean samples, but got 0 poison of 300 samples"):
+    with pytest.raises(ValueError, match="from poison and clean samples, but got 0 poison of 300 samples"):
         plot_roc({"a": (scores, is_poison & False)})
     with pytest.raises(ValueError, match=r"`scores\['a'\]` to be finite"):
         plot_roc({"a": (scores / 0, is_poison)})
@@ -263,7 +263,7 @@ def test_bad_input_is_named():
         plot_poison_beside_base(inputs[:0], inputs[:0])
     with pytest.raises(ValueError, match="`dataset` to be images"):
         plot_caught(TensorDataset(inputs.flatten(1), labels), verdict)
-    with pytest.raises(ValueError, match="`dataset` to be the 30 samples that were judged, but got 29"):
+    with pytest.raises(ValueError, match="`dataset` to be the 30 samples of the verdict, but got 29"):
         plot_caught(TensorDataset(inputs[1:], labels[1:]), verdict)
     with pytest.raises(UnreadableSampleError, match=r"sample 3 .* truncated"):
         plot_caught(Broken(inputs, labels), verdict)

@@ -15,7 +15,7 @@ from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.protocol import FeatureScorer, GroupScorer, LabelFeatureScorer
+from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.scorers.robust_features import RobustFeatureScorer
 from lightning_poison.statistics.subgroups import Subgroup
 
@@ -39,10 +39,10 @@ def backdoored(count=POISON):
 
 
 def points(kind="clean", count=1500):
-    """Five classes of vectors around corners of their own; some samples have more in their last entries.
+    """Five classes of vectors around their own corners. Some samples have larger last entries.
 
-    With `"all-to-all"` they are a fifth of the samples, and get the next label. With `"clean-label"` they are half of
-    class 0, keep their label, and lie so near to the middle of all classes that they say nothing of it.
+    With `"all-to-all"` they are a fifth of the samples and get the next label. With `"clean-label"` they are half of
+    class 0, keep their label, and are so close to the center of all classes that they carry no information about it.
     """
     generator = torch.Generator().manual_seed(0)
     labels, first = torch.arange(count) % 5, torch.arange(count) < count // 5
@@ -63,8 +63,8 @@ def body(size):
 
 
 def scorer(size=64, **parts):
-    looked_at = FeatureModel(backbone=body(size), feature_size=48, fit_settings=FITTED, adversary=FGSM(0.2))
-    return RobustFeatureScorer(looked_at, components=8, **parts)
+    feature_model = FeatureModel(backbone=body(size), feature_size=48, fit_settings=FITTED, adversary=FGSM(0.2))
+    return RobustFeatureScorer(feature_model, components=8, **parts)
 
 
 def judged(data, chosen=None, **options):
@@ -77,13 +77,7 @@ def poisoned():
     return judged(data), chosen
 
 
-def test_it_is_what_the_flow_looks_for():
-    assert isinstance(scorer(), FeatureScorer)
-    assert isinstance(scorer(), GroupScorer)
-    assert not isinstance(scorer(), LabelFeatureScorer)
-
-
-def test_a_backdoor_goes_and_nothing_else(poisoned):
+def test_removes_backdoor_and_little_else(poisoned):
     verdict, chosen = poisoned
     removed = ~verdict.keep
     assert float(removed[chosen].double().mean()) > 0.97
@@ -95,15 +89,15 @@ def test_a_backdoor_goes_and_nothing_else(poisoned):
     assert set(verdict.ranking[:80].tolist()) <= set(chosen.tolist())
 
 
-def test_what_a_person_reads(poisoned, tmp_path):
+def test_summary_and_file_list_groups(poisoned, tmp_path):
     verdict, _ = poisoned
     group = verdict.evidence.groups[0]
     assert group.label == 0
     assert group.is_poison
     assert group.transfer > 0.5
     assert "labeled 0:" in str(verdict)
-    assert "samples stand apart" in str(verdict)
-    assert "what groups that stand apart do to other samples" in str(verdict)
+    assert "samples form a separate group" in str(verdict)
+    assert "the effects of groups that stand apart" in str(verdict)
     verdict.save(tmp_path / "v")
     loaded = Verdict.load(tmp_path / "v")
     assert loaded.evidence == verdict.evidence
@@ -111,7 +105,7 @@ def test_what_a_person_reads(poisoned, tmp_path):
 
 
 @pytest.mark.parametrize("data", [lambda: TensorDataset(*digits()), lambda: points()[0]], ids=["digits", "points"])
-def test_clean_data_stay_whole(data):
+def test_keeps_clean_data(data):
     found = data()
     verdict = judged(found, scorer(found.tensors[0].shape[1]))
     assert verdict.keep.all()
@@ -120,7 +114,7 @@ def test_clean_data_stay_whole(data):
     assert "no evidence of poison" in str(verdict)
 
 
-def test_all_to_all_is_told_by_what_its_groups_look_like():
+def test_detects_all_to_all_by_resemblance():
     data, chosen = points("all-to-all")
     verdict = judged(data, scorer(20))
     removed = ~verdict.keep
@@ -131,10 +125,10 @@ def test_all_to_all_is_told_by_what_its_groups_look_like():
     assert all(group.is_poison and group.resemblance > 0.5 for group in verdict.evidence.groups)
     suggested = verdict.suggested_labels[chosen][~verdict.keep[chosen]]
     assert (suggested == (verdict.labels[chosen][~verdict.keep[chosen]] - 1) % 5).double().mean() > 0.97
-    assert {(pair.labeled, pair.read_as) for pair in verdict.evidence.pairs} == {(y, (y - 1) % 5) for y in range(5)}
+    assert {(pair.labeled, pair.predicted) for pair in verdict.evidence.pairs} == {(y, (y - 1) % 5) for y in range(5)}
 
 
-def test_clean_labels_are_told_by_what_they_make_of_others():
+def test_detects_clean_label_by_transfer():
     data, chosen = points("clean-label")
     verdict = judged(data, scorer(20))
     removed = ~verdict.keep
@@ -146,14 +140,14 @@ def test_clean_labels_are_told_by_what_they_make_of_others():
     assert group.transfer > 0.9
 
 
-def test_the_same_seed_gives_the_same_verdict(poisoned):
+def test_same_seed_gives_same_verdict(poisoned):
     verdict, _ = poisoned
     again = judged(backdoored()[0])
     assert torch.equal(again.scores, verdict.scores)
     assert torch.equal(again.keep, verdict.keep)
 
 
-def test_a_network_that_was_trained_before_is_looked_into_and_left_alone():
+def test_reads_trained_network_without_changing_it():
     data, chosen = backdoored()
     own = scorer().feature_model.for_fit().fit(data, runtime=RUNTIME)
     network = own.network.train()
@@ -165,15 +159,16 @@ def test_a_network_that_was_trained_before_is_looked_into_and_left_alone():
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
 
-class Halves:
-    """Claims that the first samples of class 0 stand apart, whatever their features are."""
+class Halves(SetScorer):
+    """Finds the first samples of class 0 as a group that stands apart."""
 
-    name, is_control = "halves", False
+    name = "halves"
+    finds_groups = True
 
     def __init__(self, *, poison):
         self.feature_model = self.exclusion_model = scorer().exclusion_model
         self.poison = poison
-        self.asked = []
+        self.calls = []
 
     def score_features(self, features, labels):
         return torch.zeros(len(labels))
@@ -187,35 +182,37 @@ class Halves:
         return True
 
     def is_poison(self, *, transfer, resemblance):
-        self.asked.append((transfer, resemblance))
+        self.calls.append((transfer, resemblance))
         return self.poison
 
 
-@pytest.mark.parametrize(("poison", "anyway", "out"), [(False, False, 0), (False, True, 40), (True, False, 40)])
-def test_a_group_without_an_effect_stays_unless_the_user_says_otherwise(poison, anyway, out):
-    asking = Halves(poison=poison)
-    verdict = judged(TensorDataset(*digits()), asking, remove_without_evidence=anyway)
-    assert int((~verdict.keep).sum()) == out
+@pytest.mark.parametrize(
+    ("poison", "forced", "removed_count"), [(False, False, 0), (False, True, 40), (True, False, 40)]
+)
+def test_keeps_group_without_effect_by_default(poison, forced, removed_count):
+    groups = Halves(poison=poison)
+    verdict = judged(TensorDataset(*digits()), groups, remove_without_evidence=forced)
+    assert int((~verdict.keep).sum()) == removed_count
     assert verdict.evidence.present is poison
-    ((transfer, alike),) = asking.asked
+    ((transfer, alike),) = groups.calls
     assert transfer < 0.2
     assert alike < 0.2
     assert not verdict.evidence.pairs
 
 
-def test_noise_is_refused():
+def test_refuses_noise():
     images = torch.rand(600, 64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InconclusiveError, match="hardly learned"):
         judged(TensorDataset(images, torch.arange(600) % 10))
 
 
-def test_a_class_that_is_too_small_is_named_before_anything_is_fitted():
+def test_refuses_small_class_before_fit():
     data = TensorDataset(torch.rand(64, 64), torch.tensor([0] * 54 + [1] * 10))
-    with pytest.raises(ValueError, match="at least 12 samples a class, but got 10 of class 1"):
+    with pytest.raises(ValueError, match="at least 12 samples per class, but got 10 of class 1"):
         judged(data)
 
 
-def test_with_trusted_data_they_say_where_to_cut():
+def test_trusted_data_set_threshold():
     data, chosen = backdoored()
     half = torch.arange(len(data)) % 3 != 0
     clean = TensorDataset(*(part[~half] for part in digits()))

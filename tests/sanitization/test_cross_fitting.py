@@ -5,23 +5,26 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.data import in_memory
+from lightning_poison.data import labeled_data
+from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitization.cross_fitting import cross_fitted_label_scores
+from lightning_poison.sanitization.job import Job
+from lightning_poison.sanitization.sample_scores import out_of_fold_label_scores
+from lightning_poison.sanitization.settings import DecisionSettings
 
 RUNTIME = LocalRuntime(precision="32", threads=1)
 
 
 def cross_fit(data, scorer, *, folds=3, runtime=RUNTIME, seed=0, sample=None, labels=None):
     labels = data.tensors[1] if labels is None else labels
-    return cross_fitted_label_scores(
-        data, labels, scorer, folds=folds, sample=sample or SampleSpec(), runtime=runtime, seed=seed
-    )
+    labeled = LabeledData(data, sample or SampleSpec(), labels)
+    settings = DecisionSettings(folds=folds, seed=seed)
+    return out_of_fold_label_scores(Job(labeled, scorer, runtime, settings), scorer, number=0)
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
-def test_every_sample_is_judged_by_a_model_that_has_not_seen_it(centroid_scorer, folds, blobs):
+def test_scores_are_out_of_fold(centroid_scorer, folds, blobs):
     data, scorer = blobs(90), centroid_scorer()
     found = cross_fit(data, scorer, folds=folds)
     assert found.shape == (90, 3)
@@ -47,18 +50,18 @@ def test_labels_with_gaps(centroid_scorer, blobs):
     assert set(found.argmin(1).tolist()) == {3, 7}
 
 
-def test_data_that_do_not_fit_into_memory_give_the_same(centroid_scorer, blobs, monkeypatch):
+def test_result_does_not_depend_on_memory_limit(centroid_scorer, blobs, monkeypatch):
     data = blobs(60)
-    held = cross_fit(data, centroid_scorer())
-    monkeypatch.setattr(in_memory, "MEMORY_LIMIT", 0)
-    assert torch.equal(cross_fit(data, centroid_scorer()), held)
+    in_memory = cross_fit(data, centroid_scorer())
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 0)
+    assert torch.equal(cross_fit(data, centroid_scorer()), in_memory)
     points, labels = data.tensors
     odd = [{"left": x, "right": 0 * x, "y": int(y)} for x, y in zip(points, labels, strict=True)]
-    assert torch.equal(cross_fit(odd, centroid_scorer(), sample=SampleSpec("left", "y"), labels=labels), held)
+    assert torch.equal(cross_fit(odd, centroid_scorer(), sample=SampleSpec("left", "y"), labels=labels), in_memory)
 
 
 class TwoRanks(LocalRuntime):
-    """One of two ranks, alone: what it would add to the sum."""
+    """One of two ranks, on its own: its summand."""
 
     world_size = 2
 
@@ -67,7 +70,7 @@ class TwoRanks(LocalRuntime):
         self.rank = rank
 
 
-def test_folds_are_shared_out_and_the_sum_is_that_of_one_rank(centroid_scorer, blobs):
+def test_sum_over_ranks_equals_single_rank(centroid_scorer, blobs):
     data, scorers = blobs(60), [centroid_scorer(), centroid_scorer()]
     parts = [cross_fit(data, scorer, runtime=TwoRanks(rank)) for rank, scorer in enumerate(scorers)]
     assert [len(scorer.fits) for scorer in scorers] == [2, 1]
@@ -75,7 +78,7 @@ def test_folds_are_shared_out_and_the_sum_is_that_of_one_rank(centroid_scorer, b
     assert ((parts[0] == 0) | (parts[1] == 0)).all()
 
 
-def test_each_fold_has_its_own_seed(centroid_scorer, blobs):
+def test_each_fold_has_own_seed(centroid_scorer, blobs):
     drawn = []
 
     class Drawing(centroid_scorer):
@@ -90,7 +93,7 @@ def test_each_fold_has_its_own_seed(centroid_scorer, blobs):
     assert len(set(drawn)) == 6
 
 
-def test_what_takes_long_is_said_before_it_starts(centroid_scorer, blobs, caplog):
+def test_announces_estimated_time(centroid_scorer, blobs, caplog):
     rehearsed = []
 
     class Slow(centroid_scorer):
@@ -108,12 +111,12 @@ def test_what_takes_long_is_said_before_it_starts(centroid_scorer, blobs, caplog
         cross_fit(blobs(60), centroid_scorer())
         cross_fit(blobs(60), Slow())
     assert rehearsed == [1, 4]
-    assert caplog.messages[0].endswith("fitting the centroid scorer 3 times to judge 60 samples out of fold.")
-    assert "fitting the slow\\x1b[2J scorer 3 times" in caplog.messages[1]
+    assert caplog.messages[0].endswith("cross-fitting the centroid scorer over 3 folds of 60 samples.")
+    assert "cross-fitting the slow\\x1b[2J scorer over 3 folds" in caplog.messages[1]
     assert ", about " in caplog.messages[1]
 
 
-def test_a_wrong_list_of_labels_is_found(centroid_scorer, blobs):
+def test_refuses_wrong_list_of_labels(centroid_scorer, blobs):
     data = blobs(60)
     labels = data.tensors[1].clone()
     labels[31] = (labels[31] + 1) % 3

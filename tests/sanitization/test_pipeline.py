@@ -20,6 +20,7 @@ from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.scorers.protocol import SetScorer
 
 FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
 ALL_KEPT = {"max_removed": 1}
@@ -43,7 +44,7 @@ def network():
 
 
 @pytest.mark.slow
-def test_flipped_digits_without_anything_trusted(digits, network):
+def test_flipped_digits_without_trusted_data(digits, network):
     data = flipped(digits)
     verdict = sanitize(data, network, runtime=runtime())
     poison = data.is_poison
@@ -78,7 +79,7 @@ def test_flipped_digits_with_trusted_data(digits, network):
 
 
 @pytest.mark.slow
-def test_clean_digits_are_left_alone(digits, network):
+def test_keeps_clean_digits(digits, network):
     verdict = sanitize(digits, network, runtime=runtime())
     assert not verdict.evidence.present
     assert verdict.keep.all()
@@ -99,14 +100,14 @@ def test_blobs(blobs, centroid_scorer, trusted):
     assert sum(index >= 570 for index in verdict.removed[:30].tolist()) >= 29
 
 
-def test_clean_blobs_keep_everything(blobs, centroid_scorer):
+def test_keeps_clean_blobs(blobs, centroid_scorer):
     verdict = sanitize(blobs(600), centroid_scorer())
     assert verdict.keep.all()
     assert not verdict.evidence.present
     assert "no evidence of poison" in str(verdict)
 
 
-def test_few_wrong_labels_go_only_where_it_is_asked_for(blobs, centroid_scorer):
+def test_removes_few_wrong_labels_only_on_request(blobs, centroid_scorer):
     data = blobs(900, flipped=2)
     assert sanitize(data, centroid_scorer()).keep.all()
     verdict = sanitize(data, centroid_scorer(), remove_without_evidence=True)
@@ -125,7 +126,7 @@ def test_labels_with_gaps(blobs, centroid_scorer, classes):
         assert set(verdict.suggested_labels.tolist()) == set(classes)
 
 
-def test_a_loader_stands_for_its_data_set(blobs, centroid_scorer):
+def test_accepts_loader(blobs, centroid_scorer):
     data, trusted = blobs(300, flipped=15), blobs(1500, seed=1)
     one = sanitize(data, centroid_scorer(), trusted=trusted)
     two = sanitize(
@@ -135,13 +136,13 @@ def test_a_loader_stands_for_its_data_set(blobs, centroid_scorer):
     assert one.fingerprint == two.fingerprint
 
 
-def test_a_list_is_a_data_set(blobs, centroid_scorer):
+def test_accepts_list(blobs, centroid_scorer):
     data = blobs(300, flipped=15)
     assert torch.equal(sanitize(list(data), centroid_scorer()).keep, sanitize(data, centroid_scorer()).keep)
 
 
 @pytest.mark.filterwarnings(FEW)
-def test_the_path_holds_for_trusted_samples_too(blobs, centroid_scorer):
+def test_sample_spec_applies_to_trusted_data(blobs, centroid_scorer):
     def dicts(data):
         return [{"left": x, "right": 0 * x, "y": int(y)} for x, y in zip(*data.tensors, strict=True)]
 
@@ -178,7 +179,7 @@ SMALL = LikelihoodScorer(feature_size=4, fit_settings=FitSettings(epochs=1, batc
 
 @pytest.mark.filterwarnings(FEW)
 @pytest.mark.parametrize("by_trusted", [False, True])
-def test_the_same_seed_is_the_same_verdict_at_any_number_of_workers(blobs, by_trusted):
+def test_same_seed_gives_same_verdict_for_any_number_of_workers(blobs, by_trusted):
     trusted = Noisy(blobs(300, seed=1)) if by_trusted else None
     found = states()
     one, two = (
@@ -191,13 +192,13 @@ def test_the_same_seed_is_the_same_verdict_at_any_number_of_workers(blobs, by_tr
     assert one.meta() == two.meta()
 
 
-def test_another_seed_is_another_verdict(blobs):
+def test_other_seed_gives_other_verdict(blobs):
     one, two = (sanitize(blobs(150), SMALL, seed=seed, runtime=runtime()) for seed in (0, 1))
     assert not torch.equal(one.scores, two.scores)
     assert one.fingerprint != two.fingerprint
 
 
-def test_the_global_random_state_has_no_say(blobs):
+def test_ignores_global_random_state(blobs):
     scores = []
     for seed in (1, 2):
         with torch.random.fork_rng():
@@ -207,7 +208,7 @@ def test_the_global_random_state_has_no_say(blobs):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_threads_and_random_states_come_back(blobs, centroid_scorer, fails):
+def test_restores_threads_and_random_states(blobs, centroid_scorer, fails):
     data, found, threads = Noisy(blobs(60)), states(), torch.get_num_threads()
     if fails:
         data.data.tensors[0][33] = torch.nan
@@ -219,7 +220,7 @@ def test_threads_and_random_states_come_back(blobs, centroid_scorer, fails):
     assert torch.get_num_threads() == threads
 
 
-def test_the_fingerprint_tells_data_and_settings_apart(blobs, centroid_scorer):
+def test_fingerprint_depends_on_data_and_settings(blobs, centroid_scorer):
     def taken(data, **settings):
         return sanitize(data, centroid_scorer(), **settings).fingerprint
 
@@ -245,7 +246,7 @@ def test_the_fingerprint_tells_data_and_settings_apart(blobs, centroid_scorer):
     assert taken(blobs(90)) == found[0]
 
 
-def test_the_verdict_is_saved_and_loaded(blobs, centroid_scorer, tmp_path):
+def test_saves_and_loads_verdict(blobs, centroid_scorer, tmp_path):
     old = sanitize(blobs(300, flipped=30), centroid_scorer())
     old.save(tmp_path / "v")
     new = Verdict.load(tmp_path / "v")
@@ -254,18 +255,18 @@ def test_the_verdict_is_saved_and_loaded(blobs, centroid_scorer, tmp_path):
         assert torch.equal(new.tensors()[name], tensor)
 
 
-def test_a_known_verdict_is_returned_and_nothing_is_scored(blobs, centroid_scorer, tmp_path):
+def test_returns_known_verdict_without_scoring(blobs, centroid_scorer, tmp_path):
     sanitize(blobs(300, flipped=30), centroid_scorer()).with_kept(torch.tensor([290])).save(tmp_path / "v")
     known, scorer = Verdict.load(tmp_path / "v"), centroid_scorer()
     assert sanitize(blobs(300, flipped=30), scorer, known=known) is known
     assert not scorer.fits
     for arguments in ({"dataset": blobs(300, flipped=29)}, {"dataset": blobs(300, flipped=30), "folds": 5}):
-        with pytest.raises(DataChangedError, match=r"stored decision about 300 samples[\s\S]*judges anew"):
+        with pytest.raises(DataChangedError, match=r"stored decision about 300 samples[\s\S]*use a new sanitizer"):
             sanitize(scorer=scorer, known=known, **arguments)
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_every_rank_reaches_the_verdict_of_one(blobs, centroid_scorer, several_ranks, size):
+def test_every_rank_gets_verdict_of_single_rank(blobs, centroid_scorer, several_ranks, size):
     data, trusted = blobs(700, flipped=40), blobs(1500, seed=1)
     for more in ({}, {"trusted": trusted}):
         alone = sanitize(data, centroid_scorer(), **more)
@@ -279,12 +280,12 @@ def test_every_rank_reaches_the_verdict_of_one(blobs, centroid_scorer, several_r
                 assert torch.equal(found.tensors()[name], tensor)
 
 
-def test_ranks_with_different_data_stop(blobs, centroid_scorer, several_ranks):
+def test_refuses_ranks_with_different_data(blobs, centroid_scorer, several_ranks):
     found = several_ranks(3, lambda rank: sanitize(blobs(60, seed=rank.rank // 2), centroid_scorer(), runtime=rank))
     assert all(isinstance(error, DataChangedError) for error in found)
 
 
-def test_a_rank_that_cannot_read_stops_all(blobs, centroid_scorer, several_ranks):
+def test_unreadable_sample_on_one_rank_raises_on_all(blobs, centroid_scorer, several_ranks):
     def work(rank):
         data = blobs(60)
         if rank.rank == 1:
@@ -302,14 +303,14 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.parametrize("data", [Stream(), DataLoader(Stream()), iter([1]), 5, {1, 2}])
-def test_data_that_cannot_be_read_by_index(data, blobs, centroid_scorer):
+def test_refuses_iterable_data(data, blobs, centroid_scorer):
     with pytest.raises(UnsupportedDataError, match=r"`dataset` to be a map-style data set[\s\S]*Write the stream"):
         sanitize(data, centroid_scorer())
     with pytest.raises(UnsupportedDataError, match="`trusted` to be a map-style data set"):
         sanitize(blobs(60), centroid_scorer(), trusted=data)
 
 
-def test_no_samples(blobs, centroid_scorer):
+def test_refuses_empty_data(blobs, centroid_scorer):
     empty = TensorDataset(torch.zeros(0, 4), torch.zeros(0).long())
     with pytest.raises(ValueError, match="`dataset` to have at least one sample"):
         sanitize(empty, centroid_scorer())
@@ -317,25 +318,25 @@ def test_no_samples(blobs, centroid_scorer):
         sanitize(blobs(60), centroid_scorer(), trusted=empty)
 
 
-def test_fewer_than_two_classes(centroid_scorer):
+def test_refuses_single_class(centroid_scorer):
     data = TensorDataset(torch.randn(9, 4), torch.full((9,), 4))
     with pytest.raises(ValueError, match="data of at least two classes, but got class 4 alone"):
         sanitize(data, centroid_scorer())
 
 
-def test_a_class_that_is_not_trusted(blobs, centroid_scorer):
+def test_refuses_class_without_trusted_samples(blobs, centroid_scorer):
     with pytest.raises(ValueError, match="there is none of class 2"):
         sanitize(blobs(60), centroid_scorer(), trusted=blobs(60, classes=2))
 
 
-def test_a_class_with_fewer_samples_than_folds(blobs, centroid_scorer):
+def test_refuses_class_with_fewer_samples_than_folds(blobs, centroid_scorer):
     points, labels = blobs(60, classes=2).tensors
     labels[:2] = 2
     with pytest.raises(ValueError, match=r"at most the 2 samples of class 2, but got 3\.\nUse fewer folds"):
         sanitize(TensorDataset(points, labels), centroid_scorer())
 
 
-def test_a_list_of_labels_that_is_wrong_where_nobody_looks(blobs, centroid_scorer):
+def test_refuses_wrong_label_outside_probes(blobs, centroid_scorer):
     class Listing(TensorDataset):
         def __getitem__(self, index):
             point, label = super().__getitem__(index)
@@ -345,16 +346,16 @@ def test_a_list_of_labels_that_is_wrong_where_nobody_looks(blobs, centroid_score
         sanitize(Listing(*blobs(120).tensors), centroid_scorer())
 
 
-def test_a_control_is_no_defense(blobs, centroid_scorer):
+def test_refuses_control(blobs, centroid_scorer):
     scorer = centroid_scorer()
     scorer.is_control = True
-    with pytest.raises(ValueError, match="centroid is a control: it may know the truth"):
+    with pytest.raises(ValueError, match="centroid is a control, which may know the truth"):
         sanitize(blobs(60), scorer)
 
 
-def test_a_scorer_that_must_see_the_whole_set(blobs):
-    class Length:
-        name, is_control = "length", False
+def test_set_scorer(blobs):
+    class Length(SetScorer):
+        name = "length"
         feature_model = FeatureModel(nn.Flatten())
 
         def score_features(self, features, labels):
@@ -373,9 +374,9 @@ def test_a_scorer_that_must_see_the_whole_set(blobs):
         sanitize(data, Length())
 
 
-def test_a_combination_keeps_its_votes(blobs, centroid_scorer, tmp_path):
-    class Last:
-        name, is_control = "last", False
+def test_combination_keeps_votes(blobs, centroid_scorer, tmp_path):
+    class Last(SetScorer):
+        name = "last"
         feature_model = FeatureModel(nn.Flatten())
 
         def score_features(self, features, labels):
@@ -387,17 +388,17 @@ def test_a_combination_keeps_its_votes(blobs, centroid_scorer, tmp_path):
     verdict = sanitize(data, CombinedScorer([centroid_scorer(), Last()]), trusted=trusted)
     assert set(verdict.accusers) == {"centroid", "last"}
     assert verdict.accusers["last"] <= 12
-    assert "\naccused most by centroid " in str(verdict)
+    assert "\nsmallest p-value by centroid " in str(verdict)
     verdict.save(tmp_path / "verdict.safetensors")
     again = Verdict.load(tmp_path / "verdict.safetensors")
     assert torch.equal(again.votes["last"], verdict.votes["last"])
     rows = {row.sample_id: row for row in Manifest.from_verdict(verdict, data).rows}
     assert rows[3].votes["last"] < rows[3].votes["centroid"]
-    assert "accused by last" in str(rows[3])
-    assert "accused by centroid" in str(rows[290])
+    assert "lowest vote from last" in str(rows[3])
+    assert "lowest vote from centroid" in str(rows[290])
 
 
-def test_what_is_no_scorer(blobs):
+def test_refuses_other_objects_as_scorer(blobs):
     with pytest.raises(TypeError, match=r"but got the class LikelihoodScorer\.\n"):
         sanitize(blobs(60), LikelihoodScorer)
     with pytest.raises(TypeError, match=r"but got str\.\n`get_scorer\(name\)`"):
@@ -422,7 +423,7 @@ def test_refuses(blobs, centroid_scorer, arguments, message):
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.5])
-def test_removing_too_many_is_an_error(blobs, centroid_scorer, limit):
+def test_refuses_to_remove_too_many(blobs, centroid_scorer, limit):
     trusted = blobs(1500, seed=1)
     points, labels = blobs(300).tensors
     data = TensorDataset(points + (40 if limit == 0.5 else 0), labels)
@@ -432,7 +433,7 @@ def test_removing_too_many_is_an_error(blobs, centroid_scorer, limit):
         sanitize(data, centroid_scorer(), trusted=trusted, max_removed=limit)
 
 
-def test_removing_everything_is_an_error_whatever_the_limit(blobs, centroid_scorer):
+def test_refuses_to_remove_everything(blobs, centroid_scorer):
     points, labels = blobs(300).tensors
     data = TensorDataset(points + 40, labels)
     with pytest.raises(NothingKeptError, match=r"but 100\.0 % are"):
@@ -440,21 +441,21 @@ def test_removing_everything_is_an_error_whatever_the_limit(blobs, centroid_scor
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.9, 1])
-def test_removing_a_class_is_an_error_whatever_the_limit(blobs, centroid_scorer, limit):
+def test_refuses_to_remove_a_class(blobs, centroid_scorer, limit):
     points, labels = blobs(300).tensors
     points[labels == 1] += 40
-    with pytest.raises(NothingKeptError, match=r"but all 100 of class 1 are suspicious\.\nLeave the class"):
+    with pytest.raises(NothingKeptError, match=r"but all 100 of class 1 are suspicious\.\nRemove the class"):
         sanitize(TensorDataset(points, labels), centroid_scorer(), trusted=blobs(1500, seed=1), max_removed=limit)
 
 
-def test_most_of_a_class_may_go_where_the_limit_says_so(blobs, centroid_scorer):
+def test_max_removed_applies_to_classes(blobs, centroid_scorer):
     points, labels = blobs(300).tensors
     points[(labels == 1) & (torch.arange(300) >= 60)] += 40
     verdict = sanitize(TensorDataset(points, labels), centroid_scorer(), trusted=blobs(1500, seed=1), max_removed=0.9)
     assert float(verdict.keep[labels == 1].double().mean()) == pytest.approx(0.2, abs=0.03)
 
 
-def test_what_differs_from_a_stored_decision_is_named(blobs, centroid_scorer):
+def test_names_difference_from_stored_decision(blobs, centroid_scorer):
     data, trusted = blobs(300, flipped=30), blobs(1200, seed=1)
     known = sanitize(data, centroid_scorer(), trusted=trusted)
     assert sanitize(data, centroid_scorer(), trusted=blobs(1200, seed=1), known=known) is known
@@ -472,14 +473,14 @@ def test_what_differs_from_a_stored_decision_is_named(blobs, centroid_scorer):
         sanitize(blobs(300, flipped=29), centroid_scorer(), trusted=trusted, known=known)
 
 
-def test_a_label_that_is_no_class_index_is_named(blobs, centroid_scorer):
+def test_names_label_that_is_not_a_class_index(blobs, centroid_scorer):
     points, labels = blobs(60).tensors
     labels[7] = 2**31
     with pytest.raises(ValueError, match=r"sample 7 has the label 2,147,483,648"):
         sanitize(TensorDataset(points, labels), centroid_scorer())
 
 
-def test_settings_that_are_tuples_are_not_taken_for_changed_ones(blobs, centroid_scorer):
+def test_tuples_in_settings_are_not_changes(blobs, centroid_scorer):
     class Ranged(centroid_scorer):
         def settings(self):
             return {"range": (0.0, 1.0)}
@@ -508,7 +509,7 @@ class Streamed(Dataset):
 
 @pytest.mark.filterwarnings(FEW)
 @pytest.mark.parametrize("trusting", [False, True])
-def test_labels_that_are_not_listed_cost_no_second_read(blobs, centroid_scorer, trusting):
+def test_reads_unlisted_labels_once(blobs, centroid_scorer, trusting):
     found = {}
     for listed in (True, False):
         data, trusted = Streamed(blobs(900, flipped=90), listed), Streamed(blobs(600, seed=1), listed)

@@ -2,9 +2,12 @@ import pytest
 import torch
 
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null, log_p_by_labels
 
-RATES = {"false_positive_rate": 0.01, "natural_error_rate": 0.003}
+
+def by_null(label_scores, labels, *, anyway=False):
+    return decide_by_wrong_label_null(label_scores.double(), labels, DecisionSettings(remove_without_evidence=anyway))
 
 
 def label_scores(wrong, count=3000, classes=3, seed=0):
@@ -17,9 +20,9 @@ def label_scores(wrong, count=3000, classes=3, seed=0):
 
 
 @pytest.mark.parametrize("anyway", [False, True])
-def test_wrong_labels_are_cut_where_there_is_evidence(anyway):
+def test_removes_wrong_labels_with_evidence(anyway):
     scores, labels = label_scores(150)
-    found = decide_by_wrong_label_null(scores, labels, remove_without_evidence=anyway, **RATES)
+    found = by_null(scores, labels, anyway=anyway)
     assert found.evidence.present
     assert found.evidence.contamination == pytest.approx(0.05, abs=0.005)
     assert (~found.keep).nonzero().flatten().tolist() == list(range(150))
@@ -28,48 +31,46 @@ def test_wrong_labels_are_cut_where_there_is_evidence(anyway):
     assert len(found.thresholds) == 3
 
 
-def test_without_evidence_nothing_goes_unless_asked():
+def test_keeps_everything_without_evidence_by_default():
     scores, labels = label_scores(5)
-    found = decide_by_wrong_label_null(scores, labels, remove_without_evidence=False, **RATES)
+    found = by_null(scores, labels)
     assert not found.evidence.present
     assert found.keep.all()
     assert found.posterior_threshold == 1
-    asked = decide_by_wrong_label_null(scores, labels, remove_without_evidence=True, **RATES)
-    assert (~asked.keep).nonzero().flatten().tolist() == list(range(5))
-    assert not asked.evidence.present
+    forced = by_null(scores, labels, anyway=True)
+    assert (~forced.keep).nonzero().flatten().tolist() == list(range(5))
+    assert not forced.evidence.present
 
 
-def test_clean_data_keep_everything():
-    found = decide_by_wrong_label_null(*label_scores(0), remove_without_evidence=False, **RATES)
+def test_keeps_clean_data():
+    found = by_null(*label_scores(0))
     assert found.keep.all()
     assert found.evidence.contamination == 0
-
-
-def by_null(label_scores, labels, *, anyway=False):
-    return decide_by_wrong_label_null(label_scores.double(), labels, **RATES, remove_without_evidence=anyway)
 
 
 @pytest.mark.parametrize("anyway", [False, True])
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("scores", ["noise", "constant"])
-def test_a_scorer_at_chance_is_not_believed(classes, scores, anyway):
+def test_refuses_scorer_at_chance_level(classes, scores, anyway):
     labels = torch.arange(2000) % classes
     label_scores = torch.rand(2000, classes, generator=torch.Generator().manual_seed(0)) * (scores == "noise")
-    with pytest.raises(InconclusiveError, match=r"Cohen's κ at least 0\.3, but got -?0\.0\d, [\s\S]*`score_dataset=`"):
+    with pytest.raises(InconclusiveError, match=r"Cohen's κ at least 0\.3, but got -?0\.0\d: [\s\S]*`score_dataset=`"):
         by_null(label_scores, labels, anyway=anyway)
 
 
-def test_a_scorer_that_misreads_many_is_not_believed():
+def test_refuses_inaccurate_scorer():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4000) % 4
     label_scores = 2 - 2 * torch.eye(4)[labels] + torch.randn(4000, 4, generator=generator)
-    with pytest.raises(InconclusiveError, match=r"misreads at most 10 % .* but it misreads an estimated \d\d %"):
+    with pytest.raises(
+        InconclusiveError, match=r"misclassifies at most 10 % .* but it misclassifies an estimated \d\d %"
+    ):
         by_null(label_scores, labels)
     assert by_null(label_scores, labels, anyway=True).keep.any()
 
 
 @pytest.mark.parametrize(("classes", "share"), [(2, 0.3), (10, 0.6)])
-def test_much_noise_under_a_good_scorer_is_judged(classes, share):
+def test_accepts_noisy_labels_with_accurate_scorer(classes, share):
     generator = torch.Generator().manual_seed(0)
     truth = torch.arange(4000) % classes
     label_scores = 8 - 8 * torch.eye(classes)[truth] + torch.rand(4000, classes, generator=generator)
@@ -80,7 +81,7 @@ def test_much_noise_under_a_good_scorer_is_judged(classes, share):
     assert decision.evidence.contamination == pytest.approx(share, abs=0.03)
 
 
-def test_under_a_label_the_samples_that_carry_it_are_what_is_compared_with():
+def test_reference_under_a_label_is_its_samples():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 4
     labels[labels == 2] = 0

@@ -17,11 +17,11 @@ from lightning_poison.scorers.feature_model import FeatureModel
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=30)
 
 
-def own(**parts):
+def quick(**parts):
     return FeatureModel(feature_size=8, fit_settings=QUICK, **parts)
 
 
-def test_a_layer_of_somebodys_network():
+def test_features_are_the_output_of_a_layer():
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     model = FeatureModel(network, "0")
     points = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -31,43 +31,59 @@ def test_a_layer_of_somebodys_network():
     assert model.settings()["layer"] == "0"
     assert sorted(model.state()) == sorted(f"model.{name}" for name in network.state_dict())
     assert model.load({}) is model
+    assert model.fit(None) is model
+    assert model.rehearse([(torch.zeros(4), 0)] * 600, steps=1) == 3  # blocks of 256 samples
 
 
-def test_one_of_its_own(blobs):
+def test_features_of_a_fitted_classifier(blobs):
     data = blobs(120)
-    model = own()
+    model = quick()
     assert not model.is_fitted
     assert model.fit(data, generator=torch.Generator().manual_seed(0)) is model
     features = model.features(data.tensors[0])
     assert features.shape == (120, 8)
     assert features.dtype == torch.float32
-    again = own().fit(data, generator=torch.Generator().manual_seed(0))
+    again = quick().fit(data, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again.features(data.tensors[0]), features)
-    assert torch.equal(own().load(model.state()).features(data.tensors[0]), features)
+    assert torch.equal(quick().load(model.state()).features(data.tensors[0]), features)
 
 
-def test_settings_are_json_and_tell_models_apart():
+def test_settings_are_json_and_distinguish_models():
     network = nn.Linear(4, 3)
-    kinds = [own(), FeatureModel(), own(backbone=network), FeatureModel(network), FeatureModel(network, "")]
+    kinds = [quick(), FeatureModel(), quick(backbone=network), FeatureModel(network), FeatureModel(network, "")]
     texts = [json.dumps(dict(kind.settings())) for kind in kinds]
     assert len(set(texts)) == 4
     assert texts[3] == texts[4]
 
 
-def test_a_rehearsal_leaves_it_unfitted(blobs):
-    model = own()
+def test_rehearse_leaves_model_unfitted(blobs):
+    model = quick()
     assert model.rehearse(blobs(120), steps=1) == QUICK.total_steps(120)
     assert not model.is_fitted
 
 
-def test_before_a_fit():
-    with pytest.raises(NotFittedError, match=r"no network yet\.\nCall `fit"):
-        own().features(torch.zeros(1, 4))
-    with pytest.raises(NotFittedError, match="no network yet"):
-        own().state()
+def test_shared_key_is_equal_for_the_same_network_or_settings():
+    network = nn.Linear(4, 3)
+    same = [quick(), quick()], [quick(backbone=network)] * 2, [FeatureModel(network), FeatureModel(network)]
+    keys = [{model.shared_key() for model in models} for models in same]
+    assert [len(each) for each in keys] == [1, 1, 1]
+    assert len(set.union(*keys, {FeatureModel().shared_key(), FeatureModel(nn.Linear(4, 3)).shared_key()})) == 5
 
 
-def test_refusals():
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.features(torch.zeros(1, 4)),
+        lambda model: model.logits(torch.zeros(2, 4)),
+        FeatureModel.state,
+    ],
+)
+def test_refuses_unfitted_model(call):
+    with pytest.raises(NotFittedError, match=r"it is not fitted\.\nCall `fit"):
+        call(quick())
+
+
+def test_refuses_invalid_arguments():
     with pytest.raises(ValueError, match="Expected `model` or `backbone`, but got both"):
         FeatureModel(nn.Linear(2, 2), backbone=nn.Linear(2, 2))
     with pytest.raises(ValueError, match="`layer` to be one of the layers of Sequential"):
@@ -85,17 +101,17 @@ def test_refusals():
         ({"model": FGSM(0.3)}, "`model` to be a `Module`, but got FGSM"),
     ],
 )
-def test_what_is_no_adversary_or_no_network_is_refused_before_a_fit(parts, message):
+def test_refuses_arguments_of_other_types(parts, message):
     with pytest.raises(TypeError, match=rf"{message}\.\n.*`FeatureModel\(adversary=FGSM\(0\.3\)\)`"):
         FeatureModel(**parts)
 
 
-def test_the_network_behind_it_is_the_one_handed_in_or_the_one_that_was_fitted(blobs):
+def test_network_is_passed_in_or_fitted(blobs):
     network = nn.Linear(4, 3)
     given = FeatureModel(network)
     assert given.network is network
     assert given.for_fit() is given
-    setting = own()
+    setting = quick()
     fitted = setting.for_fit().fit(blobs(60))
     assert fitted.network(blobs(60)[:][0]).shape == (60, 3)
     assert not setting.is_fitted
@@ -103,7 +119,7 @@ def test_the_network_behind_it_is_the_one_handed_in_or_the_one_that_was_fitted(b
         _ = setting.network
 
 
-def test_a_robust_one_withstands_what_misleads_a_plain_one(digits):
+def test_adversarially_trained_model_is_robust(digits):
     images, labels = digits[1400:]
     data, accuracies = Subset(digits, range(1400)), []
     for adversary in (None, FGSM(0.2)):
@@ -114,28 +130,28 @@ def test_a_robust_one_withstands_what_misleads_a_plain_one(digits):
     assert accuracies[1] > accuracies[0] + 0.2
 
 
-def test_its_adversary_shows():
-    model = own(adversary=FGSM(0.1), pixels=PixelRange(mean=(0.5,), std=(0.5,)))
+def test_repr_and_settings_contain_adversary():
+    model = quick(adversary=FGSM(0.1), pixels=PixelRange(mean=(0.5,), std=(0.5,)))
     assert repr(model) == "FeatureModel(feature_size=8, adversary=FGSM(epsilon=0.1, step_size=None, random_start=True))"
-    told = json.loads(json.dumps(dict(model.settings())))
-    assert told["adversary"] == {"FGSM": {"epsilon": 0.1, "step_size": None, "random_start": True}}
-    assert told["pixels"]["mean"] == [0.5]
-    assert "adversary" not in own().settings()
+    found = json.loads(json.dumps(dict(model.settings())))
+    assert found["adversary"] == {"FGSM": {"epsilon": 0.1, "step_size": None, "random_start": True}}
+    assert found["pixels"]["mean"] == [0.5]
+    assert "adversary" not in quick().settings()
     with pytest.raises(ValueError, match="`model` or `adversary`, but got both"):
         FeatureModel(nn.Linear(2, 2), adversary=PGD(0.1))
 
 
-def test_logits_are_those_of_the_network_and_a_shift_moves_its_features(blobs):
+def test_logits_match_network_with_shifted_features(blobs):
     data = blobs(120)
-    model = own().fit(data, generator=torch.Generator().manual_seed(0))
+    model = quick().fit(data, generator=torch.Generator().manual_seed(0))
     inputs, shift = data.tensors[0][:7], torch.linspace(-1, 1, 8)
     with torch.no_grad():
         torch.testing.assert_close(model.logits(inputs), model.network(inputs).float())
-        expected = model.network.linear(model.features(inputs) + shift)
+        expected = model.network.head(model.features(inputs) + shift)
         torch.testing.assert_close(model.logits(inputs, shift=shift), expected)
 
 
-def test_logits_of_a_network_that_was_handed_in():
+def test_logits_of_a_network_passed_in():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(), nn.Linear(18, 3))
     images = torch.randn(5, 1, 5, 5, generator=torch.Generator().manual_seed(0))
     model, shift = FeatureModel(network, "0"), torch.linspace(-1, 1, 18)
@@ -152,11 +168,6 @@ def test_logits_of_a_network_that_was_handed_in():
 @pytest.mark.parametrize(
     ("network", "layer"), [(nn.Linear(4, 3), ""), (nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), "0")]
 )
-def test_a_network_that_makes_no_logits_of_its_features(network, layer):
-    with pytest.raises(ValueError, match="makes logits"):
+def test_refuses_logits_of_a_network_without_logits(network, layer):
+    with pytest.raises(ValueError, match="a network that maps the features to logits"):
         FeatureModel(network, layer).logits(torch.zeros(2, 4))
-
-
-def test_logits_before_a_fit():
-    with pytest.raises(NotFittedError):
-        own().logits(torch.zeros(2, 4))

@@ -1,31 +1,33 @@
+import pytest
 import torch
 from torch import nn
 
 from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
 from lightning_poison.scorers.combined import CombinedScorer
+from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.inspection import feature_model_of, members_of, settings_of, weights_of
+from lightning_poison.scorers.inspection import AnyScorer, feature_model_of, members_of, settings_of, weights_of
 from lightning_poison.scorers.mahalanobis import MahalanobisScorer
+from lightning_poison.scorers.protocol import SetScorer
 
 
-class Total:
-    name, is_control = "total", False
+class Total(SetScorer):
+    name = "total"
 
     def __init__(self, feature_model=None):
-        if feature_model is not None:
-            self.feature_model = feature_model
+        self.feature_model = feature_model
 
     def score_features(self, features, labels):
         return features.sum(1)
 
 
-def test_members(centroid_scorer):
+def test_members_by_name(centroid_scorer):
     one, other = centroid_scorer(), Total()
     assert members_of(one) == {"centroid": one}
     assert members_of(CombinedScorer([one, other])) == {"centroid": one, "total": other}
 
 
-def test_features_are_part_of_the_settings(centroid_scorer):
+def test_settings_contain_the_feature_model(centroid_scorer):
     assert settings_of(centroid_scorer()) == {"name": "centroid"}
     small = Total(FeatureModel(feature_size=8))
     assert settings_of(Total())["feature_model"]["feature_size"] == 64
@@ -36,7 +38,7 @@ def test_features_are_part_of_the_settings(centroid_scorer):
     assert feature_model_of(small) is small.feature_model
 
 
-def test_weights(centroid_scorer, blobs):
+def test_weights_are_those_fitted_before_the_decision(centroid_scorer, blobs):
     network = nn.Linear(4, 2)
     assert weights_of(centroid_scorer()) is None
     assert weights_of(Total()) is None
@@ -50,7 +52,16 @@ def test_weights(centroid_scorer, blobs):
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
 
 
-def test_a_network_that_was_handed_in_counts_before_a_fit_too():
+def test_weights_exclude_a_borrowed_module():
+    assert weights_of(ConfidenceScorer.from_module(nn.Linear(4, 2))) is None
+
+
+@pytest.mark.parametrize("scorer", [Total(), MahalanobisScorer(), CombinedScorer([Total(), MahalanobisScorer()])])
+def test_any_scorer_is_single_or_combined(scorer):
+    assert isinstance(scorer, AnyScorer)
+
+
+def test_weights_include_a_trained_network_before_a_fit():
     network = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
     scorers = [MahalanobisScorer(FeatureModel(network)), CharacteristicVectorScorer(FeatureModel(network))]
     before = [weights_of(each) for each in scorers]

@@ -13,8 +13,8 @@ from lightning_poison.models.backbones import default_backbone
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.models.lgm_head import LGMHead
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.scorers.likelihood import LikelihoodScorer, OwnModel
-from lightning_poison.scorers.protocol import LabelScorer, RehearsableScorer, Scorer
+from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.scorers.networks import BackboneWithHead
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=20)
 RUNTIME = LocalRuntime(precision="32", threads=1)
@@ -26,7 +26,7 @@ def quick(score="likelihood", **settings):
 
 @pytest.fixture(scope="module")
 def on_digits(digits):
-    """Fitted on 1,000 digits; the other 797 are the test."""
+    """A scorer fitted on 1,000 digits; the other 797 are for tests."""
     scorer = LikelihoodScorer(fit_settings=FitSettings(epochs=4, batch_size=64, min_steps=0))
     return scorer.fit(Subset(digits, range(1000)), runtime=RUNTIME)
 
@@ -37,13 +37,13 @@ def flipped(digits):
     return images, torch.where(wrong, (labels + 1 + torch.arange(len(labels)) % 9) % 10, labels), wrong
 
 
-def test_flipped_digits_are_suspicious(on_digits, digits):
+def test_detects_flipped_digits(on_digits, digits):
     images, labels, wrong = flipped(digits)
     with torch.no_grad():
         assert roc_auc_score(wrong, on_digits.score_batch(images, labels)) > 0.97
 
 
-def test_the_posterior_is_that_of_the_likelihoods(on_digits, digits):
+def test_posterior_is_the_softmax_of_likelihoods(on_digits, digits):
     images, labels, wrong = flipped(digits)
     other = copy.deepcopy(on_digits)
     other.score = "posterior"
@@ -55,7 +55,7 @@ def test_the_posterior_is_that_of_the_likelihoods(on_digits, digits):
 
 
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_the_score_is_minus_log_normal(blobs, covariance):
+def test_scores_match_negative_log_normal(blobs, covariance):
     backbone = nn.Linear(4, 3)
     data = blobs(64)
     scorer = quick(backbone=backbone, feature_size=3, covariance=covariance).fit(data, runtime=RUNTIME)
@@ -72,16 +72,15 @@ def test_the_score_is_minus_log_normal(blobs, covariance):
         )
 
 
-def test_it_is_a_scorer():
+def test_declares_name_and_label_scores():
     scorer = quick()
-    assert isinstance(scorer, Scorer)
-    assert isinstance(scorer, LabelScorer)
     assert scorer.name == "likelihood"
+    assert scorer.scores_labels
     assert not scorer.is_control
     assert not scorer.is_fitted
 
 
-def test_the_generator_decides_and_the_data_stay(blobs):
+def test_scores_depend_on_the_generator_and_data_do_not_change(blobs):
     data = blobs(64)
     points, found = data.tensors[0].clone(), torch.get_rng_state()
     scorers = [quick().fit(data, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
@@ -92,7 +91,7 @@ def test_the_generator_decides_and_the_data_stay(blobs):
     assert torch.equal(torch.get_rng_state(), found)
 
 
-def test_a_copy_of_an_unfitted_one_is_unfitted(blobs):
+def test_copy_of_unfitted_scorer_is_unfitted(blobs):
     scorer = quick()
     twin = copy.deepcopy(scorer).fit(blobs(64), runtime=RUNTIME)
     assert twin.is_fitted
@@ -100,7 +99,7 @@ def test_a_copy_of_an_unfitted_one_is_unfitted(blobs):
     assert scorer.settings() == twin.settings()
 
 
-def test_a_sample_scores_the_same_in_any_batch(on_digits, digits):
+def test_scores_do_not_depend_on_the_batch(on_digits, digits):
     images, labels = digits[:4]
     with torch.no_grad():
         whole = on_digits.score_batch(images, labels)
@@ -108,7 +107,7 @@ def test_a_sample_scores_the_same_in_any_batch(on_digits, digits):
     torch.testing.assert_close(whole, singly, atol=1e-3, rtol=1e-4)
 
 
-def test_the_gradient_reaches_the_inputs_and_lowers_the_score(on_digits, digits):
+def test_gradient_step_lowers_the_score(on_digits, digits):
     images, labels = digits[:10]
     images = images.clone().requires_grad_()
     before = on_digits.score_batch(images, labels)
@@ -119,7 +118,7 @@ def test_the_gradient_reaches_the_inputs_and_lowers_the_score(on_digits, digits)
 
 
 @pytest.mark.parametrize("score", ["likelihood", "posterior"])
-def test_state_and_load_give_the_same_scores(blobs, score):
+def test_loaded_scorer_gives_the_same_scores(blobs, score):
     points, labels = blobs(64)[:]
     fitted = quick(score).fit(blobs(64), runtime=RUNTIME)
     state = fitted.state()
@@ -129,14 +128,14 @@ def test_state_and_load_give_the_same_scores(blobs, score):
     assert torch.equal(loaded.score_batch(points, labels), fitted.score_batch(points, labels))
 
 
-def test_convolutions_are_loaded_bit_for_bit(on_digits, digits):
+def test_loaded_convolutions_give_the_same_scores(on_digits, digits):
     loaded = LikelihoodScorer(fit_settings=on_digits.fit_settings).load(on_digits.state())
     images = digits[:50][0]
     with torch.no_grad():
         assert torch.equal(loaded.score_labels(images), on_digits.score_labels(images))
 
 
-def test_volumes_are_fitted_loaded_and_scored():
+def test_scores_volumes():
     volumes = torch.rand(64, 1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(nn.Conv3d(1, 4, 2), nn.Flatten(), nn.Linear(36, 4))
     fitted = quick(backbone=network).fit(TensorDataset(volumes, torch.arange(64) % 2), runtime=RUNTIME)
@@ -145,18 +144,18 @@ def test_volumes_are_fitted_loaded_and_scored():
     assert torch.equal(loaded.score_labels(volumes), fitted.score_labels(volumes))
 
 
-def test_the_model_is_moved_only_where_the_inputs_are_elsewhere(blobs, monkeypatch):
+def test_network_is_moved_only_to_another_device(blobs, monkeypatch):
     fitted, moved = quick().fit(blobs(64), runtime=RUNTIME), []
     points, labels = blobs(64)[:]
     before = fitted.score_batch(points, labels)
-    monkeypatch.setattr(OwnModel, "to", lambda self, *to: moved.append(to) or nn.Module.to(self, *to))
+    monkeypatch.setattr(BackboneWithHead, "to", lambda self, *to: moved.append(to) or nn.Module.to(self, *to))
     assert torch.equal(fitted.score_batch(points, labels), before)
     assert not moved
     assert fitted.score_batch(points.to("meta"), labels.to("meta")).device.type == "meta"
     assert moved == [(torch.device("meta"),)]
 
 
-def test_the_state_is_a_copy(blobs):
+def test_state_is_a_copy(blobs):
     fitted = quick().fit(blobs(64), runtime=RUNTIME)
     before = fitted.score_labels(blobs(64)[:][0])
     for value in fitted.state().values():
@@ -165,7 +164,7 @@ def test_the_state_is_a_copy(blobs):
 
 
 @pytest.mark.parametrize(
-    ("settings", "keep"),
+    ("settings", "is_kept"),
     [
         ({"feature_size": 5}, lambda name: True),
         ({"covariance": "diagonal"}, lambda name: True),
@@ -176,22 +175,22 @@ def test_the_state_is_a_copy(blobs):
         ({}, lambda name: False),
     ],
 )
-def test_the_state_of_another_scorer_is_refused(blobs, settings, keep):
+def test_refuses_state_of_another_scorer(blobs, settings, is_kept):
     state = quick().fit(blobs(64), runtime=RUNTIME).state()
     scorer = quick(**settings)
-    with pytest.raises(ValueError, match="Expected the state of a"):
-        scorer.load({name: value for name, value in state.items() if keep(name)})
+    with pytest.raises(ValueError, match=r"the state of LikelihoodScorer.*, but got one of another scorer"):
+        scorer.load({name: value for name, value in state.items() if is_kept(name)})
     assert not scorer.is_fitted
 
 
 @pytest.mark.parametrize("call", ["score_labels", "score_batch", "state"])
-def test_before_a_fit(call):
+def test_refuses_unfitted_scorer(call):
     arguments = {"score_labels": (torch.zeros(1, 4),), "score_batch": (torch.zeros(1, 4), torch.zeros(1).long())}
     with pytest.raises(NotFittedError, match=r"Expected a fitted LikelihoodScorer[\s\S]*Call `fit\(trusted\)`"):
         getattr(quick(), call)(*arguments.get(call, ()))
 
 
-def test_a_backbone_is_copied_and_trained_from_its_weights(blobs):
+def test_trains_a_copy_of_the_backbone_from_its_weights(blobs):
     backbone = nn.Linear(4, 4)
     before = backbone.weight.detach().clone()
     fitted = quick(backbone=backbone).fit(blobs(64), runtime=RUNTIME)
@@ -201,25 +200,25 @@ def test_a_backbone_is_copied_and_trained_from_its_weights(blobs):
     assert float((trained - before).abs().max()) < 1
 
 
-def test_a_backbone_of_another_size(blobs):
+def test_refuses_backbone_of_another_size(blobs):
     scorer = quick(backbone=nn.Linear(4, 7))
     with pytest.raises(ValueError, match=r"features \(32, 4\), but got .* \(32, 7\)\.\nSet `feature_size=7`"):
         scorer.fit(blobs(64), runtime=RUNTIME)
     assert not scorer.is_fitted
 
 
-def test_samples_of_another_shape(on_digits):
+def test_refuses_samples_of_another_shape(on_digits):
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), which the scorer was fitted on, but got \(3, 8, 8\)"):
         on_digits.score_labels(torch.rand(2, 3, 8, 8))
 
 
-def test_one_class_alone():
+def test_refuses_one_class():
     data = TensorDataset(torch.randn(10, 4), torch.full((10,), 3))
     with pytest.raises(ValueError, match="data of at least two classes, but got class 3 alone"):
         quick().fit(data)
 
 
-def test_samples_that_cannot_be_read(blobs):
+def test_refuses_unreadable_samples(blobs):
     points, labels = blobs(64).tensors
     points[40] = torch.inf
     with pytest.raises(UnreadableSampleError, match="sample 40"):
@@ -229,24 +228,21 @@ def test_samples_that_cannot_be_read(blobs):
         quick().fit(images)
 
 
-def test_arrays_and_bytes_are_samples_too(digits):
+def test_fits_arrays_of_bytes(digits):
     images, labels = digits[:64]
     arrays = [((255 * image).byte().numpy(), int(label)) for image, label in zip(images, labels, strict=True)]
     scorer = quick().fit(arrays, runtime=RUNTIME)
     assert scorer.score_labels(images).shape == (64, 10)
 
 
-def test_a_rehearsal_leaves_it_unfitted_and_says_how_many_steps(blobs, centroid_scorer):
-    scorer = quick()
-    assert isinstance(scorer, RehearsableScorer)
-    assert not isinstance(centroid_scorer(), RehearsableScorer)
-    found = torch.get_rng_state()
+def test_rehearse_returns_steps_of_a_fit_and_leaves_scorer_unfitted(blobs):
+    scorer, found = quick(), torch.get_rng_state()
     assert scorer.rehearse(blobs(64), steps=2, runtime=RUNTIME) == QUICK.total_steps(64) == 20
     assert not scorer.is_fitted
     assert torch.equal(torch.get_rng_state(), found)
 
 
-def test_settings_are_json_and_tell_scorers_apart():
+def test_settings_are_json_and_distinguish_scorers():
     scorers = [quick(), quick("posterior"), quick(margin=2.0), quick(backbone=nn.Linear(4, 4)), LikelihoodScorer()]
     scorers += [quick(backbone=nn.Linear(4, 4, bias=False))]
     assert len({json.dumps(scorer.settings(), sort_keys=True) for scorer in scorers}) == 6
@@ -255,24 +251,24 @@ def test_settings_are_json_and_tell_scorers_apart():
     assert QUICK.epochs == 1
 
 
-class Classifier(nn.Module):
-    """Somebody's network with a Gaussian mixture head on the way to its answer."""
+class ModuleWithHead(nn.Module):
+    """A network with a Gaussian mixture head, which returns a dictionary."""
 
-    def __init__(self, heads=1, reach=True):
+    def __init__(self, heads=1, calls_head=True):
         super().__init__()
         self.body = default_backbone((4,), 3)
         self.head = LGMHead(3, 3, covariance="diagonal", margin=0.3)
         self.more = nn.ModuleList(LGMHead(3, 3) for _ in range(heads - 1))
-        self.reach = reach
+        self.calls_head = calls_head
 
     def forward(self, inputs):
         features = self.body(inputs)
-        return {"logits": self.head(features) if self.reach else features}
+        return {"logits": self.head(features) if self.calls_head else features}
 
 
 @pytest.mark.parametrize("score", ["likelihood", "posterior"])
-def test_a_trained_module_needs_no_fit(blobs, score):
-    module = Classifier().train()
+def test_module_needs_no_fit(blobs, score):
+    module = ModuleWithHead().train()
     points, labels = blobs(30)[:]
     scorer = LikelihoodScorer.from_module(module, score)
     assert scorer.is_fitted
@@ -288,30 +284,30 @@ def test_a_trained_module_needs_no_fit(blobs, score):
     assert torch.equal(scorer.score_batch(points, labels), expected[torch.arange(30), labels])
 
 
-def test_a_modules_state_moves_to_its_twin(blobs):
+def test_loads_state_into_the_module(blobs):
     points = blobs(30)[:][0]
-    one, two = LikelihoodScorer.from_module(Classifier()), LikelihoodScorer.from_module(Classifier())
+    one, two = LikelihoodScorer.from_module(ModuleWithHead()), LikelihoodScorer.from_module(ModuleWithHead())
     with torch.no_grad():
-        one._model.module.body[0].weight.add_(1)
+        one._network.module.body[0].weight.add_(1)
         assert not torch.equal(one.score_labels(points), two.score_labels(points))
         assert torch.equal(one.score_labels(points), two.load(one.state()).score_labels(points))
-    with pytest.raises(ValueError, match="fitted with other settings"):
+    with pytest.raises(ValueError, match="but got one of another scorer or of other settings"):
         two.load(quick().fit(blobs(64), runtime=RUNTIME).state())
 
 
-@pytest.mark.parametrize(("module", "count"), [(nn.Linear(2, 2), 0), (Classifier(heads=2), 2)])
-def test_a_module_must_have_one_head(module, count):
+@pytest.mark.parametrize(("module", "count"), [(nn.Linear(2, 2), 0), (ModuleWithHead(heads=2), 2)])
+def test_refuses_module_without_exactly_one_head(module, count):
     with pytest.raises(ValueError, match=rf"with one LGMHead, but got \w+ with {count}\.\nTrain it with"):
         LikelihoodScorer.from_module(module)
 
 
-def test_a_module_that_does_not_use_its_head():
-    scorer = LikelihoodScorer.from_module(Classifier(reach=False))
-    with pytest.raises(ValueError, match="Expected Classifier to pass features through its LGMHead"):
+def test_refuses_module_that_does_not_call_its_head():
+    scorer = LikelihoodScorer.from_module(ModuleWithHead(calls_head=False))
+    with pytest.raises(ValueError, match="Expected ModuleWithHead to pass features through its LGMHead"):
         scorer.score_labels(torch.zeros(2, 4))
 
 
-def test_bfloat16_gives_float32_scores_near_those_of_float32(on_digits, digits):
+def test_scores_are_float32_under_bfloat16(on_digits, digits):
     images, labels, wrong = flipped(digits)
     with torch.no_grad(), LocalRuntime(precision="bf16").autocast():
         scores = on_digits.score_batch(images, labels)
@@ -329,10 +325,11 @@ def test_bfloat16_gives_float32_scores_near_those_of_float32(on_digits, digits):
         ({"covariance": "full"}, "`covariance`"),
     ],
 )
-def test_refuses(arguments, message):
+def test_refuses_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         LikelihoodScorer(**arguments)
 
 
-def test_repr():
-    assert repr(LikelihoodScorer()) == "LikelihoodScorer('likelihood', feature_size=32, margin=1)"
+def test_repr_contains_arguments():
+    assert repr(LikelihoodScorer()) == "LikelihoodScorer()"
+    assert repr(LikelihoodScorer("posterior", margin=2.0)) == "LikelihoodScorer(score='posterior', margin=2.0)"

@@ -20,7 +20,7 @@ def features_with_a_group(count=300, members=30):
     return features
 
 
-def test_members_of_a_group_that_stands_apart_are_above_zero_and_nothing_else():
+def test_only_members_of_groups_that_stand_apart_score_above_zero():
     features = torch.cat([features_with_a_group(), features_with_a_group(members=0)])
     labels = torch.arange(600) // 300
     scores = RobustFeatureScorer().score_features(features, labels)
@@ -29,7 +29,7 @@ def test_members_of_a_group_that_stands_apart_are_above_zero_and_nothing_else():
     assert len(torch.unique(scores[300:])) > 290
 
 
-def test_it_does_not_depend_on_the_order_of_the_samples():
+def test_scores_do_not_depend_on_the_order():
     features, labels = features_with_a_group(), torch.zeros(300, dtype=torch.int64)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     scorer = RobustFeatureScorer()
@@ -37,28 +37,27 @@ def test_it_does_not_depend_on_the_order_of_the_samples():
     assert torch.equal(one[order], other)
 
 
-def test_the_contract_of_scorers():
+def test_complies_with_contract():
     check_scorer(RobustFeatureScorer)
 
 
-def test_by_name():
+def test_is_registered_by_name():
     scorer = get_scorer("robust-features")
     assert isinstance(scorer, RobustFeatureScorer)
     assert scorer.feature_model.adversary == FGSM(8 / 255)
     assert scorer.exclusion_model.adversary is None
 
 
-def test_the_network_that_reads_the_groups_is_like_the_one_that_is_looked_at():
+def test_exclusion_model_has_the_settings_of_the_feature_model():
     backbone, settings = nn.Flatten(), FitSettings(epochs=3)
-    looked_at = FeatureModel(backbone=backbone, feature_size=9, fit_settings=settings, adversary=FGSM(0.3))
-    reads = RobustFeatureScorer(looked_at).exclusion_model
-    assert (reads.backbone, reads.feature_size, reads.fit_settings) == (backbone, 9, settings)
-    assert reads.model is None
-    handed_in = RobustFeatureScorer(FeatureModel(nn.Linear(4, 4), ""))
-    assert handed_in.exclusion_model.model is None
+    model = FeatureModel(backbone=backbone, feature_size=9, fit_settings=settings, adversary=FGSM(0.3))
+    exclusion = RobustFeatureScorer(model).exclusion_model
+    assert (exclusion.backbone, exclusion.feature_size, exclusion.fit_settings) == (backbone, 9, settings)
+    assert exclusion.adversary is None
+    assert RobustFeatureScorer(FeatureModel(nn.Linear(4, 4), "")).exclusion_model.model is None
 
 
-def test_what_counts_as_poison():
+def test_minimums_determine_poison_and_groups():
     scorer = RobustFeatureScorer(min_transfer=0.6, min_resemblance=0.4)
     assert scorer.is_poison(transfer=0.6, resemblance=0)
     assert scorer.is_poison(transfer=0, resemblance=0.4)
@@ -69,16 +68,16 @@ def test_what_counts_as_poison():
     assert not scorer.stands_apart(Subgroup(0, positions[1:], log_odds[1:], 6.5))
 
 
-def test_settings_are_json_and_tell_scorers_apart():
+def test_settings_are_json_and_distinguish_scorers():
     kinds = [RobustFeatureScorer(), RobustFeatureScorer(min_transfer=0.7), RobustFeatureScorer(FeatureModel())]
     texts = [json.dumps(kind.settings(), sort_keys=True) for kind in kinds]
     assert len(set(texts)) == 3
     assert json.dumps(copy.deepcopy(kinds[0]).settings(), sort_keys=True) == texts[0]
-    assert "min_separation=6.5" in repr(kinds[0])
+    assert "min_transfer=0.7" in repr(kinds[1])
 
 
-def test_classes_that_are_too_small():
-    with pytest.raises(ValueError, match="at least 12 samples a class, but got 11 of class 4"):
+def test_refuses_small_classes():
+    with pytest.raises(ValueError, match="at least 12 samples per class, but got 11 of class 4"):
         RobustFeatureScorer().check_labels(torch.tensor([0] * 30 + [4] * 11))
 
 
@@ -94,19 +93,19 @@ def test_classes_that_are_too_small():
         ({"seed": -1}, "seed"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_refuses_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=f"`{message}`"):
         RobustFeatureScorer(**settings)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "came"),
+    ("name", "value", "received"),
     [
         ("feature_model", FGSM(0.3), r"FGSM\.\nWrite `feature_model=FeatureModel\(adversary=FGSM\(0\.3\)\)`"),
         ("feature_model", nn.Linear(4, 4), r"Linear\.\n.* for a trained network, `FeatureModel\(network, \"layer\"\)`"),
         ("exclusion_model", "plain", r"the str 'plain'\.\nWrite `exclusion_model=FeatureModel\(\)`"),
     ],
 )
-def test_what_is_no_feature_model_is_refused(name, value, came):
-    with pytest.raises(TypeError, match=f"Expected `{name}` to be a `FeatureModel`, but got {came}"):
+def test_refuses_other_feature_models(name, value, received):
+    with pytest.raises(TypeError, match=f"Expected `{name}` to be a `FeatureModel`, but got {received}"):
         RobustFeatureScorer(**{name: value})

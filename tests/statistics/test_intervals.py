@@ -9,12 +9,12 @@ def interval(count, variance, size, **options):
     return tuple(end.item() for end in wilson_interval(*as_tensor, size, **options))
 
 
-def test_plain_count_has_wilsons_interval():
+def test_binomial_count_matches_wilson():
     low, high = interval(10, 0, 100, confidence=0.95)
     assert (low, high) == pytest.approx((5.522914, 17.436566), abs=1e-5)
 
 
-def test_measured_variance_widens_it_and_never_narrows_it():
+def test_measured_variance_only_widens_interval():
     plain = interval(20, 0, 1000)
     assert interval(20, 1.0, 1000) == pytest.approx(plain)
     low, high = interval(20, 100.0, 1000)
@@ -22,7 +22,7 @@ def test_measured_variance_widens_it_and_never_narrows_it():
     assert high > plain[1]
 
 
-def test_count_of_none_or_all_has_an_open_end():
+def test_extreme_counts_have_one_sided_interval():
     low, high = interval(0, 0, 1000)
     assert low == 0
     assert 3 < high < 4

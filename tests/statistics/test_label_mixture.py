@@ -5,7 +5,7 @@ from lightning_poison.statistics.label_mixture import count_variances, find_disa
 
 
 def two_classes(mislabeled, hard, *, agreeing=1000):
-    """Class 0 read as 0 with margins around 6; then 0s labeled 1, and 1s that are read as 0 by a short margin."""
+    """Return 0s predicted as 0 with margins around 6, then 0s labeled 1, and 1s predicted as 0 with a small margin."""
     generator = torch.Generator().manual_seed(0)
     wide = 6 + torch.randn(agreeing + mislabeled, generator=generator, dtype=torch.float64)
     short = -torch.rand(hard, generator=generator, dtype=torch.float64).log() * 1.5
@@ -15,18 +15,18 @@ def two_classes(mislabeled, hard, *, agreeing=1000):
     return label_scores, labels
 
 
-def test_disagreements_are_found_with_margins_in_units_of_the_typical_one():
+def test_margins_are_in_units_of_typical_margin():
     label_scores = torch.tensor([[0.0, 2.0], [0.0, 4.0], [0.0, 4.0], [0.0, 4.0], [0.0, 9.0], [0.0, 1.0], [3.0, 1.0]])
     labels = torch.tensor([0, 0, 0, 0, 0, 1, 0])
     found = find_disagreements(label_scores.double(), labels)
     assert found.index.tolist() == [5, 6]
-    assert found.read_as[found.pair].tolist() == [0, 1]
+    assert found.predicted[found.pair].tolist() == [0, 1]
     assert found.labeled[found.pair].tolist() == [1, 0]
     assert found.margin.tolist() == [0.25, 0.5]
     assert torch.allclose(found.wrong.sum(1), torch.ones(2, dtype=torch.float64))
 
 
-def test_wrong_label_distribution_is_that_of_the_agreeing_samples():
+def test_wrong_label_distribution_matches_agreeing_samples():
     found = find_disagreements(*two_classes(50, 0))
     margin_bins = torch.arange(41)
     below_typical = found.wrong[0, margin_bins < 40].sum().item()
@@ -41,7 +41,7 @@ def test_fit_recovers_both_counts(mislabeled, hard):
     assert mixture.counts.sum().item() == pytest.approx(mislabeled, abs=3 + 0.05 * hard)
 
 
-def test_posterior_rises_with_the_margin():
+def test_posterior_increases_with_margin():
     found = find_disagreements(*two_classes(50, 50))
     posterior = fit_mixture(found).posterior[found.margin.argsort()]
     assert (posterior.diff() > -0.02).all()
@@ -49,21 +49,21 @@ def test_posterior_rises_with_the_margin():
     assert posterior[-1] > 0.95
 
 
-def test_refit_from_a_fit_stays_there():
+def test_refit_from_fit_is_stable():
     found = find_disagreements(*two_classes(50, 50))
     mixture = fit_mixture(found)
     again = fit_mixture(found, start=mixture)
     assert again.counts.item() == pytest.approx(mixture.counts.item(), abs=0.01)
 
 
-def test_variance_is_small_where_kinds_are_apart_and_grows_where_they_overlap():
-    apart = find_disagreements(*two_classes(100, 0))
-    mixed = find_disagreements(*two_classes(100, 100))
-    variances = [count_variances(found, fit_mixture(found))[1].item() for found in (apart, mixed)]
+def test_variance_grows_with_overlap():
+    separate = find_disagreements(*two_classes(100, 0))
+    overlapping = find_disagreements(*two_classes(100, 100))
+    variances = [count_variances(found, fit_mixture(found))[1].item() for found in (separate, overlapping)]
     assert 0 <= variances[0] < variances[1]
 
 
-def test_nothing_to_separate_is_no_fault():
+def test_no_disagreements_are_valid():
     found = find_disagreements(*two_classes(0, 0))
     mixture = fit_mixture(found)
     assert mixture.counts.sum() == 0

@@ -26,20 +26,20 @@ DRAWS = {
 }
 
 
-def test_p_value_counts_the_reference_scores_at_or_above_it():
+def test_p_value_counts_reference_scores_at_or_above_score():
     reference = torch.arange(1.0, 200.0)
     p_values = one_class(torch.tensor([0.0, 1.0, 1.5, 150.0, 190.0]), reference)
     assert torch.allclose(p_values, torch.tensor([200, 200, 199, 51, 11], dtype=torch.float64) / 200)
 
 
-def test_tail_of_exponential_scores_is_the_exponential_itself():
+def test_tail_of_exponential_scores_is_exponential():
     size = 100_000
     reference = -(torch.arange(1, size + 1).double() / size).log()
     p_values = torch.tensor([1e-5, 1e-7, 1e-10], dtype=torch.float64)
     assert one_class(-p_values.log(), reference).tolist() == pytest.approx(p_values.tolist(), rel=0.01)
 
 
-def test_tail_decreases_strictly_and_starts_where_the_empirical_one_ends():
+def test_tail_decreases_strictly_from_empirical_p_value():
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(500, generator=generator)
     start = reference.topk(5).values[-1].item()
@@ -53,19 +53,19 @@ def test_tail_decreases_strictly_and_starts_where_the_empirical_one_ends():
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_tail_never_falls_below_that_of_the_reference_scores(name):
+def test_tail_never_falls_below_reference_scores(name):
     generator = torch.Generator().manual_seed(1)
     reference = DRAWS[name](500, generator=generator)
     exceeding = (reference[None] >= reference[:, None]).sum(1)
     assert (one_class(reference, reference) >= exceeding / 501 - 1e-9).all()
 
 
-def test_rare_but_expected_scores_are_not_called_impossible():
+def test_rare_reference_scores_keep_their_frequency():
     reference = torch.cat([torch.zeros(497), torch.ones(3)])
     assert one_class(torch.ones(1), reference).item() >= 3 / 501
 
 
-def test_far_scores_keep_a_finite_logarithm():
+def test_p_values_of_extreme_scores_have_finite_logarithm():
     p_values = one_class(torch.tensor([1e30, math.inf]), torch.randn(50, generator=torch.Generator().manual_seed(0)))
     assert p_values.log10().isfinite().all()
 
@@ -79,7 +79,7 @@ def test_constant_reference_is_conservative():
     assert class_thresholds(reference, zeros(99), false_positive_rate=0.005, num_classes=1).item() == math.inf
 
 
-def test_each_class_is_measured_by_its_own():
+def test_each_class_has_its_own_tail():
     reference = torch.cat([torch.arange(100.0), 1000 + torch.arange(100.0)])
     labels = torch.arange(2).repeat_interleave(100)
     scores = torch.tensor([50.0, 1050.0, 1050.0])
@@ -94,7 +94,7 @@ def test_each_class_is_measured_by_its_own():
     rate=st.sampled_from([0.0005, 0.003, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.9]),
 )
 @settings(max_examples=200, deadline=None)
-def test_score_is_above_threshold_exactly_where_its_p_value_is_at_most_the_rate(reference, others, rate):
+def test_threshold_is_consistent_with_p_values(reference, others, rate):
     reference_scores = torch.tensor(reference, dtype=torch.float64)
     scores = torch.cat([reference_scores, torch.tensor(others, dtype=torch.float64)])
     threshold = class_thresholds(reference_scores, zeros(len(reference)), false_positive_rate=rate, num_classes=1)
@@ -107,7 +107,7 @@ def test_score_is_above_threshold_exactly_where_its_p_value_is_at_most_the_rate(
 
 @given(reference=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120))
 @settings(max_examples=100, deadline=None)
-def test_p_values_lie_in_the_unit_interval_and_fall_with_the_score(reference):
+def test_p_values_are_in_unit_interval_and_decrease(reference):
     reference_scores = torch.tensor(reference, dtype=torch.float64)
     scores = torch.cat([reference_scores, torch.linspace(-2e6, 2e6, 101, dtype=torch.float64)]).sort().values
     p_values = one_class(scores, reference_scores)
@@ -117,26 +117,26 @@ def test_p_values_lie_in_the_unit_interval_and_fall_with_the_score(reference):
 
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 @pytest.mark.parametrize("name", DRAWS)
-def test_realised_false_positive_rate_is_close_to_the_stated_one(name, rate):
+def test_realized_false_positive_rate_is_close_to_stated_rate(name, rate):
     generator = torch.Generator().manual_seed(2)
     classes = 10
     labels = torch.arange(classes).repeat_interleave(500)
     fresh_labels = torch.arange(classes).repeat_interleave(5000)
-    realised = []
+    realized = []
     for _ in range(3):
         reference = DRAWS[name](len(labels), generator=generator)
         fresh = DRAWS[name](len(fresh_labels), generator=generator)
         thresholds = class_thresholds(reference, labels, false_positive_rate=rate, num_classes=classes)
-        realised.append((fresh > thresholds[fresh_labels]).double().mean().item())
-    assert all(0.5 * rate <= value <= 1.5 * rate for value in realised)
+        realized.append((fresh > thresholds[fresh_labels]).double().mean().item())
+    assert all(0.5 * rate <= value <= 1.5 * rate for value in realized)
 
 
-def test_absent_class_is_named():
+def test_error_names_absent_class():
     with pytest.raises(ValueError, match="none of class 1, 3"):
         class_thresholds(torch.rand(4), torch.tensor([0, 0, 2, 2]), num_classes=4)
 
 
-def test_small_classes_are_judged_without_fault():
+def test_small_classes_are_valid():
     for size in (1, 2, 9, 25):
         reference = torch.arange(float(size))
         p_values = one_class(torch.tensor([-1.0, size / 2, size + 5.0]), reference)
@@ -153,17 +153,17 @@ def test_small_classes_are_judged_without_fault():
         (torch.rand(1), torch.tensor([0.5]), "int64"),
     ],
 )
-def test_wrong_arguments_are_refused(scores, labels, message):
+def test_refuses_invalid_arguments(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         tail_p_values(scores, labels, torch.rand(9), zeros(9), num_classes=1)
 
 
-def test_infinite_reference_scores_are_refused():
+def test_refuses_infinite_reference_scores():
     with pytest.raises(ValueError, match="finite"):
         class_thresholds(torch.tensor([1.0, math.inf]), zeros(2), num_classes=1)
 
 
-def test_logarithms_are_those_of_the_p_values_and_go_on():
+def test_log_p_values_match_p_values_and_do_not_underflow():
     generator = torch.Generator().manual_seed(0)
     reference, known = torch.randn(600, generator=generator), torch.arange(600) % 3
     scores, labels = 3 * torch.randn(300, generator=generator), torch.arange(300) % 3
@@ -176,7 +176,7 @@ def test_logarithms_are_those_of_the_p_values_and_go_on():
     assert further < near < -1000
 
 
-def test_logarithms_without_a_scale():
+def test_log_p_values_without_scale():
     known = torch.zeros(99).long()
     log_p = tail_log_p_values(torch.tensor([1.0, 0.0]), known[:2], torch.zeros(99), known, num_classes=1)
     torch.testing.assert_close(log_p.exp(), torch.tensor([0.01, 1.0]).double())

@@ -1,4 +1,4 @@
-"""Each rule of the attack suite is broken once."""
+"""Tests of the attack suite: an attack that violates each rule."""
 
 import dataclasses
 import sys
@@ -12,12 +12,12 @@ from lightning_poison.attacks.objectives import AvailabilityObjective, Instances
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.threat import Threat
 from lightning_poison.errors import PluginError
-from lightning_poison.testing.attacks import check_attack, imported_names
+from lightning_poison.testing.attacks import _imported_names, check_attack
 from lightning_poison.testing.tiny_images import TinyImages
 
 
 class Noise:
-    """A lawful clean-label attack: some gray levels of noise, on the grid, in any normalization."""
+    """A valid clean-label attack: some gray levels of noise, on the grid, for any normalization."""
 
     name = "noise"
     clean_label = True
@@ -30,29 +30,29 @@ class Noise:
         chosen = torch.randperm(len(dataset), generator=generator)[: threat.budget]
         images = torch.stack([dataset[int(index)][0] for index in chosen])
         raw = threat.pixels.to_raw(images)
-        moved = threat.pixels.round(threat.pixels.from_raw(raw + self.draw(raw.shape, generator)))
+        perturbed = threat.pixels.round(threat.pixels.from_raw(raw + self.draw(raw.shape, generator)))
         labels = torch.tensor([dataset[int(index)][1] for index in chosen])
-        return Poison(chosen, labels, self.objective, attack=self.name, inputs=moved, settings={"levels": 8})
+        return Poison(chosen, labels, self.objective, attack=self.name, inputs=perturbed, settings={"levels": 8})
 
 
-def test_a_lawful_attack_passes_as_class_factory_and_object():
+def test_accepts_class_factory_and_object():
     check_attack(Noise)
     check_attack(lambda: Noise())
     check_attack(Noise())
 
 
-def test_the_authors_own_data_and_threat():
+def test_accepts_data_and_threat():
     check_attack(Noise, TinyImages(30, channels=2), Threat(4, epsilon=8 / 255))
     with pytest.raises(PluginError, match="epsilon"):
         check_attack(Noise, TinyImages(30), Threat(4, epsilon=4 / 255))
 
 
-def test_images_without_a_raw_domain():
+def test_accepts_data_without_raw_images():
     images = torch.randint(256, (30, 1, 4, 4), generator=torch.Generator().manual_seed(0)) / 255
     check_attack(Noise, TensorDataset(images, torch.arange(30) % 2))
 
 
-def test_tensors_of_a_poison_may_share_memory():
+def test_accepts_tensors_with_shared_memory():
     class Shares(Noise):
         def craft(self, dataset, threat, **given):
             poison = super().craft(dataset, threat, **given)
@@ -61,7 +61,7 @@ def test_tensors_of_a_poison_may_share_memory():
     check_attack(Shares)
 
 
-def test_ignoring_the_normalization_shows():
+def test_refuses_attack_that_ignores_normalization():
     class Careless(Noise):
         def craft(self, dataset, threat, **given):
             return super().craft(dataset, Threat(threat.budget), **given)
@@ -70,64 +70,64 @@ def test_ignoring_the_normalization_shows():
         check_attack(Careless)
 
 
-def test_a_global_random_number_shows():
+def test_refuses_use_of_global_random_state():
     class Careless(Noise):
         def draw(self, shape, generator):
             return torch.randint(-8, 9, shape) / 255
 
-    with pytest.raises(PluginError, match=r"(?s)draw from the generator alone, but got inputs of.*`generator=`"):
+    with pytest.raises(PluginError, match=r"(?s)draw from the generator only, but got inputs that.*`generator=`"):
         check_attack(Careless)
 
 
-def test_a_memory_between_calls_shows():
-    class Remembers(Noise):
+def test_refuses_state_between_calls():
+    class Stateful(Noise):
         calls = 0
 
         def draw(self, shape, generator):
             self.calls += 1
             return super().draw(shape, generator) + self.calls / 255
 
-    with pytest.raises(PluginError, match="same poison for the same generator, but got other inputs"):
-        check_attack(Remembers)
+    with pytest.raises(PluginError, match="same poison for the same generator, but got different inputs"):
+        check_attack(Stateful)
 
 
-def test_a_seed_without_effect_shows_unless_it_is_stated():
+def test_refuses_fixed_seed_unless_declared():
     class Fixed(Noise):
         def craft(self, dataset, threat, *, generator, **given):
             return super().craft(dataset, threat, generator=torch.Generator().manual_seed(7), **given)
 
-    with pytest.raises(PluginError, match="other poison for another seed, but got the same"):
+    with pytest.raises(PluginError, match="different poison for another seed, but got the same"):
         check_attack(Fixed)
     check_attack(Fixed, draws=False)
 
 
-def test_settings_that_change_on_the_way_to_a_file_show(monkeypatch):
+def test_refuses_settings_that_change_when_saved(monkeypatch):
     load = Poison.load
     monkeypatch.setattr(Poison, "load", lambda path: (poison := load(path)).settings.update(levels=9) or poison)
-    with pytest.raises(PluginError, match="comes back from a file as it was, but got other settings"):
+    with pytest.raises(PluginError, match="saved and loaded without change, but got different settings"):
         check_attack(Noise)
 
 
-def test_an_objective_without_items_shows():
+def test_refuses_objective_without_items():
     class Nothing(Noise):
         objective = InstancesObjective(torch.zeros(0, 1, 8, 8), *(torch.zeros(0, dtype=torch.int64),) * 2)
 
-    with pytest.raises(PluginError, match="something to evaluate"):
+    with pytest.raises(PluginError, match="items to evaluate"):
         check_attack(Nothing)
 
 
-def test_an_objective_that_never_succeeds_shows(monkeypatch):
+def test_refuses_objective_that_never_succeeds(monkeypatch):
     monkeypatch.setattr(
         AvailabilityObjective, "success", lambda self, predictions, true, wanted, *, reference=None: true < 0
     )
-    with pytest.raises(PluginError, match="count as success"):
+    with pytest.raises(PluginError, match="wanted labels as success"):
         check_attack(Noise)
 
 
 @pytest.mark.parametrize(
     "line", ["import lightning.pytorch as L", "from pytorch_lightning import Trainer", "from .sub import thing"]
 )
-def test_an_import_of_lightning_shows_wherever_it_lies_in_the_package(tmp_path, monkeypatch, line):
+def test_refuses_import_of_lightning_in_package(tmp_path, monkeypatch, line):
     package = tmp_path / "fake_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -138,24 +138,24 @@ def test_an_import_of_lightning_shows_wherever_it_lies_in_the_package(tmp_path, 
     __import__("fake_package.attack")
     try:
         attack = type("Far", (Noise,), {"__module__": "fake_package.attack"})
-        with pytest.raises(PluginError, match=r"import no lightning, but got `(pytorch_)?lightning"):
+        with pytest.raises(PluginError, match=r"not import Lightning, but got `(pytorch_)?lightning"):
             check_attack(attack)
     finally:
         for name in [name for name in set(sys.modules) - before if name.startswith("fake_package")]:
             del sys.modules[name]
 
 
-def test_relative_imports_are_resolved():
+def test_resolves_relative_imports():
     source = "from ..a import b\nimport c.d as e\nfrom . import f"
-    assert imported_names(source, "x.y") == ["x.a", "x.a.b", "c.d", "x.y", "x.y.f"]
+    assert _imported_names(source, "x.y") == ["x.a", "x.a.b", "c.d", "x.y", "x.y.f"]
 
 
-def test_what_is_no_attack():
+def test_refuses_object_that_is_not_an_attack():
     with pytest.raises(PluginError, match=r"SimpleNamespace\.name"):
         check_attack(lambda: SimpleNamespace())
 
 
-def test_tiny_images_differ_by_seed_and_repeat():
+def test_tiny_images_are_reproducible_and_differ_by_seed():
     assert torch.equal(TinyImages(6).data, TinyImages(6).data)
     assert not torch.equal(TinyImages(6).data, TinyImages(6, seed=1).data)
     assert torch.equal(TinyImages(6).targets, torch.tensor([0, 1, 2, 0, 1, 2]))

@@ -1,4 +1,4 @@
-"""Training a discriminator for each class against a generator of its own, all classes at once.
+"""Training of one discriminator per class against a generator of the same class, all classes at once.
 
 Smutny, "Dirty and clean-label attack detection using GAN discriminators", 2025, arXiv 2506.01224, section 3.2 and table
 3.2.1.
@@ -15,26 +15,28 @@ from lightning_poison.checks import expected, fraction, not_negative, positive, 
 from lightning_poison.contexts import frozen, reproducible_kernels
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.models.fitting import in_channels_last
+from lightning_poison.models.fitting import to_channels_last
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.discriminator.gan_models import ClassDiscriminators, ClassGenerators
 
+_BETAS = (0.9, 0.999)
+
 
 @dataclass(frozen=True)
 class GanSettings:
-    """How a generator and a discriminator for each class are trained; the defaults are the paper's table 3.2.1.
+    """Training settings of a generator and a discriminator per class. The defaults are the paper's table 3.2.1.
 
     Args:
-        epochs: how often every image of a class is seen; those of smaller classes are seen more often.
-        batch_size: images of each class a step.
-        learning_rate: of Adam, with moments (.9, .999), in the first epoch.
-        decay: what the learning rate is multiplied by after each epoch, in (0, 1].
-        l2: the weight of the squared norm of all kernels in the loss.
-        dropout: the share of a discriminator's activations that is dropped; the paper states none.
+        epochs: Number of passes over the largest class. Images of smaller classes are seen more often. Default: 75.
+        batch_size: Images of each class per step. Default: 32.
+        learning_rate: Of Adam, with moments (.9, .999), in the first epoch. Default: 1e-5.
+        decay: Factor of the learning rate after each epoch, in (0, 1]. Default: .97.
+        l2: Weight of the squared norm of all kernels in the loss. Default: 1e-5.
+        dropout: Dropout rate of a discriminator, in [0, 1). The paper states none. Default: .3.
 
     Raises:
-        ValueError: where a number is out of range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> GanSettings(epochs=25).total_steps([1000, 900])
@@ -53,34 +55,31 @@ class GanSettings:
         positive_int("batch_size", self.batch_size)
         positive("learning_rate", self.learning_rate)
         if self.decay != 1:
-            fraction("decay", self.decay, hint="1 keeps the learning rate as it is.")
+            fraction("decay", self.decay, hint="Use 1 for a constant learning rate.")
         not_negative("l2", self.l2)
         if share("dropout", self.dropout) == 1:
             raise ValueError(expected("dropout", "below 1", self.dropout))
 
     def steps_per_epoch(self, counts: list[int]) -> int:
-        """Return how many steps the largest of classes with so many images takes."""
+        """Return the number of steps per epoch on classes with these numbers of images; the largest determines it."""
         return max(1, max(counts) // self.batch_size)
 
     def total_steps(self, counts: list[int]) -> int:
-        """Return how many steps a fit on classes with so many images takes."""
+        """Return the number of steps of a fit on classes with these numbers of images."""
         return self.epochs * self.steps_per_epoch(counts)
 
 
-_BETAS = (0.9, 0.999)
-
-
 class Gans:
-    """The discriminators and generators of all classes, and what moves their weights.
+    """The discriminators and generators of all classes, and their optimizers.
 
-    Each loss is a binary cross-entropy with logits. No class's loss depends on another's weights, and Adam moves each
-    weight for itself: so the classes are trained as they would be apart, up to rounding.
+    Each loss is a binary cross-entropy with logits. The loss of a class does not depend on the weights of another, and
+    Adam updates each weight separately: so the classes are trained as they would be one by one, up to rounding.
 
     Args:
-        discriminators: one a class.
-        generators: one a class, of the same number of classes.
-        settings: learning rate and regularization.
-        runtime: where to compute.
+        discriminators: One per class.
+        generators: One per class, for the same number of classes.
+        settings: Learning rate and regularization.
+        runtime: Device and precision.
 
     Example:
         >>> from lightning_poison.runtime import LocalRuntime
@@ -97,50 +96,50 @@ class Gans:
         settings: GanSettings,
         runtime: Runtime,
     ) -> None:
-        self.discriminators = in_channels_last(discriminators.to(runtime.device)).train()
-        self.generators = in_channels_last(generators.to(runtime.device)).train()
+        self.discriminators = to_channels_last(discriminators.to(runtime.device)).train()
+        self.generators = to_channels_last(generators.to(runtime.device)).train()
         self.optimizers = (_adam(discriminators, settings), _adam(generators, settings))
         self.decay = settings.decay
         self.runtime = runtime
 
     def step(self, real: Tensor, noise: Tensor) -> Tensor:
-        """Move the discriminators, then the generators against them.
+        """Update the discriminators, then the generators against them.
 
         Args:
-            real: raw images `(B, K C, H, W)`, those of the K classes side by side.
-            noise: what images are made of, `(B, K, 1, 1)`.
+            real: Raw images `(B, K C, H, W)`, the channels of the K classes side by side.
+            noise: Inputs of the generators, `(B, K, 1, 1)`.
 
         Returns:
-            The losses of the discriminators and of the generators, `(2, K)`, in nats.
+            Losses of the discriminators and of the generators, `(2, K)`, in nats.
         """
         with self.runtime.autocast():
-            made = self.generators(noise)
-            on_real, on_made = self.discriminators.judge(torch.cat([real, made.detach()])).chunk(2)
-        telling = (F.softplus(-on_real) + F.softplus(on_made)).mean(0)
-        _descend(telling, self.optimizers[0])
+            fake = self.generators(noise)
+            on_real, on_fake = self.discriminators.logits_of_raw(torch.cat([real, fake.detach()])).chunk(2)
+        discriminator_losses = (F.softplus(-on_real) + F.softplus(on_fake)).mean(0)
+        _update(discriminator_losses, self.optimizers[0])
         with frozen(self.discriminators), self.runtime.autocast():
-            fooled = self.discriminators.judge(made)
-        fooling = F.softplus(-fooled).mean(0)
-        _descend(fooling, self.optimizers[1])
-        return torch.stack([telling, fooling]).detach()
+            logits = self.discriminators.logits_of_raw(fake)
+        generator_losses = F.softplus(-logits).mean(0)
+        _update(generator_losses, self.optimizers[1])
+        return torch.stack([discriminator_losses, generator_losses]).detach()
 
     def end_epoch(self) -> None:
-        """Lower the learning rates."""
+        """Decay the learning rates."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] *= self.decay
 
 
 def _adam(networks: nn.Module, settings: GanSettings) -> torch.optim.Adam:
-    """Return an optimizer that adds the gradient of l2 times the squared norm of the kernels; biases are left out."""
+    """Return an optimizer that adds the gradient of l2 times the squared norm of the kernels, but not of the biases."""
     kernels = [weight for name, weight in networks.named_parameters() if not name.endswith("bias")]
     biases = [weight for name, weight in networks.named_parameters() if name.endswith("bias")]
     groups: list[dict[str, Any]] = [{"params": kernels, "weight_decay": 2 * settings.l2}, {"params": biases}]
     return torch.optim.Adam(groups, lr=settings.learning_rate, betas=_BETAS)
 
 
-def _descend(losses: Tensor, optimizer: torch.optim.Adam) -> None:
-    """Move the weights of each class down its own loss."""
+def _update(losses: Tensor, optimizer: torch.optim.Adam) -> None:
+    """Update the weights of each class by the gradient of its loss."""
     optimizer.zero_grad(set_to_none=True)
     losses.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -158,26 +157,26 @@ def fit_gans(
     generator: torch.Generator,
     max_steps: int | None = None,
 ) -> ClassDiscriminators:
-    """Train the discriminators in place against generators, and return them in evaluation mode.
+    """Train discriminators in place against generators, and return them in evaluation mode.
 
-    It differs from the paper in that a class with fewer images than the largest sees them more often, not for fewer
-    steps. The result does not depend on the number of workers.
+    It differs from the paper in that classes with fewer images than the largest see them more often, rather than for
+    fewer steps. The result does not depend on the number of workers.
 
     Args:
-        discriminators: one for each class.
-        dataset: a map-style data set.
-        labels: int64 `(N,)`, its labels.
-        width: of the generators.
-        settings: how.
-        sample: where input and label stand in a sample.
-        runtime: where to compute.
-        generator: the only source of randomness.
-        max_steps: stop after so many steps, as a rehearsal does.
+        discriminators: One per class.
+        dataset: Map-style data set.
+        labels: Labels of the data set, int64 `(N,)`.
+        width: Width of the generators.
+        settings: Training settings.
+        sample: Location of input and label in a sample.
+        runtime: Device, precision and workers.
+        generator: The only source of randomness.
+        max_steps: Step after which training stops early. Default: no limit.
 
     Raises:
-        FloatingPointError: where a loss is no longer finite.
-        UnreadableSampleError: where a sample cannot be read.
-        ValueError: where a class has fewer than two samples.
+        FloatingPointError: If a loss is not finite.
+        UnreadableSampleError: If a sample cannot be read.
+        ValueError: If a class has fewer than two samples.
 
     Example:
         >>> from lightning_poison.runtime import LocalRuntime
@@ -190,8 +189,8 @@ def fit_gans(
         >>> model.training
         False
     """
-    members = members_of(labels, discriminators.num_classes)
-    counts = [len(each) for each in members]
+    positions = positions_by_class(labels, discriminators.num_classes)
+    counts = [len(each) for each in positions]
     seed = int(torch.randint(2**31, (1,), generator=generator))
     stop = min(settings.total_steps(counts), max_steps or settings.total_steps(counts))
     generators = ClassGenerators(discriminators.shape, discriminators.num_classes, width=width, seed=seed)
@@ -202,11 +201,11 @@ def fit_gans(
         runtime.progress(stop, "fitting the discriminators") as progress,
     ):
         while done < stop:
-            blocks = _epoch(members, settings, generator)[: stop - done]
-            reading = int(torch.randint(2**31, (1,), generator=generator))
-            for block in read_blocks(dataset, blocks, sample=sample, seed=reading, num_workers=runtime.num_workers):
-                real = side_by_side(pixels.to_raw(block.inputs), len(members)).to(runtime.device)
-                noise = torch.randn(len(real), len(members), 1, 1, generator=generator).to(runtime.device)
+            blocks = _epoch(positions, settings, generator)[: stop - done]
+            read_seed = int(torch.randint(2**31, (1,), generator=generator))
+            for block in read_blocks(dataset, blocks, sample=sample, seed=read_seed, num_workers=runtime.num_workers):
+                real = side_by_side(pixels.to_raw(block.inputs), len(positions)).to(runtime.device)
+                noise = torch.randn(len(real), len(positions), 1, 1, generator=generator).to(runtime.device)
                 _check_finite(gans.step(real, noise), done)
                 done += 1
                 progress.advance()
@@ -214,27 +213,27 @@ def fit_gans(
     return discriminators.eval()
 
 
-def members_of(labels: Tensor, num_classes: int) -> list[Tensor]:
+def positions_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
     """Return the positions of the samples of each class.
 
     Raises:
-        ValueError: where a class has fewer than two.
+        ValueError: If a class has fewer than two samples.
 
     Example:
-        >>> members_of(torch.tensor([0, 1, 0, 1, 1]), 2)
+        >>> positions_by_class(torch.tensor([0, 1, 0, 1, 1]), 2)
         [tensor([0, 2]), tensor([1, 3, 4])]
     """
-    members = [(labels == number).nonzero().flatten() for number in range(num_classes)]
-    for number, own in enumerate(members):
+    positions = [(labels == label).nonzero().flatten() for label in range(num_classes)]
+    for label, own in enumerate(positions):
         if len(own) < 2:
-            what, came = "data with at least two samples of each class", f"{len(own)} of class {number}"
+            what, came = "data with at least two samples of each class", f"{len(own)} of class {label}"
             hint = "Add samples of it, number the classes without gaps, or use the mode `mismatch`."
             raise ValueError(expected("trusted", what, came, hint))
-    return members
+    return positions
 
 
 def side_by_side(images: Tensor, num_classes: int) -> Tensor:
-    """Put a batch of each class, one after the other, `(K B, C, H, W)`, side by side: `(B, K C, H, W)`.
+    """Rearrange images of each class, one class after another, `(K B, C, H, W)`, to `(B, K C, H, W)`.
 
     Example:
         >>> side_by_side(torch.arange(6.0).view(6, 1, 1, 1), 2)[:, :, 0, 0]
@@ -245,19 +244,19 @@ def side_by_side(images: Tensor, num_classes: int) -> Tensor:
     return images.view(num_classes, -1, *images.shape[1:]).transpose(0, 1).flatten(1, 2)
 
 
-def _epoch(members: list[Tensor], settings: GanSettings, generator: torch.Generator) -> list[Tensor]:
-    """Return the samples of each step, those of one class behind those of another."""
-    steps = settings.steps_per_epoch([len(own) for own in members])
+def _epoch(positions: list[Tensor], settings: GanSettings, generator: torch.Generator) -> list[Tensor]:
+    """Return the samples of each step, one class after another."""
+    steps = settings.steps_per_epoch([len(own) for own in positions])
     needed = steps * settings.batch_size
     drawn = []
-    for own in members:
+    for own in positions:
         rounds = [torch.randperm(len(own), generator=generator) for _ in range(-(-needed // len(own)))]
         drawn.append(own[torch.cat(rounds)[:needed]].view(steps, settings.batch_size))
-    return index_blocks(torch.stack(drawn, dim=1).flatten(), len(members) * settings.batch_size)
+    return index_blocks(torch.stack(drawn, dim=1).flatten(), len(positions) * settings.batch_size)
 
 
 def _check_finite(losses: Tensor, step: int) -> None:
     if not torch.isfinite(losses).all():
-        number = int((~torch.isfinite(losses)).any(0).nonzero()[0])
-        came = f"{losses[:, number].tolist()} at step {step}, class {number}"
-        raise FloatingPointError(expected("loss", "finite", came, "Lower `learning_rate`, or look at the inputs."))
+        label = int((~torch.isfinite(losses)).any(0).nonzero()[0])
+        came = f"{losses[:, label].tolist()} at step {step}, class {label}"
+        raise FloatingPointError(expected("loss", "finite", came, "Lower `learning_rate`, or check the inputs."))

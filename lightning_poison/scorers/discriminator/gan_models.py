@@ -1,6 +1,6 @@
 """Generators and discriminators of all classes side by side: each class has its own, and one pass runs them all.
 
-The networks of the classes are the groups of grouped convolutions, so no weight is shared and no gradient is mixed.
+The networks of the classes are the groups of grouped convolutions, so they share neither weights nor gradients.
 """
 
 from collections.abc import Sequence
@@ -10,28 +10,29 @@ from torch import Tensor, nn
 from lightning_poison.contexts import full_precision
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.randomness import seeded_rng
-from lightning_poison.scorers.discriminator.projection import LEAK, check_inputs, checked_shape
+from lightning_poison.scorers.discriminator.projection import LEAK, checked_shape
+from lightning_poison.scorers.networks import check_inputs
 
 _LARGE = 64
-"""From this side on all three transposed convolutions of a generator double the sides; below, two of them do."""
+"""Side from which all three transposed convolutions of a generator double the sides. Below it, two of them do."""
 
 
 class ClassDiscriminators(nn.Module):
-    """One discriminator for each class: four times convolution, max-pooling, LeakyReLU and dropout, a linear output.
+    """One discriminator per class: four times convolution, max-pooling, LeakyReLU and dropout, then a linear output.
 
-    Smutny 2025, arXiv 2506.01224, section 3.2, which states neither the numbers of channels nor the dropout rate. The
-    sides are halved by each pooling as long as the shorter has two pixels.
+    Smutny 2025, arXiv 2506.01224, section 3.2, which states neither the numbers of channels nor the dropout rate. Each
+    pooling halves the sides while the shorter side has at least two pixels.
 
     Args:
-        shape: of one image, `(C, H, W)` with sides of at least 4.
-        num_classes: how many classes.
-        pixels: the pixel domain of the images.
-        width: how many channels the first convolution of a class has; the last two have four times as many.
-        dropout: the share of activations that is dropped in training.
-        seed: seeds the weights.
+        shape: Shape of one image, `(C, H, W)` with sides of at least 4.
+        num_classes: Number of classes.
+        pixels: Pixel domain of the images. Default: raw images in [0, 1].
+        width: Channels of the first convolution of a class; the last two have four times as many. Default: 16.
+        dropout: Dropout rate. Default: .3.
+        seed: Seeds the weights. Default: 0.
 
     Raises:
-        ValueError: where the shape is none of an image.
+        ValueError: If `shape` is not the shape of an image.
 
     Example:
         >>> import torch
@@ -67,14 +68,14 @@ class ClassDiscriminators(nn.Module):
             self.output = _grouped(nn.Conv2d, num_classes, channels, 1, (height, breadth))
         self.layers = nn.Sequential(*layers)
 
-    def judge(self, images: Tensor) -> Tensor:
-        """Let each discriminator judge its own images.
+    def logits_of_raw(self, images: Tensor) -> Tensor:
+        """Return the logits of images, each class's images under its own discriminator.
 
         Args:
-            images: raw, `(B, K C, H, W)`: a batch of each of the K classes, side by side.
+            images: Raw images `(B, K C, H, W)`, the channels of the K classes side by side.
 
         Returns:
-            Logits float32 `(B, K)`, larger for a real image of the class.
+            Logits, float32 `(B, K)`, larger for a real image of the class.
         """
         features = self.layers(images)
         with full_precision(images.device):
@@ -82,26 +83,29 @@ class ClassDiscriminators(nn.Module):
         return logits.flatten(1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Let all discriminators judge the same images, as the data set returns them; logits `(B, K)`.
+        """Return the logits of images under every discriminator, float32 `(B, K)`.
+
+        Args:
+            inputs: Images `(B, C, H, W)`, as the data set returns them.
 
         Raises:
-            ValueError: where they have another shape than those that the model was built for.
+            ValueError: If they differ in shape from those that the model was built for.
         """
         check_inputs(inputs, self.shape)
-        return self.judge(self.pixels.to_raw(inputs.float()).repeat(1, self.num_classes, 1, 1))
+        return self.logits_of_raw(self.pixels.to_raw(inputs.float()).repeat(1, self.num_classes, 1, 1))
 
 
 class ClassGenerators(nn.Module):
-    """One generator for each class: a dense layer and three transposed convolutions make an image of one number.
+    """One generator per class: a dense layer and three transposed convolutions map one number to an image.
 
-    Smutny 2025, arXiv 2506.01224, section 3.2, which states neither the numbers of channels nor the activations:
-    LeakyReLU and, in the end, a sigmoid. What reaches beyond the image's sides is cut off.
+    Smutny 2025, arXiv 2506.01224, section 3.2, which states neither the numbers of channels nor the activations: here
+    LeakyReLU, and a sigmoid at the end. Images are cropped to the shape.
 
     Args:
-        shape: of one image, `(C, H, W)`.
-        num_classes: how many classes.
-        width: how many channels the last hidden layer of a class has; the first has four times as many.
-        seed: seeds the weights.
+        shape: Shape of one image, `(C, H, W)`.
+        num_classes: Number of classes.
+        width: Channels of the last hidden layer of a class; the first has four times as many. Default: 16.
+        seed: Seeds the weights. Default: 0.
 
     Example:
         >>> import torch
@@ -129,7 +133,7 @@ class ClassGenerators(nn.Module):
             )
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Return raw images `(B, K C, H, W)`, those of the K classes side by side, of numbers `(B, K, 1, 1)`."""
+        """Map numbers `(B, K, 1, 1)` to raw images `(B, K C, H, W)`, the channels of the K classes side by side."""
         images: Tensor = self.layers(noise)
         return images[..., : self.shape[1], : self.shape[2]]
 
@@ -142,5 +146,5 @@ def _grouped(
     kernel: int | tuple[int, int],
     **options: int,
 ) -> nn.Module:
-    """Return the layers of all classes as one."""
+    """Return the layers of all classes as one grouped layer."""
     return kind(groups * channels, groups * out, kernel, groups=groups, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Fixed channels in which a small change of an image is large: what a trained network sees beside the image itself."""
+"""Fixed channels that amplify small changes of an image, as additional inputs of a network."""
 
 import torch
 import torch.nn.functional as F
@@ -7,29 +7,29 @@ from torch import Tensor
 from lightning_poison.checks import describe, expected
 
 CHANNELS = 4
-"""How many channels come out for each that goes in."""
+"""Output channels per input channel."""
 
 _DARK, _DETAIL, _NOISE = 20.0, 4.0, 8.0
 
 
 def high_pass_channels(images: Tensor) -> Tensor:
-    """Return images beside three fixed views of them: their darkest levels, their detail, and their noise.
+    """Return images with three fixed views of each: dark levels, detail, and noise.
 
-    The views of an image x are tanh(20 x), in which the darkest tenth of the levels takes up most of the range;
-    4 (x − m), with m the mean of the 3 × 3 pixels around; and tanh(8 N ∗ x / 4), with N the noise mask of Immerkær,
-    "Fast noise variance estimation", Computer Vision and Image Understanding, 1996: rows (1, −2, 1), (−2, 4, −2) and
-    (1, −2, 1), which gives 0 on slopes, and on edges along rows or columns. That paper sums |N ∗ x| over an image; here
-    each pixel keeps its value. Borders are repeated outwards, so that they are no edges. All is computed in float32 at
-    least, also under autocast.
+    The views of an image x are tanh(20 x), in which the darkest tenth of the levels has most of the range; 4 (x − m),
+    with m the mean of the 3 × 3 neighborhood; and tanh(8 N ∗ x / 4), with N the noise mask of Immerkær, "Fast noise
+    variance estimation", Computer Vision and Image Understanding, 1996: rows (1, −2, 1), (−2, 4, −2) and (1, −2, 1),
+    which is 0 on slopes, and on edges along rows or columns. That paper sums |N ∗ x| over an image; here each pixel
+    keeps its value. Borders are replicated, so that they are not edges. The computation is in float32 or higher, also
+    under autocast.
 
     Args:
-        images: raw, in [0, 1], floating point `(B, C, H, W)`.
+        images: Raw images in [0, 1], floating-point `(B, C, H, W)`.
 
     Returns:
         `(B, 4 C, H, W)`: first all channels of x, then all of each view; differentiable in `images`.
 
     Raises:
-        ValueError: where `images` are no such tensor.
+        ValueError: If `images` is not such a tensor.
 
     Example:
         >>> image = torch.zeros(1, 1, 3, 3)

@@ -1,4 +1,4 @@
-"""What a discriminator without a generator learns from: other labels of the same samples, and samples with noise."""
+"""Training of a discriminator without a generator: negatives are other labels of the samples, and noisy copies."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from lightning_poison.scorers.discriminator.projection import ProjectionDiscrimi
 
 @dataclass(frozen=True)
 class NegativeSettings:
-    """The fakes of a discriminator that is trained without a generator.
+    """The negatives of a discriminator that is trained without a generator.
 
     Args:
-        low: the smallest epsilon of the noise, in units of the raw [0, 1] image; where levels are coarser, one level.
-            For vectors the unit is the standard deviation of each element.
-        high: the largest; in between its logarithm is uniform.
-        mismatch_weight: how much each other label of a real sample counts, beside 1 for its own label.
+        low: Smallest epsilon of the noise, in units of the raw [0, 1] image, but at least one level. For vectors, the
+            unit is the standard deviation of each element. Default: .02.
+        high: Largest epsilon. Its logarithm is uniform between the two. Default: .3.
+        mismatch_weight: Weight of each other label of a real sample, relative to 1 for its own label. Default: 1/3.
 
     Raises:
-        ValueError: where a number is out of range.
+        ValueError: If a number is out of range.
 
     Example:
         >>> NegativeSettings(high=0.1)
@@ -49,17 +49,17 @@ def noisy_copies(
     texture: bool,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return copies with noise of a family and an epsilon of their own each.
+    """Return copies with noise, each of its own family and epsilon.
 
     Args:
-        model: says whether samples are images, and on which grid.
-        raw: `(B, ...)`, what `to_raw` of the model returned.
-        settings: how strong the noise is.
-        texture: leave flat background as it is.
-        generator: draws the noise.
+        model: Determines whether samples are images, and their grid of levels.
+        raw: Result of the model's `to_raw`, `(B, ...)`.
+        settings: Strength of the noise.
+        texture: Whether to leave flat background unchanged.
+        generator: Source of the noise.
 
     Returns:
-        `(B, ...)`. A sample stays as it is where its noise rounds to nothing, or it is background all over.
+        `(B, ...)`. A copy equals its sample if the noise rounds to nothing, or the sample is all background.
 
     Example:
         >>> model, raw = ProjectionDiscriminator((1, 8, 8), 2), torch.zeros(5, 1, 8, 8)
@@ -70,7 +70,7 @@ def noisy_copies(
         >>> noisy_copies(model, raw, NegativeSettings(), texture=True, generator=generator).equal(raw)
         True
     """
-    levels = model.pixels.levels if model.takes_images else None
+    levels = model.pixels.levels if model.has_images else None
     finest = 0.0 if levels is None else 1 / (levels - 1)
     low, high = max(settings.low, finest), max(settings.high, finest)
     return perturbed(
@@ -78,7 +78,7 @@ def noisy_copies(
         mixed_noise(raw.shape, generator=generator).to(raw.device),
         log_uniform(len(raw), low, high, generator=generator).to(raw.device),
         levels=levels,
-        limits=(0.0, 1.0) if model.takes_images else None,
+        limits=(0.0, 1.0) if model.has_images else None,
         mask=textured(raw) if texture else None,
     )
 
@@ -92,22 +92,22 @@ def mismatch_loss(
     texture: bool,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the loss of a batch: its own pairs are real; other labels, and copies with noise, are fake.
+    """Return the loss of a batch: pairs of sample and label are real; other labels and noisy copies are fake.
 
-    Each is a binary cross-entropy with logits: softplus(−s_y(x)) + w Σ_{k≠y} softplus(s_k(x)) + softplus(s_y(x̃)), x̃
-    the copy. The other labels cost no further pass through the network. A copy that noise left as it was counts for
-    nothing.
+    Each term is a binary cross-entropy with logits: softplus(−s_y(x)) + w Σ_{k≠y} softplus(s_k(x)) + softplus(s_y(x̃)),
+    x̃ the copy. The other labels need no additional pass through the network. A copy that equals its sample has no
+    weight.
 
     Args:
-        model: the discriminator.
+        model: The discriminator.
         inputs: `(B, ...)`, as the data set returns them.
         labels: int64 `(B,)`.
-        settings: the fakes, and w.
-        texture: leave flat background as it is.
-        generator: draws the noise.
+        settings: The negatives, and w.
+        texture: Whether to leave flat background unchanged.
+        generator: Source of the noise.
 
     Returns:
-        A scalar, in nats a sample.
+        A scalar, in nats per sample.
 
     Example:
         >>> model = ProjectionDiscriminator((1, 8, 8), 4)

@@ -1,6 +1,6 @@
-"""Negatives: clean samples with noise of several families, for a discriminator that is to know what changed.
+"""Families of noise for the negatives of a discriminator.
 
-Noise is drawn in [-1, 1] and applied by `perturbed`, which bounds it, rounds it and keeps it where it belongs.
+Noise is drawn in [-1, 1]. `perturbed` adds it to samples, bounded, rounded and masked.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,17 @@ from lightning_poison.checks import describe, expected, positive, positive_int
 from lightning_poison.contexts import full_precision
 
 FLAT = 0.1
-"""How far, in units of the raw image, a pixel may lie from what surrounds it and still count as flat background."""
+"""Maximum difference between a pixel and its surroundings in flat background, in units of the raw image."""
 
-_FILTER = 5  # pixels, the side of the filter of patterned signs
-_ROUNDING_ERROR = 1e-4  # of a level: 8 / 255 times 255 may lie a little below 8
+_FILTER = 5
+"""Side of the filter of patterned signs, in pixels."""
+
+_ROUNDING_ERROR = 1e-4
+"""In levels: 8 / 255 times 255 may be slightly below 8."""
 
 
 def sign_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-    """Return −1 or 1 for each element, by the toss of a coin, float32 of that shape.
+    """Return −1 or 1 with equal probability for each element, float32 of that shape.
 
     Example:
         >>> sign_noise((1, 4), generator=torch.Generator().manual_seed(0))
@@ -30,7 +33,7 @@ def sign_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
 
 
 def gaussian_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-    """Return normal noise of standard deviation ½, cut off at −1 and 1, float32 of that shape.
+    """Return normal noise of standard deviation ½, clipped to [−1, 1], float32 of that shape.
 
     Example:
         >>> noise = gaussian_noise((100, 100), generator=torch.Generator().manual_seed(0))
@@ -41,14 +44,14 @@ def gaussian_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tenso
 
 
 def smooth_noise(shape: Sequence[int], *, generator: torch.Generator, cells: int = 7) -> Tensor:
-    """Return patterns of low frequency, one for each channel of each image; an image's peak is −1 or 1.
+    """Return patterns of low frequency, one per channel of each image, scaled to a peak of −1 or 1 in each image.
 
-    A coarse grid of uniform random numbers is drawn up to the size of the images by bicubic interpolation.
+    A coarse grid of uniform random numbers is resized to the images by bicubic interpolation.
 
     Args:
         shape: `(B, C, H, W)`.
-        generator: draws the grids.
-        cells: the side of the coarse grid.
+        generator: Source of the grids.
+        cells: Side of the coarse grid. Default: 7.
 
     Returns:
         float32 of that shape.
@@ -66,15 +69,15 @@ def smooth_noise(shape: Sequence[int], *, generator: torch.Generator, cells: int
 
 
 def patterned_signs(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-    """Return −1 or 1 in patterns, as the signs of a convolutional network's gradient are.
+    """Return −1 or 1 in patterns like the signs of a convolutional network's gradient.
 
-    White noise goes through a random 5 × 5 filter, another one for each channel of each image, and is moved up or down
-    by a random offset, normal with its own standard deviation. So neighbors may agree or disagree, and one sign may
-    prevail, where `sign_noise` is a fair coin in each pixel.
+    White noise is filtered by a random 5 × 5 filter per channel of each image, and shifted by a random offset, normal
+    with the standard deviation of the result. So neighbors may agree or disagree, and one sign may be more frequent,
+    unlike in `sign_noise`.
 
     Args:
         shape: `(B, C, H, W)`.
-        generator: draws noise, filters and offsets.
+        generator: Source of noise, filters and offsets.
 
     Returns:
         float32 of that shape.
@@ -97,14 +100,14 @@ def patterned_signs(shape: Sequence[int], *, generator: torch.Generator) -> Tens
 
 
 def mixed_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-    """Return noise of another family for each sample.
+    """Return noise of a random family for each sample.
 
-    A fifth each are signs, Gaussian and smooth noise, and two fifths are patterned signs. Vectors `(B, D)` have no
-    neighbors: for them, signs stand in the place of patterned signs, and Gaussian in that of smooth noise.
+    The probabilities are one fifth each for signs, Gaussian and smooth noise, and two fifths for patterned signs.
+    Vectors `(B, D)` have no neighbors: they get signs instead of patterned signs, and Gaussian instead of smooth noise.
 
     Args:
         shape: `(B, C, H, W)` or `(B, D)`.
-        generator: chooses the family of each sample, and draws the noise.
+        generator: Source of the families and of the noise.
 
     Returns:
         float32 of that shape, in [-1, 1].
@@ -126,7 +129,7 @@ def mixed_noise(shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
 
 
 def log_uniform(count: int, low: float, high: float, *, generator: torch.Generator) -> Tensor:
-    """Return numbers from `low` to `high` whose logarithms are uniform, float32 `(count,)`.
+    """Return random numbers from `low` to `high` with uniform logarithms, float32 `(count,)`.
 
     Example:
         >>> drawn = log_uniform(1000, 0.01, 1.0, generator=torch.Generator().manual_seed(0))
@@ -141,20 +144,20 @@ def log_uniform(count: int, low: float, high: float, *, generator: torch.Generat
 
 
 def textured(images: Tensor) -> Tensor:
-    """Tell which pixels are ink or texture: what is not flat background.
+    """Return a mask of the pixels that are ink or texture rather than flat background.
 
-    In gray images that is what lies more than .1 away from the image's median: strokes on a page, of either polarity.
-    In color images, whose background has no one value, it is where the largest and the smallest of the 3 × 3 pixels
-    around lie more than .1 apart in some channel.
+    In gray images, these differ from the image's median by more than .1: strokes on a page, of either polarity. In
+    color images, whose background is not of a single value, they are the pixels whose 3 × 3 neighborhood has a range
+    above .1 in some channel.
 
     Args:
-        images: raw, in [0, 1], `(B, C, H, W)`.
+        images: Raw images in [0, 1], `(B, C, H, W)`.
 
     Returns:
         bool `(B, 1, H, W)`.
 
     Raises:
-        ValueError: where `images` have another number of dimensions.
+        ValueError: If `images` has another number of dimensions.
 
     Example:
         >>> textured(torch.tensor([0.0, 0.0, 0.05, 0.9]).view(1, 1, 1, 4))
@@ -178,24 +181,25 @@ def perturbed(
     limits: tuple[float, float] | None = (0.0, 1.0),
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Add noise to samples, at most epsilon in each element.
+    """Return samples with noise, at most epsilon in each element.
 
-    What is added is a whole number of levels. So a sample on the grid stays on it, and one that lies off it (resized,
-    or augmented) does not give its changed copy away by lying off it.
+    The change is a whole number of levels. So samples on the grid stay on it, and samples off the grid (resized or
+    augmented) are as far off it as their copies.
 
     Args:
-        samples: raw images or vectors `(B, ...)`; left as they are.
-        noise: in [-1, 1], of the same shape; what lies outside is cut off.
-        epsilon: the largest change, in units of the samples, at least 0; `(B,)` for one a sample.
-        levels: how many values a raw pixel can take, both ends of [0, 1] included; `None` for a continuous range.
-        limits: the range of the samples, to which the result is cut; `None` for none.
-        mask: bool, broadcastable to the samples: where they may change; `None` for everywhere.
+        samples: Raw images or vectors `(B, ...)`.
+        noise: In [-1, 1], of the same shape; clipped to that range.
+        epsilon: Maximum change, in units of the samples, at least 0; `(B,)` for one per sample.
+        levels: Number of values of a raw pixel, including both ends of [0, 1]. `None` for a continuous range. Default:
+            256.
+        limits: Range to which the result is clipped. `None` for none. Default: [0, 1].
+        mask: Elements that may change, bool, broadcastable to the samples. Default: all.
 
     Returns:
         `(B, ...)`, of the dtype of `samples`.
 
     Raises:
-        ValueError: where `noise` has another shape than the samples.
+        ValueError: If `noise` and samples differ in shape.
 
     Example:
         >>> images, noise = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[1.0, -0.4, 1.0]])
@@ -218,6 +222,6 @@ def perturbed(
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
     if len(shape) != 4:
-        raise ValueError(expected("shape", "that of images (B, C, H, W)", tuple(shape)))
+        raise ValueError(expected("shape", "the shape of images (B, C, H, W)", tuple(shape)))
     count, channels, height, width = shape
     return count, channels, height, width

@@ -1,44 +1,46 @@
-"""The network behind a `DiscriminatorScorer`: one projection discriminator for all classes."""
+"""`ProjectionDiscriminator`: the network of a `DiscriminatorScorer`, one for all classes."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.checks import describe, expected
+from lightning_poison.checks import expected
 from lightning_poison.contexts import full_precision
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.scorers.discriminator.high_pass import CHANNELS, high_pass_channels
+from lightning_poison.scorers.networks import check_inputs
 
 LEAK = 0.2
-"""The slope of LeakyReLU below 0."""
+"""Slope of LeakyReLU below 0."""
 
-_SMALLEST_SIDE = 4
+_MIN_SIDE = 4
 _POOL_FROM = 6
 _HIDDEN = 256
 
 
 class ProjectionDiscriminator(nn.Module):
-    """Tells a real pair of sample and label from a fake one: s_k(x) = ψ(h) + ⟨e_k, h⟩, h the features of x.
+    """Separates real pairs of sample and label from fake ones: s_k(x) = ψ(h) + ⟨e_k, h⟩, h the features of x.
 
     Miyato and Koyama, "cGANs with projection discriminator", ICLR 2018, arXiv 1802.05637, section 3, with a linear ψ.
-    It differs in that no generator is trained against it, in that nothing is normalized spectrally, and in what it
-    sees: images beside their high-pass channels.
+    It differs in that no generator is trained against it, in that there is no spectral normalization, and in its
+    inputs: images with their high-pass channels.
 
-    The trunk follows the shape. Images go through four 3 × 3 convolutions, or one more for each halving beyond the
-    third; max-pooling behind the first, the second, the fourth and all later ones halves the sides until the shorter
-    is below 6. Vectors are standardized by `center` and `spread` and go through a perceptron with two hidden layers.
+    The trunk depends on the shape. For images it consists of four 3 × 3 convolutions, or one more for each halving
+    beyond the third; max-pooling after the first, the second, the fourth and all later ones halves the sides until the
+    shorter is below 6. Vectors are standardized by `center` and `spread`, followed by a perceptron with two hidden
+    layers.
 
     Args:
-        shape: of one sample, `(C, H, W)` with sides of at least 4, or `(D,)`.
-        num_classes: how many labels there are.
-        pixels: the pixel domain of images; vectors have none.
-        width: how many channels the first convolution has; the last has four times as many.
-        seed: seeds the weights.
+        shape: Shape of one sample, `(C, H, W)` with sides of at least 4, or `(D,)`.
+        num_classes: Number of labels.
+        pixels: Pixel domain of images; ignored for vectors. Default: raw images in [0, 1].
+        width: Channels of the first convolution; the last has four times as many. Default: 16.
+        seed: Seeds the weights. Default: 0.
 
     Raises:
-        ValueError: where the shape is none of these.
+        ValueError: If the shape is not one of these.
 
     Example:
         >>> model = ProjectionDiscriminator((1, 28, 28), 10)
@@ -71,12 +73,12 @@ class ProjectionDiscriminator(nn.Module):
             self.register_buffer("spread", torch.ones(shape[0]))
 
     @property
-    def takes_images(self) -> bool:
-        """Whether samples are images, and not vectors."""
+    def has_images(self) -> bool:
+        """Whether samples are images rather than vectors."""
         return len(self.shape) == 3
 
     def standardize(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set by how much vectors are moved, and by what they are divided then, `(D,)` each."""
+        """Set the mean and the standard deviation of vectors, `(D,)` each."""
         self.center.copy_(mean)
         self.spread.copy_(deviation)
 
@@ -84,14 +86,14 @@ class ProjectionDiscriminator(nn.Module):
         """Return raw images in [0, 1], or standardized vectors, of samples as the data set returns them.
 
         Raises:
-            ValueError: where they have another shape than those that the model was built for.
+            ValueError: If they differ in shape from those that the model was built for.
         """
         check_inputs(inputs, self.shape)
-        return self.pixels.to_raw(inputs.float()) if self.takes_images else (inputs - self.center) / self.spread
+        return self.pixels.to_raw(inputs.float()) if self.has_images else (inputs - self.center) / self.spread
 
     def logits_of_raw(self, raw: Tensor) -> Tensor:
-        """Return s_k for every label k, float32 `(B, C)`, of what `to_raw` returned; larger for a real pair."""
-        features: Tensor = self.trunk(high_pass_channels(raw) if self.takes_images else raw)
+        """Return s_k of a result of `to_raw` for every label k, float32 `(B, C)`; larger for a real pair."""
+        features: Tensor = self.trunk(high_pass_channels(raw) if self.has_images else raw)
         with full_precision(raw.device):
             flat = features.flatten(1).float()
             logits: Tensor = self.unconditional(flat) + self.embeddings(flat)
@@ -110,32 +112,15 @@ def checked_shape(shape: Sequence[int], *, vectors: bool = True) -> tuple[int, .
         Traceback (most recent call last):
         ValueError: Expected `inputs` to be images (C, H, W) of at least 4 x 4, but got shape (3, 2, 2).
     """
-    images = len(shape) == 3 and min(shape[1:]) >= _SMALLEST_SIDE
+    images = len(shape) == 3 and min(shape[1:]) >= _MIN_SIDE
     if not images and not (vectors and len(shape) == 1):
-        what = f"images (C, H, W) of at least {_SMALLEST_SIDE} x {_SMALLEST_SIDE}" + (", or vectors (D,)" * vectors)
+        what = f"images (C, H, W) of at least {_MIN_SIDE} x {_MIN_SIDE}" + (", or vectors (D,)" * vectors)
         raise ValueError(expected("inputs", what, f"shape {tuple(shape)}"))
     return tuple(shape)
 
 
-def check_inputs(inputs: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse samples of another shape than those that a model was built for.
-
-    Example:
-        >>> check_inputs(torch.zeros(2, 3), (3,))
-        >>> check_inputs(torch.zeros(2, 5), (3,))
-        Traceback (most recent call last):
-        ValueError: Expected `inputs` to be samples of shape (3,), which the scorer was fitted on, but got (5,).
-        Give all data the same transform.
-    """
-    if not inputs.is_floating_point():
-        raise ValueError(expected("inputs", "floating-point samples", describe(inputs)))
-    if tuple(inputs.shape[1:]) != shape:
-        what = f"samples of shape {shape}, which the scorer was fitted on"
-        raise ValueError(expected("inputs", what, tuple(inputs.shape[1:]), "Give all data the same transform."))
-
-
 def _convolutions(shape: tuple[int, ...], width: int) -> tuple[nn.Module, int]:
-    """Return the trunk for images, and how many features it has."""
+    """Return the trunk for images, and its number of features."""
     halvings, sides = 0, shape[1:]
     while min(sides) >> halvings >= _POOL_FROM:
         halvings += 1

@@ -1,4 +1,4 @@
-"""Backdoors as a plug-in of lightning-poison.
+"""Backdoor attacks for lightning-poison.
 
 Example:
     >>> for name in lightning_poison_attacks():
@@ -11,20 +11,16 @@ Example:
     adaptive-blend
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lightning_poison import hookimpl
-from lightning_poison.registry.hookspecs import AttackFactory
+from lightning_poison.attacks import Attack
 from lightning_poison_backdoors.adaptive import AdaptiveBlend, AdaptivePatch
-from lightning_poison_backdoors.badnets import BadNets
-from lightning_poison_backdoors.blended import Blended
-from lightning_poison_backdoors.chain import ChainTrigger
-from lightning_poison_backdoors.clean_label import CleanLabelBackdoor
-from lightning_poison_backdoors.sig import Sig
-from lightning_poison_backdoors.sinusoid import SinusoidTrigger
+from lightning_poison_backdoors.clean_label import CleanLabelBackdoor, Sig
+from lightning_poison_backdoors.dirty_label import BadNets, Blended
+from lightning_poison_backdoors.triggers import ChainTrigger, SinusoidTrigger, checkerboard
 
 __all__ = [
-    "LIGHTNING_POISON_API",
     "AdaptiveBlend",
     "AdaptivePatch",
     "BadNets",
@@ -33,14 +29,12 @@ __all__ = [
     "CleanLabelBackdoor",
     "Sig",
     "SinusoidTrigger",
-    "lightning_poison_attacks",
+    "checkerboard",
 ]
-
-LIGHTNING_POISON_API = (1, 0)
 
 
 @hookimpl
-def lightning_poison_attacks() -> Mapping[str, AttackFactory]:
-    """Return the attacks of this plug-in, by name."""
+def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
+    """Return the attacks of this distribution by name."""
     attacks = (BadNets, Blended, Sig, CleanLabelBackdoor, AdaptivePatch, AdaptiveBlend)
     return {attack.name: attack for attack in attacks}

@@ -1,44 +1,86 @@
-"""Adaptive backdoors: poison that carries parts of the trigger, and cover samples that carry them and no new label."""
+"""Adaptive backdoors: poison carries parts of the trigger, and cover samples carry parts and keep their label."""
 
+from abc import ABC
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
 
-from lightning_poison import Poison, Surrogate, Threat, checks
-from lightning_poison_backdoors.blended import key_for, whole_image
-from lightning_poison_backdoors.chain import corner_patches
-from lightning_poison_backdoors.covering import check_cover_share, check_shown, covered_poison
-from lightning_poison_backdoors.limits import amplitude_of
-from lightning_poison_backdoors.patterns import Pattern, as_pattern, checkerboard
-from lightning_poison_backdoors.settings import as_call
-from lightning_poison_backdoors.stamping import raw_images
+from lightning_poison import checks
+from lightning_poison.attacks import COVER, Trigger
+from lightning_poison_backdoors.backdoor import Backdoor
+from lightning_poison_backdoors.triggers import (
+    Pattern,
+    as_pattern,
+    blending_triggers,
+    check_amplitude,
+    checkerboard,
+    corner_patches,
+)
 
 
-class AdaptivePatch:
-    """Puts some of four corner patches on images; part of them get the target label, part keep theirs as cover.
+class AdaptiveBackdoor(Backdoor, ABC):
+    """The common part of `AdaptivePatch` and `AdaptiveBlend`: cover samples, and random pieces of the trigger.
 
-    A victim must learn to weigh several weak patches, and triggered images spread among clean ones in feature space.
     Qi, Xie, Li, Mahloujifar, Mittal, "Revisiting the assumption of latent separability for backdoor defenses", ICLR
-    2023 (Adaptive-Patch).
+    2023.
+    """
 
-    Differences from the paper: one pattern, mirrored in the four corners, in place of four pictures of different
-    opacity; all four are shown at test time in place of two; cover is drawn from the classes that are attacked.
+    target_class: int
+    cover_share: float
+    shown: float
+    amplitude: float
+    test_amplitude: float
+    pieces: int
+
+    def __post_init__(self) -> None:
+        checks.positive_int("target_class", self.target_class, minimum=0)
+        if checks.share("cover_share", self.cover_share) == 1:
+            raise ValueError(checks.expected("cover_share", "below 1, so that some samples are poison", 1))
+        if checks.share("shown", self.shown) == 0:
+            raise ValueError(checks.expected("shown", "above 0, so that the trigger is shown", 0))
+        self.cover_share, self.shown = float(self.cover_share), float(self.shown)
+        self.amplitude = check_amplitude("amplitude", self.amplitude)
+        self.test_amplitude = check_amplitude("test_amplitude", self.test_amplitude)
+
+    def _roles(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw the cover samples; at least one sample is poison."""
+        role = torch.zeros(count, dtype=torch.int64)
+        covers = min(round(self.cover_share * count), count - 1)
+        role[torch.randperm(count, generator=generator)[:covers]] = COVER
+        return role
+
+    def _apply(self, trigger: Trigger, images: Tensor, generator: torch.Generator) -> Tensor:
+        size = (images.shape[-2], images.shape[-1])
+        masks = random_pieces(len(images), size, pieces=self.pieces, shown=self.shown, generator=generator)
+        return torch.where(masks, super()._apply(trigger, images, generator), images)
+
+
+@dataclass(eq=False, repr=False)
+class AdaptivePatch(AdaptiveBackdoor):
+    """Adds some of four corner patches to images; some of the images get the target label, the others are cover.
+
+    A victim has to combine several weak patches, and triggered images spread among clean ones in feature space. Qi,
+    Xie, Li, Mahloujifar, Mittal, ICLR 2023 (Adaptive-Patch).
+
+    Differences from the paper: one pattern, mirrored in the four corners, instead of four pictures of different
+    opacity; all four are shown at test time instead of two; cover is drawn from the attacked classes.
 
     Args:
-        target_class: what triggered images shall be read as.
-        cover_share: which share of the budget is cover, in [0, 1).
-        shown: which share of the patches each poisoned image carries, in (0, 1]; one of them at least.
-        pattern: the patch of the lower right, uint8 `(C, h, w)` or nested lists of gray levels, at most half as high
-            and wide as the images; a 3 × 3 checkerboard where it is `None`.
-        amplitude: how far pixels move toward the patch in the poison, in (0, 1].
-        test_amplitude: the same at test time.
+        target_class: Class predicted for triggered images.
+        cover_share: Share of cover in the budget, in [0, 1).
+        shown: Share of the patches that each poisoned image carries, in (0, 1]; at least one patch.
+        pattern: Patch of the lower right corner, uint8 `(C, h, w)` or nested lists of gray levels, at most half the
+            height and width of the images. Default: a 3 × 3 checkerboard.
+        amplitude: Opacity of the patches in the poison, in (0, 1].
+        test_amplitude: Opacity of the patches at test time, in (0, 1].
 
     Raises:
-        ValueError: where an argument is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
+        >>> from lightning_poison import Threat
         >>> from lightning_poison.testing import TinyImages
         >>> AdaptivePatch(1).craft(
         ...     TinyImages(), Threat(20), surrogates=(), holdout=None, generator=torch.Generator().manual_seed(0)
@@ -47,120 +89,89 @@ class AdaptivePatch:
     """
 
     name = "adaptive-patch"
-    clean_label = False
+    pieces = 2
 
-    def __init__(
-        self,
-        target_class: int = 0,
-        *,
-        cover_share: float = 0.5,
-        shown: float = 0.25,
-        pattern: Pattern | None = None,
-        amplitude: float = 0.5,
-        test_amplitude: float = 1.0,
-    ) -> None:
-        self.target_class = checks.positive_int("target_class", target_class, minimum=0)
-        self.cover_share = check_cover_share(cover_share)
-        self.shown = check_shown(shown)
-        self.pattern = checkerboard() if pattern is None else as_pattern("pattern", pattern)
-        self.amplitude = amplitude_of("amplitude", amplitude)
-        self.test_amplitude = amplitude_of("test_amplitude", test_amplitude)
+    target_class: int = 0
+    _: KW_ONLY
+    cover_share: float = 0.5
+    shown: float = 0.25
+    pattern: Pattern = field(default_factory=checkerboard)
+    amplitude: float = 0.5
+    test_amplitude: float = 1.0
 
-    def __repr__(self) -> str:
-        return as_call(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pattern = as_pattern("pattern", self.pattern)
 
-    def craft(
-        self,
-        dataset: "Dataset[Any]",
-        threat: Threat,
-        *,
-        surrogates: Sequence[Surrogate],  # noqa: ARG002 (no model is needed)
-        holdout: "Dataset[Any] | None",  # noqa: ARG002
-        generator: torch.Generator,
-    ) -> Poison:
-        """Return poison and cover, as many together as the budget says.
-
-        Raises:
-            TypeError: where the raw images of the data set cannot be reached.
-            ValueError: where labels must stay, the class is absent, there are fewer samples than the budget, the
-                patches do not fit the images, or they change more than the threat's epsilon.
-        """
-        height, width = raw_images(dataset, torch.tensor([0])).shape[-2:]
-        if 2 * self.pattern.shape[-2] > height or 2 * self.pattern.shape[-1] > width:
-            raise ValueError(
-                f"Expected a trigger of at most half the height and width of the images, ({height}, {width}), but got "
-                f"a pattern of {tuple(self.pattern.shape)}.\nChoose a smaller pattern."
-            )
-        trigger, at_test = (
-            corner_patches(self.pattern, corners=4, amplitude=amplitude)
-            for amplitude in (self.amplitude, self.test_amplitude)
-        )
-        return covered_poison(self, dataset, threat, trigger=trigger, at_test=at_test, pieces=2, generator=generator)
+    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+        pattern = as_pattern("pattern", self.pattern)
+        height, width = image.shape[-2:]
+        if 2 * pattern.shape[-2] > height or 2 * pattern.shape[-1] > width:
+            what = f"at most half the height and width of the images, ({height}, {width})"
+            raise ValueError(checks.expected("pattern", what, str(tuple(pattern.shape)), "Choose a smaller pattern."))
+        amplitudes = (self.amplitude, self.test_amplitude)
+        return [corner_patches(pattern, corners=4, amplitude=amplitude) for amplitude in amplitudes]
 
 
-class AdaptiveBlend:
-    """Blends random pieces of a key image into images; part of them get the target label, part keep theirs as cover.
+@dataclass(eq=False, repr=False)
+class AdaptiveBlend(AdaptiveBackdoor):
+    """Blends random pieces of a key image into images; some get the target label, the others are cover.
 
-    Qi, Xie, Li, Mahloujifar, Mittal, ICLR 2023 (Adaptive-Blend): the image is cut into pieces like a
-    chessboard, and each poisoned image carries a random half of them.
+    Qi, Xie, Li, Mahloujifar, Mittal, ICLR 2023 (Adaptive-Blend): the image is divided into pieces like a chessboard,
+    and each poisoned image carries a random half of them.
 
-    Difference from the paper: cover is drawn from the classes that are attacked.
+    Difference from the paper: cover is drawn from the attacked classes.
 
     Args:
-        target_class: what triggered images shall be read as.
-        cover_share: which share of the budget is cover, in [0, 1).
-        shown: which share of the pieces each poisoned image carries, in (0, 1]; one of them at least.
-        pieces: into how many rows, and columns, of pieces the image is cut.
-        key: as for `Blended`.
+        target_class: Class predicted for triggered images.
+        cover_share: Share of cover in the budget, in [0, 1).
+        shown: Share of the pieces that each poisoned image carries, in (0, 1]; at least one piece.
+        pieces: Number of rows and of columns of pieces, at least 2.
+        key: As for `Blended`.
         amplitude: α of the poison, in (0, 1].
-        test_amplitude: α at test time.
+        test_amplitude: α at test time, in (0, 1].
 
     Raises:
-        ValueError: where an argument is out of range.
+        ValueError: If an argument is out of range.
     """
 
     name = "adaptive-blend"
-    clean_label = False
 
-    def __init__(
-        self,
-        target_class: int = 0,
-        *,
-        cover_share: float = 0.5,
-        shown: float = 0.5,
-        pieces: int = 4,
-        key: Pattern | None = None,
-        amplitude: float = 0.15,
-        test_amplitude: float = 0.2,
-    ) -> None:
-        self.target_class = checks.positive_int("target_class", target_class, minimum=0)
-        self.cover_share = check_cover_share(cover_share)
-        self.shown = check_shown(shown)
-        self.pieces = checks.positive_int("pieces", pieces, minimum=2)
-        self.key = None if key is None else as_pattern("key", key)
-        self.amplitude = amplitude_of("amplitude", amplitude)
-        self.test_amplitude = amplitude_of("test_amplitude", test_amplitude)
+    target_class: int = 0
+    _: KW_ONLY
+    cover_share: float = 0.5
+    shown: float = 0.5
+    pieces: int = 4
+    key: Pattern | None = None
+    amplitude: float = 0.15
+    test_amplitude: float = 0.2
 
-    def __repr__(self) -> str:
-        return as_call(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.positive_int("pieces", self.pieces, minimum=2)
+        self.key = None if self.key is None else as_pattern("key", self.key)
 
-    def craft(
-        self,
-        dataset: "Dataset[Any]",
-        threat: Threat,
-        *,
-        surrogates: Sequence[Surrogate],  # noqa: ARG002 (no model is needed)
-        holdout: "Dataset[Any] | None",  # noqa: ARG002
-        generator: torch.Generator,
-    ) -> Poison:
-        """Return poison and cover; see `AdaptivePatch.craft`."""
-        key = key_for(raw_images(dataset, torch.tensor([0]))[0], self.key, generator)
-        return covered_poison(
-            self,
-            dataset,
-            threat,
-            trigger=whole_image(key, self.amplitude),
-            at_test=whole_image(key, self.test_amplitude),
-            pieces=self.pieces,
-            generator=generator,
-        )
+    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:
+        return blending_triggers(self.key, image, (self.amplitude, self.test_amplitude), generator)
+
+
+def random_pieces(
+    count: int, size: tuple[int, int], *, pieces: int, shown: float, generator: torch.Generator
+) -> Tensor:
+    """Return masks of random pieces of an image divided like a chessboard.
+
+    Args:
+        count: Number of masks.
+        size: Height and width of the image.
+        pieces: Number of rows and of columns of pieces.
+        shown: Share of the pieces in each mask, in (0, 1]; at least one piece.
+        generator: The only source of randomness.
+
+    Returns:
+        bool `(count, 1, H, W)`.
+    """
+    number = max(1, round(shown * pieces**2))
+    order = torch.rand(count, pieces**2, generator=generator).argsort(1)
+    board = (order < number).view(count, 1, pieces, pieces)
+    rows, columns = (torch.arange(length) * pieces // length for length in size)
+    return board[:, :, rows][..., columns]

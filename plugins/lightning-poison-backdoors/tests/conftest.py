@@ -20,14 +20,14 @@ def colors():
 
 @pytest.fixture
 def floats(images):
-    """A data set whose raw images cannot be reached."""
+    """A data set whose raw images cannot be read."""
     return TensorDataset(torch.stack([image for image, _ in images]), images.targets)
 
 
 @pytest.fixture
 def poison_of():
-    def run(attack, dataset, budget=6, seed=0, surrogates=(), **limits):
-        threat = Threat(budget, **limits)
+    def run(attack, dataset, budget=6, seed=0, surrogates=(), **threat_settings):
+        threat = Threat(budget, **threat_settings)
         return craft(attack, dataset, threat, surrogates=surrogates, generator=torch.Generator().manual_seed(seed))
 
     return run
@@ -35,7 +35,7 @@ def poison_of():
 
 @pytest.fixture
 def surrogate_of():
-    """Return an untrained small model for a data set, without a look at the global random state."""
+    """Return an untrained small model for a data set, independent of the global random state."""
 
     def build(dataset, outputs=3, seed=0):
         size = dataset[0][0].numel()

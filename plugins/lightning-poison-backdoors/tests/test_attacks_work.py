@@ -1,4 +1,4 @@
-"""Each attack against an undefended network that is trained whole on small real images."""
+"""Each attack against an undefended network trained from scratch on small real images."""
 
 import pytest
 import torch
@@ -80,13 +80,13 @@ def columns_of(dataset):
 
 
 @torch.no_grad()
-def read(model, inputs):
+def predict(model, inputs):
     return model(inputs).argmax(1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("attack", "budget", "least"),
+    ("attack", "budget", "min_success"),
     [
         (BadNets(3, pattern=WHITE), 65, 0.9),
         (BadNets(7, source_class=1, pattern=WHITE), 40, 0.9),
@@ -99,16 +99,16 @@ def read(model, inputs):
     ],
     ids=lambda value: value.name if hasattr(value, "name") else None,
 )
-def test_triggered_digits_are_misread_and_others_are_not(
-    attack, budget, least, train_set, test_set, clean_model, poison_of
+def test_only_triggered_digits_are_misclassified(
+    attack, budget, min_success, train_set, test_set, clean_model, poison_of
 ):
     poison = poison_of(attack, train_set, budget=budget, surrogates=[Surrogate(clean_model, "6")])
     victim = train(PoisonedDataset(train_set, poison), seed=0)
     inputs, true, wanted = columns_of(poison.objective.evaluation_set(test_set))
-    judged = [poison.objective.success(read(model, inputs), true, wanted) for model in (victim, clean_model)]
+    succeeded = [poison.objective.success(predict(model, inputs), true, wanted) for model in (victim, clean_model)]
     images, labels = columns_of(test_set)
-    success, unpoisoned = (float(each.float().mean()) for each in judged)
-    clean = float((read(victim, images) == labels).float().mean())
-    assert success >= least, (success, unpoisoned, clean)
+    success, unpoisoned = (float(each.float().mean()) for each in succeeded)
+    clean = float((predict(victim, images) == labels).float().mean())
+    assert success >= min_success, (success, unpoisoned, clean)
     assert unpoisoned <= 0.3, (success, unpoisoned, clean)
     assert clean >= 0.93, (success, unpoisoned, clean)

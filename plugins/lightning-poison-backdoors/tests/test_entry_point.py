@@ -1,4 +1,4 @@
-"""What the distribution offers, and poison that comes back from a file in a process that has not imported it."""
+"""Entry point of the distribution, and loading saved poison in a process that has not imported it."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_it_is_found_through_its_entry_point(name):
+def test_entry_point_offers_attack(name):
     (offer,) = [offer for offer in available_attacks() if offer.name == name]
     assert (offer.source.plugin, offer.source.distribution) == ("backdoors", "lightning-poison-backdoors")
     assert offer.summary.endswith(".")
@@ -46,12 +46,12 @@ def test_it_is_found_through_its_entry_point(name):
     ],
     ids=repr,
 )
-def test_it_keeps_the_contract(attack):
+def test_satisfies_attack_contract(attack):
     check_attack(attack)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_its_settings_build_it_again(name, poison_of, images, surrogate_of):
+def test_settings_rebuild_attack(name, poison_of, images, surrogate_of):
     attack = get_attack(name, target_class=1)
     poison = poison_of(attack, images, surrogates=[surrogate_of(images)])
     assert repr(get_attack(name, **poison.settings)) == repr(attack)
@@ -74,18 +74,18 @@ print(type(Poison.load(sys.argv[1]).objective.trigger).__name__)
 
 
 @pytest.mark.slow
-def test_a_fresh_process_finds_the_plugin_or_names_its_distribution(tmp_path, poison_of, images):
+def test_fresh_process_imports_plugin_or_names_distribution(tmp_path, poison_of, images):
     path = tmp_path / "sig.safetensors"
     poison_of(Sig(), images).save(path)
     command = [sys.executable, "-c", LOAD, str(path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S603
     assert printed[0] == "False"
     assert printed[1].endswith("but got 'sinusoid' of the distribution `lightning-poison-backdoors`.")
-    assert printed[2].startswith("Install that distribution; if it is installed, look in LIGHTNING_POISON_DISABLED")
+    assert printed[2].startswith("Install or update that distribution, and check that LIGHTNING_POISON_DISABLED")
     assert printed[3] == "SinusoidTrigger"
 
 
-def test_nested_kinds_come_back_from_a_file(tmp_path, poison_of, images):
+def test_nested_triggers_survive_saving(tmp_path, poison_of, images):
     poison = poison_of(AdaptivePatch(), images)
     poison.save(tmp_path / "poison")
     trigger = Poison.load(tmp_path / "poison").objective.trigger

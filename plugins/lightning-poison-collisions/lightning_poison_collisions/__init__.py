@@ -1,4 +1,4 @@
-"""Poison made in feature and gradient space, as a plug-in of lightning-poison.
+"""Clean-label attacks in feature and gradient space for lightning-poison.
 
 Example:
     >>> sorted(lightning_poison_attacks())
@@ -12,26 +12,30 @@ from lightning_poison.attacks import Attack
 from lightning_poison_collisions.adaptive_frogs import AdaptiveFrogs
 from lightning_poison_collisions.adversarial_poisoning import AdversarialPoisoning
 from lightning_poison_collisions.bullseye import BullseyePolytope
+from lightning_poison_collisions.descent import collide, collide_within, penalized_objective
+from lightning_poison_collisions.distances import Distance, FeatureDistance, squared_norm
 from lightning_poison_collisions.frogs import FrogAttack
 from lightning_poison_collisions.gradient_matching import GradientMatching
 from lightning_poison_collisions.known_scorers import KnownScorer
 
 __all__ = [
-    "LIGHTNING_POISON_API",
     "AdaptiveFrogs",
     "AdversarialPoisoning",
     "BullseyePolytope",
+    "Distance",
+    "FeatureDistance",
     "FrogAttack",
     "GradientMatching",
     "KnownScorer",
-    "lightning_poison_attacks",
+    "collide",
+    "collide_within",
+    "penalized_objective",
+    "squared_norm",
 ]
-
-LIGHTNING_POISON_API = (1, 0)
 
 
 @hookimpl
 def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
-    """Return the attacks of this plug-in, by name."""
+    """Return the attacks of this distribution by name."""
     attacks = (FrogAttack, AdaptiveFrogs, BullseyePolytope, AdversarialPoisoning, GradientMatching)
     return {attack.name: attack for attack in attacks}

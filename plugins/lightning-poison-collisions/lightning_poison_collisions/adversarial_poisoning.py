@@ -1,10 +1,14 @@
-"""`AdversarialPoisoning`: training samples moved along the axis on which a linear head turns into a wrong one."""
+"""`AdversarialPoisoning`: training samples moved along the axes on which a linear head rotates into a wrong one."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,38 +17,40 @@ from lightning_poison.adversarial import perturb
 from lightning_poison.attacks import AvailabilityObjective, RawFeatures, check_surrogates, read_features
 from lightning_poison.contexts import evaluating, frozen
 from lightning_poison.data import RawImages, index_blocks, labels_of
-from lightning_poison_collisions.axes import LinearHead, fit_head, positions_along, rotation_axes
+
+_MAX_ITERATIONS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialPoisoning:
-    """Adversarial poisoning (AP): labels stay, and training images move so that a linear head on their features turns.
+    """Adversarial poisoning (AP): training images move so that a linear head on their features rotates; labels stay.
 
     A head w_c is fitted on the clean features; w_t is the same head with the rows of its classes shifted by `shift`
-    places. Each image of a class moves by projected gradient descent along that class's row of w_t − w_c, so that the
-    head which is then fitted on the moved samples tends to w_t, and accuracy falls. Chan-Hon-Tong, "Features which are
+    positions. Each image of a class moves by projected gradient descent along the row of that class of w_t − w_c, so
+    that the head fitted on the moved samples tends toward w_t and accuracy drops. Chan-Hon-Tong, "Features which are
     robust to adversarial attacks are also robust to several poisoning attacks", 2021, section 2.2, the last display
     (unnumbered), max ‖(w_t − w_c)ᵀ feature(z)‖ over ‖z − x‖∞ ≤ ε; and "An algorithm for generating invisible data
     poisoning using adversarial noise that breaks image classification deep learning", MAKE 1(1), 2018.
 
-    The paper does not say how it chooses w_t; the shift is this project's choice, and with two classes it is −w_c. The
-    other differences: the sign of the product follows from the class, where the paper writes a norm; features are in
-    units of their mean length, and crafted images are rounded to the data's grid.
+    The paper does not specify w_t; the shift is a choice of this project, and with two classes it is −w_c. Other
+    differences: the sign of the product follows from the class, where the paper has a norm; features are in units of
+    their mean norm; and crafted images are rounded to the gray levels of the data.
 
-    The attack needs nearly the whole training set: against a head that also sees many clean samples it does little.
+    The attack needs nearly the whole training set: it has little effect on a head that also sees many clean samples.
 
     Args:
-        base_class: the class whose samples are moved; all where it is `None`.
-        epsilon: the L∞ radius where the threat sets none, in units of the raw [0, 1] image; the paper's for CIFAR.
-        steps: how many gradients are taken.
-        head: `"svm"` for scikit-learn's `LinearSVC`, the paper's; `"logistic"` for `LogisticRegression`.
-        c: scikit-learn's `C`, for features in units of their mean length.
-        shift: each class moves toward the class this many places on, cyclically, among those of the training set.
-        batch_size: how many poisons are crafted at once; bounds memory and does not change what each becomes, up to
-            rounding errors.
+        base_class: Class whose samples are moved. Default: all classes.
+        epsilon: L∞ radius if the threat sets none, in units of the raw [0, 1] image. Default: that of the paper for
+            CIFAR.
+        steps: Number of gradient steps.
+        head: `"svm"` for scikit-learn's `LinearSVC`, as in the paper; `"logistic"` for `LogisticRegression`.
+        c: scikit-learn's `C`, for features in units of their mean norm.
+        shift: Each class moves toward the class this many positions later, cyclically, among the classes of the
+            training set.
+        batch_size: Number of poisons crafted at once. Bounds memory; changes the poison by rounding errors only.
 
     Raises:
-        ValueError: where an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> from torch import nn
@@ -84,40 +90,40 @@ class AdversarialPoisoning:
         threat: Threat,
         *,
         surrogates: Sequence[Surrogate],
-        holdout: "Dataset[Any] | None",  # noqa: ARG002 (availability has no targets)
+        holdout: "Dataset[Any] | None",  # noqa: ARG002
         generator: torch.Generator,
     ) -> Poison:
-        """Move as many samples as the budget says, drawn at random, each in its own place.
+        """Move as many samples as the budget, drawn at random.
 
-        The surrogates are used in evaluation mode, in the place and precision they are found in, and given back as
-        they were. Each has a head of its own, and they share the objective evenly. Only their features are used, so
-        they may have been trained on other classes.
+        Surrogates are used in evaluation mode on their device and in their precision, and their state is restored.
+        Each has its own head, and they contribute equally to the objective. Only their features are used, so they may
+        have been trained on other classes.
 
         Args:
-            dataset: the training set; without random augmentation where it can be had.
-            threat: the budget, the pixel range, and the radius if it sets one.
-            surrogates: one at least, each with a feature layer.
-            holdout: not used.
-            generator: draws the samples.
+            dataset: Training set, without random augmentation if possible.
+            threat: Budget, pixel range, and the radius if it sets one.
+            surrogates: Models with a feature layer, at least one.
+            holdout: Not used.
+            generator: Draws the samples.
 
         Returns:
-            Poison of domain `"sample"` in the place of its bases, labels kept, with an `AvailabilityObjective`.
+            Poison of domain `"sample"` that replaces its bases, with their labels and an `AvailabilityObjective`.
 
         Raises:
-            ValueError: where there is no surrogate, the training set has one class only or too few samples of
-                `base_class` for the budget, `shift` leads nowhere, a surrogate has no such layer, or images lie
-                outside the pixel range.
+            ValueError: If there is no surrogate, the training set has only one class or too few samples of
+                `base_class` for the budget, `shift` is not below the number of classes, a surrogate has no such layer,
+                or images are outside the pixel range.
         """
         check_surrogates(surrogates)
         labels = labels_of(dataset)
-        bases = self._drawn(labels, threat.budget, generator)
+        bases = self._draw(labels, threat.budget, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         training = RawImages(dataset, threat.pixels, seed=seed, batch_size=self.batch_size)
         models = [surrogate.model for surrogate in surrogates]
         maps = [RawFeatures(surrogate, threat.pixels) for surrogate in surrogates]
         with evaluating(*models), frozen(*models):
-            known = read_features(training, torch.arange(len(labels)), maps)
-            heads = [fit_head(rows.float().cpu(), labels, kind=self.head, c=self.c, seed=seed) for rows in known]
+            features = read_features(training, torch.arange(len(labels)), maps)
+            heads = [fit_head(rows.float().cpu(), labels, kind=self.head, c=self.c, seed=seed) for rows in features]
             crafted = [
                 self._move(maps, heads, training(block), labels[block], threat)
                 for block in index_blocks(bases, self.batch_size)
@@ -131,27 +137,32 @@ class AdversarialPoisoning:
             settings=asdict(self),
         )
 
-    def _drawn(self, labels: Tensor, budget: int, generator: torch.Generator) -> Tensor:
-        """Return the positions of the samples to move, ascending."""
+    def _draw(self, labels: Tensor, budget: int, generator: torch.Generator) -> Tensor:
+        """Return the positions of the samples to move in ascending order."""
         classes = sorted(set(labels.tolist()))
         if len(classes) < 2:
-            raise ValueError(checks.expected("dataset", "a training set of two classes or more", f"{len(classes)}"))
+            raise ValueError(checks.expected("dataset", "a training set of at least two classes", len(classes)))
         if self.shift >= len(classes):
             what = f"below the number of classes of the training set ({len(classes)})"
             raise ValueError(checks.expected("shift", what, self.shift))
         if self.base_class is not None and self.base_class not in classes:
             listed = ", ".join(map(str, classes[:40]))
             raise ValueError(checks.expected("base_class", f"a class of the training set ({listed})", self.base_class))
-        able = torch.ones_like(labels, dtype=torch.bool) if self.base_class is None else labels == self.base_class
-        found = able.nonzero().flatten()
-        if budget > len(found):
+        allowed = torch.ones_like(labels, dtype=torch.bool) if self.base_class is None else labels == self.base_class
+        eligible = allowed.nonzero().flatten()
+        if budget > len(eligible):
             which = "the training set" if self.base_class is None else f"class {self.base_class}"
-            hint = "Lower the budget of the threat" + ("." if self.base_class is None else ", or free `base_class`.")
-            raise ValueError(checks.expected("budget", f"at most the {len(found)} samples of {which}", budget, hint))
-        return found[torch.randperm(len(found), generator=generator)[:budget]].sort().values
+            hint = "Lower the budget of the threat" + ("." if self.base_class is None else ", or omit `base_class`.")
+            raise ValueError(checks.expected("budget", f"at most the {len(eligible)} samples of {which}", budget, hint))
+        return eligible[torch.randperm(len(eligible), generator=generator)[:budget]].sort().values
 
     def _move(
-        self, maps: Sequence[RawFeatures], heads: Sequence[LinearHead], bases: Tensor, labels: Tensor, threat: Threat
+        self,
+        maps: Sequence[RawFeatures],
+        heads: Sequence["LinearHead"],
+        bases: Tensor,
+        labels: Tensor,
+        threat: Threat,
     ) -> Tensor:
         """Return crafted samples for raw bases."""
         bases = bases.to(maps[0].device)
@@ -169,3 +180,83 @@ class AdversarialPoisoning:
         images = perturb(bases, progress, epsilon=epsilon, steps=self.steps, random_start=False)
         images = threat.pixels.round_raw(images, around=bases, epsilon=epsilon)
         return threat.pixels.from_raw(images).cpu()
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear head with one row of weights for each class.
+
+    Args:
+        classes: Classes in ascending order, int64 `(K,)`.
+        weights: Weights for features in units of `scale`, float32 `(K, D)`.
+        scale: Mean norm of the feature vectors on which the head was fitted.
+    """
+
+    classes: Tensor
+    weights: Tensor
+    scale: float
+
+
+def fit_head(features: Tensor, labels: Tensor, *, kind: Literal["svm", "logistic"], c: float, seed: int) -> LinearHead:
+    """Fit scikit-learn's `LinearSVC` or `LogisticRegression` on features in units of their mean norm.
+
+    A head that has not converged after 2,000 iterations is used as it is: only the direction of its rows matters.
+
+    Args:
+        features: Features on the CPU, `(N, D)`.
+        labels: Labels of at least two classes, int64 `(N,)`.
+        kind: `"svm"` or `"logistic"`.
+        c: scikit-learn's `C`, the weight of the data relative to the penalty, above 0.
+        seed: Seed for the order in which the solver visits the samples.
+
+    Returns:
+        The head. For two classes, the rows are w / 2 and −w / 2.
+
+    Example:
+        >>> features = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.8, 0.0], [0.0, 1.8]])
+        >>> head = fit_head(features, torch.tensor([3, 7, 3, 7]), kind="svm", c=10.0, seed=0)
+        >>> head.classes, (head.weights > 0).tolist()
+        (tensor([3, 7]), [[True, False], [False, True]])
+    """
+    scale = float(features.norm(dim=1).mean().clamp(min=torch.finfo(features.dtype).tiny))
+    model = (
+        LinearSVC(C=c, dual="auto", max_iter=_MAX_ITERATIONS, random_state=seed)
+        if kind == "svm"
+        else LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit((features / scale).numpy(), labels.numpy())
+    weights = torch.from_numpy(model.coef_).to(features.dtype)
+    if len(weights) == 1:
+        weights = torch.cat([-weights, weights]) / 2
+    return LinearHead(torch.from_numpy(model.classes_), weights, scale)
+
+
+def rotation_axes(weights: Tensor, shift: int) -> Tensor:
+    """Return for each class c the unit axis of w_t − w_c, where t is the class `shift` positions later, cyclically.
+
+    Args:
+        weights: One row for each class, `(K, D)`.
+        shift: Number of positions, in [1, K − 1].
+
+    Returns:
+        `(K, D)`; a zero row if both classes have the same weights.
+
+    Example:
+        >>> rotation_axes(torch.tensor([[1.0, 0.0], [0.0, 0.0], [4.0, 4.0]]), 1)
+        tensor([[-1.0000,  0.0000],
+                [ 0.7071,  0.7071],
+                [-0.6000, -0.8000]])
+    """
+    return torch.nn.functional.normalize(weights.roll(-shift, 0) - weights, dim=1)
+
+
+def positions_along(features: Tensor, axes: Tensor, scale: float) -> Tensor:
+    """Return the positions of features `(P, D)` along their axes `(P, D)`, in units of a head's scale, `(P,)`.
+
+    Example:
+        >>> positions_along(torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 0.0]]), 2.0)
+        tensor([2.])
+    """
+    return (features * axes).sum(1) / scale

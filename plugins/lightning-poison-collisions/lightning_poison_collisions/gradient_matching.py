@@ -1,61 +1,54 @@
-"""`GradientMatching`: clean-label poison whose training gradient is aligned with one that misreads the target."""
+"""`GradientMatching`: clean-label poison whose training gradient is aligned with one that misclassifies the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from lightning_poison import Poison, Surrogate, Threat, checks
-from lightning_poison.attacks import RawFeatures, check_surrogates
-from lightning_poison.data import labels_of
-from lightning_poison_collisions.crafting import Block, craft_on_targets
-from lightning_poison_collisions.matching import GradientMatch, TrainingGradient
-from lightning_poison_collisions.pairing import shared_out
-from lightning_poison_collisions.signed_adam import descend_within
-from lightning_poison_collisions.targeted import Selection
+from lightning_poison import PixelRange, Surrogate, Threat, checks
+from lightning_poison.attacks import RawFeatures
+from lightning_poison.data import index_blocks
+from lightning_poison.models import find_layer
+from lightning_poison_collisions.descent import descend_within
+from lightning_poison_collisions.pairing import even_sizes, whole_groups
+from lightning_poison_collisions.targeted import Block, BlockCrafter, TargetedAttack
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching:
-    """Gradient matching (Witches' Brew): whoever trains on the poison takes steps that misread the target.
+class GradientMatching(TargetedAttack):
+    """Gradient matching (Witches' Brew): training steps on the poison are steps that misclassify the target.
 
-    The summed training gradient of a target's poisons is turned, by small changes of the images, into the direction of
-    the gradient that would have the target read as the bases' class. All poisons of a target are crafted together. It
-    is made for networks that are trained from scratch; the surrogates are trained on clean data once, and no network is
+    Small changes of the images align the summed training gradient of a target's poisons with the gradient that lowers
+    the loss of the target at the class of the bases. All poisons of a target are crafted together. The attack is
+    designed for networks trained from scratch; the surrogates are trained once, on clean data, and no network is
     trained while crafting. Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein, "Witches' Brew: Industrial Scale
     Data Poisoning via Gradient Matching", ICLR 2021, arXiv 2009.02276, algorithm 1.
 
     Differences from the paper: the cosine is that of the sum over all poisons of a target at any `batch_size`; images
-    are not augmented while crafting, since the poison is what the data set returns, behind its augmentation; the best
-    point is kept, not the last; crafted images are rounded to the data's grid.
+    are not augmented while crafting, because the poison replaces what the data set returns, after its augmentation; the
+    best point is kept instead of the last; crafted images are rounded to the gray levels of the data.
 
-    The poison comes grouped by target, in the order of the objective's targets.
+    The arguments not listed here are those of `TargetedAttack`. As in the paper, bases are random and replaced by
+    default.
 
     Args:
-        source_class: the class of the targets, which are to be misread; any other than the bases' where it is `None`.
-        base_class: the class of the bases, which targets shall be read as; for each target a random one, or that of
-            its nearest candidate, where it is `None`.
-        epsilon: the L∞ radius where the threat sets none, in units of the raw [0, 1] image; the paper's for CIFAR-10.
-        targets: how many test images share the budget.
-        steps: how many steps are taken; the paper's number.
-        restarts: from how many random starts; the best one counts. The paper's is 8.
-        step_size: of the first steps, in units of epsilon; it shrinks tenfold at 3/8, 5/8 and 7/8 of the steps.
-        layers: names of the layers whose gradients are matched, as `model.named_modules()` gives them: the last ones
-            alone are faster; all where it is `None`.
-        placement: `"replace"` puts the poison in the place of its bases, as in the paper; `"append"` adds it.
-        base_choice: `"random"` bases, as in the paper, or the `"nearest"` to the target at the feature layer.
-        candidates: among how many training samples, drawn at random, bases are looked for.
-        batch_size: how many poisons are differentiated at once; bounds memory and does not change what each becomes,
-            up to rounding errors.
+        epsilon: L∞ radius if the threat sets none, in units of the raw [0, 1] image. Default: that of the paper for
+            CIFAR-10.
+        targets: Number of test images that share the budget.
+        steps: Number of steps. Default: that of the paper.
+        restarts: Number of random starts, of which the best is used. The paper uses 8.
+        step_size: Initial step size in units of epsilon. It decays tenfold at 3/8, 5/8 and 7/8 of the steps.
+        layers: Names of the layers whose gradients are matched, as in `model.named_modules()`. The last layers alone
+            are faster. Default: all layers.
 
     Raises:
-        ValueError: where an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
-        >>> from torch import nn
         >>> from torch.utils.data import TensorDataset
         >>> images = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> data = TensorDataset(images, torch.arange(40) % 2)
@@ -67,96 +60,57 @@ class GradientMatching:
     """
 
     name = "gradient-matching"
-    clean_label = True
 
-    source_class: int | None = None
-    base_class: int | None = None
+    placement: Literal["append", "replace"] = "replace"
+    base_choice: Literal["nearest", "random"] = "random"
+    batch_size: int = 512
     epsilon: float = 16 / 255
     targets: int = 1
     steps: int = 250
     restarts: int = 1
     step_size: float = 0.4
     layers: Sequence[str] | None = None
-    placement: Literal["append", "replace"] = "replace"
-    base_choice: Literal["nearest", "random"] = "random"
-    candidates: int = 1000
-    batch_size: int = 512
 
     def __post_init__(self) -> None:
-        Selection.of(self)
+        super().__post_init__()
         checks.epsilon(self.epsilon)
         checks.positive("step_size", self.step_size)
-        for name in ("targets", "steps", "restarts", "batch_size"):
+        for name in ("targets", "steps", "restarts"):
             checks.positive_int(name, getattr(self, name))
         if self.layers is not None:
             if isinstance(self.layers, str) or not self.layers:
-                hint = "For all layers leave it out."
+                hint = "Omit it for all layers."
                 raise ValueError(checks.expected("layers", "a list of layer names", repr(self.layers), hint))
             object.__setattr__(self, "layers", tuple(self.layers))
 
-    def craft(
-        self,
-        dataset: "Dataset[Any]",
-        threat: Threat,
-        *,
-        surrogates: Sequence[Surrogate],
-        holdout: "Dataset[Any] | None",
-        generator: torch.Generator,
-    ) -> Poison:
-        """Craft as many poisons as the budget allows.
+    def _sizes(self, budget: int) -> list[int]:
+        if budget < self.targets:
+            raise ValueError(checks.expected("targets", f"at most the budget ({budget})", self.targets))
+        return even_sizes(budget, self.targets)
 
-        The surrogates are used in evaluation mode, in the place and precision they are found in, and given back as
-        they were. Several of them share the objective evenly.
+    def _blocks(self, sizes: list[int]) -> list[Tensor]:
+        return whole_groups(sizes, 1)
 
-        Args:
-            dataset: the training set that bases are drawn from; without random augmentation where it can be had.
-            threat: the budget, the pixel range, and the radius if it sets one.
-            surrogates: one at least, each trained on the classes of the training set.
-            holdout: what the targets are drawn from.
-            generator: draws targets, candidates and starts.
+    def _radius(self, threat: Threat) -> float:
+        return self.epsilon if threat.epsilon is None else threat.epsilon
 
-        Returns:
-            Poison of domain `"sample"`, labeled as its bases, with an `InstancesObjective`.
-
-        Raises:
-            ValueError: where there is no surrogate, no held-out set or too few samples of a class, the budget is below
-                the number of targets, a surrogate has no such layer or logits for fewer classes than there are, images
-                lie outside the pixel range, or the threat forbids appending.
-        """
-        check_surrogates(surrogates)
-        held = Selection.of(self).checked_holdout(threat, holdout)
-        if threat.budget < self.targets:
-            raise ValueError(checks.expected("targets", f"at most the budget ({threat.budget})", self.targets))
-        classes = 1 + max(int(labels_of(part).max()) for part in (dataset, held))
+    def _crafter(
+        self, surrogates: Sequence[Surrogate], threat: Threat, classes: int, generator: torch.Generator
+    ) -> BlockCrafter:
         gradients = [
             TrainingGradient(surrogate, threat.pixels, layers=self.layers, classes=classes) for surrogate in surrogates
         ]
-        epsilon = self.epsilon if threat.epsilon is None else threat.epsilon
-        sizes = shared_out(threat.budget, self.targets)
 
-        def align(_maps: Sequence[RawFeatures], block: Block) -> Tensor:
+        def craft_block(_maps: Sequence[RawFeatures], block: Block) -> Tensor:
             wanted = int(block.wanted)
             labels = torch.full((len(block.bases),), wanted)
             match = GradientMatch(gradients, block.targets, wanted, labels, batch_size=self.batch_size)
-            return self._best_of_starts(match, block.bases, epsilon, generator)
+            return self._best_start(match, block.bases, self._radius(threat), generator)
 
-        return craft_on_targets(
-            self,
-            dataset,
-            threat,
-            surrogates=surrogates,
-            holdout=held,
-            generator=generator,
-            sizes=sizes,
-            blocks=torch.split(torch.arange(threat.budget), sizes),
-            epsilon=epsilon,
-            move=align,
-        )
+        return craft_block
 
-    def _best_of_starts(
-        self, match: GradientMatch, bases: Tensor, epsilon: float, generator: torch.Generator
-    ) -> Tensor:
-        """Return raw images for the raw bases of one target."""
+    def _best_start(self, match: "GradientMatch", bases: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+        """Return the best raw images over several random starts."""
         best, best_value = bases, torch.tensor(torch.inf)
         for _ in range(self.restarts):
             noise = 2 * torch.rand(bases.shape, generator=generator).to(bases) - 1
@@ -171,3 +125,132 @@ class GradientMatching:
             if value < best_value:
                 best, best_value = images, value
         return best
+
+
+class TrainingGradient:
+    """The gradient of a model's summed cross-entropy with respect to its parameters, as one vector.
+
+    The parameters of the model, their `requires_grad` flags and their `.grad` are not changed.
+
+    Args:
+        surrogate: Model. Its feature layer is not used.
+        pixels: Normalization of the samples.
+        layers: Names of the layers whose parameters are used, including nested layers. `None`: all layers.
+        classes: Number of classes of the labels; the model must return at least as many logits.
+
+    Raises:
+        ValueError: If the model has no such layer, or the layers have no parameters.
+    """
+
+    def __init__(self, surrogate: Surrogate, pixels: PixelRange, *, layers: Sequence[str] | None, classes: int) -> None:
+        self._model = surrogate.model
+        self._pixels = pixels
+        self._classes = classes
+        self._parameters = _leaves(surrogate.model, layers)
+        self.device = next(iter(self._parameters.values())).device
+
+    def __call__(self, images: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
+        """Return the gradient `(D,)`.
+
+        Args:
+            images: Raw images in [0, 1], `(B, ...)`.
+            labels: Labels, int64 `(B,)`.
+            create_graph: Whether the result is differentiable with respect to the images.
+
+        Raises:
+            ValueError: If the model does not return enough logits.
+        """
+        with torch.enable_grad():
+            inputs = self._pixels.from_raw(images.to(self.device))
+            logits = functional_call(self._model, self._parameters, (inputs,))
+            self._check_logits(logits, len(images))
+            precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(precise, labels.to(self.device), reduction="sum")
+            parts = torch.autograd.grad(
+                loss, list(self._parameters.values()), create_graph=create_graph, materialize_grads=True
+            )
+            return torch.cat([part.flatten() for part in parts])
+
+    def _check_logits(self, logits: object, count: int) -> None:
+        is_batch = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == count
+        if not is_batch or logits.shape[1] < self._classes:  # type: ignore[attr-defined]
+            what = f"a model that returns logits ({count}, C) for at least the {self._classes} classes of the data"
+            hint = "Gradient matching requires a surrogate that was trained on the classes of the training set."
+            raise ValueError(checks.expected("surrogates", what, checks.describe(logits), hint))
+
+
+def _leaves(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return the parameters of the layers by name, as new leaves that share the model's memory."""
+    names = ("",) if layers is None else layers
+    chosen = {id(parameter) for name in names for parameter in find_layer(model, name).parameters()}
+    found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    if not found:
+        which = "the model" if layers is None else f"the layers {', '.join(map(repr, layers))}"
+        hint = "Name a layer with weights, or omit `layers` to use all layers."
+        received = f"none in {which} of {type(model).__name__}"
+        raise ValueError(checks.expected("layers", "layers with parameters", received, hint))
+    return {name: parameter.detach().requires_grad_() for name, parameter in found.items()}
+
+
+class GradientMatch:
+    """1 − cos(∇θ Σⱼ L(F(xⱼ, θ), yⱼ), ∇θ L(F(t, θ), y_wanted)), averaged over several surrogates.
+
+    The value is in [0, 2]. It is 0 if a step on the poisons is a step toward the misclassification of the target. The
+    objective of gradient matching (Geiping et al., ICLR 2021, arXiv 2009.02276: one minus the cosine of the two
+    gradients), for the poisons of one target.
+
+    Args:
+        gradients: One for each surrogate.
+        target: Raw image in [0, 1], `(1, ...)`.
+        wanted: Class that the attacker wants for the target.
+        labels: Labels of the poisons, int64 `(P,)`.
+        batch_size: Number of images differentiated at once. Bounds memory; changes the value by rounding errors only.
+    """
+
+    def __init__(
+        self, gradients: Sequence[TrainingGradient], target: Tensor, wanted: int, labels: Tensor, *, batch_size: int
+    ) -> None:
+        self._gradients = tuple(gradients)
+        self._labels = labels
+        self._batch_size = batch_size
+        self._goals = [gradient(target, torch.tensor([wanted])) for gradient in self._gradients]
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value, a scalar, and its gradient `(P, ...)` with respect to raw images, both detached.
+
+        The value depends on the sum over all images. To avoid keeping the graph of all images in memory, a first pass
+        computes the sum and the slope of the value with respect to it, and a second pass propagates the slope to each
+        batch.
+        """
+        blocks = index_blocks(torch.arange(len(images)), self._batch_size)
+        value, slopes = images.new_zeros(()), torch.zeros_like(images)
+        for gradient, goal in zip(self._gradients, self._goals, strict=True):
+            leaves = [images[block].detach().requires_grad_() for block in blocks]
+            keep_graph = len(blocks) == 1
+            parts = [
+                gradient(leaf, self._labels[block], create_graph=keep_graph)
+                for leaf, block in zip(leaves, blocks, strict=True)
+            ]
+            term, term_slope = misalignment_and_slope(torch.stack([part.detach() for part in parts]).sum(0), goal)
+            value += term.to(value.device) / len(self._gradients)
+            for leaf, block, part in zip(leaves, blocks, parts, strict=True):
+                with_graph = part if keep_graph else gradient(leaf, self._labels[block], create_graph=True)
+                (slope,) = torch.autograd.grad(with_graph, leaf, term_slope)
+                slopes[block] += slope / len(self._gradients)
+        return value, slopes
+
+
+def misalignment_and_slope(gradient: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 1 − cos(g, a), a scalar, and its gradient −(â − cos(g, a) ĝ) / ‖g‖ with respect to g `(D,)`.
+
+    If g or a is zero, the value is 1 and the gradient zero.
+
+    Example:
+        >>> misalignment_and_slope(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0]))
+        (tensor(1.), tensor([-0.0000, -0.5000]))
+    """
+    length = gradient.norm()
+    unit, unit_goal = F.normalize(gradient, dim=0), F.normalize(goal, dim=0)
+    cosine = unit @ unit_goal
+    slope = -(unit_goal - cosine * unit) / length if length > 0 else torch.zeros_like(gradient)
+    return 1 - cosine, slope

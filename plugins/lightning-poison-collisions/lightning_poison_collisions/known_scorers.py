@@ -1,4 +1,4 @@
-"""What an attacker who knows the defense has: a fitted scorer, and the cut in its score."""
+"""`KnownScorer`: a fitted scorer and its decision thresholds, known to the attacker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_poison import CombinedScorer, PixelRange
-from lightning_poison.checks import describe, expected, fraction
+from lightning_poison import PixelRange
+from lightning_poison.checks import describe, expected, fraction, instance
 from lightning_poison.data import labels_of
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization import score_dataset
@@ -19,15 +19,17 @@ from lightning_poison.statistics import class_thresholds
 
 @dataclass(frozen=True, eq=False)
 class KnownScorer:
-    """A fitted scorer and its thresholds, in the attacker's hands.
+    """A fitted scorer and its thresholds, known to the attacker.
 
     Args:
-        scorer: fitted; its scores are differentiable in the inputs.
-        thresholds: `(C,)`, finite; a sample of class c passes whose score is at most the c-th.
-        scales: `(C,)`, above 0, in what unit the scores of a class are counted: how far clean ones lie apart.
+        scorer: Fitted scorer whose scores are differentiable with respect to the inputs.
+        thresholds: Decision threshold of each class, finite, `(C,)`. A sample passes if its score is at most the
+            threshold of its class.
+        scales: Unit of the scores of each class, above 0, `(C,)`: the spread of clean scores.
 
     Raises:
-        ValueError: where thresholds and scales are not vectors of one length, or not in their ranges.
+        TypeError: If `scorer` is not a scorer of single samples.
+        ValueError: If thresholds and scales are not vectors of one length, or out of range.
 
     Example:
         >>> from lightning_poison import LikelihoodScorer
@@ -40,10 +42,11 @@ class KnownScorer:
     scales: Tensor
 
     def __post_init__(self) -> None:
+        instance("scorer", self.scorer, Scorer, hint="For a `CombinedScorer`, create one of each member.")
         if self.thresholds.ndim != 1 or not torch.isfinite(self.thresholds).all():
             raise ValueError(expected("thresholds", "a finite vector (C,)", describe(self.thresholds)))
         if self.scales.shape != self.thresholds.shape or not bool((self.scales > 0).all()):
-            what = f"above 0 and of shape {tuple(self.thresholds.shape)}, as `thresholds`"
+            what = f"above 0 and of shape {tuple(self.thresholds.shape)}, like `thresholds`"
             raise ValueError(expected("scales", what, describe(self.scales)))
 
     def __repr__(self) -> str:
@@ -58,71 +61,70 @@ class KnownScorer:
         false_positive_rate: float = 0.01,
         runtime: Runtime | None = None,
     ) -> Self:
-        """Calibrate a fitted scorer as a defender does, on clean samples that it was not fitted on.
+        """Calibrate a fitted scorer as a defender does, on known-clean samples that were not used for the fit.
 
-        The unit of a class is the distance of its median to its 95 % quantile.
+        The unit of a class is the distance between the median and the 95 % quantile of its scores.
 
         Args:
-            scorer: fitted.
-            clean: a map-style data set; every class must be in it, and no number of a class be left out.
-            false_positive_rate: the defender's, in (0, 1).
-            runtime: where to compute; this machine where it is `None`.
+            scorer: Fitted scorer.
+            clean: Map-style data set with samples of every class, numbered without gaps.
+            false_positive_rate: False positive rate of the defender, in (0, 1).
+            runtime: Where to compute. Default: this machine.
 
         Raises:
-            NotFittedError: before a fit.
-            TypeError: where the scorer must see the whole set.
-            ValueError: where a class is absent, or the rate out of range.
+            NotFittedError: If the scorer is not fitted.
+            TypeError: If the scorer scores whole sets.
+            ValueError: If a class is absent, or the rate is out of range.
         """
         fraction("false_positive_rate", false_positive_rate)
         scores, labels = score_dataset(scorer, clean, runtime=runtime), labels_of(clean)
         classes = int(labels.max()) + 1
-        cuts = class_thresholds(scores, labels, false_positive_rate=false_positive_rate, num_classes=classes)
-        spans = [scores[labels == number].quantile(torch.tensor([0.5, 0.95]).double()) for number in range(classes)]
-        scales = torch.stack([high - middle for middle, high in spans]).clamp(min=1e-6)
-        return cls(scorer, cuts.float(), scales.float())
+        thresholds = class_thresholds(scores, labels, false_positive_rate=false_positive_rate, num_classes=classes)
+        quantiles = [scores[labels == number].quantile(torch.tensor([0.5, 0.95]).double()) for number in range(classes)]
+        scales = torch.stack([high - median for median, high in quantiles]).clamp(min=1e-6)
+        return cls(scorer, thresholds.float(), scales.float())
 
     def excess(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """Return how far scores lie above their thresholds, in units of their classes' scales, `(B,)`.
+        """Return by how much scores exceed the thresholds, in units of the scales of their classes, `(B,)`.
 
         Args:
-            samples: `(B, ...)`, as a data set returns them.
-            labels: int64 `(B,)`.
+            samples: Samples as a data set returns them, `(B, ...)`.
+            labels: Labels, int64 `(B,)`.
         """
         scores = self.scorer.score_batch(samples, labels)
-        cuts, scales = (each.to(scores.device)[labels] for each in (self.thresholds, self.scales))
-        return (scores - cuts) / scales
+        thresholds, scales = (each.to(scores.device)[labels] for each in (self.thresholds, self.scales))
+        return (scores - thresholds) / scales
 
     def settings(self) -> Mapping[str, Any]:
-        """Return what the attacker knew, as JSON can hold it."""
+        """Return name, thresholds and scales as JSON values."""
         return {"scorer": self.scorer.name, "thresholds": self.thresholds.tolist(), "scales": self.scales.tolist()}
 
 
 def worst_excess(defenses: Sequence[KnownScorer], images: Tensor, labels: Tensor, pixels: PixelRange) -> Tensor:
-    """Return the largest excess of raw images over several scorers' thresholds, `(B,)`; where it is ≤ 0 they pass.
+    """Return the largest excess of raw images over the thresholds of several scorers, `(B,)`; they pass at ≤ 0.
 
     Args:
-        defenses: one at least.
-        images: `(B, ...)`, raw images in [0, 1].
-        labels: int64 `(B,)`.
-        pixels: how samples are normalized.
+        defenses: At least one scorer.
+        images: Raw images in [0, 1], `(B, ...)`.
+        labels: Labels, int64 `(B,)`.
+        pixels: Normalization of the samples.
     """
     samples = pixels.from_raw(images)
     return torch.stack([defense.excess(samples, labels).to(images.device) for defense in defenses]).amax(0)
 
 
 def check_differentiable(defenses: Sequence[KnownScorer], images: Tensor, labels: Tensor, pixels: PixelRange) -> None:
-    """Check that an attacker can follow the gradient of every score.
+    """Check that the scores of all scorers are differentiable with respect to the inputs.
 
     Raises:
-        ValueError: naming the scorer whose scores are not differentiable.
+        ValueError: If those of a scorer are not.
     """
     for defense in defenses:
         with torch.enable_grad():
             leaf = images[:1].detach().requires_grad_()
             scores = defense.scorer.score_batch(pixels.from_raw(leaf), labels[:1])
-        if isinstance(defense.scorer, CombinedScorer) or not scores.requires_grad:
-            hint = "List its members instead." if isinstance(defense.scorer, CombinedScorer) else "Leave it out."
+        if not scores.requires_grad:
             raise ValueError(
-                f"Expected a scorer whose scores are differentiable in the inputs, but those of "
-                f"{defense.scorer.name} are not.\nAn attacker cannot follow their gradient. {hint}"
+                "Expected scorers whose scores are differentiable with respect to the inputs, but those of "
+                f"{defense.scorer.name} are not.\nAn attacker has no gradient to follow. Leave it out."
             )

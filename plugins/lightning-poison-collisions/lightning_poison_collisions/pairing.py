@@ -1,23 +1,24 @@
-"""Which samples become poison, and which test samples they shall collide with."""
+"""Pairing of bases with targets: group sizes, random draws, and the choice of the cheapest bases."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
+from lightning_poison_collisions.distances import squared_norm
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Poison by poison, grouped by target.
+    """Bases and targets of poison grouped by target.
 
     Args:
-        bases: int64 `(P,)`, positions in the training set.
-        targets: int64 `(T,)`, positions in the held-out set.
-        target_of: int64 `(P,)`, which of the targets each poison is meant for, ascending.
-        wanted: int64 `(T,)`, the label of each target's bases.
+        bases: Positions in the training set, int64 `(P,)`.
+        targets: Positions in the held-out set, int64 `(T,)`.
+        target_of: Target of each poison, int64 `(P,)`, ascending.
+        wanted: Label of the bases of each target, int64 `(T,)`.
     """
 
     bases: Tensor
@@ -27,97 +28,119 @@ class Pairs:
 
 
 def group_sizes(budget: int, poisons_per_target: int) -> list[int]:
-    """Share a budget out over targets: as many as get `poisons_per_target` or more, evenly; one at least.
+    """Divide a budget evenly among as many targets as can have at least `poisons_per_target`, at least one target.
 
     Example:
         >>> group_sizes(10, 4), group_sizes(3, 4)
         ([5, 5], [3])
     """
-    return shared_out(budget, max(1, budget // poisons_per_target))
+    return even_sizes(budget, max(1, budget // poisons_per_target))
 
 
-def shared_out(budget: int, count: int) -> list[int]:
-    """Share a budget out over so many targets, evenly.
+def even_sizes(budget: int, count: int) -> list[int]:
+    """Divide a budget evenly among `count` targets.
 
     Example:
-        >>> shared_out(10, 4)
+        >>> even_sizes(10, 4)
         [3, 3, 2, 2]
     """
     return [budget // count + (position < budget % count) for position in range(count)]
 
 
+def whole_groups(sizes: Sequence[int], limit: int) -> list[Tensor]:
+    """Split poison grouped by target into blocks that contain all poisons of their targets.
+
+    Args:
+        sizes: Number of poisons of each target.
+        limit: Maximum number of poisons in a block. A block with a single target may exceed it.
+
+    Returns:
+        Positions of each block, int64 `(B,)`.
+
+    Example:
+        >>> whole_groups([2, 2, 3], 4)
+        [tensor([0, 1, 2, 3]), tensor([4, 5, 6])]
+    """
+    lengths: list[int] = []
+    for size in sizes:
+        if lengths and lengths[-1] + size <= limit:
+            lengths[-1] += size
+        else:
+            lengths.append(size)
+    return list(torch.split(torch.arange(sum(sizes)), lengths))
+
+
 def draw_targets(
     labels: Tensor, count: int, *, source_class: int | None, base_class: int | None, generator: torch.Generator
 ) -> Tensor:
-    """Draw targets from the held-out set: of the class to be misread, or of any but the bases'.
+    """Draw targets from the held-out set.
 
     Args:
-        labels: int64 `(M,)`, of the held-out set.
-        count: how many.
-        source_class: the class to be misread; any where it is `None`.
-        base_class: the class of the bases; any where it is `None`.
-        generator: the source of randomness.
+        labels: Labels of the held-out set, int64 `(M,)`.
+        count: Number of targets.
+        source_class: Class of the targets. `None`: any class but `base_class`.
+        base_class: Class of the bases. `None`: any class.
+        generator: The only source of randomness.
 
     Returns:
-        int64 `(count,)`, positions in the held-out set, each once.
+        Distinct positions in the held-out set, int64 `(count,)`.
 
     Raises:
-        ValueError: where there are too few.
+        ValueError: If there are too few.
     """
     allowed = torch.ones_like(labels, dtype=torch.bool) if source_class is None else labels == source_class
     if base_class is not None:
         allowed &= labels != base_class
-    found = allowed.nonzero().flatten()
-    if len(found) < count:
+    eligible = allowed.nonzero().flatten()
+    if len(eligible) < count:
         other = "" if base_class is None else f" of a class other than {base_class}"
         which = other if source_class is None else f" of class {source_class}"
-        raise ValueError(
-            expected("holdout", f"a data set with at least {count} samples{which}, one a target", f"{len(found)}")
-            + "\nHold out more samples, lower the budget, or raise `poisons_per_target`."
-        )
-    return found[torch.randperm(len(found), generator=generator)[:count]]
+        what = f"a data set with at least {count} samples{which}, one for each target"
+        hint = "Hold out more samples, lower the budget, or raise `poisons_per_target`."
+        raise ValueError(expected("holdout", what, len(eligible), hint))
+    return eligible[torch.randperm(len(eligible), generator=generator)[:count]]
 
 
 def draw_pool(labels: Tensor, size: int, *, base_class: int | None, generator: torch.Generator) -> Tensor:
-    """Draw the training samples among which bases are looked for.
+    """Draw the training samples from which bases are chosen.
 
     Args:
-        labels: int64 `(N,)`, of the training set.
-        size: how many at most.
-        base_class: the class of the bases; any where it is `None`.
-        generator: the source of randomness.
+        labels: Labels of the training set, int64 `(N,)`.
+        size: Maximum number of samples.
+        base_class: Class of the bases. `None`: any class.
+        generator: The only source of randomness.
 
     Returns:
-        int64 `(size or fewer,)`, positions in the training set, each once.
+        Distinct positions in the training set, int64 `(size or fewer,)`.
 
     Raises:
-        ValueError: where the training set has no sample of the class.
+        ValueError: If the training set has no sample of the class.
     """
     allowed = torch.ones_like(labels, dtype=torch.bool) if base_class is None else labels == base_class
-    found = allowed.nonzero().flatten()
-    if not len(found):
+    eligible = allowed.nonzero().flatten()
+    if not len(eligible):
         classes = ", ".join(str(label) for label in sorted(set(labels.tolist()))[:40])
         raise ValueError(expected("base_class", f"a class of the training set ({classes})", base_class))
-    return found[torch.randperm(len(found), generator=generator)[:size]]
+    return eligible[torch.randperm(len(eligible), generator=generator)[:size]]
 
 
 def pick_bases(
     costs: Iterable[Tensor], sizes: list[int], pool_labels: Tensor, target_labels: Tensor, *, once: bool
 ) -> tuple[list[Tensor], Tensor]:
-    """Pick each target's bases: the cheapest of one class, that of the cheapest sample of a class with enough of them.
+    """Pick the cheapest bases of one class for each target: the class of the cheapest sample with enough bases.
 
     Args:
-        costs: for each target, what each sample of the pool costs, `(M,)`.
-        sizes: how many bases each target gets.
-        pool_labels: int64 `(M,)`.
-        target_labels: int64 `(T,)`; the bases are of another class than their target.
-        once: a sample is the base of one poison at most.
+        costs: Cost of each sample of the pool, `(M,)`, for each target.
+        sizes: Number of bases of each target.
+        pool_labels: Labels of the pool, int64 `(M,)`.
+        target_labels: Labels of the targets, int64 `(T,)`. Bases have another class than their target.
+        once: Whether a sample can be the base of only one poison.
 
     Returns:
-        For each target, positions in the pool; and the class of its bases, int64 `(T,)`.
+        Positions in the pool for each target, and the class of its bases, int64 `(T,)`.
 
     Raises:
-        ValueError: where no class has enough bases for a target.
+        ValueError: If no class has enough bases for a target.
     """
     free = torch.ones_like(pool_labels, dtype=torch.bool)
     picked, wanted = [], torch.empty_like(target_labels)
@@ -137,3 +160,17 @@ def pick_bases(
         free[chosen] &= not once
         picked.append(chosen)
     return picked, wanted
+
+
+def distances_to_each(targets: Sequence[Tensor], candidates: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield, for each target, its squared feature distance to each candidate, `(M,)`, on the CPU.
+
+    The distances of each feature map are divided by their mean and then summed over the maps.
+
+    Args:
+        targets: Features `(T, D)` of each map.
+        candidates: Features `(M, D)` of each map.
+    """
+    for features in zip(*targets, strict=True):
+        distances = [squared_norm(others - own) for own, others in zip(features, candidates, strict=True)]
+        yield torch.stack([(each / each.mean()).cpu() for each in distances]).sum(0)

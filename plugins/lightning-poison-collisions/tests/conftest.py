@@ -9,14 +9,15 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_poison import PixelRange, Surrogate
 from lightning_poison.attacks import RawFeatures
-from lightning_poison_collisions.distance import FeatureDistance
+from lightning_poison.scorers import Scorer
+from lightning_poison_collisions import FeatureDistance
 
 FEATURE_LAYER = "6"
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The networks of these tests are so small that threads only get in each other's way."""
+    """Run on one thread: the networks of these tests are too small to gain from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -48,7 +49,7 @@ def nonlinear(generator: torch.Generator) -> tuple[Tensor, FeatureDistance]:
 
 @pytest.fixture(scope="session")
 def digits() -> TensorDataset:
-    """Real images: 8 by 8 pixels of 17 gray levels."""
+    """Real images: 8 × 8 pixels with 17 gray levels."""
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8)[order] / 16, torch.tensor(labels)[order])
@@ -61,7 +62,7 @@ def pixels() -> PixelRange:
 
 @pytest.fixture(scope="session")
 def dataset(digits: TensorDataset) -> Subset:
-    """What the victim trains its head on."""
+    """The training set of the victim's head."""
     return Subset(digits, range(800, 1200))
 
 
@@ -72,7 +73,7 @@ def holdout(digits: TensorDataset) -> Subset:
 
 @pytest.fixture(scope="session")
 def surrogate(digits: TensorDataset) -> Surrogate:
-    """The network whose features the victim fine-tunes on, trained on images of its own."""
+    """The network whose features the victim fine-tunes on, trained on its own images."""
     return Surrogate(train(*digits[:800], seed=0), FEATURE_LAYER)
 
 
@@ -84,6 +85,25 @@ def another_surrogate(digits: TensorDataset) -> Surrogate:
 @pytest.fixture
 def features(surrogate: Surrogate, pixels: PixelRange) -> RawFeatures:
     return RawFeatures(surrogate, pixels)
+
+
+class Brightness(Scorer):
+    name, fitted_tensors = "brightness", ()
+
+    def fit(self, trusted, *, runtime=None, generator=None):
+        return self
+
+    def score_batch(self, inputs, labels):
+        return inputs.flatten(1).mean(1)
+
+
+class BrightPixels(Brightness):
+    """A scorer without gradients."""
+
+    name = "bright-pixels"
+
+    def score_batch(self, inputs, labels):
+        return (inputs > 0.5).flatten(1).float().mean(1)
 
 
 def train(images: Tensor, labels: Tensor, *, seed: int, epochs: int = 15) -> nn.Module:

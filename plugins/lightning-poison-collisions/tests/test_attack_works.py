@@ -1,4 +1,4 @@
-"""Each attack in the setting that it is made for, undefended: small networks, real digits."""
+"""Each attack in the setting for which it is designed, undefended: small networks, real digits."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def head_for(features, images, labels):
 
 
 def attacked_heads(attack, threat, dataset, holdout, surrogate, features):
-    """Return the success and the clean accuracy of heads that were trained on frozen features, over three draws."""
+    """Return success and clean accuracy of heads trained on frozen features, over three draws."""
     images, labels = images_of(dataset), labels_of(dataset)
     test_images, test_labels = images_of(holdout), labels_of(holdout)
     clean = head_for(features, images, labels)
@@ -40,14 +40,14 @@ def attacked_heads(attack, threat, dataset, holdout, surrogate, features):
         )
         victim = head_for(features, torch.cat([images, poison.inputs]), torch.cat([labels, poison.labels]))
         goal = poison.objective
-        read = goal.success(victim(goal.inputs), goal.labels, goal.wanted, reference=clean(goal.inputs))
-        successes.append(read.float().mean())
+        succeeded = goal.success(victim(goal.inputs), goal.labels, goal.wanted, reference=clean(goal.inputs))
+        successes.append(succeeded.float().mean())
         accuracies.append((victim(test_images) == test_labels).float().mean())
     return torch.stack(successes), torch.stack(accuracies)
 
 
 @pytest.mark.slow
-def test_frogs_fool_a_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
+def test_frogs_fool_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
     """The fine-tuning case of Yaseen et al. 2020, arXiv 2003.00798."""
     attack, threat = FrogAttack(poisons_per_target=10), Threat(50, clean_label=True, pixels=pixels)
     successes, accuracies = attacked_heads(attack, threat, dataset, holdout, surrogate, features)
@@ -56,7 +56,7 @@ def test_frogs_fool_a_head_on_frozen_features(dataset, holdout, surrogate, featu
 
 
 @pytest.mark.slow
-def test_bullseye_polytopes_fool_a_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
+def test_bullseye_polytopes_fool_head_on_frozen_features(dataset, holdout, surrogate, features, pixels):
     """The transfer-learning case of Aghakhani et al. 2021, arXiv 2005.00191, surrogate and victim the same."""
     attack, threat = BullseyePolytope(), Threat(25, epsilon=4 / 16, clean_label=True, pixels=pixels)
     successes, accuracies = attacked_heads(attack, threat, dataset, holdout, surrogate, features)
@@ -65,8 +65,8 @@ def test_bullseye_polytopes_fool_a_head_on_frozen_features(dataset, holdout, sur
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "most"), [(1.0, 0.4), (0.5, 0.9)])
-def test_adversarial_poisoning_turns_a_linear_head(dataset, holdout, surrogate, features, pixels, share, most):
+@pytest.mark.parametrize(("share", "max_accuracy"), [(1.0, 0.4), (0.5, 0.9)])
+def test_adversarial_poisoning_rotates_linear_head(dataset, holdout, surrogate, features, pixels, share, max_accuracy):
     """Table 1 of Chan-Hon-Tong 2021, and that half of the training set is not enough."""
     images, labels = images_of(dataset), labels_of(dataset)
     threat = Threat(round(share * len(labels)), epsilon=3 / 16, clean_label=True, may_append=False, pixels=pixels)
@@ -84,7 +84,7 @@ def test_adversarial_poisoning_turns_a_linear_head(dataset, holdout, surrogate, 
         return head.score((test / scale).numpy(), labels_of(holdout).numpy())
 
     assert accuracy(images) >= 0.95
-    assert (0 if share == 1 else 0.8) <= accuracy(poisoned) <= most
+    assert (0 if share == 1 else 0.8) <= accuracy(poisoned) <= max_accuracy
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_gradient_matching_fools_networks_trained_from_scratch(digits, holdout, 
         poisoned = images.clone()
         poisoned[poison.indices] = poison.inputs
         victim, goal = train(poisoned, labels, seed=20), poison.objective
-        read, reference = (model(goal.inputs).argmax(1) for model in (victim, clean))
-        successes.append(goal.success(read, goal.labels, goal.wanted, reference=reference).float().mean())
+        predictions, reference = (model(goal.inputs).argmax(1) for model in (victim, clean))
+        successes.append(goal.success(predictions, goal.labels, goal.wanted, reference=reference).float().mean())
         assert (victim(images_of(holdout)).argmax(1) == labels_of(holdout)).float().mean() >= 0.95
     assert torch.stack(successes).mean() >= 0.3

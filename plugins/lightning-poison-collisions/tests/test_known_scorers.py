@@ -6,14 +6,10 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison import CombinedScorer, PixelRange
 from lightning_poison.scorers import DeepKNNScorer, PixelCountingScorer
-from lightning_poison_collisions.known_scorers import KnownScorer, check_differentiable, worst_excess
+from lightning_poison_collisions import KnownScorer
+from lightning_poison_collisions.known_scorers import check_differentiable, worst_excess
 
-
-class Brightness:
-    name, is_control, is_fitted = "brightness", False, True
-
-    def score_batch(self, inputs, labels):
-        return inputs.flatten(1).mean(1)
+from .conftest import Brightness, BrightPixels
 
 
 def ramps(count=2000):
@@ -21,39 +17,32 @@ def ramps(count=2000):
     return TensorDataset(values[:, None], (torch.arange(count) % 2))
 
 
-def test_calibrated_as_a_defender_does():
+def test_of_calibrates_like_defender():
     known = KnownScorer.of(Brightness(), ramps(), false_positive_rate=0.1)
     torch.testing.assert_close(known.thresholds, torch.tensor([0.9, 0.9]), atol=5e-3, rtol=0)
     torch.testing.assert_close(known.scales, torch.tensor([0.45, 0.45]), atol=5e-3, rtol=0)
     assert json.loads(json.dumps(known.settings()))["scorer"] == "brightness"
 
 
-def test_the_worst_of_several_counts():
+def test_worst_excess_is_maximum_over_scorers():
     strict = KnownScorer(Brightness(), torch.tensor([0.2, 0.4]), torch.tensor([0.1, 0.1]))
     lax = KnownScorer(Brightness(), torch.tensor([0.9, 0.9]), torch.tensor([0.1, 0.1]))
     images, labels = torch.full((2, 3), 0.4), torch.tensor([0, 1])
     torch.testing.assert_close(worst_excess([lax, strict], images, labels, PixelRange()), torch.tensor([2.0, 0.0]))
 
 
-def test_samples_are_normalized_as_the_data_are():
+def test_worst_excess_normalizes_images():
     known = KnownScorer(Brightness(), torch.tensor([0.0]), torch.tensor([1.0]))
     pixels = PixelRange(mean=(0.5,), std=(0.25,))
     found = worst_excess([known], torch.full((1, 1, 2, 2), 0.75), torch.tensor([0]), pixels)
     torch.testing.assert_close(found, torch.tensor([1.0]))
 
 
-def test_scores_that_cannot_be_followed():
+def test_check_differentiable_refuses_scores_without_gradient():
     images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     data = TensorDataset(images, torch.arange(40) % 2)
-
-    class Counting:
-        name, is_control, is_fitted = "counting", False, True
-
-        def score_batch(self, inputs, labels):
-            return (inputs > 0.5).flatten(1).float().mean(1)
-
-    known = KnownScorer.of(Counting(), data, false_positive_rate=0.2)
-    with pytest.raises(ValueError, match="those of counting are not"):
+    known = KnownScorer.of(BrightPixels(), data, false_positive_rate=0.2)
+    with pytest.raises(ValueError, match="those of bright-pixels are not"):
         check_differentiable([known], images, data.tensors[1], PixelRange())
     check_differentiable([KnownScorer.of(Brightness(), data)], images, data.tensors[1], PixelRange())
 
@@ -67,24 +56,21 @@ def test_scores_that_cannot_be_followed():
         (torch.ones(2), torch.tensor([1.0, 0.0]), "`scales` to be above 0"),
     ],
 )
-def test_refusals(thresholds, scales, message):
+def test_refuses_invalid_thresholds_and_scales(thresholds, scales, message):
     with pytest.raises(ValueError, match=message):
         KnownScorer(PixelCountingScorer(), thresholds, scales)
 
 
-def test_refuses_a_rate_and_a_class_without_samples():
+def test_of_refuses_invalid_rate_and_absent_class():
     with pytest.raises(ValueError, match="`false_positive_rate`"):
         KnownScorer.of(Brightness(), ramps(), false_positive_rate=5)
     with pytest.raises(ValueError, match="none of class 0"):
         KnownScorer.of(Brightness(), TensorDataset(torch.rand(9, 1), torch.ones(9).long()))
 
 
-def test_what_must_see_the_whole_set_and_what_votes_cannot_be_followed():
-    with pytest.raises(TypeError, match="must see the whole set"):
+def test_refuses_set_scorers_and_combined_scorers():
+    with pytest.raises(TypeError, match="needs the whole set"):
         KnownScorer.of(DeepKNNScorer(), ramps())
-    voting = CombinedScorer([PixelCountingScorer(), PixelCountingScorer()])
-    known = KnownScorer(voting, torch.ones(2), torch.ones(2))
-    data = TensorDataset(torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2)
-    voting.fit(data)
-    with pytest.raises(ValueError, match="List its members instead"):
-        check_differentiable([known], data.tensors[0], data.tensors[1], PixelRange())
+    combined = CombinedScorer([PixelCountingScorer(), PixelCountingScorer()])
+    with pytest.raises(TypeError, match=r"`scorer` to be a `Scorer`, but got CombinedScorer\.\nFor a `CombinedScorer`"):
+        KnownScorer(combined, torch.ones(2), torch.ones(2))

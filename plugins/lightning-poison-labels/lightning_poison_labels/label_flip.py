@@ -1,4 +1,4 @@
-"""Flipped labels: images stay as they are, their labels are changed."""
+"""Label flipping: images are unchanged, labels are replaced by wrong ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,24 +9,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import Poison, Surrogate, Threat, checks
-from lightning_poison.attacks import AvailabilityObjective, Objective, ProtectedClassObjective
-from lightning_poison.attacks.objectives import ANY_OTHER
+from lightning_poison.attacks import ANY_OTHER, AvailabilityObjective, Objective, ProtectedClassObjective
 from lightning_poison.data import labels_of
 
 
 @dataclass
 class LabelFlip:
-    """Flips labels: of all classes or one, to any other class, one, or a fixed partner; at random places or given ones.
+    """Flips labels: of all classes or one, to any other class, one class, or a fixed partner.
 
-    As many are flipped as the threat's budget says; where `indices` are given, those and no others. With neither
-    classes nor pairs it is uniform noise. Where a `source_class` is given the attack aims at the test samples of that
-    class, else at the accuracy on all.
+    The threat's budget is the number of flipped labels, unless `indices` are given. Without classes, pairs and indices
+    the result is uniform label noise. With a `source_class` the attack targets the test samples of that class, else the
+    accuracy on all test samples.
 
     Args:
-        source_class: flip samples of this class only.
-        target_class: the label they get; drawn from the other classes where it is `None`.
-        pairs: flip each first class to its second and leave the others alone; `"next"` flips y to y + 1, the last to 0.
-        indices: flip these samples only, those that have the wanted label left out; `None` for the whole data set.
+        source_class: Class whose labels are flipped. Default: all classes.
+        target_class: New label. Default: a random other class for each sample.
+        pairs: Pairs `(class, new label)`; labels of other classes are unchanged. `"next"` maps y to y + 1, and the last
+            class to 0.
+        indices: Positions of the samples to flip. Samples that already have their new label are skipped. Default: drawn
+            at random from the training set.
+
+    Raises:
+        ValueError: If `source_class` equals `target_class`, or `pairs` are given together with classes.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -48,9 +52,7 @@ class LabelFlip:
 
     def __post_init__(self) -> None:
         if self.source_class is not None and self.source_class == self.target_class:
-            raise ValueError(
-                f"Expected two classes, but `source_class` and `target_class` both are {self.source_class}."
-            )
+            raise ValueError(f"Expected `source_class` and `target_class` to differ, but both are {self.source_class}.")
         if self.pairs is not None and (self.source_class, self.target_class) != (None, None):
             raise ValueError("Expected either `pairs` or `source_class` and `target_class`, but got both.")
         self.indices = None if self.indices is None else [int(index) for index in self.indices]
@@ -60,62 +62,62 @@ class LabelFlip:
         dataset: "Dataset[Any]",
         threat: Threat,
         *,
-        surrogates: Sequence[Surrogate],  # noqa: ARG002 (labels are flipped without a model)
+        surrogates: Sequence[Surrogate],  # noqa: ARG002
         holdout: "Dataset[Any] | None",  # noqa: ARG002
         generator: torch.Generator,
     ) -> Poison:
-        """Return the flipped labels of `threat.budget` samples, or of the given ones.
+        """Return flipped labels for `threat.budget` samples, or for the samples at `indices`.
 
         Raises:
-            ValueError: where the threat asks for clean labels, no sample can be flipped, fewer than the budget can, or
-                more are given than the budget.
+            ValueError: If the threat requires clean labels, no label can be flipped, fewer labels than the budget can
+                be flipped, or `indices` exceed the budget.
         """
         if threat.clean_label:
-            raise ValueError("Expected a threat that lets labels change, but got `clean_label=True`.")
+            raise ValueError("Expected a threat that allows label changes, but got `clean_label=True`.")
         labels = labels_of(dataset)
-        wanted = self._partners(classes := int(labels.max()) + 1)[labels]
-        able = wanted != labels
+        new_labels = self._class_map(classes := int(labels.max()) + 1)[labels]
+        eligible = new_labels != labels
         if self.source_class is not None:
-            able &= labels == self.source_class
+            eligible &= labels == self.source_class
         if self.indices is not None:
             if not all(0 <= index < len(labels) for index in self.indices):
-                raise ValueError(f"Expected `indices` in the data set of {len(labels)}, but got {self.indices}.")
-            able &= torch.isin(torch.arange(len(labels)), torch.tensor(self.indices, dtype=torch.int64))
-        if not able.any():
-            raise ValueError(f"Expected samples whose labels can be flipped, but {self!r} finds none in this data set.")
-        self._check_budget(threat.budget, int(able.sum()))
-        order = torch.randperm(int(able.sum()), generator=generator)[: threat.budget]
-        chosen = able.nonzero().flatten()[order].sort().values
+                raise ValueError(f"Expected `indices` in [0, {len(labels) - 1}], but got {self.indices}.")
+            eligible &= torch.isin(torch.arange(len(labels)), torch.tensor(self.indices, dtype=torch.int64))
+        if not eligible.any():
+            raise ValueError(f"Expected samples whose labels can be flipped, but {self!r} matches no training sample.")
+        self._check_budget(threat.budget, int(eligible.sum()))
+        order = torch.randperm(int(eligible.sum()), generator=generator)[: threat.budget]
+        chosen = eligible.nonzero().flatten()[order].sort().values
         shift = torch.randint(1, max(2, classes), (len(chosen),), generator=generator)
-        flipped = torch.where(wanted[chosen] == ANY_OTHER, (labels[chosen] + shift) % classes, wanted[chosen])
+        random_labels = (labels[chosen] + shift) % classes
+        flipped = torch.where(new_labels[chosen] == ANY_OTHER, random_labels, new_labels[chosen])
         target = ANY_OTHER if self.target_class is None else self.target_class
         objective: Objective = AvailabilityObjective()
         if self.source_class is not None:
             objective = ProtectedClassObjective(self.source_class, target)
         return Poison(chosen, flipped, objective, attack=self.name, settings=dict(vars(self)))
 
-    def _check_budget(self, budget: int, able: int) -> None:
-        """Refuse a budget that cannot be spent, and given samples that it does not cover."""
-        if self.indices is None and able < budget:
+    def _check_budget(self, budget: int, eligible: int) -> None:
+        if self.indices is None and eligible < budget:
             raise ValueError(
-                checks.expected("budget", f"at most {able}, the samples that {self!r} can flip", budget)
-                + f"\nLower it to {able}, or flip samples of more classes."
+                checks.expected("budget", f"at most {eligible}, the samples that {self!r} can flip", budget)
+                + f"\nLower it to {eligible}, or flip samples of more classes."
             )
-        if self.indices is not None and (given := len(set(self.indices))) > budget:
+        if self.indices is not None and (count := len(set(self.indices))) > budget:
             raise ValueError(
-                checks.expected("indices", f"at most {budget} samples, the budget of the threat", str(given))
-                + f"\nGive fewer, or raise the budget to {given}."
+                checks.expected("indices", f"at most {budget} samples, the budget of the threat", str(count))
+                + f"\nPass fewer, or raise the budget to {count}."
             )
 
-    def _partners(self, classes: int) -> Tensor:
-        """Return what each class is flipped to, `(C,)`: itself where it stays, −1 where that is drawn."""
-        partners = torch.arange(classes)
+    def _class_map(self, classes: int) -> Tensor:
+        """Return the new label of each class, `(C,)`: the class itself if it is unchanged, −1 for a random one."""
+        mapping = torch.arange(classes)
         if self.pairs == "next":
-            return partners.roll(-1)
+            return mapping.roll(-1)
         if self.pairs is None and classes > 1:
-            return partners.fill_(ANY_OTHER if self.target_class is None else self.target_class)
-        for one, other in self.pairs or ():
-            if not (0 <= one < classes and 0 <= other < classes):
-                raise ValueError(f"Expected `pairs` of the data set's {classes} classes, but got {(one, other)}.")
-            partners[one] = other
-        return partners
+            return mapping.fill_(ANY_OTHER if self.target_class is None else self.target_class)
+        for source, target in self.pairs or ():
+            if not (0 <= source < classes and 0 <= target < classes):
+                raise ValueError(f"Expected `pairs` of classes in [0, {classes - 1}], but got {(source, target)}.")
+            mapping[source] = target
+        return mapping

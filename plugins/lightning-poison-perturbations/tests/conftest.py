@@ -11,7 +11,7 @@ from lightning_poison import PixelRange, Surrogate, Threat, craft
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The networks of these tests are so small that threads only get in each other's way."""
+    """Run on one thread: the networks of these tests are too small to gain from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def pixels() -> PixelRange:
 
 @pytest.fixture(scope="session")
 def digits() -> TensorDataset:
-    """Real images: 8 by 8 pixels of 17 gray levels."""
+    """Real images: 8 × 8 pixels with 17 gray levels."""
     images, labels = load_digits(return_X_y=True)
     return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8) / 16, torch.tensor(labels))
 
@@ -42,7 +42,7 @@ def dataset(digits: TensorDataset) -> Subset:
 
 @pytest.fixture(scope="session")
 def model(digits: TensorDataset) -> nn.Module:
-    """A classifier that was trained on other images than those of `dataset`."""
+    """A classifier trained on other images than those of `dataset`."""
     images, labels = digits[:900]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -61,13 +61,13 @@ def surrogate(model: nn.Module) -> Surrogate:
 
 
 @pytest.fixture
-def change(dataset, surrogate, pixels):
-    """Return a function that crafts poison of the digits and hands back the originals beside it."""
+def craft_on_digits(dataset, surrogate, pixels):
+    """Return a function that crafts poison of the digits and returns it with the original images."""
 
-    def crafted(attack, budget=80, seed=0, **limits):
+    def run(attack, budget=80, seed=0, **threat_settings):
         generator = torch.Generator().manual_seed(seed)
-        threat = Threat(budget, clean_label=True, pixels=pixels, **limits)
+        threat = Threat(budget, clean_label=True, pixels=pixels, **threat_settings)
         poison = craft(attack, dataset, threat, surrogates=[surrogate], generator=generator)
         return poison, torch.stack([dataset[index][0] for index in poison.indices.tolist()])
 
-    return crafted
+    return run

@@ -1,15 +1,17 @@
 """The logistic head: softmax regression with an L2 penalty, and its gradient in the training features."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_poison_shielding.conjugate import Linear, conjugate_gradients
+LinearMap = Callable[[Tensor], Tensor]
+"""Multiplies a tensor by a symmetric positive definite matrix."""
 
-_HALVINGS = 20
-_PRODUCTS = 40
+_MAX_HALVINGS = 20
+_MAX_PRODUCTS = 40
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,11 @@ class HeadProblem:
     """Minimize Σ w CE(Wᵀf, y) / Σ w + λ/2 ‖W‖² over W.
 
     Args:
-        features: `(N, D)`, of the training samples.
-        labels: int64 `(N,)`.
+        features: Features of the training samples, `(N, D)`.
+        labels: Labels, int64 `(N,)`.
         classes: C.
         penalty: λ, above 0.
-        weights: `(N,)`, how many samples each stands for; one where it is `None`.
+        weights: Weight w of each sample, `(N,)`. Default: 1.
     """
 
     features: Tensor
@@ -32,32 +34,32 @@ class HeadProblem:
 
     @property
     def shares(self) -> Tensor:
-        """The share of each sample in the whole weight, `(N,)`."""
+        """The weight of each sample divided by the total weight, `(N,)`."""
         weights = self.features.new_ones(len(self.features)) if self.weights is None else self.weights
         return weights / weights.sum()
 
     def value(self, head: Tensor) -> Tensor:
-        """Return what is minimized, at a head `(D, C)`."""
+        """Return the objective at a head `(D, C)`."""
         losses = F.cross_entropy(self.features @ head, self.labels, reduction="none")
         return self.shares @ losses + self.penalty / 2 * head.square().sum()
 
     def gradient(self, head: Tensor) -> Tensor:
-        """Return its gradient `(D, C)`."""
+        """Return the gradient of the objective, `(D, C)`."""
         errors = (self.features @ head).softmax(1) - F.one_hot(self.labels, self.classes).to(head.dtype)
         return self.features.T @ (self.shares[:, None] * errors) + self.penalty * head
 
-    def hessian(self, head: Tensor) -> Linear:
-        """Return the product with its Hessian, for tensors `(D, C)`."""
+    def hessian(self, head: Tensor) -> LinearMap:
+        """Return the product of the Hessian with tensors `(D, C)`."""
         probabilities, shares = (self.features @ head).softmax(1), self.shares[:, None]
 
         def product(values: Tensor) -> Tensor:
-            moved = centerd(probabilities, self.features @ values)
-            return self.features.T @ (shares * moved) + self.penalty * values
+            changes = softmax_jacobian_product(probabilities, self.features @ values)
+            return self.features.T @ (shares * changes) + self.penalty * values
 
         return product
 
-    def near_inverse(self, head: Tensor) -> Linear:
-        """Return the product with the inverse of the Hessian's diagonal blocks, one a class; a preconditioner."""
+    def preconditioner(self, head: Tensor) -> LinearMap:
+        """Return the product with the inverse of the diagonal blocks of the Hessian, one block for each class."""
         probabilities = (self.features @ head).softmax(1)
         curvature = self.shares[:, None] * probabilities * (1 - probabilities)
         blocks = torch.stack([(self.features * column[:, None]).T @ self.features for column in curvature.T])
@@ -72,19 +74,19 @@ def logistic_head(
     start: Tensor | None = None,
     steps: int = 50,
     tolerance: float = 1e-5,
-    precondition: Linear | None = None,
+    precondition: LinearMap | None = None,
 ) -> Tensor:
-    """Minimize by Newton's method, its steps found by conjugate gradients and halved until they descend.
+    """Minimize by Newton's method with conjugate gradients and backtracking.
 
     Args:
-        problem: what is minimized.
-        start: `(D, C)`, where to start from; zero where it is `None`. A head of nearly the same samples saves time.
-        steps: how many Newton steps are taken at most.
-        tolerance: stop where no entry of the gradient is larger.
-        precondition: see `HeadProblem.near_inverse`; one of nearly the same head serves too.
+        problem: Problem to solve.
+        start: Starting point, `(D, C)`; the head of similar samples saves time. Default: zero.
+        steps: Maximum number of Newton steps.
+        tolerance: Stop when no entry of the gradient is larger in absolute value.
+        precondition: See `HeadProblem.preconditioner`. That of a similar head works too. Default: none.
 
     Returns:
-        W `(D, C)`, detached.
+        W, detached, `(D, C)`.
 
     Example:
         >>> features = torch.tensor([[1.0], [-1.0]])
@@ -99,24 +101,24 @@ def logistic_head(
             if gradient.abs().max() <= tolerance:
                 break
             step = conjugate_gradients(
-                problem.hessian(head), gradient, steps=_PRODUCTS, precondition=precondition, tolerance=0.1
+                problem.hessian(head), gradient, steps=_MAX_PRODUCTS, precondition=precondition, tolerance=0.1
             )
-            descended = _descend(problem, head, step, value, float((step * gradient).sum()))
-            if descended is None:
+            accepted = _backtrack(problem, head, step, value, float((step * gradient).sum()))
+            if accepted is None:
                 break
-            head, value = descended
+            head, value = accepted
     return head
 
 
-def _descend(
+def _backtrack(
     problem: HeadProblem, head: Tensor, step: Tensor, value: Tensor, slope: float
 ) -> tuple[Tensor, Tensor] | None:
-    """Halve the step until Armijo's rule holds; `None` where rounding errors are all that is left."""
+    """Halve the step until the Armijo condition holds; return `None` if only rounding errors remain."""
     length = 1.0
-    for _ in range(_HALVINGS):
-        moved = head - length * step
-        if (new := problem.value(moved)) <= value - 1e-4 * length * slope:
-            return moved, new
+    for _ in range(_MAX_HALVINGS):
+        proposed = head - length * step
+        if (proposed_value := problem.value(proposed)) <= value - 1e-4 * length * slope:
+            return proposed, proposed_value
         length /= 2
     return None
 
@@ -127,22 +129,22 @@ def logistic_gradient(
     outer: Tensor,
     changing: slice,
     *,
-    precondition: Linear | None = None,
+    precondition: LinearMap | None = None,
     steps: int = 25,
 ) -> Tensor:
-    """Return dL/dF of a loss L(W) in some of the training features, by implicit differentiation.
+    """Return dL/dF of a loss L(W) for some of the training features, by implicit differentiation.
 
-    At the minimum the gradient of the training loss is zero, whatever the features. So, with V = H⁻¹ dL/dW and the
-    probabilities p of a row f of label y, dL/df = −s (V (p − y) + W (p ⊙ Vᵀf − p pᵀVᵀf)), where s is the row's share
+    At the minimum, the gradient of the training loss is zero for any features. So, with V = H⁻¹ dL/dW and the
+    probabilities p of a row f with label y, dL/df = −s (V (p − y) + W (p ⊙ Vᵀf − p pᵀVᵀf)), where s is the row's share
     of the total weight.
 
     Args:
-        problem: what the head minimizes.
-        head: W `(D, C)`, the minimum.
-        outer: dL/dW `(D, C)`.
-        changing: which rows the gradient is asked for, P of them.
-        precondition: as in `logistic_head`.
-        steps: how many products with the Hessian are spent on V at most.
+        problem: Training problem of the head.
+        head: W, the minimum, `(D, C)`.
+        outer: dL/dW, `(D, C)`.
+        changing: The P rows for which the gradient is computed.
+        precondition: As for `logistic_head`.
+        steps: Maximum number of products with the Hessian to compute V.
 
     Returns:
         `(P, D)`.
@@ -151,18 +153,46 @@ def logistic_gradient(
     rows, labels = problem.features[changing], problem.labels[changing]
     probabilities = (rows @ head).softmax(1)
     errors = probabilities - F.one_hot(labels, problem.classes).to(head.dtype)
-    inner = errors @ adjoint.T + centerd(probabilities, rows @ adjoint) @ head.T
+    inner = errors @ adjoint.T + softmax_jacobian_product(probabilities, rows @ adjoint) @ head.T
     return -problem.shares[changing, None] * inner
 
 
-def centerd(probabilities: Tensor, values: Tensor) -> Tensor:
-    """Multiply rows by the softmax's Jacobian, p ⊙ (u − pᵀu).
+def softmax_jacobian_product(probabilities: Tensor, values: Tensor) -> Tensor:
+    """Multiply rows u `(B, C)` by the Jacobian of the softmax at probabilities p `(B, C)`: p ⊙ (u − pᵀu)."""
+    return probabilities * (values - (probabilities * values).sum(1, keepdim=True))
+
+
+def conjugate_gradients(
+    product: LinearMap, right: Tensor, *, steps: int, precondition: LinearMap | None = None, tolerance: float = 1e-4
+) -> Tensor:
+    """Solve H x = g for a symmetric positive definite H by conjugate gradients (Hestenes and Stiefel 1952).
 
     Args:
-        probabilities: `(B, C)`.
-        values: u `(B, C)`.
+        product: Multiplies a tensor of the shape of g by H.
+        right: g, of any shape.
+        steps: Maximum number of products.
+        precondition: Multiplies by an approximation of H⁻¹, which saves products. Default: none.
+        tolerance: Stop when ‖H x − g‖ is at most this share of ‖g‖.
 
     Returns:
-        `(B, C)`.
+        x, of the shape of g.
+
+    Example:
+        >>> conjugate_gradients(lambda x: torch.tensor([2.0, 4.0]) * x, torch.ones(2), steps=2)
+        tensor([0.5000, 0.2500])
     """
-    return probabilities * (values - (probabilities * values).sum(1, keepdim=True))
+    solution = torch.zeros_like(right)
+    residual, limit = right, tolerance * right.norm()
+    direction = preconditioned = residual if precondition is None else precondition(residual)
+    inner = (residual * preconditioned).sum()
+    for _ in range(steps):
+        if residual.norm() <= limit:
+            break
+        image = product(direction)
+        length = inner / (direction * image).sum()
+        solution = solution + length * direction
+        residual = residual - length * image
+        preconditioned = residual if precondition is None else precondition(residual)
+        inner, previous = (residual * preconditioned).sum(), inner
+        direction = preconditioned + inner / previous * direction
+    return solution

@@ -1,4 +1,4 @@
-"""The ridge head: least squares on one-hot labels, in closed form, and its gradient in the training features."""
+"""The ridge head: least squares on one-hot labels in closed form, and its gradient in the training features."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """All that a ridge head needs to know of weighted training samples.
+    """Sufficient statistics of weighted training samples for a ridge head.
 
     Args:
-        gram: `(D, D)`, Σ w f fᵀ.
-        cross: `(D, C)`, Σ w f yᵀ, with one-hot y.
+        gram: Σ w f fᵀ, `(D, D)`.
+        cross: Σ w f yᵀ with one-hot y, `(D, C)`.
         count: Σ w.
     """
 
@@ -26,13 +26,13 @@ class Moments:
 
 
 def moments(features: Tensor, labels: Tensor, classes: int, *, weight: float = 1.0) -> Moments:
-    """Sum up training samples.
+    """Return the moments of training samples.
 
     Args:
-        features: `(N, D)`.
-        labels: int64 `(N,)`.
+        features: Features, `(N, D)`.
+        labels: Labels, int64 `(N,)`.
         classes: C.
-        weight: how many samples each of them stands for.
+        weight: Weight of each sample.
 
     Example:
         >>> moments(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1]), 2).cross
@@ -43,10 +43,10 @@ def moments(features: Tensor, labels: Tensor, classes: int, *, weight: float = 1
 
 
 def ridge_head(sums: Moments, penalty: float) -> Tensor:
-    """Return W = (FᵀF / N + λI)⁻¹ FᵀY / N, differentiable in the sums.
+    """Return W = (FᵀF / N + λI)⁻¹ FᵀY / N, differentiable in the moments.
 
     Args:
-        sums: of all training samples.
+        sums: Moments of all training samples.
         penalty: λ, above 0.
 
     Returns:
@@ -63,19 +63,19 @@ def ridge_head(sums: Moments, penalty: float) -> Tensor:
 def ridge_gradient(
     head: Tensor, sums: Moments, penalty: float, outer: Tensor, features: Tensor, labels: Tensor, *, weight: float = 1.0
 ) -> Tensor:
-    """Return dL/dF of a loss L(W) in some of the training features, by implicit differentiation.
+    """Return dL/dF of a loss L(W) for some of the training features, by implicit differentiation.
 
     W solves A W = B with A = FᵀF / N + λI and B = FᵀY / N. With V = A⁻¹ dL/dW and a row f of F with label y,
     dL/df = w (V (y − Wᵀf) − W (Vᵀf)) / N.
 
     Args:
-        head: W `(D, C)`, from `ridge_head`.
-        sums: of all training samples, these among them.
+        head: W from `ridge_head`, `(D, C)`.
+        sums: Moments of all training samples, including those of `features`.
         penalty: λ.
-        outer: dL/dW `(D, C)`.
-        features: `(P, D)`, the samples that may change.
-        labels: int64 `(P,)`.
-        weight: how many samples each of them stands for.
+        outer: dL/dW, `(D, C)`.
+        features: Features of the samples that change, `(P, D)`.
+        labels: Labels of these samples, int64 `(P,)`.
+        weight: Weight of each of these samples.
 
     Returns:
         `(P, D)`.

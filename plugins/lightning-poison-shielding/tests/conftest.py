@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison import PixelRange, Surrogate
-from lightning_poison_shielding.paper_generator import Pairs
+from lightning_poison_shielding.generators import Pairs
 
 FEATURE_LAYER = "6"
-"""Of the network of these tests: 32 features."""
+"""Feature layer of the network of these tests, with 32 features."""
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The networks of these tests are so small that threads only get in each other's way."""
+    """Run on one thread: the networks of these tests are too small to gain from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def digits() -> TensorDataset:
-    """Real images: 8 by 8 pixels of 17 gray levels."""
+    """Real images: 8 × 8 pixels with 17 gray levels."""
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return TensorDataset(torch.tensor(images).float().view(-1, 1, 8, 8)[order] / 16, torch.tensor(labels)[order])
@@ -42,13 +42,13 @@ def pixels() -> PixelRange:
 
 @pytest.fixture(scope="session")
 def dataset(digits: TensorDataset) -> Subset:
-    """What the victim trains its head on."""
+    """The training set of the victim's head."""
     return Subset(digits, range(500, 800))
 
 
 @pytest.fixture(scope="session")
 def pool(digits: TensorDataset) -> Subset:
-    """What the attacker has besides."""
+    """The attacker's pool."""
     return Subset(digits, range(800, 1500))
 
 
@@ -59,7 +59,7 @@ def test_set(digits: TensorDataset) -> Subset:
 
 @pytest.fixture(scope="session")
 def surrogate(digits: TensorDataset) -> Surrogate:
-    """The network whose features the victim freezes, trained on images of its own."""
+    """The network whose features the victim freezes, trained on its own images."""
     images, labels = (part[:500] for part in digits.tensors)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -28,27 +28,27 @@ ATTACKS = {
 def accuracies(dataset, test_set, surrogate):
     """Return a function from added images and labels to the accuracies on the protected class and on the others."""
 
-    def read(data):
+    def features_and_labels(data):
         with torch.no_grad():
             images = torch.stack([data[position][0] for position in range(len(data))])
             return surrogate.model[:7](images), labels_of(data)
 
-    features, labels = read(dataset)
-    test, true = read(test_set)
+    features, labels = features_and_labels(dataset)
+    test, true = features_and_labels(test_set)
 
     def measure(images, added):
         with torch.no_grad():
             rows = torch.cat([features, surrogate.model[:7](images)])
         head = LogisticRegression(max_iter=20_000).fit(rows.numpy(), torch.cat([labels, added]).numpy())
-        right, mine = torch.from_numpy(head.predict(test.numpy())) == true, true == PROTECTED
-        return float(right[mine].float().mean()), float(right[~mine].float().mean())
+        correct, is_protected = torch.from_numpy(head.predict(test.numpy())) == true, true == PROTECTED
+        return float(correct[is_protected].float().mean()), float(correct[~is_protected].float().mean())
 
     return measure
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_protected_class_is_misread_and_the_others_are_not(name, accuracies, dataset, pool, surrogate, pixels):
+def test_only_protected_class_is_misclassified(name, accuracies, dataset, pool, surrogate, pixels):
     poison = ATTACKS[name].craft(
         dataset,
         Threat(BUDGET, EPSILON, clean_label=True, pixels=pixels),

@@ -15,54 +15,54 @@ def features_of(model, layer="1", pixels=None, batch_size=4):
     return FrozenFeatures(Surrogate(model, layer), pixels or PixelRange(), batch_size=batch_size)
 
 
-def test_features_of_normalized_images_and_a_constant(images):
+def test_features_of_normalized_images_have_constant(images):
     pixels = PixelRange(mean=(0.5,), std=(0.25,))
     extract = features_of(nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(64, 1000)), pixels=pixels)
     expected = torch.cat([(images.flatten(1) - 0.5) / 0.25, torch.ones(10, 1)], 1)
-    torch.testing.assert_close(extract.known(images), expected)
+    torch.testing.assert_close(extract.detached(images), expected)
 
 
-def test_the_scale(images, surrogate):
+def test_fit_scale_sets_mean_square_to_one(images, surrogate):
     extract = FrozenFeatures(surrogate, PixelRange(), batch_size=4)
-    scaled = extract.fit_scale(extract.known(images))
+    scaled = extract.fit_scale(extract.detached(images))
     assert scaled[:, :-1].square().mean() == pytest.approx(1)
     assert (scaled[:, -1] == 1).all()
-    torch.testing.assert_close(extract.known(images), scaled)
+    torch.testing.assert_close(extract.detached(images), scaled)
 
 
-def test_the_gradient_does_not_depend_on_blocks(images, surrogate, generator):
+def test_input_gradient_is_independent_of_batch_size(images, surrogate, generator):
     rows = torch.randn(10, 33, generator=generator)
     leaf = images.clone().requires_grad_()
     whole = FrozenFeatures(surrogate, PixelRange(), batch_size=10)
     (whole(leaf) * rows).sum().backward()
-    found = FrozenFeatures(surrogate, PixelRange(), batch_size=3).backward(images, rows)
+    found = FrozenFeatures(surrogate, PixelRange(), batch_size=3).input_gradient(images, rows)
     torch.testing.assert_close(found, leaf.grad)
 
 
-def test_a_layer_that_is_not_there():
+def test_refuses_unknown_layer():
     with pytest.raises(ValueError, match=r"one of the layers of Sequential \(0, 1\), but got 'body'"):
         features_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "body")
 
 
-def test_features_that_are_not_finite(images):
+def test_refuses_features_that_are_not_finite(images):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     model[1].weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="finite features, of layer `1` of Sequential too, but got NaN"):
-        features_of(model).known(images)
+    with pytest.raises(ValueError, match="finite features, including layer `1` of Sequential, but got NaN"):
+        features_of(model).detached(images)
 
 
-def test_features_that_are_constant(images):
+def test_refuses_constant_features(images):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     model[1].weight.data.zero_()
     extract = features_of(model)
-    with pytest.raises(ValueError, match="tell images apart"):
-        extract.fit_scale(extract.known(images))
+    with pytest.raises(ValueError, match="features differ between images"):
+        extract.fit_scale(extract.detached(images))
 
 
-def test_a_surrogate_that_returns_no_vectors(images):
+def test_refuses_outputs_that_are_not_vectors(images):
     class Sum(nn.Module):
         def forward(self, inputs):
             return inputs.sum()
 
     with pytest.raises(ValueError, match="a vector for each of the 4 samples"):
-        features_of(Sum(), "").known(images)
+        features_of(Sum(), "").detached(images)

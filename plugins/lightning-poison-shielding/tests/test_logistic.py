@@ -3,9 +3,15 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from lightning_poison_shielding.logistic import HeadProblem, logistic_gradient, logistic_head
+from lightning_poison_shielding.logistic import HeadProblem, conjugate_gradients, logistic_gradient, logistic_head
 
 PENALTY = 0.02
+
+
+def system(generator, size=12):
+    root = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    matrix = root @ root.T + torch.diag(torch.logspace(0, 3, size, dtype=torch.float64))
+    return matrix, torch.randn(size, 2, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def problem(samples):
     return HeadProblem(*samples, 3, PENALTY)
 
 
-def test_the_head_is_scikit_learns(samples, problem):
+def test_head_matches_scikit_learn(samples, problem):
     features, labels = samples
     model = LogisticRegression(C=1 / (60 * PENALTY), fit_intercept=False, tol=1e-10, max_iter=1000)
     model.fit(features.numpy(), labels.numpy())
@@ -29,7 +35,7 @@ def test_the_head_is_scikit_learns(samples, problem):
     assert problem.gradient(found).abs().max() <= 1e-9
 
 
-def test_gradient_and_hessian_are_those_of_the_value(problem, generator):
+def test_gradient_and_hessian_match_autograd(problem, generator):
     head, way = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
     leaf = head.clone().requires_grad_()
     (slope,) = torch.autograd.grad(problem.value(leaf), leaf, create_graph=True)
@@ -38,17 +44,17 @@ def test_gradient_and_hessian_are_those_of_the_value(problem, generator):
     torch.testing.assert_close(problem.hessian(head)(way), curve)
 
 
-def test_the_preconditioner_inverts_the_blocks_of_the_classes(problem, generator):
+def test_preconditioner_inverts_diagonal_blocks(problem, generator):
     head = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     alone = torch.zeros(4, 3, dtype=torch.float64)
     alone[:, 1] = torch.randn(4, generator=generator, dtype=torch.float64)
     curved = problem.hessian(head)(alone)
     only = torch.zeros_like(curved)
     only[:, 1] = curved[:, 1]
-    torch.testing.assert_close(problem.near_inverse(head)(only), alone)
+    torch.testing.assert_close(problem.preconditioner(head)(only), alone)
 
 
-def test_a_weight_stands_for_repetitions(samples):
+def test_weights_are_equivalent_to_repetitions(samples):
     features, labels = samples
     weights = torch.ones(60, dtype=torch.float64)
     weights[:20] = 3
@@ -58,15 +64,15 @@ def test_a_weight_stands_for_repetitions(samples):
     torch.testing.assert_close(weighted, repeated)
 
 
-def test_it_starts_where_it_is_told(problem):
+def test_starts_at_given_head(problem):
     solved = logistic_head(problem, tolerance=1e-9)
     assert logistic_head(problem, start=solved, steps=0) is solved
-    begun = logistic_head(problem, start=solved + 0.01, steps=2, precondition=problem.near_inverse(solved))
-    assert problem.value(begun) < problem.value(solved + 0.01)
+    continued = logistic_head(problem, start=solved + 0.01, steps=2, precondition=problem.preconditioner(solved))
+    assert problem.value(continued) < problem.value(solved + 0.01)
 
 
-def test_a_far_start_descends(problem):
-    """A whole Newton step from a saturated softmax overshoots; halved ones do not."""
+def test_converges_from_far_start(problem):
+    """A full Newton step from a saturated softmax overshoots; halved steps do not."""
     far = 30 * torch.ones(4, 3, dtype=torch.float64)
     far[:, 0] = -60
     torch.testing.assert_close(
@@ -75,7 +81,7 @@ def test_a_far_start_descends(problem):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_gradient_in_the_features(samples, generator, weighted):
+def test_gradient_matches_finite_differences(samples, generator, weighted):
     features, labels = samples
     weights = 1 + torch.rand(60, generator=generator, dtype=torch.float64) if weighted else None
     outer = torch.randn(4, 3, generator=generator, dtype=torch.float64)
@@ -84,16 +90,18 @@ def test_the_gradient_in_the_features(samples, generator, weighted):
         return logistic_head(HeadProblem(values, labels, 3, PENALTY, weights), tolerance=1e-12)
 
     problem, head = HeadProblem(features, labels, 3, PENALTY, weights), solved(features)
-    found = logistic_gradient(problem, head, outer, slice(50, None), precondition=problem.near_inverse(head), steps=100)
+    found = logistic_gradient(
+        problem, head, outer, slice(50, None), precondition=problem.preconditioner(head), steps=100
+    )
     assert found.shape == (10, 4)
-    for place in ((0, 0), (4, 3), (9, 1)):
+    for index in ((0, 0), (4, 3), (9, 1)):
         step = torch.zeros_like(features)
-        step[50 + place[0], place[1]] = 1e-3
+        step[50 + index[0], index[1]] = 1e-3
         slope = (outer * (solved(features + step) - solved(features - step))).sum() / 2e-3
-        assert float(found[place]) == pytest.approx(float(slope), rel=1e-2, abs=1e-6)
+        assert float(found[index]) == pytest.approx(float(slope), rel=1e-2, abs=1e-6)
 
 
-def test_the_gradient_is_that_through_an_unrolled_solve(samples, generator):
+def test_gradient_matches_unrolled_optimization(samples, generator):
     features, labels = samples
     outer = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     leaf = features.clone().requires_grad_()
@@ -105,3 +113,33 @@ def test_the_gradient_is_that_through_an_unrolled_solve(samples, generator):
     problem = HeadProblem(features, labels, 3, PENALTY)
     found = logistic_gradient(problem, head.detach(), outer, slice(None), steps=200)
     torch.testing.assert_close(found, through, rtol=1e-3, atol=1e-6)
+
+
+class TestConjugateGradients:
+    def test_solves_system(self, generator):
+        matrix, right = system(generator)
+        found = conjugate_gradients(lambda x: matrix @ x, right, steps=100, tolerance=1e-10)
+        torch.testing.assert_close(found, torch.linalg.solve(matrix, right))
+
+    def test_preconditioner_saves_products(self, generator):
+        matrix, right = system(generator)
+        products = []
+
+        def product(values):
+            products.append(1)
+            return matrix @ values
+
+        plain = conjugate_gradients(product, right, steps=100)
+        count = len(products)
+        helped = conjugate_gradients(product, right, steps=100, precondition=lambda x: x / matrix.diag()[:, None])
+        assert len(products) - count < count
+        torch.testing.assert_close(helped, plain, rtol=1e-2, atol=1e-4)
+
+    def test_stops_after_given_steps(self, generator):
+        matrix, right = system(generator)
+        first = conjugate_gradients(lambda x: matrix @ x, right, steps=1)
+        length = right.square().sum() / (right * (matrix @ right)).sum()
+        torch.testing.assert_close(first, length * right)
+
+    def test_solves_zero_system(self):
+        assert conjugate_gradients(lambda x: 2 * x, torch.zeros(3), steps=5).tolist() == [0, 0, 0]

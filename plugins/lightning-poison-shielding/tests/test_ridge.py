@@ -12,7 +12,7 @@ def samples(generator):
     return torch.randn(30, 4, generator=generator, dtype=torch.float64), torch.arange(30) % 3
 
 
-def test_the_head_is_the_least_squares_solution(samples):
+def test_head_is_least_squares_solution(samples):
     features, labels = samples
     root = (30 * PENALTY) ** 0.5
     stacked = torch.cat([features, root * torch.eye(4, dtype=torch.float64)])
@@ -22,17 +22,17 @@ def test_the_head_is_the_least_squares_solution(samples):
     )
 
 
-def test_a_weight_stands_for_repetitions(samples):
+def test_weights_are_equivalent_to_repetitions(samples):
     features, labels = samples
-    once = moments(features[:10], labels[:10], 3, weight=3.0) + moments(features[10:], labels[10:], 3)
+    weighted = moments(features[:10], labels[:10], 3, weight=3.0) + moments(features[10:], labels[10:], 3)
     rows = torch.cat([torch.arange(10).repeat(3), torch.arange(10, 30)])
-    again = moments(features[rows], labels[rows], 3)
-    assert once.count == again.count == 50
-    torch.testing.assert_close(ridge_head(once, PENALTY), ridge_head(again, PENALTY))
+    repeated = moments(features[rows], labels[rows], 3)
+    assert weighted.count == repeated.count == 50
+    torch.testing.assert_close(ridge_head(weighted, PENALTY), ridge_head(repeated, PENALTY))
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.5])
-def test_the_gradient_in_the_features(samples, generator, weight):
+def test_gradient_matches_autograd_and_finite_differences(samples, generator, weight):
     features, labels = samples
     clean, poison = moments(features[6:], labels[6:], 3), features[:6].clone().requires_grad_()
     outer = torch.randn(4, 3, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Modules of a user's, and the same training by hand: a loop of plain torch, and an attack written out in it."""
+"""User modules, and the same training by hand: a plain torch loop with an explicit attack."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def make_net():
 
 
 class Steps:
-    """A user's module, for either namespace."""
+    """A user module for either namespace."""
 
     path = SampleSpec("0", "1")
 
@@ -57,15 +57,15 @@ class Plain(Steps, pl.LightningModule):
     pass
 
 
-class PlainOfTheOther(Steps, pytorch_lightning.LightningModule):
+class OtherPlain(Steps, pytorch_lightning.LightningModule):
     pass
 
 
-class Unstepped(Plain):
-    """Notes whether a step was taken; the tests of refusals hold that none was."""
+class NoStep(Plain):
+    """Fails on the first step."""
 
     def training_step(self, batch, batch_idx):
-        pytest.fail("a step was taken")
+        pytest.fail("ran a step")
 
 
 class Evaluated(Plain):
@@ -77,7 +77,7 @@ class Evaluated(Plain):
 
 
 class Manual(Plain):
-    """Optimizes by itself, with an optimizer for each part."""
+    """Manual optimization with two optimizers."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ class Checkpointed(Plain):
 
 
 class Reentrant(Checkpointed):
-    """Takes inputs that have a gradient, as reentrant checkpoints must."""
+    """Uses inputs that require gradients, as reentrant checkpoints need."""
 
     reentrant = True
 
@@ -137,7 +137,7 @@ def trainer(*callbacks, namespace=pl, epochs=1, **options):
 
 
 def attacked_by_hand(net, images, labels, adversary=PLAIN, loss=F.cross_entropy):
-    """Climb by the sign of the gradient of each loss; raw images, no random start."""
+    """Ascend the sign of the gradient of each loss; raw images, no random start."""
     net.eval()
     changed = images
     for _ in range(adversary.steps):
@@ -150,7 +150,7 @@ def attacked_by_hand(net, images, labels, adversary=PLAIN, loss=F.cross_entropy)
 
 
 def by_hand(net=None, adversary=PLAIN, *, accumulate=1, epochs=1, loss=F.cross_entropy, after=lambda net: None):
-    """Return a network that was trained by hand, and the images that it saw; `after` looks at it after each step."""
+    """Return a network trained by hand and the images of its steps; `after` is called after each step."""
     net = make_net() if net is None else net
     optimizer, seen = torch.optim.SGD(net.parameters(), lr=0.1), []
     images, labels = (part.split(BATCH) for part in images_and_labels())
@@ -171,8 +171,8 @@ def assert_same(net, other, **tolerance):
         torch.testing.assert_close(found, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
-def assert_as_before(model):
-    """Hold that nothing is left of the attack on a module."""
+def assert_restored(model):
+    """Assert that the module is restored."""
     assert not any(name.startswith("_lightning_poison") for name in model.__dict__)
     assert "training_step" not in model.__dict__
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -180,14 +180,14 @@ def assert_as_before(model):
 
 
 @pytest.fixture(autouse=True)
-def nothing_compiled():
-    """Forget what other tests have compiled: dynamo counts the variants of one function over a whole process."""
+def reset_compiler():
+    """Reset dynamo, which counts the variants of one function over the whole process."""
     torch.compiler.reset()
 
 
 @pytest.fixture
 def kit():
-    kinds = (Plain, PlainOfTheOther, Unstepped, Evaluated, Manual, Checkpointed, Reentrant, Shaped)
-    made = (images_and_labels, make_net, loader, trainer, attacked_by_hand, by_hand, assert_same, assert_as_before)
-    named = {each.__name__: each for each in kinds + made}
+    kinds = (Plain, OtherPlain, NoStep, Evaluated, Manual, Checkpointed, Reentrant, Shaped)
+    functions = (images_and_labels, make_net, loader, trainer, attacked_by_hand, by_hand, assert_same, assert_restored)
+    named = {each.__name__: each for each in kinds + functions}
     return SimpleNamespace(**named, STEPS=STEPS, BATCH=BATCH, PLAIN=PLAIN)

@@ -1,4 +1,4 @@
-"""Batches of any structure, logits from anywhere, any loss of a sample."""
+"""Any structure of batches, source of logits and loss per sample."""
 
 from collections import namedtuple
 from types import SimpleNamespace
@@ -71,20 +71,20 @@ def test_batches_of_several_loaders(kit, combined, spec):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
-def test_batches_of_several_loaders_without_a_path(kit):
+def test_refuses_several_loaders_without_paths(kit):
     with pytest.raises(ValueError, match=r"a\.0: a float32 tensor(.|\n)*b\.1: a int64 .*\n.*sample=SampleSpec"):
-        kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.Unstepped(), {"a": kit.loader(), "b": kit.loader()})
+        kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.NoStep(), {"a": kit.loader(), "b": kit.loader()})
 
 
-def test_batches_that_the_loader_keeps_are_not_changed(kit):
+def test_stored_batches_are_unchanged(kit):
     batches = list(zip(*(part.split(kit.BATCH) for part in kit.images_and_labels()), strict=True))
     before = [image.clone() for image, _ in batches]
     kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.Plain(), DataLoader(batches, batch_size=None))
     assert all(torch.equal(image, was) for (image, _), was in zip(batches, before, strict=True))
 
 
-def test_what_a_transfer_hook_makes_of_a_batch_is_attacked(kit):
-    """Floats are made of integers there, and normalized; the radius is still that of the raw image."""
+def test_attacks_the_output_of_transfer_hooks(kit):
+    """Integers are converted to floats and normalized there; the radius still applies to the raw image."""
     pixels = PixelRange(mean=(0.4,), std=(0.2,))
 
     class Data(pl.LightningDataModule):
@@ -104,7 +104,7 @@ def test_what_a_transfer_hook_makes_of_a_batch_is_attacked(kit):
 
 
 @pytest.mark.parametrize("shape", [lambda *pair: pair, lambda image, label: {"image": image, "label": label}])
-def test_labels_that_a_transform_has_mixed(kit, shape):
+def test_mixed_labels(kit, shape):
     class Mixing(kit.Plain):
         def training_step(self, batch, batch_idx):
             assert self.path.labels_in(batch).shape == (kit.BATCH, 3)
@@ -123,10 +123,10 @@ def test_labels_that_a_transform_has_mixed(kit, shape):
 
 class TestLogits:
     @pytest.mark.parametrize("logits", ["net", "named", lambda module, images: module.net(images)])
-    def test_they_come_from_who_is_named(self, kit, logits):
+    def test_named_source(self, kit, logits):
         class Named(kit.Plain):
             def forward(self, images):
-                pytest.fail("the module itself was asked")
+                pytest.fail("called the module itself")
 
             def named(self, images):
                 return self.net(images)
@@ -139,7 +139,7 @@ class TestLogits:
         kit.assert_same(model.net, kit.by_hand()[0])
 
     @pytest.mark.parametrize("kind", ["dict", "object", "function"])
-    def test_they_may_stand_inside_of_an_output(self, kit, kind):
+    def test_logits_in_an_output(self, kit, kind):
         class Wrapping(kit.Plain):
             def forward(self, images):
                 logits = self.net(images)
@@ -155,23 +155,23 @@ class TestLogits:
 
 
 class TestLosses:
-    """Anything that gives one loss a sample; where nothing names a class, there is no accuracy either."""
+    """Any loss per sample; without class labels there is no accuracy."""
 
-    def figures(self, kit, model, data, **options):
+    def metrics(self, kit, model, data, **options):
         running = kit.trainer(AdversarialTraining(**{"adversary": kit.PLAIN, **options}), log_every_n_steps=1)
         running.fit(model, kit.loader(data))
         return {name: float(value) for name, value in running.callback_metrics.items()}
 
-    def test_the_adversary_raises_it(self, kit):
+    def test_adversary_maximizes_the_loss(self, kit):
         def margin(logits, labels, reduction="none"):
             own = logits.gather(1, labels[:, None])[:, 0]
             return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own
 
         model = kit.Plain()
-        figures = self.figures(kit, model, None, loss=margin)
+        metrics = self.metrics(kit, model, None, loss=margin)
         kit.assert_same(model.net, kit.by_hand(loss=margin)[0])
-        assert figures["train/robust_loss"] > figures["train/clean_loss"]
-        assert 0 <= figures["train/robust_accuracy"] <= figures["train/clean_accuracy"]
+        assert metrics["train/robust_loss"] > metrics["train/clean_loss"]
+        assert 0 <= metrics["train/robust_accuracy"] <= metrics["train/clean_accuracy"]
 
     @pytest.mark.parametrize("columns", [True, False], ids=["(B, 1)", "(B,)"])
     @pytest.mark.parametrize("adversary", [PGD(0.1, steps=2), FGSM(0.1)], ids=["PGD", "FGSM"])
@@ -191,11 +191,11 @@ class TestLosses:
             return F.binary_cross_entropy_with_logits(logits.view(-1), labels.float(), reduction="none")
 
         images, labels = kit.images_and_labels()
-        figures = self.figures(
+        metrics = self.metrics(
             kit, Binary(), TensorDataset(images, labels % 2), adversary=adversary, loss=binary, guard=None
         )
-        assert set(figures) == {"train/clean_loss", "train/robust_loss"}
-        assert figures["train/robust_loss"] > figures["train/clean_loss"]
+        assert set(metrics) == {"train/clean_loss", "train/robust_loss"}
+        assert metrics["train/robust_loss"] > metrics["train/clean_loss"]
 
     def test_regression(self, kit):
         class Regression(kit.Plain):
@@ -211,11 +211,11 @@ class TestLosses:
         def squares(found, wanted):
             return (found - wanted).square()
 
-        figures = self.figures(kit, Regression(), data, loss=squares, sample=SampleSpec())
-        assert figures["train/robust_loss"] > figures["train/clean_loss"]
-        assert set(figures) == {"train/clean_loss", "train/robust_loss"}
+        metrics = self.metrics(kit, Regression(), data, loss=squares, sample=SampleSpec())
+        assert metrics["train/robust_loss"] > metrics["train/clean_loss"]
+        assert set(metrics) == {"train/clean_loss", "train/robust_loss"}
 
-    def test_several_labels_of_a_sample(self, kit):
+    def test_several_labels_per_sample(self, kit):
         class Several(kit.Plain):
             def training_step(self, batch, batch_idx):
                 return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
@@ -225,12 +225,12 @@ class TestLosses:
         def each(logits, labels):
             return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
 
-        assert set(self.figures(kit, Several(), data, loss=each, sample=SampleSpec())) == {
+        assert set(self.metrics(kit, Several(), data, loss=each, sample=SampleSpec())) == {
             "train/clean_loss",
             "train/robust_loss",
         }
 
-    def test_a_label_for_each_pixel(self, kit):
+    def test_one_label_per_pixel(self, kit):
         class Segmenting(kit.Plain):
             def __init__(self):
                 super().__init__()
@@ -241,13 +241,13 @@ class TestLosses:
         def each(logits, labels):
             return F.cross_entropy(logits, labels, reduction="none").mean((1, 2))
 
-        figures = self.figures(kit, Segmenting(), data, loss=each, sample=SampleSpec(), adversary=FGSM(0.1))
-        assert figures["train/robust_loss"] > figures["train/clean_loss"]
-        assert figures["train/robust_accuracy"] <= figures["train/clean_accuracy"]
+        metrics = self.metrics(kit, Segmenting(), data, loss=each, sample=SampleSpec(), adversary=FGSM(0.1))
+        assert metrics["train/robust_loss"] > metrics["train/clean_loss"]
+        assert metrics["train/robust_accuracy"] <= metrics["train/clean_accuracy"]
 
 
 @pytest.mark.parametrize(("share", "changed"), [(0.5, 4), (0.1, 1), (0.05, 1), (1, 8)])
-def test_a_part_of_each_batch(kit, share, changed):
+def test_share_of_each_batch(kit, share, changed):
     model = kit.Plain()
     kit.trainer(AdversarialTraining(kit.PLAIN, recipe=Madry(share))).fit(model, kit.loader())
     away = (model.seen[0] - kit.images_and_labels()[0][: kit.BATCH]).abs().amax((1, 2, 3))

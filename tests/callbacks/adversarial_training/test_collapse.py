@@ -1,4 +1,4 @@
-"""The guard in a Trainer: it looks at the end of each epoch, warns, and goes on with several steps."""
+"""The guard in a Trainer probes at the end of each epoch, warns, and continues with several steps."""
 
 import lightning.pytorch as pl
 import pytest
@@ -20,29 +20,29 @@ SINGLE = FGSM(0.1, random_start=False)
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Return a function that lets the probe count what is given, as if training had collapsed or not."""
+    """Return a function that sets the counts of the probe."""
     return lambda *right: monkeypatch.setattr(CollapseGuard, "probe", lambda _, batches: torch.tensor(right))
 
 
 @pytest.fixture
 def unprobed(monkeypatch):
-    return lambda: monkeypatch.setattr(CollapseGuard, "probe", lambda *_: pytest.fail("it was probed"))
+    return lambda: monkeypatch.setattr(CollapseGuard, "probe", lambda *_: pytest.fail("probed"))
 
 
-def test_training_falls_back_to_pgd_and_says_so(kit, counted):
+def test_training_falls_back_to_pgd_with_a_warning(kit, counted):
     counted(100, 2)
     model, callback = kit.Plain(), AdversarialTraining(SINGLE)
-    with pytest.warns(UserWarning, match=r"collapsed in epoch 0: .*100 withstand the single step and 2 with"):
+    with pytest.warns(UserWarning, match=r"collapsed in epoch 0: .* 100 of .* under the single step and 2 under PGD"):
         kit.trainer(callback, epochs=2).fit(model, kit.loader())
     assert callback.state_dict() == {"collapsed": True}
     _, seen = kit.by_hand(adversary=SINGLE.as_pgd())
     torch.testing.assert_close(model.seen[: kit.STEPS - 1], seen[:-1])
     clean, changed = kit.images_and_labels()[0][-kit.BATCH :], model.seen[kit.STEPS - 1]
-    assert not torch.allclose(changed, seen[-1])  # from the batch on in which it was seen
+    assert not torch.allclose(changed, seen[-1])  # from the batch of the probe on
     assert float((changed - clean).abs().max()) <= 0.1 + 1e-6
 
 
-def test_the_last_epoch_is_looked_at(kit, counted):
+def test_last_epoch_is_probed(kit, counted):
     counted(100, 2)
     with pytest.warns(UserWarning, match=r"collapsed in epoch 0: .* these weights are not robust\."):
         kit.trainer(AdversarialTraining(SINGLE), epochs=1).fit(kit.Plain(), kit.loader())
@@ -69,7 +69,7 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.parametrize(("stream", "limit", "last"), [(True, 1.0, 5), (False, 4, 3)])
-def test_the_last_batch_of_an_epoch_is_known_without_a_length_and_with_a_limit(kit, monkeypatch, stream, limit, last):
+def test_detects_the_last_batch_without_a_length_and_with_a_limit(kit, monkeypatch, stream, limit, last):
     seen = []
     monkeypatch.setattr(CollapseGuard, "probe", lambda _, probed: seen.append(probed[-1].index) or torch.zeros(2))
     data = Stream(*kit.images_and_labels()) if stream else None
@@ -78,7 +78,7 @@ def test_the_last_batch_of_an_epoch_is_known_without_a_length_and_with_a_limit(k
 
 
 class Digits(pl.LightningModule):
-    """Learns to withstand a step that always ends in a corner of the ball, and nothing else."""
+    """Learns to resist a step that always ends in a corner of the ball, and nothing else."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ class Digits(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def test_a_network_that_withstands_the_single_step_alone_is_caught(kit):
+def test_detects_a_network_that_only_resists_the_single_step(kit):
     pixels, labels = load_digits(return_X_y=True)
     images, labels = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)[:1024], torch.tensor(labels)[:1024]
     corner, right = FGSM(0.3, 0.6, random_start=False), {}
@@ -106,7 +106,7 @@ def test_a_network_that_withstands_the_single_step_alone_is_caught(kit):
         shuffled = torch.Generator().manual_seed(0)
         loader = DataLoader(TensorDataset(images, labels), 64, shuffle=True, generator=shuffled)
         if guard:
-            with pytest.warns(UserWarning, match="on single steps has collapsed in epoch"):
+            with pytest.warns(UserWarning, match="Single-step training collapsed in epoch"):
                 kit.trainer(callback, epochs=15).fit(model, loader)
         else:
             kit.trainer(callback, epochs=15).fit(model, loader)
@@ -115,28 +115,28 @@ def test_a_network_that_withstands_the_single_step_alone_is_caught(kit):
     assert right[CollapseGuard()] > 1.5 * right[None]
 
 
-def test_a_sound_training_goes_on(kit, counted):
+def test_robust_training_continues(kit, counted):
     counted(100, 90)
     model = kit.Plain()
     kit.trainer(AdversarialTraining(SINGLE), epochs=2).fit(model, kit.loader())
     kit.assert_same(model.net, kit.by_hand(adversary=SINGLE.as_pgd(), epochs=2)[0])
 
 
-def test_several_steps_and_no_guard_are_not_watched(kit, unprobed):
+def test_does_not_probe_several_steps_or_without_a_guard(kit, unprobed):
     unprobed()
     kit.trainer(AdversarialTraining(FGSM(0.1), guard=None), epochs=2).fit(kit.Plain(), kit.loader())
     kit.trainer(AdversarialTraining(kit.PLAIN), epochs=2).fit(kit.Plain(), kit.loader())
 
 
 @pytest.mark.parametrize(("warm_up", "first"), [(0.5, 1), (1, 1), (1.5, 2)])
-def test_an_epoch_of_the_whole_radius_comes_before_the_first_look(kit, counted, warm_up, first):
+def test_probes_after_an_epoch_at_full_radius(kit, counted, warm_up, first):
     counted(100, 2)
     callback = AdversarialTraining(SINGLE, warm_up_epochs=warm_up)
     with pytest.warns(UserWarning, match=f"collapsed in epoch {first}: "):
         kit.trainer(callback, epochs=4).fit(kit.Plain(), kit.loader())
 
 
-def test_a_resumed_run_remembers_it(kit, counted, unprobed, tmp_path):
+def test_resumed_run_restores_the_collapse(kit, counted, unprobed, tmp_path):
     counted(100, 2)
     first = kit.trainer(AdversarialTraining(FGSM(0.1)), epochs=2)
     with pytest.warns(UserWarning, match="collapsed"):
@@ -148,7 +148,7 @@ def test_a_resumed_run_remembers_it(kit, counted, unprobed, tmp_path):
     assert callback.state_dict() == {"collapsed": True}
 
 
-def test_looking_leaves_the_training_alone(kit):
+def test_probing_does_not_affect_training(kit):
     runs = []
     for guard in (CollapseGuard(samples=4, steps=2), None):
         model = kit.Plain()

@@ -1,4 +1,4 @@
-"""Clean and robust figures: in training, in validation and test, with and without a training before."""
+"""Clean and robust metrics in training, validation and test."""
 
 import math
 
@@ -16,12 +16,12 @@ STRONGER = PGD(0.3, 0.2, steps=3, random_start=False)
 NAMES = {"clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"}
 
 
-def figures_of(running):
+def metrics_of(running):
     return {name: float(value) for name, value in running.callback_metrics.items()}
 
 
 def measured_by_hand(kit, net, batches, adversary=STRONGER):
-    """Return the mean of the batches' clean and robust losses and accuracies, by prefixless names."""
+    """Return the mean clean and robust losses and accuracies of the batches, by name without prefix."""
     found = {name: [] for name in NAMES}
     for images, labels in batches:
         changed = kit.attacked_by_hand(net, images, labels, adversary)
@@ -40,17 +40,17 @@ def batches_of(kit, count=None):
 
 
 class TestInTraining:
-    def test_figures_are_those_of_the_weights_before_the_step(self, kit):
+    def test_metrics_are_those_of_the_weights_before_the_step(self, kit):
         model = kit.Plain()
         running = kit.trainer(AdversarialTraining(kit.PLAIN), log_every_n_steps=100)
         running.fit(model, kit.loader())
         expected = measured_by_hand(kit, kit.make_net(), batches_of(kit, 1), kit.PLAIN)
-        found = figures_of(running)
+        found = metrics_of(running)
         assert set(found) == {f"train/{name}" for name in NAMES}
         assert {name.removeprefix("train/"): value for name, value in found.items()} == expected
 
     @pytest.mark.parametrize("module", ["Plain", "Manual"])
-    def test_they_leave_the_training_alone(self, kit, module):
+    def test_metrics_do_not_affect_training(self, kit, module):
         runs = []
         for every in (1, 100, 0):
             model = getattr(kit, module)()
@@ -59,7 +59,7 @@ class TestInTraining:
         kit.assert_same(runs[0].net, runs[1].net, rtol=0, atol=0)
         kit.assert_same(runs[0].net, runs[2].net, rtol=0, atol=0)
 
-    def test_there_are_none_where_nothing_is_logged(self, kit):
+    def test_no_metrics_without_logging(self, kit):
         running = kit.trainer(AdversarialTraining(kit.PLAIN), log_every_n_steps=0)
         running.fit(kit.Plain(), kit.loader())
         assert not running.callback_metrics
@@ -67,7 +67,7 @@ class TestInTraining:
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 class TestValidationAndTest:
-    def test_without_a_training(self, kit, inference_mode):
+    def test_without_training(self, kit, inference_mode):
         model = kit.Evaluated()
         running = kit.trainer(AdversarialTraining(kit.PLAIN, validation=STRONGER), inference_mode=inference_mode)
         expected = measured_by_hand(kit, model.net, batches_of(kit))
@@ -75,19 +75,19 @@ class TestValidationAndTest:
             (found,) = getattr(running, task)(model, kit.loader(), verbose=False)
             assert {name: found[f"{prefix}/{name}"] for name in NAMES} == expected
             assert found[f"{prefix}/clean_loss"] == pytest.approx(found["val_loss"])
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
-    def test_in_a_training(self, kit, inference_mode):
+    def test_during_training(self, kit, inference_mode):
         model = kit.Evaluated()
         callback = AdversarialTraining(kit.PLAIN, validation=STRONGER, validation_batches=2)
         running = kit.trainer(callback, inference_mode=inference_mode)
         running.fit(model, kit.loader(), kit.loader())
-        found = figures_of(running)
+        found = metrics_of(running)
         expected = measured_by_hand(kit, model.net, batches_of(kit, 2))
         assert {name: found[f"val/{name}"] for name in NAMES} == expected
         assert set(found) == {"val_loss", *(f"{prefix}/{name}" for prefix in ("val", "train") for name in NAMES)}
 
-    def test_several_loaders_have_figures_of_their_own(self, kit, inference_mode):
+    def test_several_loaders_have_separate_metrics(self, kit, inference_mode):
         model, images = kit.Evaluated(), torch.full((24, 1, 6, 6), 0.5)
         second = DataLoader(TensorDataset(images, torch.zeros(24).long()), batch_size=kit.BATCH)
         callback = AdversarialTraining(kit.PLAIN, validation=STRONGER, validation_batches=1)
@@ -97,7 +97,7 @@ class TestValidationAndTest:
             expected = measured_by_hand(kit, model.net, batch)
             assert {name: found[place][f"val/{name}/dataloader_idx_{place}"] for name in NAMES} == expected
 
-    def test_the_training_is_the_same_with_and_without(self, kit, inference_mode):
+    def test_validation_does_not_affect_training(self, kit, inference_mode):
         runs = []
         for options in ({}, {"validation": PGD(0.2, steps=2)}):
             model = kit.Evaluated()
@@ -108,7 +108,7 @@ class TestValidationAndTest:
             runs.append(model)
         kit.assert_same(runs[0].net, runs[1].net, rtol=0, atol=0)
 
-    def test_a_random_start_is_the_same_in_each_validation(self, kit, inference_mode):
+    def test_random_start_is_the_same_in_each_validation(self, kit, inference_mode):
         callback = AdversarialTraining(kit.PLAIN, validation=PGD(0.2, steps=1))
         running = kit.trainer(callback, inference_mode=inference_mode)
         model = kit.Evaluated()
@@ -123,15 +123,15 @@ class TestValidationAndTest:
         assert found["val/robust_loss"] > found["val/clean_loss"] + 0.05
         assert found["val/clean_loss"] == pytest.approx(found["val_loss"], abs=rounding)
 
-    def test_nothing_is_measured_without_an_adversary_for_it(self, kit, inference_mode):
+    def test_no_metrics_without_a_validation_adversary(self, kit, inference_mode):
         running = kit.trainer(AdversarialTraining(kit.PLAIN), inference_mode=inference_mode)
         assert running.validate(kit.Evaluated(), kit.loader(), verbose=False) == [
             {"val_loss": pytest.approx(1.1, abs=0.1)}
         ]
 
 
-def test_the_other_namespace(kit):
-    class Evaluated(kit.PlainOfTheOther):
+def test_other_namespace(kit):
+    class Evaluated(kit.OtherPlain):
         def validation_step(self, batch, batch_idx):
             pass
 
@@ -142,19 +142,19 @@ def test_the_other_namespace(kit):
 
 
 class TestDiverged:
-    """NaN is measured and said, and stops nothing: that is for the callbacks whose work it is."""
+    """NaN is logged without stopping validation; other callbacks can stop it."""
 
     def diverged(self, model):
         model.net[5].weight.data.fill_(torch.nan)
         return model
 
-    def test_figures_are_nan_and_no_sample_is_read(self, kit):
+    def test_metrics_are_nan_and_no_sample_is_correct(self, kit):
         running = kit.trainer(AdversarialTraining(kit.PLAIN, validation=STRONGER))
         (found,) = running.validate(self.diverged(kit.Evaluated()), kit.loader(), verbose=False)
         assert all(math.isnan(found[f"val/{name}"]) for name in ("clean_loss", "robust_loss", "robust_accuracy"))
         assert found["val/clean_accuracy"] == 0
 
-    def test_callbacks_that_watch_the_figures_do_their_work(self, kit, tmp_path):
+    def test_callbacks_can_monitor_the_metrics(self, kit, tmp_path):
         class Diverging(kit.Evaluated):
             def on_validation_start(self):
                 if self.trainer.current_epoch == 1 and not self.trainer.sanity_checking:
@@ -169,14 +169,14 @@ class TestDiverged:
         assert stopping.stopped_epoch == 1
         assert [each.name for each in tmp_path.iterdir()] == ["epoch=0.ckpt"]
 
-    def test_training_itself_says_where_it_is_not_finite(self, kit):
+    def test_training_refuses_gradients_that_are_not_finite(self, kit):
         model = self.diverged(kit.Plain())
         with pytest.raises(FloatingPointError, match="finite gradient of the loss, but got NaN or infinity"):
             kit.trainer(AdversarialTraining(kit.PLAIN)).fit(model, kit.loader())
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
 
-def test_a_tensor_that_the_module_keeps_from_inference_mode(kit):
+def test_refuses_a_tensor_stored_in_inference_mode(kit):
     class Keeping(kit.Evaluated):
         kept = None
 
@@ -188,7 +188,7 @@ def test_a_tensor_that_the_module_keeps_from_inference_mode(kit):
     for inference_mode in (True, False):
         running = kit.trainer(AdversarialTraining(kit.PLAIN, validation=STRONGER), inference_mode=inference_mode)
         if inference_mode:
-            with pytest.raises(RuntimeError, match=r"made in inference mode.\nWrite `Trainer\(inference_mode=False\)`"):
+            with pytest.raises(RuntimeError, match=r"created in inference mode.\nWrite `Trainer\(inf"):
                 running.validate(Keeping(), kit.loader(), verbose=False)
         else:
             running.validate(Keeping(), kit.loader(), verbose=False)
@@ -202,7 +202,7 @@ def test_a_tensor_that_the_module_keeps_from_inference_mode(kit):
         ((torch.full((8, 1, 6, 6), 0.5),), "one integer label"),
     ],
 )
-def test_batches_that_cannot_be_measured_are_named(kit, batch, message):
+def test_refuses_invalid_batches(kit, batch, message):
     class Silent(kit.Plain):
         def validation_step(self, batch, batch_idx):
             pass

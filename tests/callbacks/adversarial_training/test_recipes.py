@@ -1,4 +1,4 @@
-"""Other recipes than Madry's, in a Trainer: the same weights however it runs the module, and nothing left behind."""
+"""Recipes other than Madry's in a Trainer: the same weights in all modes, and a restored module."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.free import Free
 from lightning_poison.adversarial.poison_immunity import PoisonImmunity
 from lightning_poison.adversarial.recipes import Madry
-from lightning_poison.adversarial.trades import TRADES, reading_divergence
+from lightning_poison.adversarial.trades import TRADES, prediction_divergence
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 IMMUNITIES = [PoisonImmunity(), PoisonImmunity("feature-collision", layers=["net.3"]), PoisonImmunity("patch")]
@@ -17,7 +17,7 @@ ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False
 
 
 class Beside:
-    """An adversary of a user's: a step by the sign from beside the inputs, where a divergence has a slope."""
+    """A custom adversary: a sign step from a point beside the inputs, where a divergence has a gradient."""
 
     epsilon, steps = 0.1, 1
     offset = 0.05 * torch.tensor([1.0, -1.0]).repeat(1, 1, 6, 3)
@@ -29,41 +29,41 @@ class Beside:
 
 
 @pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3), *IMMUNITIES], ids=repr)
-def test_they_train_and_leave_nothing_behind(kit, recipe):
+def test_recipes_train_and_restore_the_module(kit, recipe):
     model = kit.Plain()
     before = [value.clone() for value in model.parameters()]
     kit.trainer(AdversarialTraining(kit.PLAIN, recipe=recipe), epochs=2).fit(model, kit.loader())
     assert any(not torch.equal(was, value) for was, value in zip(before, model.parameters(), strict=True))
-    kit.assert_as_before(model)
+    kit.assert_restored(model)
     if isinstance(recipe, Free):
-        held = [float((one - model.seen[0]).abs().max()) for one in model.seen[:3]]
-        assert held[0] == 0
-        assert all(0 < each <= 0.1 + 1e-6 for each in held[1:])
+        changes = [float((one - model.seen[0]).abs().max()) for one in model.seen[:3]]
+        assert changes[0] == 0
+        assert all(0 < each <= 0.1 + 1e-6 for each in changes[1:])
 
 
-WAYS = ("compiled", "manual", "named logits", "DDP", "figures in each step")
-RUNS = [(way, recipe) for way in WAYS for recipe in (TRADES(beta=2), Free(replays=3), *IMMUNITIES)]
+MODES = ("compiled", "manual", "named logits", "DDP", "metrics in each step")
+RUNS = [(mode, recipe) for mode in MODES for recipe in (TRADES(beta=2), Free(replays=3), *IMMUNITIES)]
 
 
 @pytest.mark.parametrize(
-    ("way", "recipe"), [run for run in RUNS if run[0] != "manual" or not isinstance(run[1], TRADES)], ids=repr
+    ("mode", "recipe"), [run for run in RUNS if run[0] != "manual" or not isinstance(run[1], TRADES)], ids=repr
 )
-def test_the_weights_are_the_same_however_the_module_is_run(kit, way, recipe):
-    adversary = Beside() if isinstance(recipe, TRADES) else kit.PLAIN  # at the clean inputs it would follow rounding
-    plain, other = kit.Plain(), kit.Manual() if way == "manual" else kit.Plain()
+def test_weights_are_the_same_in_all_modes(kit, mode, recipe):
+    adversary = Beside() if isinstance(recipe, TRADES) else kit.PLAIN  # its gradient at clean inputs is rounding noise
+    plain, other = kit.Plain(), kit.Manual() if mode == "manual" else kit.Plain()
     kit.trainer(AdversarialTraining(adversary, recipe=recipe), log_every_n_steps=0).fit(plain, kit.loader())
-    callback = AdversarialTraining(adversary, recipe=recipe, logits="net" if way == "named logits" else "")
-    options = {"log_every_n_steps": int(way == "figures in each step"), **(ONE_PROCESS if way == "DDP" else {})}
-    asked = torch.compile(other, backend="aot_eager") if way == "compiled" else other
-    kit.trainer(callback, **options).fit(asked, kit.loader())
+    callback = AdversarialTraining(adversary, recipe=recipe, logits="net" if mode == "named logits" else "")
+    options = {"log_every_n_steps": int(mode == "metrics in each step"), **(ONE_PROCESS if mode == "DDP" else {})}
+    run = torch.compile(other, backend="aot_eager") if mode == "compiled" else other
+    kit.trainer(callback, **options).fit(run, kit.loader())
     kit.assert_same(plain.net, other.net)
-    if way == "compiled":
-        del other.training_step  # torch.compile has put it there
-    kit.assert_as_before(other)
+    if mode == "compiled":
+        del other.training_step  # set by torch.compile
+    kit.assert_restored(other)
 
 
 @pytest.mark.parametrize("recipe", [Madry(), Madry(share=0.5), TRADES()], ids=repr)
-def test_figures_have_no_influence_on_what_is_drawn(kit, recipe):
+def test_metrics_do_not_affect_random_draws(kit, recipe):
     nets = []
     for every in (0, 1):
         model = kit.Plain()
@@ -75,7 +75,7 @@ def test_figures_have_no_influence_on_what_is_drawn(kit, recipe):
 
 
 @pytest.mark.parametrize("recipe", IMMUNITIES, ids=repr)
-def test_immunity_poisons_a_part_of_each_batch(kit, recipe):
+def test_immunity_poisons_half_of_each_batch(kit, recipe):
     model = kit.Plain()
     kit.trainer(AdversarialTraining(kit.PLAIN, recipe=recipe)).fit(model, kit.loader())
     away = (torch.cat(model.seen) - kit.images_and_labels()[0]).abs().amax((1, 2, 3)).view(kit.STEPS, kit.BATCH)
@@ -84,7 +84,7 @@ def test_immunity_poisons_a_part_of_each_batch(kit, recipe):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_trades_has_the_weights_of_a_loop_by_hand(kit, accumulate):
+def test_trades_equals_a_loop_by_hand(kit, accumulate):
     model, net = kit.Plain(), kit.make_net()
     callback = AdversarialTraining(Beside(), recipe=TRADES(beta=3))
     kit.trainer(callback, accumulate_grad_batches=accumulate, log_every_n_steps=0).fit(model, kit.loader())
@@ -93,10 +93,10 @@ def test_trades_has_the_weights_of_a_loop_by_hand(kit, accumulate):
     for step, (images, labels) in enumerate(batches):
         net.eval()
         aim = net(images).detach()
-        changed = Beside().perturb(images, lambda x, aim=aim: reading_divergence(net(x), aim))
+        changed = Beside().perturb(images, lambda x, aim=aim: prediction_divergence(net(x), aim))
         net.train()
         clean = net(images)
-        loss = F.cross_entropy(clean, labels) + 3 * reading_divergence(net(changed), clean).mean()
+        loss = F.cross_entropy(clean, labels) + 3 * prediction_divergence(net(changed), clean).mean()
         (loss / accumulate).backward()
         if (step + 1) % accumulate == 0:
             optimizer.step()
@@ -104,25 +104,25 @@ def test_trades_has_the_weights_of_a_loop_by_hand(kit, accumulate):
     kit.assert_same(model.net, net)
 
 
-def test_free_has_the_weights_of_a_loop_by_hand(kit):
+def test_free_equals_a_loop_by_hand(kit):
     model, net = kit.Plain(), kit.make_net()
     kit.trainer(AdversarialTraining(kit.PLAIN, recipe=Free(replays=3)), log_every_n_steps=1).fit(model, kit.loader())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     images, labels = (part.split(kit.BATCH) for part in kit.images_and_labels())
     change = torch.zeros_like(images[0])
     for step in range(kit.STEPS):
-        held = step // 3 * 3
-        leaf = (images[held] + change).clamp(0, 1).requires_grad_()
-        F.cross_entropy(net(leaf), labels[held]).backward()
+        first = step // 3 * 3
+        leaf = (images[first] + change).clamp(0, 1).requires_grad_()
+        F.cross_entropy(net(leaf), labels[first]).backward()
         moved = (change + 0.1 * leaf.grad.sign()).clamp(-0.1, 0.1)
-        change = (images[held] + moved).clamp(0, 1) - images[held]
+        change = (images[first] + moved).clamp(0, 1) - images[first]
         optimizer.step()
         optimizer.zero_grad()
     kit.assert_same(model.net, net)
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
-def test_a_step_that_skips_a_batch_does_so_under_trades(kit):
+def test_trades_keeps_skipped_steps(kit):
     class Skipping(kit.Plain):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
@@ -134,7 +134,7 @@ def test_a_step_that_skips_a_batch_does_so_under_trades(kit):
     assert len(model.seen) == kit.STEPS
 
 
-def test_a_last_batch_that_is_shorter(kit):
+def test_shorter_last_batch(kit):
     images, labels = kit.images_and_labels(20)
     for recipe in (None, TRADES(), Free(replays=2)):
         model = kit.Plain()
@@ -143,7 +143,7 @@ def test_a_last_batch_that_is_shorter(kit):
         assert {len(seen) for seen in model.seen} == {4, 8}
 
 
-def test_the_adversary_of_a_collapse_is_that_of_the_next_training_too(kit):
+def test_fallback_after_a_collapse_is_used_in_the_next_training(kit):
     callback = AdversarialTraining(FGSM(0.1))
     callback.load_state_dict({"collapsed": True})
     model, plain = kit.Plain(), kit.Plain()

@@ -1,4 +1,4 @@
-"""What cannot work is said before the first step: what was expected, what came, and the way out."""
+"""Errors are raised before the first step."""
 
 import lightning.pytorch as pl
 import pytest
@@ -24,10 +24,10 @@ RECIPES = [Madry(), TRADES(), Free()]
 
 @pytest.fixture
 def refused(kit):
-    """Return a function that trains on one batch, and holds that it was refused before anything had changed."""
+    """Return a function that asserts that training is refused before anything has changed."""
 
     def fit(batch, error, message, model=None, **options):
-        model = model or kit.Unstepped()
+        model = model or kit.NoStep()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         callback = AdversarialTraining(**{"adversary": kit.PLAIN, **options})
         running = kit.trainer(callback, log_every_n_steps=0)
@@ -35,7 +35,7 @@ def refused(kit):
             running.fit(model, DataLoader([batch, batch], batch_size=None))
         assert running.global_step == 0
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
     return fit
 
@@ -54,7 +54,7 @@ def refused(kit):
             (255 * IMAGES, LABELS),
             {},
             ValueError,
-            r"in \[0, 1\], the pixel range, but got values from 128 to 128.\nHand in raw images, or say how these are",
+            r"in \[0, 1\], the pixel range, but got values from 128 to 128.\nPass raw images, or state their",
         ),
         (
             (4 * IMAGES - 3, LABELS),
@@ -126,17 +126,17 @@ def refused(kit):
         ),
     ],
     ids=[
-        "integer images", "gray levels", "normalized and not said so", "normalized otherwise", "other channels", "NaN",
+        "integer images", "gray levels", "normalized but not declared", "other normalization", "other channels", "NaN",
         "no part at the path", "text at the path", "no labels", "images alone", "labels of none", "too few labels",
         "labels between classes", "labels in a column", "a loss of the batch",
     ],
 )  # fmt: skip
-def test_batches(refused, batch, options, error, message, recipe):
+def test_refuses_invalid_batches(refused, batch, options, error, message, recipe):
     refused(batch, error, message, recipe=recipe, **options)
 
 
 class Forwards:
-    """Modules whose forward has no gradient in its inputs, each in another way."""
+    """Forward methods without a gradient with respect to the inputs."""
 
     def no_grad(self, images):
         with torch.no_grad():
@@ -161,8 +161,8 @@ class Forwards:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=repr)
 @pytest.mark.parametrize("name", ["no_grad", "inference_mode", "detached", "hard", "blind", "rounded"])
-def test_a_forward_without_a_gradient_in_its_inputs(kit, refused, name, recipe):
-    class Cut(kit.Unstepped, Forwards):
+def test_refuses_a_forward_without_input_gradient(kit, refused, name, recipe):
+    class Cut(kit.NoStep, Forwards):
         offset = nn.Parameter(torch.zeros(1))
 
         def forward(self, images):
@@ -170,7 +170,7 @@ def test_a_forward_without_a_gradient_in_its_inputs(kit, refused, name, recipe):
 
     message = (
         "differentiable in the images, but got one that is not.\n"
-        "Leave out what cuts gradients off: `detach`, `argmax`, `torch.no_grad`, `torch.inference_mode`"
+        "Remove operations without a gradient: `detach`, `argmax`, `torch.no_grad`, `torch.inference_mode`"
     )
     refused((IMAGES, LABELS), ValueError, message, Cut(), recipe=recipe)
 
@@ -182,15 +182,19 @@ def test_a_forward_without_a_gradient_in_its_inputs(kit, refused, name, recipe):
         (
             "net.2",
             ValueError,
-            r"`logits` to be \(8, C\), a row a sample, but got a float32 tensor of shape \(8, 1, 6, 6\)",
+            r"`logits` to be \(8, C\), one row per sample, but got a float32 tensor of shape \(8, 1, 6, 6\)",
         ),
-        ("classes", ValueError, r"`logits` to be \(8, C\), a row a sample, but got a int64 tensor of shape \(8,\)"),
-        ("text", TypeError, r"`logits` to be a tensor, .* but got 'no logits'.\nName what returns them: `logits=`"),
-        ("net.absent", ValueError, r"`logits` to be a submodule or a method of Odd, but got 'net.absent'.\nName what"),
+        ("classes", ValueError, r"`logits` to be \(8, C\), one row per sample, but got a int64 tensor of shape \(8,\)"),
+        ("text", TypeError, r"`logits` to be a tensor, .* but got 'no logits'.\nName the source: `logits=`"),
+        (
+            "net.absent",
+            ValueError,
+            r"`logits` to be a submodule or a method of Odd, but got 'net.absent'.\nName the source",
+        ),
     ],
 )
-def test_what_returns_no_logits(kit, refused, logits, error, message, recipe):
-    class Odd(kit.Unstepped):
+def test_refuses_sources_without_logits(kit, refused, logits, error, message, recipe):
+    class Odd(kit.NoStep):
         def classes(self, images):
             return self.net(images).argmax(1)
 
@@ -201,19 +205,19 @@ def test_what_returns_no_logits(kit, refused, logits, error, message, recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=repr)
-def test_probabilities_in_the_place_of_logits(kit, refused, recipe):
-    class Soft(kit.Unstepped):
+def test_refuses_probabilities(kit, refused, recipe):
+    class Soft(kit.NoStep):
         def forward(self, images):
             return self.net(images).softmax(1)
 
-    message = r"Expected logits, but got probabilities: .*\nName what returns logits: `logits='net'`; or give a `loss`"
+    message = r"Expected logits, but got probabilities: .*\nName the layer .*, `logits='net'`, or pass a `loss`"
     refused((IMAGES, LABELS), ValueError, message, Soft(), recipe=recipe)
 
 
 @pytest.mark.parametrize(
     "options", [{"logits": "net"}, {"loss": lambda read, labels: F.nll_loss(read.log(), labels, reduction="none")}]
 )
-def test_ways_out_where_forward_returns_probabilities(kit, options):
+def test_solutions_if_forward_returns_probabilities(kit, options):
     class Soft(kit.Plain):
         def forward(self, images):
             return self.net(images).softmax(1)
@@ -239,17 +243,17 @@ def test_ways_out_where_forward_returns_probabilities(kit, options):
         ({"loss": "cross_entropy"}, r"`loss` to be a function of logits and labels, but got 'cross_entropy'.\nWrite"),
     ],
 )
-def test_settings_of_another_kind(kit, options, message):
+def test_refuses_settings_of_another_type(kit, options, message):
     with pytest.raises(TypeError, match=message):
         AdversarialTraining(kit.PLAIN, **options)
 
 
-def test_paths_that_are_the_wrong_way_round(refused):
+def test_refuses_swapped_paths(refused):
     message = r"floating-point batch .* but got a int64 tensor of shape \(8,\) at '1'.\nName the parts by their paths"
     refused((IMAGES, LABELS), ValueError, message, sample=SampleSpec("1", "0"))
 
 
-def test_a_module_without_forward(kit, refused):
+def test_refuses_a_module_without_forward(kit, refused):
     class Headless(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -267,18 +271,18 @@ def test_a_module_without_forward(kit, refused):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
-class TestInferenceModeInTheWay:
-    def test_around_a_training(self, kit):
+class TestInferenceMode:
+    def test_training_in_inference_mode(self, kit):
         with torch.inference_mode(), pytest.raises(RuntimeError, match=r"but got `torch.inference_mode` or a tensor"):
-            kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.Unstepped(), kit.loader())
+            kit.trainer(AdversarialTraining(kit.PLAIN)).fit(kit.NoStep(), kit.loader())
 
-    def test_batches_that_were_made_in_it(self, refused):
+    def test_batches_created_in_inference_mode(self, refused):
         with torch.inference_mode():
             batch = IMAGES.clone(), LABELS.clone()
         refused(batch, RuntimeError, r"a tensor made in it.\nWrite `Trainer\(inference_mode=False\)`, or .* clone")
 
-    def test_a_step_that_is_in_it_itself(self, kit):
-        """That is an error without an attack too; the attack does not hide it."""
+    def test_step_in_inference_mode(self, kit):
+        """The error is the same without an attack."""
 
         class Odd(kit.Plain):
             @torch.inference_mode()
@@ -293,20 +297,20 @@ class TestInferenceModeInTheWay:
 class TestStrategies:
     @pytest.mark.parametrize("namespace", [pl, pytorch_lightning])
     @pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
-    def test_those_that_shard_the_module(self, namespace, name):
-        class OfTheUser(getattr(namespace.strategies, name)):
+    def test_refuses_strategies_that_shard_the_module(self, namespace, name):
+        class UserStrategy(getattr(namespace.strategies, name)):
             pass
 
-        with pytest.raises(ValueError, match=r"parameters whole on each rank, but got OfTheUser.\n.*Use `ddp`"):
-            refuse_strategy(OfTheUser)
+        with pytest.raises(ValueError, match=r"keeps all parameters on each rank, but got UserStrategy.\n.*Use `ddp`"):
+            refuse_strategy(UserStrategy)
 
     @pytest.mark.parametrize("name", ["XLAStrategy", "SingleDeviceXLAStrategy"])
-    def test_those_of_xla(self, name):
-        with pytest.raises(ValueError, match=f"on a CPU or a GPU, but got {name}.\nNo test covers"):
+    def test_refuses_xla_strategies(self, name):
+        with pytest.raises(ValueError, match=f"on a CPU or a GPU, but got {name}.\nGradients inside the step"):
             refuse_strategy(getattr(pl.strategies, name))
 
     @pytest.mark.parametrize("task", ["fit", "validate", "test"])
-    def test_before_anything_is_trained_or_measured(self, kit, task):
+    def test_refuses_before_training_and_evaluation(self, kit, task):
         class FSDPStrategy(SingleDeviceStrategy):
             pass
 
@@ -315,10 +319,10 @@ class TestStrategies:
         with pytest.raises(ValueError, match="but got FSDPStrategy"):
             getattr(running, task)(model, *[kit.loader()] * (1 + (task == "fit")))
         assert not model.seen
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
     @pytest.mark.parametrize("task", ["validate", "predict"])
-    def test_not_where_there_is_nothing_to_attack(self, kit, task):
+    def test_accepts_if_nothing_is_attacked(self, kit, task):
         class FSDPStrategy(SingleDeviceStrategy):
             pass
 
@@ -328,22 +332,22 @@ class TestStrategies:
 
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
 @pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument in the `training_step`:UserWarning")
-def test_a_step_that_takes_an_iterator_over_batches(kit):
+def test_refuses_a_step_with_dataloader_iter(kit):
     class Iterating(kit.Plain):
         def training_step(self, dataloader_iter):
-            pytest.fail("a step was taken")
+            pytest.fail("ran a step")
 
-    with pytest.raises(TypeError, match=r"takes `dataloader_iter`.\nLet it take `\(self, batch, batch_idx\)`"):
+    with pytest.raises(TypeError, match=r"takes `dataloader_iter`.\nUse the signature `\(self, batch, batch_idx\)`"):
         kit.trainer(AdversarialTraining(kit.PLAIN)).fit(Iterating(), kit.loader())
 
 
 class TestRecipes:
-    def test_trades_under_manual_optimization(self, kit, refused):
+    def test_trades_refuses_manual_optimization(self, kit, refused):
         model = kit.Manual()
-        refused((IMAGES, LABELS), ValueError, "a Manual that optimizes by itself.\nUse `Madry", model, recipe=TRADES())
+        refused((IMAGES, LABELS), ValueError, "Manual with manual optimization.\nUse `Madry", model, recipe=TRADES())
         assert not model.seen
 
-    def test_free_with_a_step_that_detaches(self, kit, refused):
+    def test_free_refuses_a_step_that_detaches(self, kit, refused):
         class Detaching(kit.Plain):
             def training_step(self, batch, batch_idx):
                 return F.cross_entropy(self.net[5](batch[0].detach().flatten(1).repeat(1, 2)[:, :64]), batch[1])
@@ -351,15 +355,15 @@ class TestRecipes:
         message = "whose loss has a gradient in the inputs, but got one that has none.\nDo not detach"
         refused((IMAGES, LABELS), ValueError, message, Detaching(), recipe=Free())
 
-    def test_free_in_another_norm(self, refused):
+    def test_free_refuses_other_norms(self, refused):
         message = "'linf' for `Free`, but got 'l2'"
         refused((IMAGES, LABELS), ValueError, message, recipe=Free(), adversary=PGD(1.0, norm="l2"))
 
-    def test_a_guard_that_cannot_tell_what_is_read(self, kit, refused):
+    def test_guard_refuses_labels_that_are_not_classes(self, kit, refused):
         def squares(logits, labels):
             return (logits.mean(1) - labels).square()
 
-        message = "labels that are a float32 tensor of shape .8,..\nWrite `guard=None`, or take several steps"
+        message = "labels that are a float32 tensor of shape .8,..\nWrite `guard=None`, or use an adversary"
         refused((IMAGES, LABELS / 3), ValueError, message, loss=squares, sample=SampleSpec(), adversary=FGSM(0.1))
 
 
@@ -388,7 +392,7 @@ class TestRecipes:
         ({"seed": -1}, ValueError, "`seed`"),
     ],
 )
-def test_settings_that_cannot_be(kit, options, error, message):
+def test_refuses_settings_out_of_range(kit, options, error, message):
     with pytest.raises(error, match=message):
         AdversarialTraining(**{"adversary": kit.PLAIN, **options})
 
@@ -396,17 +400,17 @@ def test_settings_that_cannot_be(kit, options, error, message):
 @pytest.mark.parametrize(
     "make", [lambda: PGD(8), lambda: FGSM(8), lambda: PGD(8 / 255, 2), lambda: PGD(8, norm="linf")]
 )
-def test_a_radius_or_a_step_in_gray_levels(make):
+def test_refuses_a_radius_or_step_in_gray_levels(make):
     with pytest.raises(
         ValueError, match=r"in \(0, 1\], the range of the images, but got [28].\n.* gray levels write `"
     ):
         make()
 
 
-def test_a_later_batch_out_of_range_is_named_too(kit):
+def test_refuses_a_later_batch_out_of_range(kit):
     images = torch.cat([IMAGES, 255 * IMAGES])
     model = kit.Plain()
     with pytest.raises(ValueError, match=r"but got values from 128 to 128"):
         kit.trainer(AdversarialTraining(kit.PLAIN)).fit(model, kit.loader(TensorDataset(images, LABELS.repeat(2))))
     assert len(model.seen) == 1
-    kit.assert_as_before(model)
+    kit.assert_restored(model)

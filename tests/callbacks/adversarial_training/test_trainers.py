@@ -1,4 +1,4 @@
-"""What a Trainer does beside training goes on working: it finds settings, resumes, copies, fails; nothing is left."""
+"""Tuners, resuming, copies and errors of a Trainer with adversarial training; the module is always restored."""
 
 import pickle
 
@@ -14,11 +14,11 @@ from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 
-def test_a_random_start_is_another_one_for_each_batch_and_epoch_and_the_same_for_a_seed(kit):
+def test_random_start_depends_on_seed_epoch_and_batch(kit):
     runs = []
     for seed in (0, 0, 1):
         model = kit.Plain()
-        adversary = PGD(0.1, 1e-6, steps=1)  # what comes out is where it starts
+        adversary = PGD(0.1, 1e-6, steps=1)  # the result is the start
         kit.trainer(AdversarialTraining(adversary, seed=seed), epochs=2).fit(model, kit.loader())
         images = kit.images_and_labels()[0].split(kit.BATCH) * 2
         runs.append([seen - image for seen, image in zip(model.seen, images, strict=True)])
@@ -34,12 +34,12 @@ class TestWarmUp:
         images = kit.images_and_labels()[0].split(kit.BATCH) * 2
         return [float((seen - image).abs().max()) for seen, image in zip(model.seen, images, strict=True)]
 
-    def test_the_radius_grows_with_the_steps(self, kit):
+    def test_radius_grows_with_the_steps(self, kit):
         model = kit.Plain()
         kit.trainer(AdversarialTraining(kit.PLAIN, warm_up_epochs=1.5), epochs=2).fit(model, kit.loader())
         assert self.away(model, kit) == pytest.approx([0.1 * min(1, (step + 1) / 9) for step in range(12)], abs=1e-5)
 
-    def test_it_grows_with_the_epochs_where_a_loader_has_no_length(self, kit):
+    def test_radius_grows_with_the_epochs_without_a_length(self, kit):
         class Stream(IterableDataset):
             def __iter__(self):
                 return zip(*kit.images_and_labels(), strict=True)
@@ -50,9 +50,9 @@ class TestWarmUp:
 
 
 class TestTuning:
-    """Lightning's finders train in an earlier hook than any training; they must train with the attack."""
+    """Lightning's finders train in an earlier hook; they must train with the attack."""
 
-    def test_learning_rates(self, kit, tmp_path):
+    def test_learning_rate_finder(self, kit, tmp_path):
         class Rated(kit.Plain):
             lr = 0.1
 
@@ -71,9 +71,9 @@ class TestTuning:
         away = [float((seen - image).abs().max()) for seen, image in zip(model.searched, images, strict=False)]
         assert away == pytest.approx([0.1] * 4, abs=1e-5)
         kit.assert_same(model.net, kit.by_hand()[0])
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
-    def test_batch_sizes(self, kit, tmp_path):
+    def test_batch_size_finder(self, kit, tmp_path):
         class Data(pl.LightningDataModule):
             batch_size = 4
 
@@ -93,7 +93,7 @@ class TestTuning:
 
 
 class TestOptions:
-    def test_overfitting_a_few_batches(self, kit):
+    def test_overfit_batches(self, kit):
         model = kit.Plain()
         kit.trainer(AdversarialTraining(kit.PLAIN), overfit_batches=2, epochs=2).fit(model, kit.loader())
         images = kit.images_and_labels()[0].split(kit.BATCH)[:2] * 2
@@ -101,14 +101,14 @@ class TestOptions:
         assert away == pytest.approx([0.1] * 4, abs=1e-5)
 
     @pytest.mark.parametrize("options", [{"fast_dev_run": 2}, {"limit_train_batches": 2}, {"max_steps": 2}])
-    def test_a_few_steps(self, kit, options):
+    def test_limited_steps(self, kit, options):
         model = kit.Plain()
         kit.trainer(AdversarialTraining(kit.PLAIN, warm_up_epochs=1), **options).fit(model, kit.loader())
         assert len(model.seen) == 2
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
     @pytest.mark.filterwarnings("ignore:.*barebones")
-    def test_no_logging_at_all(self, kit):
+    def test_barebones(self, kit):
         model = kit.Plain()
         running = pl.Trainer(
             barebones=True, accelerator="cpu", max_epochs=1, callbacks=[AdversarialTraining(kit.PLAIN)]
@@ -116,7 +116,7 @@ class TestOptions:
         running.fit(model, kit.loader())
         kit.assert_same(model.net, kit.by_hand()[0])
 
-    def test_a_gradient_that_is_clipped(self, kit):
+    def test_gradient_clipping(self, kit):
         runs = []
         for options in ({}, {"gradient_clip_val": 1e-3}):
             model = kit.Plain()
@@ -129,7 +129,7 @@ class TestOptions:
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 class TestResuming:
-    """A resumed run goes on as an unbroken one does: its random numbers belong to the place in the training."""
+    """A resumed run continues like an uninterrupted one: random numbers depend on the position in training."""
 
     class Saving(Callback):
         def __init__(self, path, step):
@@ -144,14 +144,14 @@ class TestResuming:
                 trainer.save_checkpoint(self.path)
 
     def resumable(self, kit):
-        """Return a loader that can be put where it was; how it shuffles then is not ours to test."""
+        """Return a loader that resumes within an epoch; its shuffling is not tested here."""
         return StatefulDataLoader(TensorDataset(*kit.images_and_labels()), batch_size=kit.BATCH)
 
     @pytest.mark.parametrize("step", [2, 6, 8], ids=["first epoch", "between epochs", "second epoch"])
     @pytest.mark.parametrize(
         ("adversary", "recipe"), [(PGD(0.1, steps=2), None), (FGSM(0.1), None), (PGD(0.1, steps=2), TRADES())]
     )
-    def test_the_weights_are_those_of_an_unbroken_run(self, kit, tmp_path, step, adversary, recipe):
+    def test_weights_equal_those_of_an_uninterrupted_run(self, kit, tmp_path, step, adversary, recipe):
         def fit(*callbacks, **options):
             model = kit.Plain()
             callback = AdversarialTraining(adversary, recipe=recipe, warm_up_epochs=1.5)
@@ -163,8 +163,8 @@ class TestResuming:
         torch.testing.assert_close(resumed.seen, whole.seen[step:], rtol=0, atol=0)
         kit.assert_same(resumed.net, whole.net, rtol=0, atol=0)
 
-    def test_the_guard_looks_at_the_ends_of_epochs_alone(self, kit, tmp_path, monkeypatch):
-        """In the middle of one it would decide what the unbroken run did not."""
+    def test_guard_probes_at_the_end_of_epochs_only(self, kit, tmp_path, monkeypatch):
+        """Within an epoch it would decide differently from the uninterrupted run."""
         from lightning_poison.adversarial.collapse_guard import CollapseGuard
 
         probed = []
@@ -183,9 +183,9 @@ class TestResuming:
         assert probed == [(0, 5), (1, 5), (2, 5), (1, 5), (2, 5)]
 
 
-class TestNothingIsLeft:
+class TestRestoration:
     @pytest.mark.parametrize("place", ["forward", "step", "hook", "interrupt"])
-    def test_after_an_error(self, kit, place):
+    def test_restores_after_an_error(self, kit, place):
         error = KeyboardInterrupt if place == "interrupt" else ArithmeticError
 
         class Failing(kit.Plain):
@@ -209,18 +209,18 @@ class TestNothingIsLeft:
         model = Failing()
         with pytest.raises(SystemExit if place == "interrupt" else error):
             kit.trainer(AdversarialTraining(kit.PLAIN)).fit(model, kit.loader())
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
-    def test_before_and_after_a_training_it_can_be_pickled(self, kit):
+    def test_can_be_pickled_before_and_after_training(self, kit):
         callback = AdversarialTraining(kit.PLAIN)
         pickle.loads(pickle.dumps(callback))  # noqa: S301 (our own)
         kit.trainer(callback).fit(kit.Plain(), kit.loader())
         pickle.loads(pickle.dumps(callback))  # noqa: S301 (our own)
 
-    def test_two_in_one_trainer_work_one_behind_the_other(self, kit):
+    def test_two_in_one_trainer_are_applied_in_order(self, kit):
         model = kit.Plain()
         callbacks = [AdversarialTraining(kit.PLAIN, name=name) for name in ("first", "second")]
         kit.trainer(*callbacks).fit(model, kit.loader())
         away = (model.seen[0] - kit.images_and_labels()[0][: kit.BATCH]).abs()
         assert 0.1 < float(away.max()) <= 0.2 + 1e-6
-        kit.assert_as_before(model)
+        kit.assert_restored(model)

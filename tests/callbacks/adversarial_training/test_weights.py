@@ -1,4 +1,4 @@
-"""The weights of a loop by hand, however Lightning runs the module."""
+"""The weights equal those of a loop by hand in all modes of Lightning."""
 
 import lightning.pytorch as pl
 import pytest
@@ -25,54 +25,54 @@ ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False
     ("module", "namespace", "options", "accumulate"),
     [
         ("Plain", pl, {}, 1),
-        ("PlainOfTheOther", pytorch_lightning, {}, 1),
+        ("OtherPlain", pytorch_lightning, {}, 1),
         ("Plain", pl, {"accumulate_grad_batches": 2}, 2),
         ("Manual", pl, {}, 1),
         ("Plain", pl, ONE_PROCESS, 1),
-        ("PlainOfTheOther", pytorch_lightning, ONE_PROCESS, 1),
+        ("OtherPlain", pytorch_lightning, ONE_PROCESS, 1),
         ("Plain", pl, {**ONE_PROCESS, "accumulate_grad_batches": 2}, 2),
         ("Manual", pl, ONE_PROCESS, 1),
         ("Plain", pl, {"overfit_batches": 6}, 1),
         ("Plain", pl, {"sync_batchnorm": True}, 1),
     ],
     ids=[
-        "plain", "the other namespace", "accumulation", "manual, two optimizers", "DDP", "DDP, the other namespace",
+        "plain", "other namespace", "accumulation", "manual, two optimizers", "DDP", "DDP, other namespace",
         "DDP, accumulation", "DDP, manual, two optimizers", "overfit_batches", "synchronized batch norm",
     ],
 )  # fmt: skip
-def test_the_weights_are_those_of_a_loop_by_hand(kit, module, namespace, options, accumulate):
+def test_weights_equal_those_of_a_loop_by_hand(kit, module, namespace, options, accumulate):
     model = getattr(kit, module)()
     kit.trainer(AdversarialTraining(kit.PLAIN), namespace=namespace, **options).fit(model, kit.loader())
     expected, seen = kit.by_hand(accumulate=accumulate)
     kit.assert_same(model.net, expected)
     torch.testing.assert_close(model.seen, seen)
-    kit.assert_as_before(model)
+    kit.assert_restored(model)
 
 
 @pytest.mark.parametrize("attacked", [True, False])
-def test_a_static_graph_and_accumulation_fail_in_torch_by_themselves(kit, attacked):
-    """Not ours to refuse: the first backward pass must be reduced, and accumulation does not reduce it."""
+def test_static_graph_with_accumulation_fails_in_torch(kit, attacked):
+    """It fails without the attack too: the first backward pass must be reduced, and accumulation does not reduce it."""
     callbacks = [AdversarialTraining(kit.PLAIN)] if attacked else []
     options = {**ONE_PROCESS, "strategy": DDPStrategy(static_graph=True), "accumulate_grad_batches": 2}
     with pytest.raises(RuntimeError, match="expect_autograd_hooks_ INTERNAL ASSERT FAILED"):
         kit.trainer(*callbacks, **options).fit(kit.Plain(), kit.loader())
 
 
-def test_a_static_graph(kit):
+def test_static_graph(kit):
     model = kit.Plain()
     options = {**ONE_PROCESS, "strategy": DDPStrategy(static_graph=True)}
     kit.trainer(AdversarialTraining(kit.PLAIN), **options).fit(model, kit.loader())
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
-def test_fgsm_in_two_trainings_one_after_the_other(kit):
+def test_fgsm_in_two_consecutive_trainings(kit):
     model, callback = kit.Plain(), AdversarialTraining(FGSM(0.1, random_start=False))
     for _ in range(2):
         kit.trainer(callback).fit(model, kit.loader())
     kit.assert_same(model.net, kit.by_hand(adversary=FGSM(0.1, random_start=False).as_pgd(), epochs=2)[0])
 
 
-def test_a_step_that_takes_the_batch_alone(kit):
+def test_step_with_the_batch_alone(kit):
     class Short(kit.Plain):
         def training_step(self, batch):
             return super().training_step(batch, 0)
@@ -87,7 +87,7 @@ def test_a_step_that_takes_the_batch_alone(kit):
 @pytest.mark.parametrize("options", [{}, ONE_PROCESS], ids=["alone", "DDP"])
 @pytest.mark.parametrize("kind", ["Checkpointed", "Reentrant"])
 def test_gradient_checkpointing(kit, kind, options, accumulate):
-    """Under accumulation a gradient that the attack left in the parameters would come into the step."""
+    """With accumulation, a gradient that the attack left in the parameters would affect the step."""
     model = getattr(kit, kind)()
     kit.trainer(AdversarialTraining(kit.PLAIN), accumulate_grad_batches=accumulate, **options).fit(model, kit.loader())
     expected, seen = kit.by_hand(kit.Checkpointed(), accumulate=accumulate)  # a checkpoint runs batch norm twice
@@ -125,7 +125,7 @@ def test_channels_last(kit, data_too):
 
 
 def mixed_by_hand(kit, dtype, scaler):
-    """Train by hand under autocast, the attack too."""
+    """Train and attack by hand under autocast."""
     net = kit.make_net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for images, labels in zip(*(part.split(kit.BATCH) for part in kit.images_and_labels()), strict=True):
@@ -139,9 +139,9 @@ def mixed_by_hand(kit, dtype, scaler):
     return net
 
 
-@pytest.mark.parametrize("every", [1, 100], ids=["figures in each step", "no figures"])
+@pytest.mark.parametrize("every", [1, 100], ids=["metrics in each step", "no metrics"])
 def test_bfloat16_autocast(kit, every):
-    """Autocast keeps weights that it has cast; what the attack or the figures leave there must not reach training."""
+    """Autocast caches cast weights; weights cast during the attack or the metrics must not be used in training."""
     model = kit.Plain()
     kit.trainer(AdversarialTraining(kit.PLAIN), precision="bf16-mixed", log_every_n_steps=every).fit(
         model, kit.loader()
@@ -150,7 +150,7 @@ def test_bfloat16_autocast(kit, every):
 
 
 def test_float16_autocast_and_a_scaler(kit):
-    """Small gradients of inputs are 0 in float16 unless they are scaled; the sign of what is left must be the same."""
+    """Small input gradients are 0 in float16 unless they are scaled; the remaining signs must be the same."""
     scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**8) for _ in range(2)]
     model, plugin = kit.Plain(), MixedPrecision("16-mixed", "cpu", scaler=scalers[0])
     kit.trainer(AdversarialTraining(kit.PLAIN), plugins=[plugin], log_every_n_steps=1).fit(model, kit.loader())
@@ -158,7 +158,7 @@ def test_float16_autocast_and_a_scaler(kit):
     assert scalers[0].get_scale() == scalers[1].get_scale() == 2.0**8
 
 
-def test_bfloat16_throughout(kit):
+def test_bfloat16_true(kit):
     model = kit.Plain()
     kit.trainer(AdversarialTraining(kit.PLAIN), precision="bf16-true").fit(model, kit.loader())
     net = kit.make_net().bfloat16()
@@ -177,9 +177,9 @@ def test_bfloat16_throughout(kit):
 @pytest.mark.parametrize(
     ("backend", "options"), [("eager", {}), ("aot_eager", {}), ("eager", {"fullgraph": True}), ("eager", ONE_PROCESS)]
 )
-def test_a_compiled_module(kit, backend, options):
+def test_compiled_module(kit, backend, options):
     class Compilable(kit.Plain):
-        def training_step(self, batch, batch_idx):  # no list is appended to: that breaks a graph
+        def training_step(self, batch, batch_idx):  # appending to a list would break the graph
             return F.cross_entropy(self(batch[0]), batch[1])
 
     model = Compilable()
@@ -189,14 +189,14 @@ def test_a_compiled_module(kit, backend, options):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
-def test_a_compiled_part_of_a_module(kit):
+def test_compiled_submodule(kit):
     model = kit.Plain()
     model.net.compile(backend="eager", fullgraph=True)
     kit.trainer(AdversarialTraining(kit.PLAIN)).fit(model, kit.loader())
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
-def test_the_user_s_step_stays_compiled_and_the_attack_is_not(kit):
+def test_step_stays_compiled_without_the_attack(kit):
     graphs = []
 
     def counting(graph, _):
@@ -209,9 +209,9 @@ def test_the_user_s_step_stays_compiled_and_the_attack_is_not(kit):
 
 
 class TestBatchNormAndDropout:
-    """While inputs are looked for the module is in evaluation mode; all of its parts are put back one by one."""
+    """The module is in evaluation mode during the attack, and the mode of each submodule is restored."""
 
-    def test_the_attack_is_in_evaluation_mode_and_the_step_is_not(self, kit):
+    def test_attack_runs_in_evaluation_mode_and_the_step_does_not(self, kit):
         modes = []
 
         class Watched(kit.Plain):
@@ -231,7 +231,7 @@ class TestBatchNormAndDropout:
             if mode != "step":
                 assert set(mode) == {place - 1 in steps}
 
-    def test_parts_that_the_user_has_set_apart_stay_so(self, kit):
+    def test_frozen_parts_stay_frozen(self, kit):
         class Frozen(kit.Plain):
             def on_train_epoch_start(self):
                 self.net[1].eval()
@@ -248,13 +248,13 @@ class TestBatchNormAndDropout:
         assert same == {"0.weight", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
         assert not model.net[0].weight.requires_grad
 
-    def test_batches_are_counted_once(self, kit):
+    def test_batch_norm_counts_batches_once(self, kit):
         model = kit.Plain()
         kit.trainer(AdversarialTraining(PGD(0.1, steps=5)), log_every_n_steps=1).fit(model, kit.loader())
         assert int(model.net[1].num_batches_tracked) == kit.STEPS
 
-    def test_dropout_draws_what_it_would_have_drawn(self, kit):
-        """The attack draws from a generator of its own, so that a step finds the random state of a plain training."""
+    def test_random_state_of_the_step_is_unchanged(self, kit):
+        """The attack has its own generator, so the step has the random state of a training without it."""
         states = []
         for callbacks in ([], [AdversarialTraining(PGD(0.1, steps=2))]):
             model = kit.Plain()
@@ -272,7 +272,7 @@ class TestBatchNormAndDropout:
         assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
         assert not torch.equal(states[0][0], states[0][1])
 
-    def test_dropout_is_at_work_in_the_step(self, kit):
+    def test_dropout_is_active_in_the_step(self, kit):
         class Seeded(kit.Plain):
             def training_step(self, batch, batch_idx):
                 torch.manual_seed(batch_idx)
@@ -293,9 +293,9 @@ class TestBatchNormAndDropout:
 
 
 class TestAveragedWeights:
-    @pytest.mark.parametrize("first", [True, False], ids=["before it", "behind it"])
+    @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
     @pytest.mark.parametrize("decay", [None, 0.9], ids=["equal", "exponential"])
-    def test_they_are_the_averages_of_a_loop_by_hand(self, kit, decay, first):
+    def test_averages_equal_those_of_a_loop_by_hand(self, kit, decay, first):
         averaging = WeightAveraging() if decay is None else EMAWeightAveraging(decay=decay)
         callbacks = [AdversarialTraining(kit.PLAIN), averaging][:: 1 if first else -1]
         model, net = kit.Plain(), kit.make_net()
@@ -305,16 +305,16 @@ class TestAveragedWeights:
         kit.trainer(*callbacks, epochs=2).fit(model, kit.loader())
         kit.assert_same(model.net, average.module)
         assert not torch.allclose(model.net[0].weight, net[0].weight)
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
-    def test_figures_of_a_validation_are_those_of_the_average(self, kit):
+    def test_validation_metrics_are_those_of_the_average(self, kit):
         model = kit.Evaluated()
         running = kit.trainer(AdversarialTraining(kit.PLAIN, validation=kit.PLAIN), EMAWeightAveraging(decay=0.9))
         running.fit(model, kit.loader(), kit.loader())
         assert running.callback_metrics["val/clean_loss"] == pytest.approx(float(running.callback_metrics["val_loss"]))
 
     def test_stochastic_weight_averaging(self, kit):
-        """Lightning's averages the weights at the beginnings of epochs; its epoch for batch norm is left out."""
+        """Lightning averages the weights at the start of epochs; its extra epoch for batch norm is not tested."""
 
         def unnormalized():
             net = kit.make_net()
@@ -327,10 +327,10 @@ class TestAveragedWeights:
         ends = [dict(kit.by_hand(unnormalized(), epochs=epochs)[0].named_parameters()) for epochs in (1, 2)]
         for name, value in model.net.named_parameters():
             torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
-        kit.assert_as_before(model)
+        kit.assert_restored(model)
 
 
-def test_the_radius_is_that_of_the_raw_image(kit):
+def test_radius_applies_to_the_raw_image(kit):
     images, labels = kit.images_and_labels()
     pixels, model = PixelRange(mean=(0.4,), std=(0.2,)), kit.Plain()
 
@@ -350,15 +350,15 @@ def test_the_radius_is_that_of_the_raw_image(kit):
     assert float((seen[0] - images[: kit.BATCH]).abs().max()) == pytest.approx(0.1, abs=1e-5)
 
 
-def test_an_optimizer_that_asks_for_the_loss_several_times(kit):
-    """L-BFGS runs the step as often as it likes; each time the attack starts from the same point."""
+def test_optimizer_with_several_evaluations_per_step(kit):
+    """L-BFGS runs the step several times; the attack starts from the same point each time."""
 
     class Closed(kit.Plain):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), lr=0.01, max_iter=3)
 
     model = Closed()
-    adversary = PGD(0.1, 1e-6, steps=1)  # what comes out is where it starts
+    adversary = PGD(0.1, 1e-6, steps=1)  # the result is the start
     kit.trainer(AdversarialTraining(adversary)).fit(model, kit.loader())
     assert len(model.seen) > kit.STEPS
     starts = torch.stack([seen - kit.images_and_labels()[0][: kit.BATCH] for seen in model.seen[:3]])

@@ -1,4 +1,4 @@
-"""The callback in a YAML file, by the names that the package exports."""
+"""The callback in a YAML file, by its public names."""
 
 import lightning.pytorch as pl
 import pytest
@@ -16,20 +16,20 @@ ADVERSARY = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"ep
 
 
 @pytest.fixture(params=[pl, pytorch_lightning], ids=["lightning.pytorch", "pytorch_lightning"])
-def built(request):
-    """Return a function that builds the callback from what a YAML file says."""
+def build(request):
+    """Return a function that builds the callback from the arguments of a YAML file."""
 
-    def build(**arguments):
+    def build_callback(**arguments):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--callback", type=request.param.Callback)
-        told = {"class_path": "lightning_poison.AdversarialTraining", "init_args": arguments}
-        return parser.instantiate_classes(parser.parse_object({"callback": told})).callback
+        config = {"class_path": "lightning_poison.AdversarialTraining", "init_args": arguments}
+        return parser.instantiate_classes(parser.parse_object({"callback": config})).callback
 
-    return build
+    return build_callback
 
 
-def test_every_part_can_be_written(built):
-    callback = built(
+def test_all_arguments(build):
+    callback = build(
         adversary=ADVERSARY,
         recipe={"class_path": "lightning_poison.adversarial.TRADES", "init_args": {"beta": 2}},
         validation={"class_path": "lightning_poison.adversarial.FGSM", "init_args": {"epsilon": 0.1}},
@@ -48,20 +48,20 @@ def test_every_part_can_be_written(built):
     assert callback.validation == FGSM(0.1)
 
 
-def test_poison_of_its_own_making(built):
+def test_poison_immunity(build):
     settings = {"attack": "feature-collision", "share": 0.25, "layers": ["net.3"]}
     recipe = {"class_path": "lightning_poison.adversarial.PoisonImmunity", "init_args": settings}
-    found = built(adversary=ADVERSARY, recipe=recipe).settings.recipe
+    found = build(adversary=ADVERSARY, recipe=recipe).settings.recipe
     assert repr(found) == repr(PoisonImmunity("feature-collision", share=0.25, layers=["net.3"]))
     with pytest.raises(ArgumentError, match="gradient-matching"):
-        built(adversary=ADVERSARY, recipe={**recipe, "init_args": {"attack": "frogs"}})
+        build(adversary=ADVERSARY, recipe={**recipe, "init_args": {"attack": "frogs"}})
 
 
-def test_a_misspelled_argument_is_named(built):
+def test_error_names_a_misspelled_argument(build):
     with pytest.raises(ArgumentError, match="'stepz' is not accepted"):
-        built(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})
+        build(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.03, "stepz": 3}})
 
 
-def test_a_radius_in_gray_levels_is_refused(built):
+def test_refuses_a_radius_in_gray_levels(build):
     with pytest.raises((ArgumentError, ValueError), match="For a budget of 8 gray levels write"):
-        built(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 8}})
+        build(adversary={"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 8}})

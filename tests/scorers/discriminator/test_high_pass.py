@@ -1,5 +1,3 @@
-"""The channels against numbers worked out by hand, and against plain convolutions."""
-
 import math
 
 import pytest
@@ -9,11 +7,11 @@ import torch.nn.functional as F
 from lightning_poison.scorers.discriminator.high_pass import CHANNELS, high_pass_channels
 
 
-def drawn(*shape, dtype=torch.float32):
+def random_images(*shape, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def test_a_single_pixel_by_hand():
+def test_single_pixel_matches_closed_form():
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, 2, 2] = 0.36
     raw, dark, detail, noise = high_pass_channels(image)[0]
@@ -27,22 +25,22 @@ def test_a_single_pixel_by_hand():
     torch.testing.assert_close(noise[1:4, 1:4], expected.tanh())
 
 
-def test_a_flat_image_has_no_detail_and_no_noise():
+def test_flat_image_has_no_detail_and_no_noise():
     views = high_pass_channels(torch.full((2, 1, 4, 6), 0.5))
     torch.testing.assert_close(views[:, 2:], torch.zeros(2, 2, 4, 6), atol=1e-5, rtol=0)
     torch.testing.assert_close(views[:, 1], torch.full((2, 4, 6), math.tanh(10.0)))
 
 
 @pytest.mark.parametrize("image", [torch.linspace(0, 1, 8).expand(8, 8), (torch.arange(8) > 3).float().expand(8, 8)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_slopes_and_straight_edges_are_no_noise(image, turned):
-    image = image.T if turned else image
+@pytest.mark.parametrize("transposed", [False, True])
+def test_slopes_and_straight_edges_have_no_noise(image, transposed):
+    image = image.T if transposed else image
     noise = high_pass_channels(image[None, None])[0, 3]
     torch.testing.assert_close(noise, torch.zeros(8, 8), atol=1e-5, rtol=0)
 
 
-def test_it_is_two_convolutions():
-    images = drawn(3, 1, 9, 7, dtype=torch.float64)
+def test_matches_two_convolutions():
+    images = random_images(3, 1, 9, 7, dtype=torch.float64)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     mean = torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64)
     mask = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=torch.float64)[None, None] / 4
@@ -51,27 +49,27 @@ def test_it_is_two_convolutions():
     torch.testing.assert_close(views[:, 3:4], torch.tanh(8 * F.conv2d(padded, mask)))
 
 
-def test_colors_are_seen_one_by_one():
-    images = drawn(2, 3, 8, 8)
+def test_colors_are_independent():
+    images = random_images(2, 3, 8, 8)
     views = high_pass_channels(images).view(2, CHANNELS, 3, 8, 8)
     for number in range(3):
         torch.testing.assert_close(views[:, :, number], high_pass_channels(images[:, number : number + 1]))
 
 
-def test_bfloat16_autocast_changes_nothing():
-    images = drawn(2, 3, 8, 8)
+def test_ignores_bfloat16_autocast():
+    images = random_images(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert high_pass_channels(images.bfloat16()).dtype == torch.float32
         found = high_pass_channels(images)
     assert torch.equal(found, high_pass_channels(images))
 
 
-def test_the_gradient_is_right():
-    images = drawn(1, 1, 4, 4, dtype=torch.float64).requires_grad_()
+def test_gradient_matches_finite_differences():
+    images = random_images(1, 1, 4, 4, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(high_pass_channels, images)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)])
-def test_other_tensors_are_refused(images):
+def test_refuses_other_tensors(images):
     with pytest.raises(ValueError, match=r"`images` to be floating-point images \(B, C, H, W\), but got a"):
         high_pass_channels(images)

@@ -26,26 +26,26 @@ def copies(raw, *, levels=256, texture=False, settings=DEFAULT, seed=1):
 
 
 class TestCopies:
-    def test_they_are_changed_within_bounds(self):
+    def test_change_is_bounded(self):
         raw, settings = images(), NegativeSettings(low=0.05, high=0.1)
         change = (copies(raw, settings=settings) - raw).abs().amax((1, 2, 3))
         assert 0.02 < float(change.min()) <= float(change.max()) <= 0.1 + 1e-6
 
     @pytest.mark.parametrize("levels", [2, 17, None])
-    def test_coarse_levels_are_changed_by_one_at_least(self, levels):
+    def test_coarse_levels_change_by_at_least_one(self, levels):
         raw = images(levels or 256)
         changed = (copies(raw, levels=levels, settings=NegativeSettings(low=0.001, high=0.002)) - raw).abs()
         assert float((changed.amax((1, 2, 3)) > 0).float().mean()) > 0.8
         assert float(changed.max()) <= max(0.002, 1 / ((levels or 1e9) - 1)) + 1e-6
 
-    def test_texture_leaves_the_background_alone(self):
+    def test_texture_leaves_background_unchanged(self):
         raw = torch.where(images() > 0.7, images(), 0.0)
         changed = copies(raw, texture=True)
         ink = textured(raw)
         assert torch.equal(changed[~ink], raw[~ink])
         assert float((changed != raw)[ink].float().mean()) > 0.5
 
-    def test_the_generator_decides(self):
+    def test_copies_depend_on_the_generator(self):
         raw = images()
         assert torch.equal(copies(raw, seed=1), copies(raw, seed=1))
         assert not torch.equal(copies(raw, seed=1), copies(raw, seed=2))
@@ -63,7 +63,7 @@ class TestLoss:
         monkeypatch.setattr(model, "logits_of_raw", lambda raw: torch.cat([real, fake]))
         return model
 
-    def test_by_hand(self, monkeypatch):
+    def test_matches_closed_form(self, monkeypatch):
         real, fake = torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([[0.5, 9.0, 9.0]])
         model = self.logits(monkeypatch, real, fake)
         loss = mismatch_loss(
@@ -77,14 +77,14 @@ class TestLoss:
         softplus = [math.log1p(math.exp(value)) for value in (-2.0, -1.0, 0.0, 0.5)]
         assert loss.item() == pytest.approx(softplus[0] + 0.25 * (softplus[1] + softplus[2]) + softplus[3], rel=1e-5)
 
-    def test_a_copy_like_its_original_counts_for_nothing(self, monkeypatch):
+    def test_unchanged_copy_has_no_weight(self, monkeypatch):
         real, fake = torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([[50.0, 50.0, 50.0]])
         model, blank = self.logits(monkeypatch, real, fake), torch.zeros(1, 1, 8, 8)
         options = {"settings": NegativeSettings(mismatch_weight=0.0), "texture": True, "generator": seeded()}
         loss = mismatch_loss(model, blank, torch.tensor([0]), **options)
         assert loss.item() == pytest.approx(float(F.softplus(torch.tensor(-2.0))))
 
-    def test_the_copies_are_judged_under_their_own_label(self):
+    def test_copies_are_scored_under_their_own_label(self):
         model = ProjectionDiscriminator((1, 8, 8), 3, seed=1)
         raw, labels = images(), torch.arange(30) % 3
         options = {"settings": NegativeSettings(mismatch_weight=0.0), "texture": False}
@@ -95,7 +95,7 @@ class TestLoss:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"low": 0}, r"`epsilon` to be in \(0, 1\]"),
         ({"high": 8}, "8 / 255"),
@@ -103,6 +103,6 @@ class TestLoss:
         ({"mismatch_weight": -1}, "`mismatch_weight` to be a finite number of at least 0"),
     ],
 )
-def test_settings_out_of_range(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_refuses_settings_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
         NegativeSettings(**arguments)

@@ -1,5 +1,3 @@
-"""Noise: its families, and that what is added is bounded, on the grid, and where it may be."""
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,7 +26,7 @@ def images(count=4, channels=1, side=12, *, levels=256, seed=1):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_generator_decides_and_the_global_state_stays(family):
+def test_noise_depends_on_the_generator_and_not_on_the_global_state(family):
     found = torch.get_rng_state()
     one, two, other = (family((8, 2, 12, 12), generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
@@ -40,19 +38,19 @@ def test_the_generator_decides_and_the_global_state_stays(family):
     assert torch.equal(torch.get_rng_state(), found)
 
 
-def test_signs_are_a_fair_coin():
+def test_signs_are_equally_frequent():
     noise = sign_noise((100, 100), generator=seeded())
     assert set(noise.unique().tolist()) == {-1.0, 1.0}
     assert abs(float(noise.mean())) < 0.03
 
 
-def test_gaussian_noise_is_normal_where_it_is_not_cut():
+def test_gaussian_noise_is_normal_before_clipping():
     noise = gaussian_noise((400, 400), generator=seeded())
     within = [float((noise.abs() < limit).float().mean()) for limit in (0.5, 1.0)]
     assert within == pytest.approx([0.683, 0.954], abs=0.005)
 
 
-def test_smooth_noise_is_the_coarse_grid_at_its_corners():
+def test_smooth_noise_matches_the_grid_at_the_corners():
     noise = smooth_noise((1, 1, 29, 29), generator=seeded())
     coarse = 2 * torch.rand(1, 1, 7, 7, generator=seeded()) - 1
     corners = noise[0, 0, ::28, ::28] / coarse[0, 0, ::6, ::6]
@@ -65,7 +63,7 @@ def test_smooth_noise_peaks_at_one_in_each_image():
     torch.testing.assert_close(noise.abs().amax((1, 2, 3)), torch.ones(5))
 
 
-def test_patterned_signs_are_those_of_filtered_noise():
+def test_patterned_signs_follow_filtered_noise():
     noise = patterned_signs((300, 1, 16, 16), generator=seeded())
     assert set(noise.unique().tolist()) == {-1.0, 1.0}
     agreement = (noise[..., 1:] == noise[..., :-1]).flatten(1).double().mean(1)
@@ -76,7 +74,7 @@ def test_patterned_signs_are_those_of_filtered_noise():
     assert float(((share < 0.16) | (share > 0.84)).double().mean()) == pytest.approx(0.317, abs=0.1)  # beyond 1 sigma
 
 
-def test_the_mixture_holds_every_family_in_its_share():
+def test_mixture_contains_families_in_their_shares():
     noise = mixed_noise((500, 1, 16, 16), generator=seeded())
     signs = (noise.abs() == 1).flatten(1).all(1)
     smooth = noise.diff(dim=-1).abs().flatten(1).mean(1) < 0.3
@@ -86,14 +84,14 @@ def test_the_mixture_holds_every_family_in_its_share():
     assert 100 < int(fair.sum()) < 220
 
 
-def test_vectors_get_signs_and_gaussian_noise():
+def test_mixture_for_vectors_is_signs_and_gaussian_noise():
     noise = mixed_noise((200, 6), generator=seeded())
     signs = (noise.abs() == 1).all(1)
     assert abs(int(signs.sum()) - 120) < 30
     assert 0.4 < float(noise[~signs].std()) < 0.55
 
 
-def test_logarithms_are_uniform():
+def test_log_uniform_has_uniform_logarithms():
     drawn = log_uniform(4000, 0.02, 0.3, generator=seeded())
     assert 0.02 <= float(drawn.min()) < 0.0202
     assert 0.297 < float(drawn.max()) <= 0.3
@@ -109,7 +107,7 @@ def test_logarithms_are_uniform():
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 1000),
 )
-def test_what_is_added_is_bounded_on_the_grid_and_where_it_may_be(family, epsilon, levels, channels, seed):
+def test_change_is_bounded_on_the_grid_and_masked(family, epsilon, levels, channels, seed):
     clean = images(channels=channels, levels=levels or 256)
     mask = torch.rand(4, 1, 12, 12, generator=seeded(seed)) > 0.5
     noise = family(clean.shape, generator=seeded(seed))
@@ -124,7 +122,7 @@ def test_what_is_added_is_bounded_on_the_grid_and_where_it_may_be(family, epsilo
         torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
 
 
-def test_signs_move_a_pixel_by_the_largest_whole_number_of_levels():
+def test_change_is_the_largest_whole_number_of_levels():
     gray, noise = torch.full((2, 1, 4, 4), 102 / 255), sign_noise((2, 1, 4, 4), generator=seeded())
     changed = perturbed(gray, noise, torch.tensor([8 / 255, 0.05]))
     torch.testing.assert_close(
@@ -133,7 +131,7 @@ def test_signs_move_a_pixel_by_the_largest_whole_number_of_levels():
     assert torch.equal((changed - gray).sign(), noise)
 
 
-def test_an_image_off_the_grid_stays_as_far_off_it():
+def test_image_off_the_grid_keeps_its_offset():
     clean = images() * 0.5 + 0.2503
     changed = perturbed(clean, sign_noise(clean.shape, generator=seeded()), 0.1)
     off = [(each * 255 - (each * 255).round()).abs() for each in (clean, changed)]
@@ -145,7 +143,7 @@ def test_vectors_have_no_limits():
     assert torch.equal(perturbed(points, torch.ones(1, 2), 0.5, levels=None, limits=None), points + 0.5)
 
 
-def test_the_images_stay_as_they_are():
+def test_images_do_not_change():
     clean = images()
     before = clean.clone()
     perturbed(clean, sign_noise(clean.shape, generator=seeded()), 0.3)
@@ -161,29 +159,29 @@ class TestTexture:
         assert torch.equal(textured(page), ink)
         assert torch.equal(textured(1 - page), ink)
 
-    def test_in_color_it_is_where_neighbors_differ(self):
+    def test_color_images_where_neighbors_differ(self):
         image = torch.full((1, 3, 8, 8), 0.4)
         image[:, 1, :, 4:] = 0.6
         columns = torch.arange(8)
         assert torch.equal(textured(image), ((columns == 3) | (columns == 4)).expand(1, 1, 8, 8))
 
-    def test_a_flat_image_has_none(self):
+    def test_flat_image_has_none(self):
         for channels in (1, 3):
             assert not textured(torch.full((2, channels, 8, 8), 0.7)).any()
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: perturbed(images(), torch.zeros(4, 1, 12, 11), 0.1), r"`noise` to be of the shape of the samples"),
-        (lambda: patterned_signs((4, 3), generator=seeded()), r"`shape` to be that of images"),
-        (lambda: smooth_noise((4, 3), generator=seeded()), r"`shape` to be that of images \(B, C, H, W\)"),
+        (lambda: patterned_signs((4, 3), generator=seeded()), r"`shape` to be the shape of images"),
+        (lambda: smooth_noise((4, 3), generator=seeded()), r"`shape` to be the shape of images \(B, C, H, W\)"),
         (lambda: smooth_noise((1, 1, 8, 8), generator=seeded(), cells=1), "`cells` to be an integer of at least 2"),
         (lambda: log_uniform(3, 0.0, 0.1, generator=seeded()), "`low` to be a finite number above 0"),
         (lambda: log_uniform(3, 0.2, 0.1, generator=seeded()), r"`high` to be at least `low` \(0.2\), but got 0.1"),
         (lambda: textured(torch.zeros(3, 8, 8)), r"`images` to be images \(B, C, H, W\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_refuses_invalid_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

@@ -1,0 +1,48 @@
+"""The settings of a decision, listed once."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_poison.checks import fraction, positive_int, share
+from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionSettings:
+    """How scores become a decision. `sanitize`, `Sanitizer` and `SanitizedDataModule` take these as arguments.
+
+    Args:
+        false_positive_rate: Accepted share of clean samples removed, in (0, 1).
+        folds: Number of folds for cross-fitting without trusted data, at least 2.
+        natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
+        remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
+        max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
+            one half, whichever is larger, and never the whole class.
+        seed: The only source of randomness, at least 0.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Example:
+        >>> DecisionSettings(false_positive_rate=0.02).fingerprinted()["false_positive_rate"]
+        0.02
+    """
+
+    false_positive_rate: float = 0.01
+    folds: int = 3
+    natural_error_rate: float = NATURAL_ERROR_RATE
+    remove_without_evidence: bool = False
+    max_removed: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        fraction("false_positive_rate", self.false_positive_rate, hint="For 1 % write `false_positive_rate=0.01`.")
+        share("natural_error_rate", self.natural_error_rate)
+        if self.max_removed != 1:
+            fraction("max_removed", self.max_removed, hint="Use 1 for no limit.")
+        positive_int("seed", self.seed, minimum=0)
+        positive_int("folds", self.folds, minimum=2)
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the settings on which scores and mask depend, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "max_removed"}

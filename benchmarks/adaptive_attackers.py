@@ -45,8 +45,8 @@ from lightning_poison_collisions import AdaptiveFrogs, FrogAttack, KnownScorer
 FIT, CALIBRATION, BASES = 20_000, 5_000, 10_000
 POISONS, RATE, MAX_HARM = 60, 0.05, 0.05
 CLEAN_PER_CLASS, POISON_COPIES = 20, 20
-Attacker = Literal["does not know it", "hinge", "soft"]
-NAIVE: Attacker = "does not know it"
+Attacker = Literal["unaware of the filter", "hinge", "soft"]
+NAIVE: Attacker = "unaware of the filter"
 WEIGHTS: dict[Attacker, tuple[float, ...]] = {"hinge": (5.0, 50.0), "soft": (1.0, 3.0)}
 RUNTIME = LocalRuntime(threads=1)
 PIXELS = PixelRange()
@@ -127,7 +127,7 @@ class Bench:
 def measure(bench: Bench, name: str, whose: str, attacker: Attacker, weight: float | None) -> Figures:
     defenses, victim = bench.defenses(name), bench.victim(name, whose)
     attack: Any = FrogAttack()
-    if weight is not None and attacker != "does not know it":
+    if weight is not None and attacker != "unaware of the filter":
         attack = AdaptiveFrogs(defenses=defenses, penalty=attacker, weight=weight)
     poison = craft(
         attack,

@@ -2,8 +2,8 @@
 
     python benchmarks/adversarial_training_mnist.py --data-root data --results adversarial_training.jsonl
 
-1. `overhead`: an epoch of 20,000 images with `AdversarialTraining`, divided by the same epoch with the attack written
-   out in `training_step` of the same module, and by an epoch of a bare loop without a Trainer; PGD with three steps,
+1. `overhead`: an epoch of 20,000 images with `AdversarialTraining`, divided by the same epoch with the attack inline
+   in `training_step` of the same module, and by an epoch of a bare loop without a Trainer; PGD with three steps,
    and FGSM with a random start, epsilon .3. CPU time of one thread, measured in alternation, the median of three turns.
 2. `recipes`, on all 60,000 images: equal epochs, learning rate and batches for FGSM and PGD-7; also FGSM with a larger
    radius, TRADES, and `Free` with twice the epochs, since one of its epochs costs as much as a plain one. Accuracy on
@@ -91,8 +91,8 @@ CANDIDATES = {
 }
 
 
-class WrittenOut(DigitClassifier):
-    """The same classifier with the attack written out in its training step."""
+class InlineAttack(DigitClassifier):
+    """The same classifier with the attack inline in its training step."""
 
     def __init__(self, seed: int, steps: int, attack_steps: int, step_size: float) -> None:
         super().__init__(seed, steps)
@@ -142,7 +142,7 @@ def measure_overhead(images: Tensor, labels: Tensor, name: str, seed: int) -> Fi
 
     ways: dict[str, Callable[[], float]] = {
         "callback": with_callback,
-        "by hand": lambda: fit(WrittenOut(seed, total, steps, step_size), data, 1, seed=seed),
+        "inline": lambda: fit(InlineAttack(seed, total, steps, step_size), data, 1, seed=seed),
         "bare loop": lambda: fit_in_bare_loop(DigitClassifier(seed, total), data, steps, step_size, seed=seed),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -179,13 +179,13 @@ def measure_candidate(images: Tensor, labels: Tensor, name: str) -> Figures:
 def report_overhead(overhead: dict[str, list[Figures]]) -> None:
     rows, ratios = [], {}
     for name, runs in overhead.items():
-        ratios[name] = [run["callback"] / run["by hand"] for run in runs]
+        ratios[name] = [run["callback"] / run["inline"] for run in runs]
         to_bare_loop = [run["callback"] / run["bare loop"] for run in runs]
-        cells = [spread_of(runs, way, form=".1f") for way in ("callback", "by hand", "bare loop")]
+        cells = [spread_of(runs, way, form=".1f") for way in ("callback", "inline", "bare loop")]
         rows.append([name, *cells, spread(ratios[name], ".3f"), spread(to_bare_loop, ".3f")])
-    print_table(["adversary", "callback, CPU s", "written out", "bare loop", "÷ written out", "÷ bare loop"], rows)
+    print_table(["adversary", "callback, CPU s", "inline", "bare loop", "÷ inline", "÷ bare loop"], rows)
     for name, each in ratios.items():
-        print_goal(f"{name}: an epoch with the callback ÷ written out at most 1.05", [ratio <= 1.05 for ratio in each])
+        print_goal(f"{name}: an epoch with the callback ÷ inline at most 1.05", [ratio <= 1.05 for ratio in each])
 
 
 def print_accuracies(kind: str, measured: dict[str, list[Figures]]) -> None:

@@ -1,7 +1,6 @@
 """Keep poison out of an existing training run with one callback.
 
-Three in ten labels of the training set are wrong, and the Trainer cannot know. This program trains the same module
-twice, without and with
+Three in ten labels of the training set are wrong. This program trains the same module twice, without and with
 
     Trainer(callbacks=[Sanitizer(LikelihoodScorer())])
 

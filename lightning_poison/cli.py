@@ -1,4 +1,4 @@
-"""Command line: `lightning-poison attacks` and `lightning-poison demo`."""
+"""Command line: `lightning-poison attacks` (with `--scorers`: scorers) and `lightning-poison demo`."""
 
 import logging
 import os

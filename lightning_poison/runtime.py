@@ -132,7 +132,7 @@ class LocalRuntime:
 
 
 class SingleRank:
-    """One rank on its own: device, threads and progress bar of a runtime, and no collectives.
+    """A runtime without collectives: device, threads and progress bar of another runtime.
 
     Example:
         >>> SingleRank(LocalRuntime()).world_size

@@ -1,4 +1,4 @@
-"""Shared fixtures: plain data, real digits, ranks in threads, and a scorer that is known in closed form."""
+"""Shared fixtures: plain data, real digits, ranks in threads, and a scorer with a closed form."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ LIGHTNINGS_OWN_WARNINGS = (
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning:lightning.pytorch.utilities._pytree",
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning:pytorch_lightning.utilities._pytree",
 )
-"""Advice to load with more workers, and a call of torch that Lightning has not moved on from."""
+"""Advice to load with more workers, and a deprecated torch call in Lightning."""
 
 
 def pytest_configure(config):
@@ -30,7 +30,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def environment_as_before():
-    """Put the environment back: Lightning leaves ranks and ports in it, which ranks of the next test would believe."""
+    """Restore the environment: Lightning sets variables for ranks and ports that would affect the next test."""
     with mock.patch.dict(os.environ):
         yield
 
@@ -71,7 +71,7 @@ def centroid_scorer():
 
 @pytest.fixture
 def blobs():
-    """Return a maker of `classes` unit normals with means 6 apart, the last `flipped` labels wrong by one."""
+    """Return a factory of unit-normal classes, 6 apart; the last `flipped` labels are wrong."""
 
     def make(count=600, *, classes=3, flipped=0, seed=0, features=4):
         generator = torch.Generator().manual_seed(seed)
@@ -92,7 +92,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def mislabeled_digits(digits):
-    """1,400 training digits as rows, every tenth under a wrong label, what those are, and 397 clean ones."""
+    """1,400 digits as rows, every tenth mislabeled, with the true labels, and 397 clean digits."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(digits), generator=generator)
     images, truth = digits.tensors[0].flatten(1)[order], digits.tensors[1][order]
@@ -103,7 +103,7 @@ def mislabeled_digits(digits):
 
 @pytest.fixture
 def single_thread():
-    """One thread, the same random numbers, and no group of processes left behind."""
+    """Use one thread and a fixed seed, and destroy leftover process groups."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng():
@@ -180,5 +180,5 @@ def several_ranks():
 
 
 def pytest_ignore_collect(collection_path):
-    """Leave the tests on MNIST out where nobody says where it lies."""
+    """Skip the MNIST tests unless LIGHTNING_POISON_DATA is set."""
     return True if collection_path.name == "test_mnist.py" and "LIGHTNING_POISON_DATA" not in os.environ else None

@@ -1,4 +1,4 @@
-"""Imports point down only, between the rooms of `docs/architecture.md`."""
+"""Imports point down only, between the packages of `docs/architecture.md`."""
 
 import ast
 import graphlib
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lightning_poison
+from lightning_poison.registry.loading import OWN_SCORERS
 
 PACKAGE = "lightning_poison"
 ROOT = Path(lightning_poison.__file__).parent
@@ -39,7 +40,7 @@ FLOORS = (
     "cli",
     "__main__",
 )
-"""From the ground up: a room imports only from lower floors and from itself."""
+"""From the bottom up: a package imports only from lower levels and from itself."""
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
@@ -87,7 +88,7 @@ GRAPH = {module: found & set(MODULES) - {module} for module, (found, _) in IMPOR
 
 
 def upward(graph):
-    """Return the pairs (importing, imported) that do not point to a lower floor or into the same room."""
+    """Return the pairs (importing, imported) that do not point to a lower level or into the same package."""
     return [
         (module, imported)
         for module, found in graph.items()
@@ -97,7 +98,7 @@ def upward(graph):
 
 
 def rooms_below(graph):
-    """Return the rooms that each room imports from."""
+    """Return the packages that each package imports from."""
     below = {room: set() for room in FLOOR_OF}
     for module, found in graph.items():
         if module != PACKAGE:
@@ -106,14 +107,14 @@ def rooms_below(graph):
 
 
 def longest_chain(below):
-    """Return the rooms of the longest chain of imports, from the top down."""
+    """Return the packages of the longest chain of imports, from the top down."""
     chains = {}
     for room in graphlib.TopologicalSorter(below).static_order():
         chains[room] = [room, *max((chains[each] for each in below[room]), key=len, default=[])]
     return max(chains.values(), key=len)
 
 
-def test_every_room_has_a_floor():
+def test_every_package_has_a_level():
     assert {room_of(module) for module in MODULES if module != PACKAGE} == set(FLOOR_OF)
 
 
@@ -129,7 +130,7 @@ def test_package_does_not_import_its_own_faces():
     assert {module: sorted(faces) for module, (_, faces) in IMPORTS.items() if faces} == {}
 
 
-def test_only_lightning_rooms_import_lightning():
+def test_only_lightning_packages_import_lightning():
     found = {
         (module, name)
         for module, (names, _) in IMPORTS.items()
@@ -153,11 +154,30 @@ def test_statistics_imports_only_tensors_and_itself():
     assert found == set()
 
 
+def test_judges_do_not_import_each_other():
+    judges = {f"{PACKAGE}.sanitization.{name}" for name in ("with_trusted", "without_trusted", "by_groups")}
+    assert {judge: GRAPH[judge] & judges for judge in judges} == {judge: set() for judge in judges}
+
+
+def test_scorer_contract_imports_nothing_above_data():
+    reached, waiting = set(), [f"{PACKAGE}.scorers.protocol"]
+    while waiting:
+        found = GRAPH[waiting.pop()] - reached
+        reached |= found
+        waiting += found
+    assert {room_of(module) for module in reached if FLOOR_OF[room_of(module)] > FLOOR_OF["data"]} == set()
+
+
+def test_registered_scorers_are_public():
+    classes = {path.partition(":")[2] for path in OWN_SCORERS.values()}
+    assert classes <= set(importlib.import_module(f"{PACKAGE}.scorers").__all__)
+
+
 def test_nothing_imports_a_plugin():
     assert [name for names, _ in IMPORTS.values() for name in names if name.startswith(f"{PACKAGE}_")] == []
 
 
-def test_size_of_the_house():
+def test_package_limits():
     modules = [path for path in ROOT.glob("*.py") if path.name != "__init__.py"]
     packages = [path for path in ROOT.iterdir() if (path / "__init__.py").exists()]
     assert len(modules) <= 12
@@ -171,7 +191,7 @@ def test_modules_stay_short():
     assert {module: length for module, length in lengths.items() if length > 400} == {}
 
 
-def test_every_package_has_a_face():
+def test_every_package_has_public_names():
     for module in (name for name, path in MODULES.items() if path.name == "__init__.py"):
         package = importlib.import_module(module)
         assert package.__doc__
@@ -216,7 +236,7 @@ def test_architecture_map_matches_imports():
     drawn = {}
     for room, below in re.findall(r"^ +(\w+) --> (\w+(?: & \w+)*)$", graph, re.MULTILINE):
         drawn.setdefault(room, set()).update(below.split(" & "))
-    # The map leaves out the ground floors, which every room may use.
+    # The map omits the lowest levels, which every package may use.
     ground = set(" ".join(FLOORS[:3]).split()) | {"serialization", "runtime"}
     imported = {
         room: below - ground for room, below in rooms_below(GRAPH).items() if room not in ground and below - ground
@@ -236,6 +256,7 @@ def state():
     return random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads()
 before = state()
 import lightning_poison
+from lightning_poison.registry.loading import OWN_SCORERS
 assert state() == before
 loaded = [name for name in sys.modules if name.startswith(("lightning.", "pytorch_lightning", "lightning_poison_"))]
 print(loaded)
@@ -254,7 +275,7 @@ print(len([name for name in sys.modules if name.startswith("{PACKAGE}")]))
 
 
 @pytest.mark.slow
-def test_below_lightning_rooms_nothing_loads_lightning_or_a_plugin():
+def test_below_lightning_packages_nothing_loads_lightning_or_a_plugin():
     below = [module for module in MODULES if room_of(module) not in LIGHTNING_ROOMS | {"cli", "__main__"}]
     program = f"""
 import importlib, sys

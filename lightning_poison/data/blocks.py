@@ -207,7 +207,7 @@ def _stack(inputs: list[Any], positions: list[int]) -> Tensor:
         odd = (~torch.isfinite(stacked.reshape(len(stacked), -1))).any(1).nonzero().flatten()
         if len(odd):
             raise UnreadableSampleError(
-                f"Expected finite inputs, but sample {positions[int(odd[0])]} holds NaN or infinite values.\n"
+                f"Expected finite inputs, but sample {positions[int(odd[0])]} contains NaN or infinite values.\n"
                 "Repair or remove the sample."
             )
     return stacked

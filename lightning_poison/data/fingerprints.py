@@ -76,7 +76,7 @@ def _check_json(value: Any, where: str) -> None:
             _check_json(inner, f"{where}[{position}]")
     elif not isinstance(value, str | int | float | None):
         came = f"{printable(repr(value))} of type {type(value).__name__}"
-        raise TypeError(expected(printable(where), "a value that JSON can hold", came, _WAY_OUT))
+        raise TypeError(expected(printable(where), "JSON-serializable", came, _WAY_OUT))
 
 
 def architecture_of(module: nn.Module) -> str:

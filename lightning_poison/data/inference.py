@@ -1,4 +1,4 @@
-"""Running a function of blocks over a data set, with the blocks shared out over the ranks."""
+"""Running a function of blocks over a data set, with the blocks distributed over the ranks."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +24,6 @@ def score_set(
     seed: int,
     labels: Tensor | None = None,
     description: str = "Scoring",
-    share: bool = True,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Score samples without gradients.
@@ -34,11 +33,10 @@ def score_set(
         indices: Positions of the samples, int64 `(M,)`.
         score: Maps a block with tensors on the runtime's device to scores `(B,)` or `(B, C)`.
         sample: Paths of input and label in a sample.
-        runtime: Where to compute. With `share`, each rank scores every `world_size`-th block and receives the sum.
+        runtime: Where to compute. Each rank scores every `world_size`-th block and receives the sum.
         seed: Seed of the data set's random transforms.
         labels: Labels of the whole data set, int64 `(N,)`, to compare with those that samples carry. Optional.
         description: Text of the progress bar.
-        share: Whether blocks are shared out over the ranks.
         dtype: Data type of the result.
 
     Returns:
@@ -55,28 +53,21 @@ def score_set(
         tensor([7., 2.], dtype=torch.float64)
     """
     blocks = index_blocks(indices, BLOCK_SIZE)
-    step, first = (runtime.world_size, runtime.rank) if share else (1, 0)
-    mine = range(first, len(blocks), step)
+    mine = range(runtime.rank, len(blocks), runtime.world_size)
 
-    def run() -> dict[int, Tensor]:
-        found = {}
-        with (
-            reproducible_kernels(runtime.device, runtime.threads),
-            _autocast_cache(runtime.device),
-            runtime.progress(len(mine), description) as bar,
-        ):
-            chosen = [blocks[number] for number in mine]
-            read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
-            for number, block in zip(mine, read, strict=True):
-                _check_labels(block, labels)
-                found[number] = _scored(score, block, runtime, dtype, description)
-                bar.advance()
-        return found
-
-    if not share:
-        return torch.cat(list(run().values()))
-    with all_ranks(runtime):
-        found = run()
+    found = {}
+    with (
+        all_ranks(runtime),
+        reproducible_kernels(runtime.device, runtime.threads),
+        _autocast_cache(runtime.device),
+        runtime.progress(len(mine), description) as bar,
+    ):
+        chosen = [blocks[number] for number in mine]
+        read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
+        for number, block in zip(mine, read, strict=True):
+            _check_listed_labels(block, labels)
+            found[number] = _scored(score, block, runtime, dtype, description)
+            bar.advance()
     return _gather(found, blocks, runtime, dtype)
 
 
@@ -87,7 +78,7 @@ def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _check_labels(block: Block, labels: Tensor | None) -> None:
+def _check_listed_labels(block: Block, labels: Tensor | None) -> None:
     if labels is None or torch.equal(block.labels, labels[block.indices]):
         return
     place = int((block.labels != labels[block.indices]).nonzero()[0])

@@ -84,7 +84,7 @@ def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
     return _not_negative(listed)
 
 
-def check_labels(labels: Tensor, data: Any) -> None:
+def check_class_labels(labels: Tensor, data: Any) -> None:
     """Check that labels are plausible class indices of a data set.
 
     Args:
@@ -96,7 +96,7 @@ def check_labels(labels: Tensor, data: Any) -> None:
             two classes.
 
     Example:
-        >>> check_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
+        >>> check_class_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         ValueError: Expected class indices without a large gap, ...

@@ -1,4 +1,4 @@
-"""Views of other data sets: the ones of this package, and a walk down to the data set that holds a sample."""
+"""Views of other data sets: the ones of this package, and a walk down to the data set that contains a sample."""
 
 import bisect
 from collections.abc import Sequence
@@ -18,14 +18,18 @@ _STRUCTURE = ("indices", "datasets", "cumulative_sizes", "tensors")
 
 
 class View(Protocol):
-    """One step down from a data set to those that hold its samples."""
+    """One step down from a data set to those that contain its samples.
+
+    To support another view, implement these methods and return it from `as_view`. Lists of labels, raw images and
+    manifests follow.
+    """
 
     @property
     def parts(self) -> Sequence[Any]:
         """The data sets directly below."""
 
     def locate(self, index: int) -> tuple[Any, int]:
-        """Return the part that holds a sample, and the sample's position in it."""
+        """Return the part that contains a sample, and the sample's position in it."""
 
     def gather(self, values: Sequence[Tensor]) -> Tensor:
         """Return values for all samples of the view from the values for all samples of each part."""
@@ -80,7 +84,7 @@ def as_view(dataset: Any) -> View | None:
 
 
 def locate(dataset: Any, index: int) -> tuple[Any, int]:
-    """Follow views and concatenations down to the data set that holds a sample.
+    """Follow views and concatenations down to the data set that contains a sample.
 
     Returns:
         That data set, and the position of the sample in it.

@@ -138,7 +138,7 @@ def _evaluate_sanitizer(
         clean,
         poison,
         test,
-        defenses={"sanitizer": lambda _: verdict.keep, "pixel counting, as many": lambda _: by_counting},
+        defenses={"sanitizer": lambda _: verdict.keep, "pixel counting, same number": lambda _: by_counting},
         train=train,
         seed=seed,
     )
@@ -146,7 +146,7 @@ def _evaluate_sanitizer(
     truth = poisoned.is_poison
     auroc = [roc_auc_score(truth, values) for values in (verdict.suspicion, counts)]
     write(f"Ranking of poison above clean samples (AUROC): sanitizer {auroc[0]:.3f}, pixel counting {auroc[1]:.3f}.")
-    write(str(verdict.evidence).capitalize() + f"; the truth is {100 * float(truth.double().mean()):.2f} %.")
+    write(str(verdict.evidence).capitalize() + f"; actual: {100 * float(truth.double().mean()):.2f} %.")
     save_figure(plot_caught(poisoned, verdict), output / "caught.png")
     write(f"Files: {output / 'manifest.csv'}, {output / 'caught.png'}")
     return cells

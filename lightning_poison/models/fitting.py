@@ -80,7 +80,7 @@ def fit_module(
     sample: SampleSpec | None = None,
     runtime: Runtime | None = None,
     generator: torch.Generator | None = None,
-    description: str = "fitting",
+    description: str = "Fitting",
     max_steps: int | None = None,
 ) -> nn.Module:
     """Train a module in place and return it in evaluation mode.
@@ -93,9 +93,9 @@ def fit_module(
         loss: Loss to minimize. Computed under the runtime's autocast.
         settings: Training settings.
         sample: Location of input and label in a sample. Default: detected.
-        runtime: Device, precision and workers. Default: the local machine.
+        runtime: Device, precision and workers. Default: `LocalRuntime()`, the CPU.
         generator: The only source of randomness. Default: a fixed seed.
-        description: Label of the progress bar. Default: `"fitting"`.
+        description: Label of the progress bar. Default: `"Fitting"`.
         max_steps: Step after which training stops early. Default: no limit.
 
     Raises:

@@ -127,7 +127,7 @@ class FrozenFeatureClassifier:
                     sample=sample or spec_of(dataset),
                     runtime=runtime,
                     seed=0,
-                    description="extracting features",
+                    description="Extracting features",
                 )
         finally:
             self.extractor.to(device)

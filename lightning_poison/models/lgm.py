@@ -27,7 +27,7 @@ class LGMLoss(NamedTuple):
         likelihood: L_lkd, without λ and without the constant D/2 log 2π.
 
     Example:
-        >>> lgm_loss(torch.tensor([[0.0, 3.0]]), torch.tensor([0]), torch.zeros(1, 2)).likelihood
+        >>> lgm_loss_terms(torch.tensor([[0.0, 3.0]]), torch.tensor([0]), torch.zeros(1, 2)).likelihood
         tensor(4.5000)
     """
 
@@ -182,7 +182,7 @@ def likelihood_loss(features: Tensor, labels: Tensor, means: Tensor, log_varianc
     return _own_energies(features, labels, means, log_variances).mean()
 
 
-def lgm_loss(
+def lgm_loss_terms(
     features: Tensor,
     labels: Tensor,
     means: Tensor,
@@ -207,7 +207,7 @@ def lgm_loss(
         Total loss and its two terms, averaged over the batch.
 
     Example:
-        >>> lgm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2), likelihood_weight=0.1)
+        >>> lgm_loss_terms(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.zeros(1, 2), likelihood_weight=0.1)
         LGMLoss(total=tensor(1.2500), classification=tensor(0.), likelihood=tensor(12.5000))
     """
     logits = margin_logits(features, labels, means, log_variances, margin=margin, log_prior=log_prior)

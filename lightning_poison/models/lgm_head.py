@@ -124,7 +124,7 @@ class LGMHead(nn.Module):
             `total`, `classification` and `likelihood`, scalars.
         """
         self._check(features, labels)
-        return lgm.lgm_loss(
+        return lgm.lgm_loss_terms(
             features,
             labels,
             self.means,

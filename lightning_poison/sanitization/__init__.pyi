@@ -1,4 +1,4 @@
-from .dataset_scores import score_dataset as score_dataset
+from .dataset_scores import score_samples as score_samples
 from .pipeline import sanitize as sanitize
 from .settings import DecisionSettings as DecisionSettings
 from .verdict import Evidence as Evidence

@@ -1,8 +1,8 @@
-"""Decisions without trusted data, group by group: which groups stand apart, and what effect do they have?"""
+"""Decisions without trusted data, by groups: separated groups and their effect."""
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ from torch import Tensor
 from lightning_poison.data.inference import score_set
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks
+from lightning_poison.sanitization.agreement import check_agreement
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.set_scores import gather_features
 from lightning_poison.sanitization.verdict import Evidence
-from lightning_poison.sanitization.without_trusted import check_agreement
 from lightning_poison.scorers.inspection import feature_model_of
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 from lightning_poison.statistics.contamination import SuspectPair, select_by_posterior
@@ -37,7 +37,7 @@ _MIN_PAIR_SHARE = 0.05
 
 @dataclass(frozen=True)
 class _Effect:
-    """A group that stands apart, its effect, and the predictions for its members without it in training."""
+    """A separated group, its effect, and the predictions for its members without it in training."""
 
     group: Subgroup
     found: SuspectGroup
@@ -47,21 +47,21 @@ class _Effect:
 def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     """Judge a data set by the groups in it, without trusted data.
 
-    The network is trained on all samples, so that it learns what an attacker planted. Groups that stand apart in its
+    The network is trained on all samples, so that it learns any backdoor. Groups that are separated in its
     features are tested for their effect. Members of groups that are poison are removed as long as few clean samples
     are expected among them. The posterior of a member follows from the log-odds of the linear discriminant between
     the group and the rest of its class.
 
     Args:
-        job: The data set and how it is judged. With `remove_without_evidence`, groups that stand apart without an
+        job: The data set and its decision settings. With `remove_without_evidence`, separated groups without an
             effect are removed too.
         scorer: Finds groups and decides which are poison.
 
     Raises:
         ValueError: If a class is too small, its features do not vary, or the network returns no logits.
-        InconclusiveError: If the network has hardly learned the labels.
+        InconclusiveError: If the network has not learned the labels.
     """
-    scorer.check_labels(job.labels)
+    scorer.check_set(job.labels)
     job, model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed).argmax(1))
@@ -78,19 +78,15 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     for each in removed:
         if each.found.resemblance > each.found.transfer:
             suggested[each.group.members] = each.predictions
-    return Outcome(scores, suggested, _decision(job, scores, effects, suspects))
+    return Outcome(scores, suggested, _decision(job, scores, effects, suspects), "group tests")
 
 
 def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> tuple[Job, FeatureSource]:
     """Return the job with its data as read for the fit, and a copy of the model, fitted on some samples if needed."""
     if model.is_fitted:
         return job, model
-    own = copy.deepcopy(model)
-    with all_ranks(job.runtime):
-        data = job.data.in_memory(runtime=job.runtime, seed=job.seed, name="training data")
-        own.fit(data.subset(indices), runtime=job.runtime, generator=derived_generator(job.seed, purpose))
-    own.load(job.runtime.broadcast(dict(own.state())))
-    return replace(job, data=data), own
+    job = job.in_memory()
+    return job, job.fit(copy.deepcopy(model), lambda: job.data.subset(indices), purpose)
 
 
 def _draw(job: Job, places: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import printable
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
@@ -53,7 +53,6 @@ class Fold:
             seed=self.seed,
             labels=self.data.labels,
             description=f"Scoring {self.name}",
-            share=False,
         )
 
 
@@ -62,7 +61,7 @@ def cross_fit(
 ) -> Tensor:
     """Score each fold by a model that was fitted on the others.
 
-    Folds are shared out over the ranks; each is fitted whole on one of them.
+    Folds are distributed over the ranks; each is fitted on one of them.
 
     Args:
         job: The data set, and where to compute.
@@ -90,7 +89,7 @@ def cross_fit(
                 _announce(name, rehearse, part, len(labels), folds, runtime)
             generator = derived_generator(seed, "cross-fit", number)
             fold = Fold(data, part, outside, SingleRank(runtime), generator, seed, f"fold {number + 1} of {folds}")
-            found[number] = judge(fold).double()
+            found[number] = _checked(judge(fold).double(), len(outside), name)
     width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
     scores = torch.zeros(len(labels), width, dtype=torch.float64)
     for number, fold_scores in found.items():
@@ -98,10 +97,17 @@ def cross_fit(
     return runtime.reduce_sum(scores) if runtime.world_size > 1 else scores
 
 
+def _checked(scores: Tensor, count: int, name: str) -> Tensor:
+    if scores.ndim != 2 or len(scores) != count:
+        what = f"a matrix with one row for each of {count} samples"
+        raise ValueError(expected(f"the label scores of {printable(name)}", what, describe(scores)))
+    return scores
+
+
 def _announce(
     name: str, rehearse: Callable[..., int | None] | None, part: Any, length: int, folds: int, runtime: Runtime
 ) -> None:
-    """Announce the fits, with an estimate of their time from a few steps of a throw-away copy."""
+    """Announce the fits, with an estimate of their time from a few steps of a temporary copy."""
     estimate = ""
     quiet = LocalRuntime(runtime.device, threads=runtime.threads)
     if rehearse is not None and rehearse(part, steps=1, runtime=quiet) is not None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected
+from lightning_poison.checks import describe, expected
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
@@ -13,7 +13,7 @@ from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 
 
-def score_dataset(
+def score_samples(
     scorer: Scorer | SetScorer, dataset: Any, *, sample: SampleSpec | None = None, runtime: Runtime | None = None
 ) -> Tensor:
     """Score each sample of a data set under its label, with a fitted scorer.
@@ -24,7 +24,7 @@ def score_dataset(
         scorer: Fitted scorer of single samples.
         dataset: Map-style data set of N samples.
         sample: Paths of input and label in a sample. Default: detected.
-        runtime: Where to compute. Default: this machine.
+        runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
 
     Returns:
         Scores, float64 `(N,)`, larger is more suspicious.
@@ -39,12 +39,14 @@ def score_dataset(
         >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
         >>> images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> data = TensorDataset(images, torch.arange(40) % 2)
-        >>> score_dataset(PixelCountingScorer().fit(data), data).shape
+        >>> score_samples(PixelCountingScorer().fit(data), data).shape
         torch.Size([40])
     """
     if not isinstance(scorer, Scorer):
-        came = f"{type(scorer).__name__}, which needs the whole set"
-        raise TypeError(expected("scorer", "a scorer of single samples", came, "Pass it to `sanitize`."))
+        came = (
+            f"{type(scorer).__name__}, which needs the whole set" if isinstance(scorer, SetScorer) else describe(scorer)
+        )
+        raise TypeError(expected("scorer", "a scorer of single samples", came, "`sanitize` accepts any scorer."))
     sample = sample or spec_of(dataset)
     labels = labels_of(dataset, sample)
     return score_set(

@@ -1,16 +1,20 @@
-"""What the judges of a data set take and return."""
+"""Input and output types of the judges."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.randomness import derived_seed
-from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.randomness import derived_generator, derived_seed
+from lightning_poison.runtime import Runtime, SingleRank, all_ranks
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Evidence
+from lightning_poison.sanitization.verdict import Calibration, Evidence
 from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.scorers.protocol import FeatureSource, Scorer
+
+ModelT = TypeVar("ModelT", bound="Scorer | FeatureSource")
 
 CONFIDENCE = 0.95
 """Coverage of the interval around an estimated contamination."""
@@ -39,11 +43,30 @@ class Job:
         """Return the seed of a member of a combination. The first member, and a single scorer, has the job's own."""
         return derived_seed(self.seed, "member", number) if number else self.seed
 
+    def read(self, data: LabeledData, name: str = "training data") -> LabeledData:
+        """Read data into memory if they fit."""
+        return data.in_memory(runtime=self.runtime, seed=self.seed, name=name)
+
     def in_memory(self) -> "Job":
         """Return the job with its samples in memory if they fit."""
         with all_ranks(self.runtime):
-            data = self.data.in_memory(runtime=self.runtime, seed=self.seed, name="training data")
+            data = self.read(self.data)
         return replace(self, data=data)
+
+    def fit(self, model: ModelT, dataset: Callable[[], Any], purpose: str, *, number: int = 0) -> ModelT:
+        """Fit a model on every rank, and return it with the weights of rank 0.
+
+        Args:
+            model: A scorer or feature source. It is fitted in place.
+            dataset: Reads and returns the data set to fit on; see `read`.
+            purpose: Name of the random stream.
+            number: Position of the scorer in a combination.
+        """
+        with all_ranks(self.runtime):
+            generator = derived_generator(self.seed_of(number), purpose)
+            model.fit(dataset(), runtime=SingleRank(self.runtime), generator=generator)
+        model.load(self.runtime.broadcast(dict(model.state())))
+        return model
 
 
 @dataclass(frozen=True)
@@ -77,12 +100,14 @@ class Outcome:
         scores: Suspicion scores, float64 `(N,)`.
         suggested_labels: Least suspicious label of each sample, int64 `(N,)`; −1 if unknown.
         decision: Result of calibrating the scores.
+        calibration: What the decision is calibrated on; see `Verdict`.
         votes: p-values `(N,)` by the name of each member of a combination.
     """
 
     scores: Tensor
     suggested_labels: Tensor
     decision: Decision
+    calibration: Calibration
     votes: Mapping[str, Tensor] = field(default_factory=dict)
 
 

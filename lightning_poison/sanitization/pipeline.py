@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.fingerprints import fingerprint
 from lightning_poison.data.labeled_data import LabeledData, with_labels
-from lightning_poison.data.labels import check_labels, spec_of
+from lightning_poison.data.labels import check_class_labels, spec_of
 from lightning_poison.data.map_style_data import map_style
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import DataChangedError, NothingKeptError
@@ -19,7 +19,7 @@ from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
 from lightning_poison.sanitization.by_groups import judge_by_groups
 from lightning_poison.sanitization.job import Job, Outcome
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Calibration, Verdict
+from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.sanitization.with_trusted import judge_with_trusted
 from lightning_poison.sanitization.without_trusted import judge_without_trusted
 from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_of
@@ -48,7 +48,7 @@ def sanitize(
     calibrated on all of them and must not have been fitted on any.
 
     Without trusted data, the scorer is cross-fitted over folds of the data set, and the threshold follows from the
-    wrong-label null. A fitted scorer, fitted on other data, scores the data set as it is. A scorer that finds groups
+    wrong-label null. A fitted scorer, fitted on other data, is used unchanged. A scorer that finds groups
     (`RobustFeatureScorer`) uses all of the data, and the threshold follows from the effects of the groups. Nothing is
     removed without evidence of poison.
 
@@ -64,7 +64,7 @@ def sanitize(
         max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
             one half, whichever is larger, and never the whole class. Default: 0.5.
         seed: The only source of randomness. The verdict does not depend on the number of workers or ranks.
-        runtime: Where to compute. Default: the CPU of this machine.
+        runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
         known: Earlier verdict. If it was made for this data set with these settings, it is returned and nothing is
             scored.
 
@@ -123,7 +123,7 @@ def sanitize(
         with all_ranks(runtime):
             spec = sample or spec_of(dataset)
             data = with_labels(dataset, spec, runtime=runtime, seed=seed, name="training data")
-            check_labels(data.labels, dataset)
+            check_class_labels(data.labels, dataset)
         digest = decision_fingerprint(dataset, settings, labels=data.labels, sample=spec, runtime=runtime)
         if known is not None:
             return _confirmed(known, digest, settings)
@@ -134,7 +134,7 @@ def sanitize(
         scores=outcome.scores,
         labels=data.labels,
         suggested_labels=outcome.suggested_labels,
-        calibration=_calibration(scorer, trusted),
+        calibration=outcome.calibration,
         false_positive_rate=false_positive_rate,
         scorer=scorer.name,
         settings=settings,
@@ -150,12 +150,6 @@ def _judge(job: Job, trusted: LabeledData | None) -> Outcome:
     if isinstance(job.scorer, SetScorer) and job.scorer.finds_groups:
         return judge_by_groups(job, job.scorer)
     return judge_without_trusted(job)
-
-
-def _calibration(scorer: AnyScorer, trusted: Any) -> Calibration:
-    if trusted is not None:
-        return "trusted"
-    return "group tests" if isinstance(scorer, SetScorer) and scorer.finds_groups else "wrong-label null"
 
 
 def decision_fingerprint(
@@ -182,10 +176,12 @@ def check_scorer_argument(scorer: Any) -> None:
         came = f"the class {scorer.__name__}" if isinstance(scorer, type) else type(scorer).__name__
         way = "\n`get_scorer(name)` builds an installed one by its name."
         raise TypeError(expected("scorer", "a scorer such as `LikelihoodScorer()`", came) + way)
+    if not isinstance(getattr(scorer, "name", None), str):
+        raise TypeError(expected("scorer", "a scorer with a `name`", f"a {type(scorer).__name__} without one"))
     if scorer.is_control:
         raise ValueError(
-            f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control, which may know the truth.\n"
-            "Use controls in evaluations only."
+            f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control, which may use the ground "
+            "truth.\nUse controls in evaluations only."
         )
 
 

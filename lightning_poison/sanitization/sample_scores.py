@@ -1,4 +1,4 @@
-"""Scores of a scorer that judges sample by sample: fitted on trusted samples, or out of fold without any."""
+"""Scores of single-sample scorers, with trusted data or out of fold."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
@@ -24,19 +23,16 @@ def scores_with_trusted(
     """Fit a copy of a scorer on some trusted samples unless it is fitted; score the other ones and the training data.
 
     Args:
-        job: The data set and how it is judged.
-        scorer: Left as it is.
+        job: The data set and its decision settings.
+        scorer: Not modified.
         trusted: Known-clean samples.
         parts: Positions of the trusted samples to fit on, and of those held out.
         number: Position of the scorer in a combination.
     """
     if not scorer.is_fitted:
-        scorer = copy.deepcopy(scorer)
         with all_ranks(job.runtime):
-            trusted = trusted.in_memory(runtime=job.runtime, seed=job.seed, name="trusted data")
-            generator = derived_generator(job.seed_of(number), "trusted fit")
-            scorer.fit(trusted.subset(parts[0]), runtime=job.runtime, generator=generator)
-        scorer.load(job.runtime.broadcast(dict(scorer.state())))
+            trusted = job.read(trusted, "trusted data")
+        scorer = job.fit(copy.deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
     trusted_scores, _ = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted")
     return MemberScores(*_scores_and_suggestions(job, scorer, job.data, job.data.indices, "training"), trusted_scores)
 
@@ -44,10 +40,10 @@ def scores_with_trusted(
 def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:
     """Score each sample under each label, float64 `(N, C)`, by copies fitted on the other folds.
 
-    A fitted scorer scores the samples as it is.
+    A fitted scorer is used unchanged.
 
     Raises:
-        ValueError: If the scorer does not score labels, or knows fewer classes than the data set has.
+        ValueError: If the scorer does not score labels, or was fitted on fewer classes than the data set has.
     """
     if not scorer.scores_labels:
         raise ValueError(needs_trusted(scorer))

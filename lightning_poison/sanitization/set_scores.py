@@ -18,7 +18,6 @@ from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
@@ -48,7 +47,7 @@ def set_scores_with_trusted(
     """Score training and trusted samples as one set, with scorers that read the same features.
 
     Args:
-        job: The data set and how it is judged.
+        job: The data set and its decision settings.
         scorers: One group of `group_by_features`.
         trusted: Known-clean samples.
         held_out: Positions of the trusted samples whose scores are needed.
@@ -62,14 +61,11 @@ def set_scores_with_trusted(
     places = comparable.nonzero().flatten()
     labels = torch.cat([job.labels, trusted.labels[places]])
     for scorer in scorers:
-        scorer.check_labels(labels)
+        scorer.check_set(labels)
     if not model.is_fitted:
         with all_ranks(job.runtime):
-            data = data.in_memory(runtime=job.runtime, seed=job.seed, name="training data")
-            trusted = trusted.in_memory(runtime=job.runtime, seed=job.seed, name="trusted data")
-            generator = derived_generator(job.seed_of(number), "feature model")
-            model.fit(_joined(data, trusted, places), runtime=job.runtime, generator=generator)
-        model.load(job.runtime.broadcast(dict(model.state())))
+            data, trusted = job.read(data), job.read(trusted, "trusted data")
+        model = job.fit(model, lambda: _joined(data, trusted, places), "feature model", number=number)
     parts = ((data, data.indices, "training"), (trusted, places, "trusted"))
     features = torch.cat([gather_features(job, model, *part) for part in parts])
     return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
@@ -88,7 +84,7 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
         raise ValueError(needs_trusted(scorer))
     model = feature_model_of(scorer)
     if model.is_fitted:
-        scorer.check_labels(job.labels)
+        scorer.check_set(job.labels)
         return _label_scores(
             job, scorer, gather_features(job, model, job.data, job.data.indices, "training"), job.labels
         )
@@ -96,7 +92,7 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
     def judge(fold: Fold) -> Tensor:
         labels = job.labels[fold.outside]
         try:
-            scorer.check_labels(labels)
+            scorer.check_set(labels)
         except ValueError as error:
             raise ValueError(f"{error}\nThis is {fold.name}: fewer folds leave more samples in each.") from error
         own = copy.deepcopy(model).fit(fold.part, runtime=fold.runtime, generator=fold.generator)

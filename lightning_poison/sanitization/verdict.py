@@ -28,7 +28,7 @@ class Evidence:
         confidence: Nominal coverage of the interval.
         natural_error_rate: Share of wrong labels that does not count as evidence.
         pairs: Pairs of classes with many wrong labels, most first.
-        groups: Groups of samples that stand apart from their class, largest first.
+        groups: Groups of samples that are separated from their class, largest first.
 
     Example:
         >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
@@ -259,7 +259,7 @@ class Verdict:
 _CALIBRATIONS: dict[str, str] = {
     "trusted": "held-out trusted data",
     "wrong-label null": "the wrong-label null of the data (no trusted data)",
-    "group tests": "the effects of groups that stand apart (no trusted data)",
+    "group tests": "the effects of separated groups (no trusted data)",
 }
 
 

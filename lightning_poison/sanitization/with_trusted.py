@@ -39,7 +39,7 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
     Scorers that are fitted already, and those that need the whole set, are calibrated on all trusted samples.
 
     Args:
-        job: The data set and how it is judged.
+        job: The data set and its decision settings.
         trusted: Known-clean samples.
 
     Raises:
@@ -60,7 +60,7 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
     if isinstance(job.scorer, CombinedScorer):
         return _combine(job, list(members_of(job.scorer)), found, labels[held_out], job.scorer.combine)
     decision = decide_by_trusted(found[0].scores, job.labels, found[0].trusted, labels[held_out], job.settings)
-    return Outcome(found[0].scores, found[0].suggested_labels, decision)
+    return Outcome(found[0].scores, found[0].suggested_labels, decision, "trusted")
 
 
 def decide_by_trusted(
@@ -110,7 +110,7 @@ def _check_thresholds(thresholds: Tensor, known: TrustedReference) -> None:
             raise ValueError(expected("trusted", what, f"{count}", hint))
         raise ValueError(
             f"Expected scores that differ among the {count} held-out trusted samples of class {number}, but the "
-            "largest ones are equal, so that no threshold lies above them.\nThe scorer does not separate samples of "
+            "largest ones are equal, so no threshold exceeds them.\nThe scorer does not separate samples of "
             "this class. Check for constant inputs or features, use another scorer, or add `trusted` samples."
         )
 
@@ -160,7 +160,7 @@ def _combine(job: Job, names: list[str], found: list[MemberScores], labels: Tens
     decision = decide_by_trusted(scores, job.labels, trusted_scores, labels[reference], job.settings)
     suggested = select_suggestions(log_p, torch.stack([member.suggested_labels for member in found]))
     votes = {name: p_values_from_log(log_p[number]) for number, name in enumerate(names)}
-    return Outcome(scores, suggested, decision, votes)
+    return Outcome(scores, suggested, decision, "trusted", votes)
 
 
 def _check_halves(labels: Tensor, training_labels: Tensor) -> None:
@@ -197,5 +197,5 @@ def _check_classes(labels: Tensor, trusted_labels: Tensor) -> None:
         listed = ", ".join(map(str, missing[:10]))
         raise ValueError(
             f"Expected trusted samples of every class, but there is none of class {listed}.\n"
-            "Add some, or omit `trusted` to judge the data without."
+            "Add some, or omit `trusted`."
         )

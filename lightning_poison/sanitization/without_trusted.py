@@ -1,10 +1,10 @@
 """Decisions without trusted data: out-of-fold scores under every label, and the wrong-label null."""
 
 import torch
-from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.sample_scores import needs_trusted, out_of_fold_label_scores
 from lightning_poison.sanitization.set_scores import set_label_scores
@@ -21,14 +21,6 @@ from lightning_poison.statistics.contamination import (
 )
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
 from lightning_poison.statistics.thresholds import tail_log_p_values
-
-MIN_AGREEMENT = 0.3
-"""Cohen's κ between labels and predictions below which a scorer has hardly learned the labels."""
-
-_WAY_OUT = (
-    "If the training set is augmented, score a view that is not (`score_dataset=` of a `Sanitizer`). Give the scorer a "
-    "stronger `backbone=` or a longer fit, or pass `trusted=` data."
-)
 
 
 def judge_without_trusted(job: Job) -> Outcome:
@@ -60,7 +52,7 @@ def judge_without_trusted(job: Job) -> Outcome:
         votes = {name: p_values_from_log(log_p[number].gather(1, own)[:, 0]) for number, name in enumerate(members)}
         label_scores = combine_log_p(log_p, job.scorer.combine)
     decision = decide_by_wrong_label_null(label_scores, job.labels, job.settings)
-    return Outcome(label_scores.gather(1, own)[:, 0], label_scores.argmin(1), decision, votes)
+    return Outcome(label_scores.gather(1, own)[:, 0], label_scores.argmin(1), decision, "wrong-label null", votes)
 
 
 def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: DecisionSettings) -> Decision:
@@ -90,7 +82,8 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         raise InconclusiveError(
             f"Expected a scorer that misclassifies at most {100 * MAX_MISCLASSIFIED_SHARE:g} % of correctly labeled "
             f"samples, but it misclassifies an estimated {100 * found.misclassified_share:.0f} %, so that wrong labels "
-            f"cannot be separated from hard samples.\n{_WAY_OUT} `remove_without_evidence=True` overrides this check."
+            f"cannot be separated from hard samples.\n{BETTER_SCORER_HINT} "
+            "`remove_without_evidence=True` overrides this check."
         )
     present = has_evidence(found, natural_error_rate=settings.natural_error_rate)
     keep = torch.ones(len(labels), dtype=torch.bool)
@@ -108,32 +101,6 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         found.posterior,
         float(removed.min()) if len(removed) else 1.0,
     )
-
-
-def check_agreement(labels: Tensor, predictions: Tensor) -> None:
-    """Raise if a network has hardly learned the labels, so that it says nothing about any of them.
-
-    Args:
-        labels: Labels, int64 `(N,)`.
-        predictions: Predicted labels, int64 `(N,)`.
-
-    Raises:
-        InconclusiveError: If Cohen's κ of the two (*A coefficient of agreement for nominal scales*, 1960) is below
-            `MIN_AGREEMENT`.
-
-    Example:
-        >>> check_agreement(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1]))
-        >>> check_agreement(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1, 0]))
-        Traceback (most recent call last):
-        lightning_poison.errors.InconclusiveError: Expected predictions that agree with the labels, ...
-    """
-    agreement = float(cohen_kappa_score(labels.numpy(), predictions.numpy()))
-    if agreement < MIN_AGREEMENT:
-        raise InconclusiveError(
-            f"Expected predictions that agree with the labels, Cohen's κ at least {MIN_AGREEMENT:g}, but got "
-            f"{agreement:.2f}: the scorer has hardly learned the labels, so that it says nothing about any of them.\n"
-            f"{_WAY_OUT}"
-        )
 
 
 def log_p_by_labels(label_scores: Tensor, labels: Tensor) -> Tensor:

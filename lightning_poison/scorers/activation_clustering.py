@@ -143,7 +143,7 @@ class ActivationClusteringScorer(SetScorer):
 
     It differs from the paper in the reduction, which there is an independent component analysis to ten dimensions, and
     in the ranking: the paper removes a cluster or keeps it. The paper finds that silhouettes above .10 to .15 indicate
-    a poisoned class. The default limits, .35 and .10, are ART's: more than a third of a class of poison passes. On
+    a poisoned class. The default limits, .35 and .10, are ART's: poison above a third of a class is not detected. On
     MNIST, poison of 1 and 5 % of the data did not form a cluster of its own in the features of a network that was
     trained plainly.
 
@@ -201,6 +201,6 @@ class ActivationClusteringScorer(SetScorer):
             seed=self.seed,
         ).float()
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_set(self, labels: Tensor) -> None:
         """Raise if a class has fewer than three samples; see `SetScorer`."""
         check_class_sizes(labels, _MIN_SAMPLES, _WHY)

@@ -274,12 +274,12 @@ class CharacteristicVectorScorer(Scorer):
             running.add(statistics, block.labels)
             return torch.zeros(len(block.labels))
 
-        data.compute(add, runtime=runtime, generator=generator, description="measuring the classes")
+        data.compute(add, runtime=runtime, generator=generator, description="Computing class statistics")
         self._model, self._centroids = model, running.centroids()
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
-        """Run the first steps of a fit on a throw-away copy; see `FeatureModel.rehearse`."""
+        """Run the first steps of a fit on a temporary copy; see `FeatureModel.rehearse`."""
         return self.feature_model.rehearse(trusted, steps=steps, runtime=runtime)
 
     def score_labels(self, inputs: Tensor) -> Tensor:
@@ -320,7 +320,8 @@ class CharacteristicVectorScorer(Scorer):
         """
         layers, kinds = range(sum(name.startswith("means.") for name in state)), ChannelStatistics._fields
         if not layers or any(f"{kind}.{layer}" not in state for kind in kinds for layer in layers):
-            raise ValueError(expected("state", f"the state of {self!r}", "one of another scorer"))
+            way = "Pass what `state()` of a `CharacteristicVectorScorer` returned."
+            raise ValueError(expected("state", f"the state of {self!r}", "one of another scorer", way))
         self._model = self.feature_model.for_fit().load(state)
         self._centroids = ChannelStatistics(*(tuple(state[f"{kind}.{layer}"] for layer in layers) for kind in kinds))
         return self

@@ -14,8 +14,8 @@ class CombinedScorer:
 
     Scores of different scorers have no common scale. So `sanitize` converts the score of each member to a p-value, per
     class and with a fitted tail (`tail_p_values`), combines the values of −log10 p, and calibrates the result. With k
-    members, the threshold of each is about k times as strict: that is the price of detecting what only one member sees.
-    `Verdict.votes` and the manifest contain the p-value of each member.
+    members, the threshold of each is about k times as strict. This is the cost of detecting poison that only one member
+    detects. `Verdict.votes` and the manifest contain the p-value of each member.
 
     Args:
         scorers: Two or more scorers. If one is a control, the combination is one.

@@ -26,7 +26,7 @@ class ConfidenceScorer(NetworkScorer):
     """Scores a sample by how little probability a classifier assigns to its label.
 
     The classifier is trained on known-clean samples, or across folds of untrusted samples. The score depends on the
-    label alone: an image that belongs to no class, or to its own class in an odd way, does not stand out.
+    label alone: an image that belongs to no class, or an atypical image of its class, gets no high score.
 
     It differs from the paper in the use of the score: the paper counts, class by class, how many samples confidently
     belong to another class, and removes as many; here a threshold is calibrated.
@@ -129,7 +129,7 @@ class ConfidenceScorer(NetworkScorer):
             settings=self.fit_settings,
             runtime=runtime,
             generator=generator,
-            description="fitting the confidence scorer",
+            description="Fitting the confidence scorer",
             max_steps=max_steps,
         )
         return network, self.fit_settings.total_steps(len(trusted))
@@ -154,7 +154,7 @@ class ConfidenceScorer(NetworkScorer):
                 return self._logits(moved).softmax(1)
 
         probabilities = data.compute(
-            lambda block: posteriors(block.inputs), runtime=runtime, generator=generator, description="scoring"
+            lambda block: posteriors(block.inputs), runtime=runtime, generator=generator, description="Scoring"
         )
         labels = data.labels
         own = probabilities.gather(1, labels[:, None])[:, 0]

@@ -1,7 +1,7 @@
 """Controls: the best and the worst filter, to compare others with. None is a defense, and every filter rejects them.
 
 A scorer that ranks no better than `RandomScorer` has found nothing. None can rank better than `PerfectScorer`, which
-knows the truth.
+uses the ground truth.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class RandomScorer(SetScorer):
 
 
 class PerfectScorer(SetScorer):
-    """Scores poison 1 and all other samples 0; a control that knows the truth.
+    """Scores poison 1 and all other samples 0; a control that uses the ground truth.
 
     Args:
         is_poison: bool `(N,)`, such as `PoisonedDataset.is_poison`.
@@ -68,8 +68,8 @@ class PerfectScorer(SetScorer):
     def __repr__(self) -> str:
         return f"PerfectScorer({int(self._mask.sum())} of {len(self._mask)})"
 
-    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 (the truth is known)
-        """Return the truth, float32 `(N,)`.
+    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 (uses the ground truth)
+        """Return the ground truth, float32 `(N,)`.
 
         Raises:
             ValueError: If there are more or fewer samples than in the mask.

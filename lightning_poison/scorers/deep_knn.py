@@ -232,11 +232,11 @@ class DeepKNNScorer(SetScorer):
                 or all the same.
         """
         check_feature_set(features, labels, why=_WHY)
-        self.check_labels(labels)
+        self.check_set(labels)
         distances, near = nearest_neighbors(features, features, self.k, block=self.block, exclude_self=True)
         return neighbor_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_set(self, labels: Tensor) -> None:
         """Raise if there are too few samples for `k` neighbors, or a class has a single one; see `SetScorer`."""
         check_class_sizes(labels, 2, _WHY)
         if self.k >= len(labels):

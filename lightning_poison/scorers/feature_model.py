@@ -106,7 +106,7 @@ class FeatureModel:
             NotFittedError: Before a fit, unless a trained network was passed in.
         """
         if not self.is_fitted:
-            raise NotFittedError("Expected a fitted FeatureModel, but it is not fitted.\nCall `fit(dataset)`.")
+            raise NotFittedError("Expected a fitted FeatureModel.\nCall `fit(dataset)`.")
         return self.model if self.model is not None else self._classifier
 
     def for_fit(self) -> "FeatureModel":
@@ -118,7 +118,7 @@ class FeatureModel:
 
         Args:
             dataset: Map-style data set, possibly with untrusted samples.
-            runtime: Device, precision and workers. Default: the local machine.
+            runtime: Device, precision and workers. Default: `LocalRuntime()`, the CPU.
             generator: The only source of randomness. Default: a fixed seed.
 
         Raises:
@@ -130,7 +130,7 @@ class FeatureModel:
         return self
 
     def rehearse(self, dataset: Any, *, steps: int, runtime: Runtime | None = None) -> int:
-        """Train a throw-away classifier for a few steps and return the number of steps of a whole fit.
+        """Train a temporary classifier for a few steps and return the number of steps of a whole fit.
 
         If a network was passed in, a step reads the features of one block of samples.
         """
@@ -144,7 +144,6 @@ class FeatureModel:
             sample=spec_of(dataset),
             runtime=runtime or LocalRuntime(),
             seed=0,
-            share=False,
         )
         return -(-len(dataset) // BLOCK_SIZE)
 
@@ -233,7 +232,7 @@ class FeatureModel:
             settings=self.fit_settings,
             runtime=runtime,
             generator=generator,
-            description="fitting the feature model",
+            description="Fitting the feature model",
             max_steps=max_steps,
             adversary=self.adversary,
             pixels=self.pixels,

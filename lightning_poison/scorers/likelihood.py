@@ -151,7 +151,7 @@ class LikelihoodScorer(NetworkScorer):
             sample=data.sample,
             runtime=runtime,
             generator=generator,
-            description="fitting the likelihood scorer",
+            description="Fitting the likelihood scorer",
             max_steps=max_steps,
         )
         return network, self.fit_settings.total_steps(len(trusted))

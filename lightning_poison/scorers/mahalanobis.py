@@ -227,14 +227,14 @@ class MahalanobisScorer(Scorer):
             lambda block: network.features(block.inputs),
             runtime=runtime,
             generator=generator,
-            description="measuring the classes",
+            description="Computing class statistics",
         )
         self._set(fit_normals(features, data.labels, covariance=self.covariance, estimator=self.estimator))
         self._network = network
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
-        """Run the first steps of a fit on a throw-away copy; see `FeatureModel.rehearse`."""
+        """Run the first steps of a fit on a temporary copy; see `FeatureModel.rehearse`."""
         return self.feature_model.rehearse(trusted, steps=steps, runtime=runtime)
 
     def score_labels(self, inputs: Tensor) -> Tensor:

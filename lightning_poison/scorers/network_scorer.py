@@ -56,7 +56,7 @@ class NetworkScorer(Scorer):
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:
-        """Train a throw-away network for a few steps and return the number of steps of a whole fit."""
+        """Train a temporary network for a few steps and return the number of steps of a whole fit."""
         return self._train(trusted, runtime, torch.Generator().manual_seed(0), steps)[1]
 
     def score_labels(self, inputs: Tensor) -> Tensor:

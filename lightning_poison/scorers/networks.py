@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_poison.adversarial.adversaries import Adversary
 from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.checks import describe, expected
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.contexts import evaluating, full_precision
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.models.backbones import compute_features, default_backbone
@@ -123,7 +123,7 @@ def fit_classifier(
     settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
     runtime: Runtime | None = None,
     generator: torch.Generator | None = None,
-    description: str = "fitting a classifier",
+    description: str = "Fitting a classifier",
     max_steps: int | None = None,
     adversary: Adversary | None = None,
     pixels: PixelRange | None = None,
@@ -136,9 +136,9 @@ def fit_classifier(
             a sample.
         feature_size: Length of a feature vector. Default: 64.
         settings: Training settings. Default: those of `FitSettings()`.
-        runtime: Device, precision and workers. Default: the local machine.
+        runtime: Device, precision and workers. Default: `LocalRuntime()`, the CPU.
         generator: The only source of randomness. Default: a fixed seed.
-        description: Label of the progress bar. Default: `"fitting a classifier"`.
+        description: Label of the progress bar. Default: `"Fitting a classifier"`.
         max_steps: Step after which training stops early. Default: no limit.
         adversary: Perturbs the inputs of a robust classifier; its radius grows over the first epoch. Default: none.
         pixels: Normalization of the inputs, for the adversary. Default: raw images in [0, 1].
@@ -214,7 +214,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], scorer: object
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(_other_state(scorer)) from error
+        raise ValueError(_other_state(scorer, error)) from error
 
 
 def restore_network(
@@ -268,5 +268,10 @@ def evaluating_on(network: nn.Module, inputs: Tensor, *, movable: bool) -> Itera
         yield inputs.to(device)
 
 
-def _other_state(scorer: object) -> str:
-    return expected("state", f"the state of {scorer!r}", "one of another scorer or of other settings")
+def _other_state(scorer: object, error: RuntimeError | None = None) -> str:
+    """Return the message for a state that does not fit, with the first fault that torch names."""
+    came = "one of another scorer or of other settings"
+    faults = str(error).splitlines()[1:2] if error is not None else []  # the line before only names the network's class
+    came = ": ".join([came, *(printable(line.strip()).rstrip(". ") for line in faults)])
+    way = "Build the scorer with the settings that it was saved with."
+    return expected("state", f"the state of {scorer!r}", came, way)

@@ -32,7 +32,7 @@ class FeatureSource(Protocol):
         """Train the network on a map-style data set and return the source."""
 
     def rehearse(self, dataset: Any, *, steps: int, runtime: Runtime | None = None) -> int:
-        """Run the first steps of a fit on a throw-away copy and return the number of steps of a whole fit."""
+        """Run the first steps of a fit on a temporary copy and return the number of steps of a whole fit."""
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return features, float32 `(B, D)`."""
@@ -79,7 +79,7 @@ class Scorer:
     """Short name, in lower case with hyphens."""
 
     is_control: bool = False
-    """Whether the scorer may know the truth or scores at random. A control is never a defense."""
+    """Whether the scorer may use the ground truth or scores at random. A control is never a defense."""
 
     scores_labels: ClassVar[bool] = False
     """Whether `score_labels` is defined. Decisions without trusted data need it."""
@@ -120,18 +120,19 @@ class Scorer:
 
         Args:
             trusted: Map-style data set.
-            runtime: Where to compute. Default: this machine.
+            runtime: Device, threads and progress bar, without collectives: a fit is complete on one rank. Default: this
+                machine.
             generator: The only source of randomness. Default: a fixed seed.
         """
         raise NotImplementedError
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int | None:  # noqa: ARG002
-        """Run the first steps of a fit on a throw-away copy, so that a caller can time them.
+        """Run the first steps of a fit on a temporary copy, so that a caller can time them.
 
         Args:
             trusted: Map-style data set, as for `fit`.
             steps: Number of steps to run.
-            runtime: Where to compute. Default: this machine.
+            runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
 
         Returns:
             Number of such steps in a whole fit on `trusted`, or `None` (the default) if it is unknown.
@@ -221,7 +222,7 @@ class SetScorer:
     """Short name, in lower case with hyphens."""
 
     is_control: bool = False
-    """Whether the scorer may know the truth or scores at random. A control is never a defense."""
+    """Whether the scorer may use the ground truth or scores at random. A control is never a defense."""
 
     scores_labels: ClassVar[bool] = False
     """Whether `score_feature_labels` is defined. Decisions without trusted data need it, or `finds_groups`."""
@@ -269,7 +270,7 @@ class SetScorer:
         """
         raise NotImplementedError
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_set(self, labels: Tensor) -> None:
         """Raise if a set with these labels, int64 `(N,)`, cannot be scored. Default: accept any.
 
         Runs before a network is trained and features are gathered.
@@ -281,7 +282,7 @@ class SetScorer:
     def find_groups(self, features: Tensor, labels: Tensor) -> Sequence[Subgroup]:
         """Return the groups of each class. Declared by `finds_groups`.
 
-        A group that stands apart may be a natural part of its class, so it counts as poison only if it also has an
+        A group that is separated may be a natural part of its class, so it counts as poison only if it also has an
         effect: adding what its features have in common turns samples of every class into its own, or a network that
         was trained without it predicts other classes for its members.
         """
@@ -292,7 +293,7 @@ class SetScorer:
         raise NotImplementedError
 
     def is_poison(self, *, transfer: float, resemblance: float) -> bool:
-        """Return whether the effects of a group that stands apart make it poison. Declared by `finds_groups`.
+        """Return whether the effects of a group that is separated make it poison. Declared by `finds_groups`.
 
         Args:
             transfer: See `lightning_poison.statistics.group_effects.transfer_share`.
@@ -310,11 +311,12 @@ def _defines(cls: type, base: type, name: str) -> bool:
 
 
 def _check_declarations(cls: type, base: type, declared: Mapping[str, Sequence[str]], required: Sequence[str]) -> None:
-    for name, value in vars(cls).items():
+    own = cls.__mro__[: cls.__mro__.index(base)]
+    for name, value in (item for each in own for item in vars(each).items()):
         if (kind := _kind(value)) is None or name.startswith("_") or hasattr(base, name):
             continue
         contract = [known for known, default in vars(base).items() if _kind(default) == kind]
-        if close := difflib.get_close_matches(name, contract, n=1, cutoff=0.8):
+        if close := difflib.get_close_matches(name, contract, n=1, cutoff=0.82):
             raise TypeError(
                 f"Expected a {kind} of `{base.__name__}`, but `{cls.__name__}` defines `{name}`.\n"
                 f"Did you mean `{close[0]}`?"
@@ -332,7 +334,7 @@ def _check_declarations(cls: type, base: type, declared: Mapping[str, Sequence[s
 
 
 def _kind(value: object) -> str | None:
-    if callable(value) or isinstance(value, property):
+    if callable(value) or isinstance(value, property | classmethod | staticmethod):
         return "method"
     return "declaration" if isinstance(value, bool) else None
 

@@ -1,4 +1,4 @@
-"""`RobustFeatureScorer`: whether a sample is in a group that stands apart from its class in robust features.
+"""`RobustFeatureScorer`: whether a sample is in a group that is separated from its class in robust features.
 
 Adversarial training removes from a network what small perturbations can change and keeps what they cannot, such as a
 trigger of full intensity. So poison forms a cluster of its own in robust features, with a wide gap to its class. On why
@@ -21,7 +21,7 @@ _NETWORK_HINT = 'or, for a trained network, `FeatureModel(network, "layer")`.'
 
 
 class RobustFeatureScorer(SetScorer):
-    """Scores by the log-odds of belonging to a group that stands apart from its class in robust features.
+    """Scores by the log-odds of belonging to a group that is separated from its class in robust features.
 
     For backdoors, with dirty and with clean labels. Each class is clustered, and a cluster behind a gap is tested for
     two effects (see `lightning_poison.scorers.protocol.SetScorer`): do its common features make other samples be
@@ -36,7 +36,7 @@ class RobustFeatureScorer(SetScorer):
     does.
 
     It builds on activation clustering of Chen et al. 2018 (arXiv 1811.03728). It differs in the network, in clusters of
-    a few per cent, in the gap (Ashman's D instead of a silhouette, which hardly separates poison from natural parts),
+    a few percent, in the gap (Ashman's D instead of a silhouette, which hardly separates poison from natural parts),
     and in the first test.
 
     Args:
@@ -47,10 +47,10 @@ class RobustFeatureScorer(SetScorer):
             with the backbone of `feature_model`, unless that is a trained network.
         components: Number of principal components of a class, limited to a sixth of its samples. Default: 10.
         restarts: Number of k-means starts. Default: 4.
-        min_separation: Ashman's D from which a group stands apart. On MNIST and CIFAR-10 natural groups reached 5.1,
+        min_separation: Ashman's D from which a group is separated. On MNIST and CIFAR-10 natural groups reached 5.1,
             poison 9.6 and more. Default: 6.5.
         min_size: Minimum number of samples in a group. With fewer, the shares below are too uncertain: in a class of
-            180 digits, 27 that stood apart by nature looked like other classes by .41. Default: 30.
+            180 digits, 27 that were naturally separated looked like other classes by .41. Default: 30.
         min_transfer: Share of samples of each other class that must be predicted as the group's, in (0, 1). Default:
             .6.
         min_resemblance: Share of a group that must look like other classes, in (0, 1); for mislabeled samples .75 is
@@ -106,7 +106,7 @@ class RobustFeatureScorer(SetScorer):
         self.seed = positive_int("seed", seed, minimum=0)
 
     def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Score each sample, float32 `(N,)`; above 0 for members of groups that stand apart.
+        """Score each sample, float32 `(N,)`; above 0 for members of separated groups.
 
         Raises:
             ValueError: If a class is too small or does not vary, or features are not finite.
@@ -133,7 +133,7 @@ class RobustFeatureScorer(SetScorer):
         """Return whether one of the effects of a group reaches its minimum; see `SetScorer`."""
         return transfer >= self.min_transfer or resemblance >= self.min_resemblance
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_set(self, labels: Tensor) -> None:
         """Raise if a class is too small to be clustered; see `SetScorer`."""
         check_class_sizes(labels, MIN_CLASS_SIZE, TOO_SMALL)
 

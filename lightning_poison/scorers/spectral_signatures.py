@@ -152,6 +152,6 @@ class SpectralSignatureScorer(SetScorer):
         """Score each sample, float32 `(N,)`, at least 0; see `spectral_scores`."""
         return spectral_scores(features, labels, directions=self.directions, center=self.center).float()
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_set(self, labels: Tensor) -> None:
         """Raise if a class has fewer than two samples; see `SetScorer`."""
         check_class_sizes(labels, 2, _WHY)

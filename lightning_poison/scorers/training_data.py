@@ -78,7 +78,7 @@ class TrainingData:
 
         Args:
             function: Maps a block of B samples to `(B, ...)`.
-            runtime: Device, precision and workers. Default: the local machine.
+            runtime: Device, precision and workers. Default: `LocalRuntime()`, the CPU.
             generator: Seeds the random transforms of the data set.
             description: Label of the progress bar.
 
@@ -94,7 +94,6 @@ class TrainingData:
             seed=int(torch.randint(2**31, (1,), generator=generator)),
             labels=self.labels,
             description=description,
-            share=False,
         )
 
     def check_range(self, pixels: PixelRange) -> None:

@@ -28,7 +28,7 @@ def check_integer(name: str, value: int, *, minimum: int = 1) -> None:
         raise invalid(name, f"an integer of at least {minimum}", repr(value))
 
 
-def check_labels(name: str, labels: Tensor, *, num_classes: int | None = None) -> None:
+def check_label_vector(name: str, labels: Tensor, *, num_classes: int | None = None) -> None:
     """Raise a `ValueError` unless labels are int64 `(N,)`, and in `[0, num_classes)` if that is given."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         raise invalid(name, "a one-dimensional int64 tensor", describe(labels))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.statistics.arguments import check_fraction, check_labels, describe, invalid
+from lightning_poison.statistics.arguments import check_fraction, check_label_vector, describe, invalid
 from lightning_poison.statistics.intervals import wilson_interval
 from lightning_poison.statistics.label_mixture import (
     Disagreements,
@@ -228,11 +228,11 @@ def _suspect_pairs(
 
 
 def _check_label_scores(label_scores: Tensor, labels: Tensor) -> None:
-    check_labels("labels", labels)
+    check_label_vector("labels", labels)
     if label_scores.ndim != 2 or len(label_scores) != len(labels) or label_scores.shape[1] < 2 or not len(labels):
         what = f"of shape (N, C), with N = {len(labels)} labels and at least two classes"
         raise invalid("label_scores", what, describe(label_scores))
     if not label_scores.isfinite().all():
         hint = "Compute negative log-probabilities with `log_softmax`, which does not underflow."
         raise invalid("label_scores", "finite", "infinite values or NaN", hint)
-    check_labels("labels", labels, num_classes=label_scores.shape[1])
+    check_label_vector("labels", labels, num_classes=label_scores.shape[1])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_poison.statistics.arguments import check_labels, describe, invalid
+from lightning_poison.statistics.arguments import check_label_vector, describe, invalid
 
 _CHUNK = 8192
 """Rows per chunk, which bounds the memory of a check."""
@@ -30,7 +30,7 @@ def check_feature_set(features: Tensor, labels: Tensor, *, per_class: int = 2, w
         Remove the class, or add samples of it.
     """
     check_features(features)
-    check_labels("labels", labels)
+    check_label_vector("labels", labels)
     if len(labels) != len(features):
         raise invalid("labels", f"one for each of the {len(features)} feature vectors", len(labels))
     if (lowest := int(labels.min())) < 0:

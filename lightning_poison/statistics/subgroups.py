@@ -19,7 +19,7 @@ MIN_CLASS_SIZE = 12
 TOO_SMALL = "In a smaller class, a separate group cannot be distinguished from chance."
 
 _CLUSTERS = (2, 4, 8)
-"""Numbers of clusters per class: a group of a few per cent is not one of two clusters, but may be one of eight."""
+"""Numbers of clusters per class: a group of a few percent is not one of two clusters, but may be one of eight."""
 
 _PER_COMPONENT = 6
 """Samples of a class per principal component. With fewer, a discriminant finds a gap in any data."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.statistics.arguments import check_fraction, check_integer, check_labels, describe, invalid
+from lightning_poison.statistics.arguments import check_fraction, check_integer, check_label_vector, describe, invalid
 
 _ANCHOR_RANK = 5
 """Rank of the largest reference score at which the tail starts: the highest with a handful of samples above it."""
@@ -248,11 +248,11 @@ def _fit_tails(scores: Tensor, labels: Tensor, num_classes: int) -> list[_Tail]:
 
 def _check_scores(scores_name: str, scores: Tensor, labels_name: str, labels: Tensor, num_classes: int) -> None:
     check_integer("num_classes", num_classes)
-    check_labels(labels_name, labels)
+    check_label_vector(labels_name, labels)
     if scores.shape != labels.shape or not scores.is_floating_point():
         what = f"floating-point, of the shape of `{labels_name}`, {tuple(labels.shape)}"
         raise invalid(scores_name, what, describe(scores))
     if scores.isnan().any():
         hint = "Check the inputs and the model of the scorer for NaN."
         raise invalid(scores_name, "free of NaN", f"{int(scores.isnan().sum())} NaN values", hint)
-    check_labels(labels_name, labels, num_classes=num_classes)
+    check_label_vector(labels_name, labels, num_classes=num_classes)

@@ -15,7 +15,6 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import SanitizedDataset
-from lightning_poison.errors import NothingKeptError
 
 Pair = namedtuple("Pair", ["image", "label"])
 
@@ -283,64 +282,9 @@ def test_construction_keeps_random_state():
     assert torch.equal(torch.get_rng_state(), found)
 
 
-KEEP = torch.tensor([False, True, True, False, True, True])
-
-
-def test_sanitized_view_keeps_order():
-    data = SanitizedDataset(Images(), KEEP)
-    assert len(data) == 4
-    assert data.indices.tolist() == [1, 2, 4, 5]
-    assert [label for _, label in data] == [1, 2, 1, 2] == data.targets
-    assert data[-1][1] == 2
-    assert data.classes == ("a", "b", "c")
-    assert data.count == 6
-    with pytest.raises(IndexError):
-        data[4]
-
-
-@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
-@pytest.mark.parametrize("name", ["targets", "labels"])
-def test_label_lists_are_filtered_with_same_type(kind, name):
-    base = Plain()
-    setattr(base, name, kind([0, 1, 2, 3, 4, 5]))
-    found = getattr(SanitizedDataset(base, KEEP), name)
-    assert type(found) is type(getattr(base, name))
-    assert list(found) == [1, 2, 4, 5]
-
-
-@pytest.mark.parametrize("values", [dict.fromkeys(range(6), "a"), "abcdef", [1, 2], None, 3])
-def test_other_labels_attribute_is_unchanged(values):
-    base = Plain()
-    base.labels = values
-    assert SanitizedDataset(base, KEEP).labels == values
-
-
-def test_nested_views():
-    outer = SanitizedDataset(SanitizedDataset(Plain(), KEEP), torch.tensor([True, False, True, True]))
-    assert [label for _, label in outer] == [1, 1, 2] == outer.targets
-    deeper = SanitizedDataset(Subset(outer, [2, 0]), torch.tensor([False, True]))
-    assert deeper[0][1] == 1
-    assert not hasattr(deeper, "targets")
-
-
-def test_getitems_only_if_data_set_has_it():
-    assert not hasattr(SanitizedDataset(Plain(), KEEP), "__getitems__")
-    base = Batched()
-    view = SanitizedDataset(base, KEEP)
-    assert [label for _, label in view.__getitems__([3, 0])] == [2, 1]
-    assert base.requested == [[5, 1]]
-
-
-def test_loader_of_view():
-    for base in (Plain(), Batched()):
-        loader = DataLoader(SanitizedDataset(base, KEEP), batch_size=2, num_workers=2)
-        assert torch.cat([labels for _, labels in loader]).tolist() == [1, 2, 1, 2]
-
-
-@pytest.mark.parametrize("view", [SanitizedDataset(Plain(), KEEP), PoisonedDataset(Plain(), LABELS)])
-def test_unknown_attribute_raises(view):
+def test_unknown_attribute_raises():
     with pytest.raises(AttributeError, match="nothing"):
-        _ = view.nothing
+        _ = PoisonedDataset(Plain(), LABELS).nothing
 
 
 def test_storage_attributes_are_not_forwarded():
@@ -348,21 +292,3 @@ def test_storage_attributes_are_not_forwarded():
         view = PoisonedDataset(base, poison([1], [0]))
         assert not hasattr(view, "tensors")
         assert not hasattr(view, "indices")
-
-
-@pytest.mark.parametrize("keep", [torch.ones(6), torch.ones(5, dtype=torch.bool), torch.ones(6, 1, dtype=torch.bool)])
-def test_refuses_invalid_mask(keep):
-    with pytest.raises(ValueError, match=r"`keep` to be a boolean mask \(6,\)"):
-        SanitizedDataset(Plain(), keep)
-
-
-def test_refuses_empty_mask():
-    with pytest.raises(NothingKeptError, match="keeps some of the 6 samples, but it keeps none"):
-        SanitizedDataset(Plain(), torch.zeros(6, dtype=torch.bool))
-
-
-def test_mask_is_copied():
-    keep = KEEP.clone()
-    view = SanitizedDataset(Plain(), keep)
-    keep[:] = False
-    assert len(view) == 4

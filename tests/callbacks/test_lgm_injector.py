@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning"),
 ]
 
-NAMESPACES = [pl, pytorch_lightning]
 LOGGED = {"train/lgm_classification", "train/lgm_likelihood"}
 
 
@@ -144,7 +143,7 @@ def test_both_namespaces(loader, namespace, module_class):
 
 
 @pytest.mark.parametrize("module_class", [Plain, Dictionary, BuiltInSetup, BuiltInConfigureModel])
-def test_step_equals_one_by_hand(mislabeled_digits, module_class):
+def test_step_matches_manual_computation(mislabeled_digits, module_class):
     """One step of SGD from the same start with L_cls with margin + λ L_lkd, computed here."""
     images, labels = mislabeled_digits[0][:32], mislabeled_digits[1][:32]
 

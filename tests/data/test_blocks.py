@@ -98,7 +98,7 @@ def test_restores_random_states(workers):
 
 FAULTS = {
     "raises": (fail, UnreadableSampleError, "read sample 13 of .*, but it raised KeyError: 'lost'"),
-    "NaN": (torch.full((1, 2, 2), torch.nan), UnreadableSampleError, "finite inputs, but sample 13 holds NaN"),
+    "NaN": (torch.full((1, 2, 2), torch.nan), UnreadableSampleError, "finite inputs, but sample 13 contains NaN"),
     "infinite": (torch.full((1, 2, 2), -torch.inf), UnreadableSampleError, "finite inputs, but sample 13"),
     "shape": (torch.zeros(1, 2, 3), UnreadableSampleError, r"sample 13 has \(1, 2, 3\) and sample 10 has \(1, 2, 2\)"),
     "PIL": (Image.new("L", (2, 2)), UnreadableSampleError, r"sample 13, but got a PIL image.\nAdd torchvision's"),
@@ -163,15 +163,15 @@ def test_read_only_arrays_are_copied():
 
 def test_uses_getitems():
     class Batched(Noisy):
-        asked = ()
+        requested = ()
 
         def __getitems__(self, indices):
-            self.asked = (*self.asked, indices)
+            self.requested = (*self.requested, indices)
             return [(torch.zeros(1), 0) for _ in indices]
 
     data = Batched()
     read(data, size=20)
-    assert data.asked == (list(range(20)), [20, 21, 22])
+    assert data.requested == (list(range(20)), [20, 21, 22])
 
 
 def test_memory_dataset():
@@ -192,7 +192,7 @@ def test_selection_has_indices_of_whole_data_set():
     assert block.indices.tolist() == [5, 2]
     assert block.inputs[:, 0].tolist() == [5, 2]
     assert block.labels.tolist() == [1, 0]
-    with pytest.raises(UnreadableSampleError, match="sample 13 holds NaN"):
+    with pytest.raises(UnreadableSampleError, match="sample 13 contains NaN"):
         read(SelectedDataset(Faulty(FAULTS["NaN"][0]), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20)))
     with pytest.raises(UnreadableSampleError, match="read sample 13 of Faulty"):
         SelectedDataset(Faulty(fail), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20))[1]

@@ -94,11 +94,11 @@ def test_tensor_digest_depends_on_names_shapes_and_values():
         ({"scorer": {"transform": object()}}, r"`settings\['scorer'\]\['transform'\]` .* but got <object object at 0x"),
         ({"scorer": {"sizes": [1, {2}]}}, r"`settings\['scorer'\]\['sizes'\]\[1\]` .* but got \{2\} of type set"),
         ({"scorer": {1: "a"}}, r"`settings\['scorer'\]` to be a dict whose keys are strings, but got 1"),
-        ({"odd\x1b[2J": torch.zeros(2)}, r"`settings\['odd\\x1b\[2J'\]` to be a value that JSON can hold"),
+        ({"odd\x1b[2J": torch.zeros(2)}, r"`settings\['odd\\x1b\[2J'\]` to be JSON-serializable"),
     ],
 )
 def test_names_setting_that_is_not_json(blobs, settings, message):
-    """Its text may be another one in the next process, and so would be the fingerprint."""
+    """Its repr may change between processes, which would change the fingerprint."""
     with pytest.raises(TypeError, match=message + r"[\s\S]*`settings\(\)` of the scorer must return numbers"):
         taken(blobs(20), settings=settings)
 

@@ -7,7 +7,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitization.dataset_scores import score_dataset
+from lightning_poison.sanitization.dataset_scores import score_samples
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
 SPEC = SampleSpec()
@@ -134,11 +134,11 @@ def test_refuses_samples_with_other_labels():
         score(LocalRuntime(), count=10, labels=labels, indices=torch.tensor([9, 7, 8]))
 
 
-def test_score_dataset(blobs, centroid_scorer):
+def test_score_samples(blobs, centroid_scorer):
     scorer, data = centroid_scorer().fit(blobs(60)), blobs(30, seed=1)
-    found = score_dataset(scorer, data)
+    found = score_samples(scorer, data)
     torch.testing.assert_close(found, scorer.score_batch(*data.tensors).double())
     with pytest.raises(TypeError, match="SpectralSignatureScorer, which needs the whole set"):
-        score_dataset(SpectralSignatureScorer(), data)
+        score_samples(SpectralSignatureScorer(), data)
     with pytest.raises(NotFittedError):
-        score_dataset(centroid_scorer(), data)
+        score_samples(centroid_scorer(), data)

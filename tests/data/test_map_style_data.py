@@ -1,4 +1,4 @@
-"""What is handed in: which samples a loader stands for, and which labels are no classes."""
+"""`map_style`: the samples that a loader represents, and invalid labels."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_poison.data.labels import check_labels
+from lightning_poison.data.labels import check_class_labels
 from lightning_poison.data.map_style_data import map_style
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.sanitization.pipeline import sanitize
@@ -55,7 +55,7 @@ def test_subset_sampler_gives_its_samples(batched):
 
 
 class Odd(RandomSampler):
-    """A sampler of somebody's own."""
+    """A custom sampler."""
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ class Odd(RandomSampler):
     ],
 )
 def test_refuses_other_samplers(sampler):
-    said = (
+    message = (
         rf"`trusted` to be a loader that draws every sample.*a {type(sampler).__name__}\.\n.*Subset\(dataset, indices\)"
     )
-    with pytest.raises(UnsupportedDataError, match=said):
+    with pytest.raises(UnsupportedDataError, match=message):
         map_style(DataLoader(points([0, 1] * 3), sampler=sampler), "trusted")
 
 
@@ -87,18 +87,18 @@ def test_loader_of_clean_part_gives_only_that_part(blobs, centroid_scorer):
 def test_refuses_labels_beyond_listed_classes():
     data = points([0, 1, 2, 3, 0], classes=["cat", "dog\x1b", "fox"])
     with pytest.raises(ValueError, match=r"below 3, .*\(cat, dog\\x1b, fox\), but sample 3 has the label 3\.\nCorrect"):
-        check_labels(torch.tensor([0, 1, 2, 3, 0]), data)
+        check_class_labels(torch.tensor([0, 1, 2, 3, 0]), data)
 
 
 def test_refuses_labels_far_beyond_those_that_occur():
     with pytest.raises(
         ValueError, match=r"but sample 2 has the label 255 and only 4 classes occur\.\nCorrect or remove"
     ):
-        check_labels(torch.tensor([0, 1, 255, 2]), points([0, 1, 255, 2]))
+        check_class_labels(torch.tensor([0, 1, 255, 2]), points([0, 1, 255, 2]))
 
 
 @pytest.mark.parametrize(
     ("labels", "classes"), [([3, 8, 3], None), ([5, 6, 7, 8, 9], None), ([12, 507], range(1000)), ([0, 1], "names")]
 )
 def test_accepts_absent_classes(labels, classes):
-    check_labels(torch.tensor(labels), points(labels, classes))
+    check_class_labels(torch.tensor(labels), points(labels, classes))

@@ -44,7 +44,7 @@ def test_sanitizer_outperforms_controls_on_both_attacks(tmp_path):
         assert by_name["sanitizer"].poison_caught > 0.6
         assert by_name["sanitizer"].clean_lost < 0.02
         assert by_name["random filter"].poison_caught < 0.4
-        assert by_name["pixel counting, as many"].poison_caught < by_name["sanitizer"].poison_caught - 0.2
+        assert by_name["pixel counting, same number"].poison_caught < by_name["sanitizer"].poison_caught - 0.2
         with (tmp_path / attack / "manifest.csv").open(newline="") as file:
             assert len(list(csv.DictReader(file))) == by_name["sanitizer"].removed
         assert (tmp_path / attack / "caught.png").stat().st_size > 1000

@@ -27,7 +27,7 @@ from lightning_poison.adversarial import FGSM
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.scorers import FeatureModel, RobustFeatureScorer
 
-COLLECTIVE_TIMEOUT, SLEEP = timedelta(seconds=8), 20
+COLLECTIVE_TIMEOUT, SLEEP, PATIENT = timedelta(seconds=8), 20, timedelta(hours=1)
 
 
 class Digits(Dataset):
@@ -100,6 +100,8 @@ class Scorer(LikelihoodScorer):
 
 
 class Result(pl.Callback):
+    """Restores the timeout of collectives after scoring, and writes the results of a rank."""
+
     def __init__(self, sanitizers, directory):
         self.sanitizers = sanitizers
         self.directory = directory
@@ -107,6 +109,10 @@ class Result(pl.Callback):
     def setup(self, trainer, pl_module, stage):
         if multiprocessing.parent_process() is not None:
             end_with_parent()
+
+    def on_train_start(self, trainer, pl_module):
+        if torch.distributed.is_initialized():
+            distributed_c10d._set_pg_timeout(PATIENT, torch.distributed.group.WORLD)
 
     def on_train_end(self, trainer, pl_module):
         found = {
@@ -157,8 +163,7 @@ def train(directory, case):
         sanitizers.append(Sanitizer(scorer, trusted=Digits(601, 1100, wrong=False), name="second"))
     strategy = "auto"
     if case["world"] > 1:
-        patient = timedelta(hours=1)
-        strategy = DDPStrategy(process_group_backend="gloo", start_method=case["start"], timeout=patient)
+        strategy = DDPStrategy(process_group_backend="gloo", start_method=case["start"], timeout=PATIENT)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -1,4 +1,4 @@
-"""Git tracks every source file, and a wheel contains the package and nothing else."""
+"""Git ignores no source file, and a wheel contains the package and nothing else."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ GIT, UV = shutil.which("git"), shutil.which("uv")
 
 
 def source_files(package):
-    """Return the files of a package, relative to the folder that holds it."""
+    """Return the files of a package, relative to its parent folder."""
     found = (path for path in package.rglob("*") if path.suffix in SOURCE_SUFFIXES or path.name == "py.typed")
     return {path.relative_to(package.parent).as_posix() for path in found}
 
@@ -40,7 +40,7 @@ def test_gitignore_keeps_source_files():
 @pytest.mark.skipif(UV is None, reason="needs uv")
 def test_wheels_contain_only_source_files(tmp_path):
     subprocess.run(
-        [UV, "build", "--offline", "--quiet", "--wheel", "--all-packages", "--out-dir", str(tmp_path)],
+        [UV, "build", "--quiet", "--wheel", "--all-packages", "--out-dir", str(tmp_path)],
         cwd=ROOT,
         check=True,
     )

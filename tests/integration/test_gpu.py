@@ -1,4 +1,4 @@
-"""What a GPU computes is what the CPU computes, to rounding; the same tests run on the CPU, against themselves."""
+"""GPU results equal CPU results up to rounding. The same tests run on the CPU."""
 
 from typing import ClassVar
 
@@ -42,7 +42,7 @@ def quick():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_head(device):
+def test_head_loss_matches_cpu(device):
     head = LGMHead(8, 3, covariance="diagonal", generator=torch.Generator().manual_seed(0))
     features, labels = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
     expected = head.loss(features, labels).total
@@ -51,7 +51,7 @@ def test_the_head(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_perturbation(device):
+def test_perturbation_stays_on_device_and_in_ball(device):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(device)
     images, labels = torch.rand(6, 1, 8, 8, device=device), torch.arange(6, device=device) % 3
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def test_a_perturbation(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.filterwarnings(FEW)
-def test_a_decision_is_the_same_twice_and_that_of_the_cpu_but_for_the_border(device, blobs):
+def test_decision_is_deterministic_and_close_to_cpu(device, blobs):
     data, trusted = blobs(600, flipped=30), blobs(600, seed=1)
     one, two = (
         sanitize(data, quick(), trusted=trusted, runtime=LocalRuntime(device, precision="32")) for _ in range(2)
@@ -91,7 +91,7 @@ FILTERS = {
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.filterwarnings(FEW)
-def test_every_filter(device, name, blobs):
+def test_filters_agree_with_cpu(device, name, blobs):
     data, trusted = blobs(300, flipped=15), blobs(600, seed=1)
     runtime = LocalRuntime(device, precision="32")
     verdict = sanitize(data, FILTERS[name](), trusted=trusted, max_removed=1, runtime=runtime)
@@ -102,8 +102,8 @@ def test_every_filter(device, name, blobs):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_groups_without_trusted_data(device, blobs):
-    """Much of class 0 lies far off, which is no poison: the questions are asked on the device all the same."""
+def test_groups_are_found_without_trusted_data(device, blobs):
+    """Part of class 0 is far away but not poison; the group tests still run on the device."""
     data = blobs(300)
     far = (data.tensors[1] == 0).nonzero().flatten()[:40]
     data.tensors[0][far, -1] += 40
@@ -126,7 +126,7 @@ class Plain(LightningModule):
 
 
 class Watched(LikelihoodScorer):
-    """Notes where it is asked to score."""
+    """Records the device of its inputs."""
 
     devices: ClassVar = set()
 
@@ -136,7 +136,7 @@ class Watched(LikelihoodScorer):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_callback_computes_where_the_trainer_trains(device, blobs, tmp_path, single_thread):
+def test_sanitizer_uses_device_of_trainer(device, blobs, tmp_path, single_thread):
     Watched.devices.clear()
     sanitizer = Sanitizer(Watched(fit_settings=FitSettings(epochs=5, batch_size=32, min_steps=60)))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -191,7 +191,7 @@ def test_adversarial_training(digits, accelerator, precision, recipe):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_adversarial_training_under_a_scaler_has_the_weights_of_a_loop_by_hand(digits, device):
+def test_scaled_training_matches_manual_loop(digits, device):
     class Module(LightningModule):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Real MNIST from the folder that `LIGHTNING_POISON_DATA` names; left out where it names none."""
+"""Tests on MNIST from the folder in `LIGHTNING_POISON_DATA`; skipped if unset."""
 
 import os
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def mnist():
-    """The first 3,000 training digits, through a transform as a user would have them."""
+    """The first 3,000 training digits, with a typical transform."""
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.1307], [0.3081])])
     return Subset(MNIST(os.environ["LIGHTNING_POISON_DATA"], train=True, transform=transform), range(3000))
 
 
-def test_flipped_labels_are_found_without_anything_trusted(mnist):
+def test_detects_flipped_labels_without_trusted_data(mnist):
     threat = Threat.of_fraction(mnist, 0.1)
     poison = craft(get_attack("label-flip"), mnist, threat, generator=torch.Generator().manual_seed(0))
     data = PoisonedDataset(mnist, poison)

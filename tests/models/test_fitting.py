@@ -160,7 +160,7 @@ def test_divergence_raises(blobs, value):
 def test_error_names_unreadable_sample(blobs):
     points, labels = blobs(32).tensors
     points[17] = torch.nan
-    with pytest.raises(UnreadableSampleError, match="sample 17 holds NaN"):
+    with pytest.raises(UnreadableSampleError, match="sample 17 contains NaN"):
         weights(TensorDataset(points, labels))
 
 

@@ -7,7 +7,7 @@ from torch.distributions import MultivariateNormal
 
 from lightning_poison.models.lgm import (
     half_distances,
-    lgm_loss,
+    lgm_loss_terms,
     likelihood_loss,
     log_likelihoods,
     margin_logits,
@@ -35,23 +35,23 @@ def reference_log_likelihoods(features, means, log_variances):
     return MultivariateNormal(means, torch.diag_embed(variances)).log_prob(features.unsqueeze(1))
 
 
-def test_half_distances_by_hand():
+def test_half_distances_match_manual_computation():
     torch.testing.assert_close(half_distances(HAND_FEATURES, HAND_MEANS), HAND_DISTANCES)
 
 
-def test_half_distances_by_hand_with_variances():
+def test_half_distances_with_variances_match_manual_computation():
     variances = torch.tensor([[4.0, 1.0], [1.0, 0.5]])
     expected = torch.tensor([[9 / 8 + 8, 4.0], [0.5, 4.5 + 1.0]])
     torch.testing.assert_close(half_distances(HAND_FEATURES, HAND_MEANS, variances.log()), expected)
 
 
-def test_margin_logits_by_hand():
+def test_margin_logits_match_manual_computation():
     logits = margin_logits(HAND_FEATURES, HAND_LABELS, HAND_MEANS, margin=0.5)
     torch.testing.assert_close(logits, torch.tensor([[-12.5, -3.0], [-0.75, -5.0]]))
 
 
-def test_loss_by_hand():
-    loss = lgm_loss(HAND_FEATURES, HAND_LABELS, HAND_MEANS, margin=0.5, likelihood_weight=0.1)
+def test_loss_matches_manual_computation():
+    loss = lgm_loss_terms(HAND_FEATURES, HAND_LABELS, HAND_MEANS, margin=0.5, likelihood_weight=0.1)
     classification = (math.log1p(math.exp(-12.5 + 3.0)) + math.log1p(math.exp(-5.0 + 0.75))) / 2
     assert loss.classification.item() == pytest.approx(classification, rel=1e-5)
     assert loss.likelihood.item() == pytest.approx((2.0 + 0.5) / 2)
@@ -102,7 +102,7 @@ def test_gradients(covariance, term):
     parameters = [part.requires_grad_() for part in (features, means, log_variances) if part is not None]
 
     def value(features, means, log_variances=None):
-        return getattr(lgm_loss(features, labels, means, log_variances, likelihood_weight=0.7), term)
+        return getattr(lgm_loss_terms(features, labels, means, log_variances, likelihood_weight=0.7), term)
 
     assert torch.autograd.gradcheck(value, parameters)
     assert torch.autograd.gradgradcheck(value, parameters)
@@ -144,7 +144,7 @@ def test_results_are_float32_under_autocast_and_half_precision(dtype):
     expected = log_likelihoods(features.double(), means.double(), log_variances.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = log_likelihoods(features, means, log_variances)
-        loss = lgm_loss(features, labels, means, log_variances)
+        loss = lgm_loss_terms(features, labels, means, log_variances)
     assert found.dtype == torch.float32
     assert {part.dtype for part in loss} == {torch.float32}
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)

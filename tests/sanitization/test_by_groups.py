@@ -97,7 +97,7 @@ def test_summary_and_file_list_groups(poisoned, tmp_path):
     assert group.transfer > 0.5
     assert "labeled 0:" in str(verdict)
     assert "samples form a separate group" in str(verdict)
-    assert "the effects of groups that stand apart" in str(verdict)
+    assert "the effects of separated groups" in str(verdict)
     verdict.save(tmp_path / "v")
     loaded = Verdict.load(tmp_path / "v")
     assert loaded.evidence == verdict.evidence
@@ -160,7 +160,7 @@ def test_reads_trained_network_without_changing_it():
 
 
 class Halves(SetScorer):
-    """Finds the first samples of class 0 as a group that stands apart."""
+    """Finds the first samples of class 0 as a group that is separated."""
 
     name = "halves"
     finds_groups = True
@@ -202,7 +202,7 @@ def test_keeps_group_without_effect_by_default(poison, forced, removed_count):
 
 def test_refuses_noise():
     images = torch.rand(600, 64, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InconclusiveError, match="hardly learned"):
+    with pytest.raises(InconclusiveError, match="not learned"):
         judged(TensorDataset(images, torch.arange(600) % 10))
 
 

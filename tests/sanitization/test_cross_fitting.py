@@ -61,7 +61,7 @@ def test_result_does_not_depend_on_memory_limit(centroid_scorer, blobs, monkeypa
 
 
 class TwoRanks(LocalRuntime):
-    """One of two ranks, on its own: its summand."""
+    """One of two ranks; returns its partial sum."""
 
     world_size = 2
 

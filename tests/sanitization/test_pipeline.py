@@ -63,9 +63,8 @@ def test_flipped_digits_without_trusted_data(digits, network):
 @pytest.mark.slow
 @pytest.mark.filterwarnings(FEW)
 def test_flipped_digits_with_trusted_data(digits, network):
-    order = torch.randperm(
-        len(digits), generator=torch.Generator().manual_seed(0)
-    ).tolist()  # they lie writer by writer
+    # The digits are ordered by writer.
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0)).tolist()
     data = flipped(Subset(digits, order[:800]), every=16)
     trusted = Subset(digits, order[800:])
     verdict = sanitize(data, network, trusted=trusted, false_positive_rate=0.05, runtime=runtime())
@@ -349,7 +348,7 @@ def test_refuses_wrong_label_outside_probes(blobs, centroid_scorer):
 def test_refuses_control(blobs, centroid_scorer):
     scorer = centroid_scorer()
     scorer.is_control = True
-    with pytest.raises(ValueError, match="centroid is a control, which may know the truth"):
+    with pytest.raises(ValueError, match="centroid is a control, which may use the ground truth"):
         sanitize(blobs(60), scorer)
 
 
@@ -396,6 +395,15 @@ def test_combination_keeps_votes(blobs, centroid_scorer, tmp_path):
     assert rows[3].votes["last"] < rows[3].votes["centroid"]
     assert "lowest vote from last" in str(rows[3])
     assert "lowest vote from centroid" in str(rows[290])
+
+
+def test_refuses_scorer_without_name(blobs):
+    class Nameless(SetScorer):
+        def score_features(self, features, labels):
+            return features[:, 0]
+
+    with pytest.raises(TypeError, match="a scorer with a `name`, but got a Nameless without one"):
+        sanitize(blobs(60), Nameless())
 
 
 def test_refuses_other_objects_as_scorer(blobs):

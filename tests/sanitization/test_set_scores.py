@@ -271,7 +271,7 @@ def test_refuses_too_few_trusted_samples_for_combination(blobs, centroid_scorer)
 class Checking(Distance):
     """A scorer that needs many samples of each class."""
 
-    def check_labels(self, labels):
+    def check_set(self, labels):
         if int(labels.bincount().min()) < 50:
             raise ValueError("Expected 50 samples a class.")
 

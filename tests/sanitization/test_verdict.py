@@ -136,10 +136,10 @@ def test_groups_are_saved_and_summarized(tmp_path):
     old.save(tmp_path / "v")
     new = Verdict.load(tmp_path / "v")
     assert new.evidence.groups == groups
-    told = new.summary(class_names=["cat", "dog"])
-    assert "labeled cat: 40 samples form a separate group" in told
-    assert "labeled dog: 9 samples form a separate group (Ashman's D 7.0) without an effect" in told
-    assert "more groups" not in told
+    summary = new.summary(class_names=["cat", "dog"])
+    assert "labeled cat: 40 samples form a separate group" in summary
+    assert "labeled dog: 9 samples form a separate group (Ashman's D 7.0) without an effect" in summary
+    assert "more groups" not in summary
     shortened = new.summary(class_names=["cat", "dog"], rows=1)
     assert "dog" not in shortened
     assert shortened.endswith("\n  and 1 more groups")

@@ -197,9 +197,9 @@ def test_unreadable_sample_is_named_by_its_index(blobs, centroid_scorer, monkeyp
     monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
     data, good = blobs(300), blobs(300, seed=1)
     data.tensors[0][271] = torch.nan
-    with pytest.raises(UnreadableSampleError, match="sample 271 holds NaN"):
+    with pytest.raises(UnreadableSampleError, match="sample 271 contains NaN"):
         without_trusted_data(data, centroid_scorer())
-    with pytest.raises(UnreadableSampleError, match="sample 271 holds NaN"):
+    with pytest.raises(UnreadableSampleError, match="sample 271 contains NaN"):
         with_trusted_data(job(good, centroid_scorer()), data)
 
 

@@ -1,4 +1,4 @@
-"""What the scorers that must see the whole set need: the features of a network that has learned a backdoor."""
+"""Features of a network that has learned a backdoor, for set scorers."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from lightning_poison.scorers.feature_model import FeatureModel
 
 @pytest.fixture(scope="session")
 def backdoored_features(digits):
-    """Features, labels and the poison of digits, one in twenty of which carries a bright corner and the label 0."""
+    """Features, labels and poison mask of digits, a twentieth of which have a bright corner and the label 0."""
     images, labels = (tensor.clone() for tensor in digits.tensors)
     poison = (torch.arange(len(labels)) % 20 == 0) & (labels != 0)
     images[poison, :, :2, :2] = 1

@@ -23,7 +23,7 @@ def normal(*shape, seed=0):
 
 
 def blobs(count=200, poisoned=20, apart=12.0):
-    """Return one class whose first samples lie apart."""
+    """Return one class whose first samples form a second cluster."""
     features = normal(count, 16)
     features[:poisoned, 0] += apart
     return features
@@ -119,7 +119,7 @@ def test_refuses_invalid_arguments(features, labels, settings, message):
 
 
 def two_kinds(count=300, poisoned=25):
-    """Return features of two classes; the first samples of class 0 are of another kind."""
+    """Return features of two classes; the first samples of class 0 form a second cluster."""
     features = torch.randn(count, 12, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % 2
     poison = (labels == 0) & (torch.arange(count) < 2 * poisoned)

@@ -31,7 +31,7 @@ def test_controls_comply_with_contract():
 @pytest.mark.parametrize("control", [RandomScorer(), PerfectScorer(torch.zeros(60, dtype=torch.bool))])
 def test_sanitize_refuses_controls(blobs, centroid_scorer, control):
     for scorer in (control, CombinedScorer([centroid_scorer(), control])):
-        with pytest.raises(ValueError, match="is a control, which may know the truth"):
+        with pytest.raises(ValueError, match="is a control, which may use the ground truth"):
             sanitize(blobs(60), scorer)
 
 

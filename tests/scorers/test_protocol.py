@@ -114,9 +114,9 @@ def test_repr_contains_changed_arguments():
     assert repr(Distance(2.0)) == "Distance(penalty=2.0)"
 
 
-def test_check_labels_accepts_any_labels_by_default():
+def test_check_set_accepts_any_labels_by_default():
     scorer = type("Whole", (SetScorer,), {"name": "whole", "score_features": score})()
-    assert scorer.check_labels(torch.tensor([0])) is None
+    assert scorer.check_set(torch.tensor([0])) is None
 
 
 @pytest.mark.parametrize("method", [name for name in vars(FeatureSource) if not name.startswith("_")])
@@ -166,7 +166,7 @@ def test_refuses_scorers_whose_methods_and_declarations_differ(methods, message)
         ({"score_features": score, "score_feature_labels": score}, "to declare `scores_labels = True`"),
         ({"score_features": score, "finds_groups": True, "find_groups": score}, "to define `stands_apart`"),
         ({"score_features": score, **GROUPS}, "to declare `finds_groups = True`"),
-        ({"score_features": score, "check_label": score}, "defines `check_label`.*\n.*`check_labels`"),
+        ({"score_features": score, "check_sets": score}, "defines `check_sets`.*\n.*`check_set`"),
     ],
 )
 def test_refuses_set_scorers_whose_methods_and_declarations_differ(methods, message):

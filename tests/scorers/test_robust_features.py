@@ -20,7 +20,7 @@ def features_with_a_group(count=300, members=30):
     return features
 
 
-def test_only_members_of_groups_that_stand_apart_score_above_zero():
+def test_only_members_of_separated_groups_score_above_zero():
     features = torch.cat([features_with_a_group(), features_with_a_group(members=0)])
     labels = torch.arange(600) // 300
     scores = RobustFeatureScorer().score_features(features, labels)
@@ -78,7 +78,7 @@ def test_settings_are_json_and_distinguish_scorers():
 
 def test_refuses_small_classes():
     with pytest.raises(ValueError, match="at least 12 samples per class, but got 11 of class 4"):
-        RobustFeatureScorer().check_labels(torch.tensor([0] * 30 + [4] * 11))
+        RobustFeatureScorer().check_set(torch.tensor([0] * 30 + [4] * 11))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_spectral_scores_refuses_invalid_arguments(features, labels, directions,
 
 
 def shifted(count=300, poisoned=15, seed=0):
-    """Return features of three classes; the first samples of class 0 lie to one side."""
+    """Return features of three classes; the first samples of class 0 are shifted."""
     features = torch.randn(count, 12, generator=torch.Generator().manual_seed(seed))
     labels = torch.arange(count) % 3
     poison = (labels == 0) & (torch.arange(count) < 3 * poisoned)

@@ -198,7 +198,7 @@ def fit_gans(
     with (
         isolated_rng(seed, runtime.device),
         reproducible_kernels(runtime.device, runtime.threads),
-        runtime.progress(stop, "fitting the discriminators") as progress,
+        runtime.progress(stop, "Fitting the discriminators") as progress,
     ):
         while done < stop:
             blocks = _epoch(positions, settings, generator)[: stop - done]

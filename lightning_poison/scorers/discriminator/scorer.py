@@ -143,7 +143,7 @@ class DiscriminatorScorer(NetworkScorer):
             texture=self.head == "texture",
             generator=torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator))),
         )
-        description = f"fitting the {self.name} scorer"
+        description = f"Fitting the {self.name} scorer"
         fit_module(network, trusted, loss, settings=self.fit_settings, description=description, **options)
         return network, self.fit_settings.total_steps(len(data.labels))
 

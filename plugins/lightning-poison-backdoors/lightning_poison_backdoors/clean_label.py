@@ -207,7 +207,8 @@ def ensemble(surrogates: Sequence[Surrogate], sample: Tensor, classes: int) -> n
             logits = model(sample.to(_device_of(model)))
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
                 what = f"a model that returns logits (B, {classes}), one for each class of the training set"
-                raise ValueError(checks.expected(f"surrogates[{position}]", what, checks.describe(logits)))
+                way = "Craft on a model that was trained on these classes."
+                raise ValueError(checks.expected(f"surrogates[{position}]", what, checks.describe(logits), way))
     return models[0] if len(models) == 1 else _Ensemble(models)
 
 

@@ -12,7 +12,7 @@ from lightning_poison import PixelRange
 from lightning_poison.checks import describe, expected, fraction, instance
 from lightning_poison.data import labels_of
 from lightning_poison.runtime import Runtime
-from lightning_poison.sanitization import score_dataset
+from lightning_poison.sanitization import score_samples
 from lightning_poison.scorers import Scorer
 from lightning_poison.statistics import class_thresholds
 
@@ -69,7 +69,7 @@ class KnownScorer:
             scorer: Fitted scorer.
             clean: Map-style data set with samples of every class, numbered without gaps.
             false_positive_rate: False positive rate of the defender, in (0, 1).
-            runtime: Where to compute. Default: this machine.
+            runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
 
         Raises:
             NotFittedError: If the scorer is not fitted.
@@ -77,7 +77,7 @@ class KnownScorer:
             ValueError: If a class is absent, or the rate is out of range.
         """
         fraction("false_positive_rate", false_positive_rate)
-        scores, labels = score_dataset(scorer, clean, runtime=runtime), labels_of(clean)
+        scores, labels = score_samples(scorer, clean, runtime=runtime), labels_of(clean)
         classes = int(labels.max()) + 1
         thresholds = class_thresholds(scores, labels, false_positive_rate=false_positive_rate, num_classes=classes)
         quantiles = [scores[labels == number].quantile(torch.tensor([0.5, 0.95]).double()) for number in range(classes)]

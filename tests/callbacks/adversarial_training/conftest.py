@@ -1,4 +1,4 @@
-"""User modules, and the same training by hand: a plain torch loop with an explicit attack."""
+"""User modules, and the same training in a manual loop: plain torch with an explicit attack."""
 
 from types import SimpleNamespace
 
@@ -150,7 +150,7 @@ def attacked_by_hand(net, images, labels, adversary=PLAIN, loss=F.cross_entropy)
 
 
 def by_hand(net=None, adversary=PLAIN, *, accumulate=1, epochs=1, loss=F.cross_entropy, after=lambda net: None):
-    """Return a network trained by hand and the images of its steps; `after` is called after each step."""
+    """Return a network trained in a manual loop and the images of its steps; `after` is called after each step."""
     net = make_net() if net is None else net
     optimizer, seen = torch.optim.SGD(net.parameters(), lr=0.1), []
     images, labels = (part.split(BATCH) for part in images_and_labels())

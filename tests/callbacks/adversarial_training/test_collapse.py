@@ -97,6 +97,7 @@ class Digits(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
+@pytest.mark.slow
 def test_detects_a_network_that_only_resists_the_single_step(kit):
     pixels, labels = load_digits(return_X_y=True)
     images, labels = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)[:1024], torch.tensor(labels)[:1024]

@@ -46,7 +46,13 @@ RUNS = [(mode, recipe) for mode in MODES for recipe in (TRADES(beta=2), Free(rep
 
 
 @pytest.mark.parametrize(
-    ("mode", "recipe"), [run for run in RUNS if run[0] != "manual" or not isinstance(run[1], TRADES)], ids=repr
+    ("mode", "recipe"),
+    [
+        pytest.param(*run, marks=[pytest.mark.slow] * (run[0] == "compiled"))
+        for run in RUNS
+        if run[0] != "manual" or not isinstance(run[1], TRADES)
+    ],
+    ids=repr,
 )
 def test_weights_are_the_same_in_all_modes(kit, mode, recipe):
     adversary = Beside() if isinstance(recipe, TRADES) else kit.PLAIN  # its gradient at clean inputs is rounding noise
@@ -84,7 +90,7 @@ def test_immunity_poisons_half_of_each_batch(kit, recipe):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_trades_equals_a_loop_by_hand(kit, accumulate):
+def test_trades_matches_manual_loop(kit, accumulate):
     model, net = kit.Plain(), kit.make_net()
     callback = AdversarialTraining(Beside(), recipe=TRADES(beta=3))
     kit.trainer(callback, accumulate_grad_batches=accumulate, log_every_n_steps=0).fit(model, kit.loader())
@@ -104,7 +110,7 @@ def test_trades_equals_a_loop_by_hand(kit, accumulate):
     kit.assert_same(model.net, net)
 
 
-def test_free_equals_a_loop_by_hand(kit):
+def test_free_matches_manual_loop(kit):
     model, net = kit.Plain(), kit.make_net()
     kit.trainer(AdversarialTraining(kit.PLAIN, recipe=Free(replays=3)), log_every_n_steps=1).fit(model, kit.loader())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

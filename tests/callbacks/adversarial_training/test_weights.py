@@ -1,4 +1,4 @@
-"""The weights equal those of a loop by hand in all modes of Lightning."""
+"""The weights equal those of a manual loop in all modes of Lightning."""
 
 import lightning.pytorch as pl
 import pytest
@@ -40,7 +40,7 @@ ONE_PROCESS = {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False
         "DDP, accumulation", "DDP, manual, two optimizers", "overfit_batches", "synchronized batch norm",
     ],
 )  # fmt: skip
-def test_weights_equal_those_of_a_loop_by_hand(kit, module, namespace, options, accumulate):
+def test_weights_match_manual_loop(kit, module, namespace, options, accumulate):
     model = getattr(kit, module)()
     kit.trainer(AdversarialTraining(kit.PLAIN), namespace=namespace, **options).fit(model, kit.loader())
     expected, seen = kit.by_hand(accumulate=accumulate)
@@ -125,7 +125,7 @@ def test_channels_last(kit, data_too):
 
 
 def mixed_by_hand(kit, dtype, scaler):
-    """Train and attack by hand under autocast."""
+    """Train and attack in a manual loop under autocast."""
     net = kit.make_net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for images, labels in zip(*(part.split(kit.BATCH) for part in kit.images_and_labels()), strict=True):
@@ -295,7 +295,7 @@ class TestBatchNormAndDropout:
 class TestAveragedWeights:
     @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
     @pytest.mark.parametrize("decay", [None, 0.9], ids=["equal", "exponential"])
-    def test_averages_equal_those_of_a_loop_by_hand(self, kit, decay, first):
+    def test_averages_match_manual_loop(self, kit, decay, first):
         averaging = WeightAveraging() if decay is None else EMAWeightAveraging(decay=decay)
         callbacks = [AdversarialTraining(kit.PLAIN), averaging][:: 1 if first else -1]
         model, net = kit.Plain(), kit.make_net()

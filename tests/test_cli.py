@@ -80,6 +80,7 @@ def test_refuses_misspelled_option(capsys):
     assert "date" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_is_installed():
     run = subprocess.run([sys.executable, "-m", "lightning_poison", "--help"], capture_output=True, text=True)
     assert run.returncode == 0

@@ -91,6 +91,7 @@ def test_logged_terms_are_the_means_over_the_epoch(mislabeled_digits):
     assert classification == pytest.approx(expected.classification.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_loads_from_its_checkpoint(mislabeled_digits, namespace, tmp_path):
     images, labels, *_ = mislabeled_digits

@@ -302,6 +302,7 @@ class TestCLI:
 
         return start
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("cli", "model"), [(LightningCLI, "Model"), (OtherCLI, "ModelOfOther")])
     @pytest.mark.parametrize(
         ("strategy", "arguments"), [("pgd_ddp", ()), (None, ("--trainer.strategy=pgd_ddp",))], ids=["YAML", "line"]
@@ -310,6 +311,7 @@ class TestCLI:
         ended = run(strategy, *arguments, registered="import lightning_poison.strategies", cli=cli, model=model)
         assert max(ended.model.away) == pytest.approx(8 / 255, abs=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("cli", "model", "package"),
         [(LightningCLI, "Model", "lightning.pytorch"), (OtherCLI, "ModelOfOther", "pytorch_lightning")],
@@ -326,6 +328,7 @@ class TestCLI:
         assert max(ended.model.away) == pytest.approx(0.1, abs=1e-5)
         assert ended.trainer.strategy._ddp_kwargs == {"find_unused_parameters": False}
 
+    @pytest.mark.slow
     def test_function_on_the_command_line(self, run):
         arguments = {
             "": "lightning_poison.strategies.adversarial",
@@ -336,6 +339,7 @@ class TestCLI:
         ended = run(None, *(f"--trainer.strategy{name}={value}" for name, value in arguments.items()))
         assert max(ended.model.away) == pytest.approx(0.2, abs=1e-5)
 
+    @pytest.mark.slow
     def test_training_settings(self, run):
         adversary = {
             "class_path": "lightning_poison.adversarial.FGSM",

@@ -109,6 +109,7 @@ def test_refuses_a_state_of_another_version(sanitizer, data):
         sanitizer.restore(stored)
 
 
+@pytest.mark.slow
 def test_keeps_by_hand_after_samples_moved(sanitizer, scorer, data, tmp_path):
     path = tmp_path / "manifest.csv"
     sanitizer.filter(DataLoader(data))

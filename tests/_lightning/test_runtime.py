@@ -195,6 +195,7 @@ def test_no_bar_without_steps(make_trainer):
     assert isinstance(advance(make_trainer(TQDMProgressBar()), total=0), SilentProgress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["before training", "in configure_optimizers"])
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar, CustomBar])
 def test_full_run(make_trainer, blobs, centroid_scorer, capsys, bar, early):

@@ -145,6 +145,7 @@ def test_copy_runs_its_own_plain_step(duplicate):
     assert twin.training_step([]) == ["b", "step x2", "B"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("module_class", "takes_index"), [(Module, False), (WithIndex, True)])
 def test_lightning_finds_the_same_signature(module_class, takes_index, compiled):

@@ -272,6 +272,7 @@ def test_matching_does_not_change_batch_of_one_class(attacked):
     assert not torch.equal(trained_on(ATTACKS["patch"], batch), batch.inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "ranks"), [(2, 2), (3, 3), (12, 2), (12, 3)])
 @each_attack
 def test_ranks_match_single_rank(recipe, count, ranks, network, attacked, monkeypatch):

@@ -159,6 +159,7 @@ def test_batches_are_read_at_once_in_order():
         data.__getitems__([0, 7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [SAMPLE, RAW, LABELS], ids=["sample", "raw", "labels"])
 @pytest.mark.parametrize("base", [Plain, Batched])
 def test_loader_with_two_workers_reads_same_samples(drawn, base):

@@ -90,6 +90,7 @@ def assert_restored(trainer):
     assert not isinstance(trainer.fit_loop._data_source, DataSource)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 def test_restores_everything_after_a_run(world, order):
     sanitizers = [world.sanitizer(name="one"), world.sanitizer(name="two")][::order]
@@ -101,6 +102,7 @@ def test_restores_everything_after_a_run(world, order):
     assert trainer.fit_loop._data_source is original
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["setup", "configure_optimizers", "on_train_start", "training_step", "validation_step"]
 )
@@ -119,6 +121,7 @@ def test_restores_everything_after_an_exception_in_a_hook(world, place):
     assert_restored(trainer)
 
 
+@pytest.mark.slow
 def test_restores_everything_after_an_exception_in_scoring(world, assert_clean, centroid_scorer):
     class Failing(centroid_scorer):
         fails = True
@@ -157,6 +160,7 @@ def test_restores_everything_after_an_interrupt(world):
     assert_restored(trainer)
 
 
+@pytest.mark.slow
 def test_module_is_unchanged(world):
     class Watched(world.module):
         def forward(self, *args):
@@ -173,6 +177,7 @@ def drop_scorer(sanitizer):
     object.__setattr__(sanitizer.loader_sanitizer.settings, "scorer", None)
 
 
+@pytest.mark.slow
 def test_can_be_pickled_before_and_after_a_fit(world):
     sanitizer = world.sanitizer()
     drop_scorer(sanitizer)

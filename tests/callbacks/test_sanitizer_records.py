@@ -63,6 +63,7 @@ def test_files_without_a_logger_are_in_the_root_directory(world):
     assert (world.path / "sanitizer_reports" / "mine" / "manifest.csv").is_file()
 
 
+@pytest.mark.slow
 def test_several_loaders_have_separate_folders(world):
     loader = world.loader(world.numbered())
     sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
@@ -92,6 +93,7 @@ def test_values_reach_all_loggers_once(world):
         assert set(next(csv.reader(file))) >= VALUES
 
 
+@pytest.mark.slow
 def test_values_of_several_loaders_are_named_after_their_folders(world):
     logger, loader = RecordingLogger(), world.loader(world.numbered())
     sanitizer = world.sanitizer(dirpath=str(world.path / "here"))
@@ -101,6 +103,7 @@ def test_values_of_several_loaders_are_named_after_their_folders(world):
     assert names == {f"sanitizer/{path.name}" for path in (world.path / "here").iterdir()}
 
 
+@pytest.mark.slow
 def test_summary_is_logged(world, caplog):
     with caplog.at_level(logging.INFO):
         world.trainer(world.sanitizer()).fit(world.module(), world.loader(world.numbered()))

@@ -107,6 +107,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS.keys())
 def test_each_epoch_trains_on_exactly_the_kept_samples(world, assert_clean, make):
     loader = make(world.numbered())
@@ -118,6 +119,7 @@ def test_each_epoch_trains_on_exactly_the_kept_samples(world, assert_clean, make
     assert max(len(batch) for batch in module.epochs[0]) == 16
 
 
+@pytest.mark.slow
 def test_generator_is_preserved(world):
     generator = torch.Generator().manual_seed(5)
     orders = []
@@ -137,6 +139,7 @@ def test_number_of_samples_with_replacement_is_scaled(world):
     assert module.seen <= set(verdict.keep.nonzero().flatten().tolist())
 
 
+@pytest.mark.slow
 def test_weights_follow_their_samples(world):
     data = world.numbered()
     weights = (torch.arange(240) % 2).double()
@@ -180,6 +183,7 @@ def test_drop_last(world):
     assert rebuilt.drop_last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endless", [False, True])
 def test_sampler_without_a_length(world, assert_clean, endless):
     """Lightning draws batches until the sampler ends or `max_steps` is reached."""
@@ -196,6 +200,7 @@ def test_sampler_without_a_length(world, assert_clean, endless):
     assert trainer.num_training_batches == float("inf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [16, 2])
 def test_validation_runs_after_each_epoch_with_a_custom_batch_sampler(world, rows):
     """It would never run if the loader announced more batches than it has."""

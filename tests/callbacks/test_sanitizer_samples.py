@@ -43,6 +43,7 @@ CONTAINERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("container", "spec"), CONTAINERS.values(), ids=CONTAINERS.keys())
 def test_samples_in_any_container(world, container, spec):
     class Module(world.module):
@@ -76,6 +77,7 @@ def test_refuses_ambiguous_samples(world):
     assert not module.epochs
 
 
+@pytest.mark.slow
 def test_flag_removes_nothing(world):
     data, module, sanitizer = world.numbered(), world.module(), world.sanitizer(action="flag")
     loader = world.loader(data)
@@ -87,6 +89,7 @@ def test_flag_removes_nothing(world):
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_loader", [False, True], ids=["data set", "loader"])
 @pytest.mark.parametrize("fitted", [False, True], ids=["unfitted", "fitted"])
 def test_trusted_data(world, assert_clean, centroid_scorer, as_loader, fitted):

@@ -51,6 +51,7 @@ def test_module_loader_that_needs_its_setup(world, assert_clean):
     assert_clean(module, sanitizer.verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nested", "paths"),
     [
@@ -89,6 +90,7 @@ def test_collections_of_loaders(world, two, nested, paths):
         _ = sanitizer.verdict
 
 
+@pytest.mark.slow
 def test_combined_loader_is_unchanged(world, two):
     combined = CombinedLoader({"a": world.loader(two[0]), "b": world.loader(two[1])}, "min_size")
     before = list(combined.flattened)
@@ -109,6 +111,7 @@ def test_combined_loader_is_unchanged(world, two):
     assert module.seen <= kept(sanitizer, "['a']") | kept(sanitizer, "['b']")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True], ids=["same data set", "new data set object each time"])
 def test_reloaded_loaders_are_filtered_each_time_and_scored_once(world, assert_clean, centroid_scorer, fresh):
     data, requests = world.numbered(), []

@@ -52,6 +52,7 @@ def test_resumed_run_does_not_score_again(world, assert_clean, centroid_scorer, 
     assert str(sanitizer.verdict) == str(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "settings"),
     [
@@ -83,6 +84,7 @@ def test_second_fit_refuses_other_data(world):
     assert len(sanitizer.verdict) == 240
 
 
+@pytest.mark.slow
 def test_testing_a_checkpoint_keeps_the_verdict(world, checkpoint):
     path, verdict = checkpoint
     data, sanitizer = world.numbered(), world.sanitizer()
@@ -148,6 +150,7 @@ def test_stateful_loader_resumes_within_an_epoch(world, centroid_scorer, workers
     assert set(chain(*module.epochs[0][:5])) | resumed.seen == set(whole.verdict.keep.nonzero().flatten().tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimating", [False, True], ids=["plain", "with estimated steps"])
 def test_strategy_that_restores_late(world, centroid_scorer, estimating):
     """The stored verdict replaces one that was made because the loader was requested before the restore."""

@@ -62,6 +62,7 @@ def test_accumulated_gradients(world, assert_clean):
     assert trainer.global_step == math.ceil(math.ceil(int(sanitizer.verdict.keep.sum()) / 16) / 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_estimated_steps_are_those_of_the_filtered_data(world, assert_clean, accumulated):
     class Module(Scheduled, world.module):
@@ -76,6 +77,7 @@ def test_estimated_steps_are_those_of_the_filtered_data(world, assert_clean, acc
     assert module.estimated == trainer.global_step < unfiltered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
 def test_scores_do_not_depend_on_the_modules_precision(world, assert_clean, precision):
     module, sanitizer = world.module(), world.sanitizer()
@@ -86,6 +88,7 @@ def test_scores_do_not_depend_on_the_modules_precision(world, assert_clean, prec
     assert torch.equal(plain.verdict.scores, sanitizer.verdict.scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"deterministic": True}, {"barebones": True}, {"detect_anomaly": True}])
 def test_other_modes(world, assert_clean, settings):
     own = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger", "log_every_n_steps")
@@ -118,6 +121,7 @@ def test_learning_rate_finder_trains_on_kept_samples(world, assert_clean, centro
     assert "sanitizer/contamination" in (world.path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_batch_size_finder_trains_on_kept_samples(world, assert_clean, centroid_scorer):
     class Sized(world.module):
         def __init__(self):

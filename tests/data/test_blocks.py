@@ -108,6 +108,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("kind", [Faulty, FaultyBatches])
 def test_error_names_sample_with_and_without_workers(name, kind):

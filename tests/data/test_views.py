@@ -113,6 +113,7 @@ def test_getitems_only_if_data_set_has_it():
     assert base.requested == [[5, 1]]
 
 
+@pytest.mark.slow
 def test_loader_of_view():
     for base in (Plain(), Batched()):
         loader = DataLoader(SanitizedDataset(base, KEEP), batch_size=2, num_workers=2)

@@ -112,6 +112,7 @@ def test_transfer_hooks_of_the_module_are_called(kit, kind):
     assert module.transferred == trainer.num_training_batches > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("namespace", [pl, pytorch_lightning])
 def test_transfer_hooks_of_the_module_are_called_in_both_namespaces(kit, namespace):
     base = kit.module if namespace is pl else kit.other_module
@@ -227,6 +228,7 @@ def test_state_is_nested(kit, kind):
     assert other.counter == 7
 
 
+@pytest.mark.slow
 def test_batch_size_finder_changes_the_inner_batch_size(kit):
     inner = kit.plain(batch_size=2)
     finder = BatchSizeFinder(mode="binsearch", steps_per_trial=1, init_val=4, max_trials=2)
@@ -246,6 +248,7 @@ def test_pickles_and_copies(kit, kind):
         assert len(twin.train_dataloader().dataset) == 30
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("namespace", [pl, pytorch_lightning])
 @pytest.mark.parametrize("inner", ["plain", "other_plain"])
@@ -256,6 +259,7 @@ def test_all_combinations_of_namespaces(kit, kind, namespace, inner):
     assert len(set(module.epochs[0])) == (108 if kind == "sanitized" else 120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["bare", "list", "dict", "combined"])
 def test_wraps_loaders(kit, shape):
     first, second = kit.loader(), kit.loader(kit.numbered(seed=1))
@@ -275,6 +279,7 @@ def test_wraps_loaders(kit, shape):
     assert [len(loader.dataset) for loader in (first, second)] == [120, 120]
 
 
+@pytest.mark.slow
 def test_hooks_set_on_the_instance(kit):
     inner = pl.LightningDataModule.from_datasets(kit.numbered(), val_dataset=kit.numbered(seed=1), batch_size=20)
     data = kit.sanitized(inner)

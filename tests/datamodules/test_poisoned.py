@@ -94,6 +94,7 @@ def test_view_is_reused_for_the_same_data_set(kit):
     assert data.train_dataloader().dataset is data.train_dataloader().dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["sequential", "shuffled", "weighted", "batches"])
 def test_appended_poison_is_drawn(kit, order):
     dataset = kit.numbered(wrong=0)

@@ -91,6 +91,7 @@ def test_second_fit_refuses_labels_changed_in_place(kit):
         kit.trainer().fit(kit.module(), datamodule=data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("namespace", ["lightning", "pytorch_lightning"])
 def test_resumed_run_does_not_score_again(kit, assert_clean, centroid_scorer, namespace):
     import pytorch_lightning
@@ -118,6 +119,7 @@ def test_resumed_run_refuses_other_data(kit):
         kit.trainer(max_epochs=2).fit(kit.module(), datamodule=kit.sanitized(kit.plain(wrong=15)), ckpt_path=path)
 
 
+@pytest.mark.slow
 def test_nested_sanitizers_resume_with_their_own_verdicts(kit, centroid_scorer):
     def nested(scorer):
         return kit.sanitized(kit.sanitized(kit.plain(), scorer=scorer, name="inner"), scorer=scorer, name="outer")

@@ -162,6 +162,7 @@ def run(users_code, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_callback(run):
     sanitizer = of("lightning_poison.Sanitizer", scorer=likelihood(), false_positive_rate=0.02)
     cli = run(of("users_code.Data"), callbacks=[sanitizer])
@@ -170,12 +171,14 @@ def test_callback(run):
     assert sanitizer.verdict.false_positive_rate == 0.02
 
 
+@pytest.mark.slow
 def test_wrapper(run):
     cli = run(of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood()))
     assert type(cli.datamodule) is SanitizedDataModule
     assert removes_first(cli.datamodule.verdict, 9)
 
 
+@pytest.mark.slow
 def test_custom_scorer(run):
     scorer, data = of("users_code.Norm", power=2), of("users_code.Data")
     cli = run(of("lightning_poison.SanitizedDataModule", data=data, scorer=scorer))
@@ -201,6 +204,7 @@ def test_combined_scorer(run):
     assert removes_first(cli.trainer.callbacks[0].verdict, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on 24 held-out trusted:UserWarning")
 def test_trusted_data(run):
     arguments = {"data": of("users_code.Data"), "scorer": likelihood(), "trusted": of("users_code.Trusted", count=240)}
@@ -232,6 +236,7 @@ def test_poison_from_a_file(run, tmp_path):
     assert cli.datamodule.train_dataloader().dataset.targets[:2].tolist() == [2, 1]
 
 
+@pytest.mark.slow
 def test_arguments_on_the_command_line(run):
     data = of("lightning_poison.SanitizedDataModule", data=of("users_code.Data"), scorer=likelihood())
     deep = "--data.init_args.data.init_args.wrong=7"
@@ -253,6 +258,7 @@ def test_other_namespace(run):
     assert removes_first(cli.trainer.callbacks[0].verdict, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("misspelled", "data"),
     [

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore_glob = ["*_run.py", "parent_watch.py"]
+"""Programs that the tests start; they are not tests and have no doctests."""
+
 
 @pytest.fixture(scope="session")
 def run_program():

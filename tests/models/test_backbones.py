@@ -25,6 +25,7 @@ def test_small_images_use_few_weights(shape):
     assert 5e4 < count < 3e5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5,), (3, 96, 96)])
 def test_weights_depend_on_seed_only(shape):
     before = torch.get_rng_state()

@@ -62,6 +62,7 @@ def test_does_not_use_global_generator(blobs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_learns_digits(digits):
     network = default_backbone((1, 8, 8), 10)
     plan = FitSettings(epochs=3, batch_size=64, min_steps=0)

@@ -95,6 +95,7 @@ def test_likelihood_loss_is_negative_log_likelihood_without_constant():
     torch.testing.assert_close(likelihood_loss(features, labels, means, log_variances), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
 @pytest.mark.parametrize("term", ["total", "classification", "likelihood"])
 def test_gradients(covariance, term):
@@ -124,6 +125,7 @@ def test_distance_to_own_mean_is_never_negative():
     assert own_log_likelihoods(means, torch.arange(50), means).max() == pytest.approx(-32 * math.log(2 * math.pi))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
 def test_does_not_allocate_all_differences(covariance):
     features, _, means, log_variances = drawn(64, 1000, 2048, dtype=torch.float32, covariance=covariance)

@@ -187,6 +187,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
 def test_learns_digits_with_flipped_labels(covariance):

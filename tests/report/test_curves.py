@@ -76,6 +76,7 @@ def figures():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", figures())
 def test_untrusted_text_is_escaped(name):
     with mpl.rc_context({"text.usetex": True}):
@@ -86,6 +87,7 @@ def test_untrusted_text_is_escaped(name):
     assert not any("\x1b" in text for text in drawn(figure))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", figures())
 def test_global_state_is_unchanged(name):
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -139,6 +141,7 @@ def test_two_features_are_not_reduced():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("first feature", "second feature")
 
 
+@pytest.mark.slow
 def test_reduction_is_deterministic():
     inputs, labels = digits(60)
     for method in ("pca", "tsne"):
@@ -160,6 +163,7 @@ def test_difference_is_magnified_by_factor_in_label():
     assert first[0, 0] == second[3, 3] == 0.5
 
 
+@pytest.mark.slow
 def test_poison_beside_base_accepts_bytes_and_limits_count():
     images = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     figure = plot_poison_beside_base(images, images, images, count=5)
@@ -202,6 +206,7 @@ def test_caught_shows_raw_or_rescaled_images():
     assert (picture.min(), picture.max()) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_save_figure_by_suffix(tmp_path, suffix):
     path = tmp_path / "new" / f"figure.{suffix}"

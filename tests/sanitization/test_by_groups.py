@@ -77,6 +77,7 @@ def poisoned():
     return judged(data), chosen
 
 
+@pytest.mark.slow
 def test_removes_backdoor_and_little_else(poisoned):
     verdict, chosen = poisoned
     removed = ~verdict.keep
@@ -104,6 +105,7 @@ def test_summary_and_file_list_groups(poisoned, tmp_path):
     assert str(loaded) == str(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [lambda: TensorDataset(*digits()), lambda: points()[0]], ids=["digits", "points"])
 def test_keeps_clean_data(data):
     found = data()
@@ -114,6 +116,7 @@ def test_keeps_clean_data(data):
     assert "no evidence of poison" in str(verdict)
 
 
+@pytest.mark.slow
 def test_detects_all_to_all_by_resemblance():
     data, chosen = points("all-to-all")
     verdict = judged(data, scorer(20))
@@ -128,6 +131,7 @@ def test_detects_all_to_all_by_resemblance():
     assert {(pair.labeled, pair.predicted) for pair in verdict.evidence.pairs} == {(y, (y - 1) % 5) for y in range(5)}
 
 
+@pytest.mark.slow
 def test_detects_clean_label_by_transfer():
     data, chosen = points("clean-label")
     verdict = judged(data, scorer(20))
@@ -140,6 +144,7 @@ def test_detects_clean_label_by_transfer():
     assert group.transfer > 0.9
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_verdict(poisoned):
     verdict, _ = poisoned
     again = judged(backdoored()[0])
@@ -147,6 +152,7 @@ def test_same_seed_gives_same_verdict(poisoned):
     assert torch.equal(again.keep, verdict.keep)
 
 
+@pytest.mark.slow
 def test_reads_trained_network_without_changing_it():
     data, chosen = backdoored()
     own = scorer().feature_model.for_fit().fit(data, runtime=RUNTIME)
@@ -186,6 +192,7 @@ class Halves(SetScorer):
         return self.poison
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("poison", "forced", "removed_count"), [(False, False, 0), (False, True, 40), (True, False, 40)]
 )
@@ -200,6 +207,7 @@ def test_keeps_group_without_effect_by_default(poison, forced, removed_count):
     assert not verdict.evidence.pairs
 
 
+@pytest.mark.slow
 def test_refuses_noise():
     images = torch.rand(600, 64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InconclusiveError, match="not learned"):
@@ -212,6 +220,7 @@ def test_refuses_small_class_before_fit():
         judged(data)
 
 
+@pytest.mark.slow
 def test_trusted_data_set_threshold():
     data, chosen = backdoored()
     half = torch.arange(len(data)) % 3 != 0

@@ -176,6 +176,7 @@ def states():
 SMALL = LikelihoodScorer(feature_size=4, fit_settings=FitSettings(epochs=1, batch_size=32, min_steps=20))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(FEW)
 @pytest.mark.parametrize("by_trusted", [False, True])
 def test_same_seed_gives_same_verdict_for_any_number_of_workers(blobs, by_trusted):
@@ -191,12 +192,14 @@ def test_same_seed_gives_same_verdict_for_any_number_of_workers(blobs, by_truste
     assert one.meta() == two.meta()
 
 
+@pytest.mark.slow
 def test_other_seed_gives_other_verdict(blobs):
     one, two = (sanitize(blobs(150), SMALL, seed=seed, runtime=runtime()) for seed in (0, 1))
     assert not torch.equal(one.scores, two.scores)
     assert one.fingerprint != two.fingerprint
 
 
+@pytest.mark.slow
 def test_ignores_global_random_state(blobs):
     scores = []
     for seed in (1, 2):
@@ -264,6 +267,7 @@ def test_returns_known_verdict_without_scoring(blobs, centroid_scorer, tmp_path)
             sanitize(scorer=scorer, known=known, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_rank_gets_verdict_of_single_rank(blobs, centroid_scorer, several_ranks, size):
     data, trusted = blobs(700, flipped=40), blobs(1500, seed=1)

@@ -112,6 +112,7 @@ def test_trains_copy_of_network_on_both_sets(blobs, monkeypatch):
     assert float((~found.decision.keep)[285:].double().mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_memory_limit(blobs, monkeypatch):
     data, trusted = blobs(300, flipped=15), blobs(600, seed=1)
     plain = with_trusted_data(job(data, Distance()), trusted)
@@ -120,6 +121,7 @@ def test_result_does_not_depend_on_memory_limit(blobs, monkeypatch):
     assert torch.equal(large.scores, plain.scores)
 
 
+@pytest.mark.slow
 def test_each_fold_is_a_set_without_trusted_data(blobs):
     data, scorer = blobs(600, flipped=30), Distance()
     found = without_trusted_data(data, scorer)
@@ -183,6 +185,7 @@ def test_scorers_share_features(blobs, monkeypatch):
     assert len(fits) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_agree_with_one(blobs, several_ranks, size, monkeypatch):
     monkeypatch.setattr(inference, "BLOCK_SIZE", 64)

@@ -203,6 +203,7 @@ def test_unreadable_sample_is_named_by_its_index(blobs, centroid_scorer, monkeyp
         with_trusted_data(job(good, centroid_scorer()), data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_agree_with_one(blobs, centroid_scorer, several_ranks, size, monkeypatch):
     monkeypatch.setattr(inference, "BLOCK_SIZE", 64)

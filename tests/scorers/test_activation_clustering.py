@@ -144,6 +144,7 @@ def test_scores_above_zero_are_the_decision_of_the_paper():
     assert scores.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_detects_a_learned_backdoor(backdoored_features):
     features, labels, poison = backdoored_features
     scores = ActivationClusteringScorer().score_features(features, labels)

@@ -168,6 +168,7 @@ def test_scores_match_closed_form(stripes):
         torch.testing.assert_close(scorer.score_labels(images), expected, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_detects_flipped_digits(digits):
     settings = FitSettings(epochs=4, batch_size=64, min_steps=0)
     scorer = CharacteristicVectorScorer(FeatureModel(fit_settings=settings)).fit(

@@ -35,6 +35,7 @@ def on_digits(digits):
     return {kind: ConfidenceScorer(kind, fit_settings=settings).fit(trusted, runtime=RUNTIME) for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_complies_with_contract(kind):
     check_scorer(quick(kind, fit_settings=FitSettings(epochs=1, batch_size=16, min_steps=60)), separates=True)
@@ -45,6 +46,7 @@ def test_declares_label_scores():
     assert not quick().is_control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_detects_flipped_digits(on_digits, digits, kind):
     images, labels = digits[1000:]

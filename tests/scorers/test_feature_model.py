@@ -79,7 +79,7 @@ def test_shared_key_is_equal_for_the_same_network_or_settings():
     ],
 )
 def test_refuses_unfitted_model(call):
-    with pytest.raises(NotFittedError, match=r"it is not fitted\.\nCall `fit"):
+    with pytest.raises(NotFittedError, match=r"Expected a fitted FeatureModel\.\nCall `fit"):
         call(quick())
 
 
@@ -119,6 +119,7 @@ def test_network_is_passed_in_or_fitted(blobs):
         _ = setting.network
 
 
+@pytest.mark.slow
 def test_adversarially_trained_model_is_robust(digits):
     images, labels = digits[1400:]
     data, accuracies = Subset(digits, range(1400)), []

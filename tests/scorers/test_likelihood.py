@@ -37,6 +37,7 @@ def flipped(digits):
     return images, torch.where(wrong, (labels + 1 + torch.arange(len(labels)) % 9) % 10, labels), wrong
 
 
+@pytest.mark.slow
 def test_detects_flipped_digits(on_digits, digits):
     images, labels, wrong = flipped(digits)
     with torch.no_grad():
@@ -163,6 +164,7 @@ def test_state_is_a_copy(blobs):
     assert torch.equal(fitted.score_labels(blobs(64)[:][0]), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "is_kept"),
     [
@@ -307,6 +309,7 @@ def test_refuses_module_that_does_not_call_its_head():
         scorer.score_labels(torch.zeros(2, 4))
 
 
+@pytest.mark.slow
 def test_scores_are_float32_under_bfloat16(on_digits, digits):
     images, labels, wrong = flipped(digits)
     with torch.no_grad(), LocalRuntime(precision="bf16").autocast():

@@ -146,6 +146,7 @@ def on_inputs(**settings):
     return MahalanobisScorer(FeatureModel(nn.Flatten()), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["shared", "class"])
 def test_complies_with_contract(covariance):
     check_scorer(quick(covariance=covariance), separates=True)
@@ -187,6 +188,7 @@ def test_posterior_detects_wrong_labels_among_hard_samples(blobs):
     assert roc_auc_score(wrong, by["distance"]) < 0.95
 
 
+@pytest.mark.slow
 def test_detects_flipped_digits(digits):
     model = FeatureModel(feature_size=16, fit_settings=FitSettings(epochs=4, batch_size=64, min_steps=0))
     scorer = MahalanobisScorer(model).fit(Subset(digits, range(1000)), runtime=RUNTIME)

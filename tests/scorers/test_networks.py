@@ -37,6 +37,7 @@ def test_learns(blobs):
     torch.testing.assert_close(model.head(model.features(points)), model(points))
 
 
+@pytest.mark.slow
 def test_weights_depend_on_the_generator(blobs):
     data = blobs(120)
     points = data.tensors[0]
@@ -59,6 +60,7 @@ def test_restores_network_from_state(blobs):
     assert not network.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dropped", "size"), [("sample_shape", 8), ("model.head.bias", 8), (None, 9)])
 def test_refuses_another_state(blobs, dropped, size):
     model = fitted(blobs(120))

@@ -145,6 +145,7 @@ def test_detects_a_shifted_part_of_a_class():
     assert len(scores.unique()) == len(scores)
 
 
+@pytest.mark.slow
 def test_detects_a_learned_backdoor(backdoored_features):
     features, labels, poison = backdoored_features
     scores = SpectralSignatureScorer().score_features(features, labels)

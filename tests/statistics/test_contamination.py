@@ -65,6 +65,7 @@ def test_counts_well_separated_wrong_labels_exactly():
     assert contamination.posterior[labels == truth].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.02, 0.1, 0.3])
 def test_estimate_is_close_to_true_share(share):
     label_scores, labels, _ = simulate(1, share=share)
@@ -94,6 +95,7 @@ def test_clean_labels_give_no_evidence(hard):
     assert contamination.high > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_selection_finds_wrong_labels_at_stated_rate(share):
     label_scores, labels, truth = simulate(3, share=share)
@@ -116,6 +118,7 @@ def test_finds_pair_of_classes():
     assert removed[labels != truth].double().mean() >= 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [5, 6, 7])
 def test_evenly_spread_flips_give_no_pair(seed):
     label_scores, labels, _ = simulate(seed, share=0.1)

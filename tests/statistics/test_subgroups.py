@@ -61,6 +61,7 @@ class TestFindSubgroups:
         features = normal(800, seed=seed) * torch.linspace(0.2, 6, 12)
         assert all(group.separation < 5.5 for group in find_subgroups(features, one_class(800), min_separation=GAP))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [12, 20, 40, 90])
     def test_seldom_finds_group_in_small_class(self, count):
         features = [normal(count, seed=seed) for seed in range(20)]

@@ -88,6 +88,7 @@ def test_each_class_has_its_own_tail():
     assert p_values[2] < 1e-6
 
 
+@pytest.mark.slow
 @given(
     reference=st.lists(st.integers(-20, 20), min_size=1, max_size=150),
     others=st.lists(st.floats(-60, 60, width=32), max_size=20),
@@ -105,6 +106,7 @@ def test_threshold_is_consistent_with_p_values(reference, others, rate):
     assert ((scores > threshold) == (p_values <= rate))[decided].all()
 
 
+@pytest.mark.slow
 @given(reference=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=120))
 @settings(max_examples=100, deadline=None)
 def test_p_values_are_in_unit_interval_and_decrease(reference):

@@ -35,6 +35,7 @@ class Noise:
         return Poison(chosen, labels, self.objective, attack=self.name, inputs=perturbed, settings={"levels": 8})
 
 
+@pytest.mark.slow
 def test_accepts_class_factory_and_object():
     check_attack(Noise)
     check_attack(lambda: Noise())
@@ -52,6 +53,7 @@ def test_accepts_data_without_raw_images():
     check_attack(Noise, TensorDataset(images, torch.arange(30) % 2))
 
 
+@pytest.mark.slow
 def test_accepts_tensors_with_shared_memory():
     class Shares(Noise):
         def craft(self, dataset, threat, **given):
@@ -91,6 +93,7 @@ def test_refuses_state_between_calls():
         check_attack(Stateful)
 
 
+@pytest.mark.slow
 def test_refuses_fixed_seed_unless_declared():
     class Fixed(Noise):
         def craft(self, dataset, threat, *, generator, **given):

@@ -55,6 +55,7 @@ def test_scorer_does_not_change():
     assert not scorer.is_fitted
 
 
+@pytest.mark.slow
 def test_likelihood_scorer_passes():
     settings = FitSettings(epochs=5, batch_size=32, min_steps=30)
     check_scorer(lambda: LikelihoodScorer(fit_settings=settings), separates=True)
@@ -110,6 +111,7 @@ VIOLATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "message"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
 def test_reports_each_violation(parts, message):
     with pytest.raises(PluginError, match=f"(?s){message}"):

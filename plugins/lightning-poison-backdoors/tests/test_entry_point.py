@@ -29,6 +29,7 @@ def test_entry_point_offers_attack(name):
     assert (attack.name, attack.target_class) == (name, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [

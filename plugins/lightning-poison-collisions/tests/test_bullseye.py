@@ -53,6 +53,7 @@ class TestPoison:
         assert torch.equal(poison.labels, poison.objective.wanted.repeat_interleave(5))
         assert (poison.objective.labels != poison.objective.wanted).all()
 
+    @pytest.mark.slow
     def test_mean_features_move_onto_targets(self, crafted, dataset, features):
         bases = images_of(dataset, crafted.base_indices)
         before, after = (bullseye(crafted, images, features) for images in (bases, crafted.inputs))
@@ -66,6 +67,7 @@ class TestPoison:
             gaps = (features(crafted.inputs) - goals).square().sum(1) / goals.square().sum(1) / 2
         assert (gaps.view(-1, 5).mean(1) > 3 * of_means.view(-1, 5)[:, 0]).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("epsilon", [1 / 16, 0.2])
     def test_stays_within_epsilon_and_gray_levels(self, craft, dataset, epsilon):
         poison = craft(epsilon=epsilon)

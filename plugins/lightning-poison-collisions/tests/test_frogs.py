@@ -86,6 +86,7 @@ class TestPoison:
             steps = craft(epsilon=epsilon).inputs * 16
             torch.testing.assert_close(steps, steps.round().clamp(0, 16))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("epsilon", [1 / 16, 0.2])
     def test_rounded_images_stay_within_epsilon(self, craft, dataset, features, epsilon):
         poison = craft(FrogAttack(opacity=0.5), epsilon=epsilon)

@@ -26,6 +26,7 @@ def test_entry_point_offers_attack():
     assert isinstance(get_attack("label-flip", target_class=3), LabelFlip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

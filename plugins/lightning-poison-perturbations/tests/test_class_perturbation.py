@@ -21,6 +21,7 @@ def test_entry_point_offers_attack(name):
     assert get_attack(name, source_class=1).name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", [{}, {"source_class": 1, "class_fraction": 0.15}, {"ink_above": 0.4}])
 def test_satisfies_attack_contract(name, settings):

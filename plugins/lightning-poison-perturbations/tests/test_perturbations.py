@@ -38,6 +38,7 @@ class TestOnDigits:
         assert self.accuracy(model, poison) > self.accuracy(model, craft_on_digits(attack)[0]) + 0.3
 
 
+@pytest.mark.slow
 def test_pgd_variants_satisfy_attack_contract():
     check_attack(PGD(restarts=2, steps=2, batch_size=4))
     check_attack(PGD(random_start=False))

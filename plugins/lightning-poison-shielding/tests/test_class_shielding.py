@@ -107,31 +107,37 @@ class TestPoison:
         assert (poison.labels == 9).all()
         assert poison.settings["protected_class"] == 3
 
+    @pytest.mark.slow
     def test_poison_replaces_bases(self, shielded, dataset, build):
         poison = shielded(build(placement="replace"), threat=Threat(12, may_append=False))
         assert poison.base_indices is None
         assert (labels_of(dataset)[poison.indices] == 9).all()
 
+    @pytest.mark.slow
     def test_copies_are_optimized_separately(self, shielded, build):
         poison = shielded(build(poisons_per_base=4), threat=Threat(100, 0.3, pixels=FINE))
         assert len(poison.inputs.unique(dim=0)) > 95  # a pair may come twice
 
+    @pytest.mark.slow
     def test_objective_is_misclassification_of_protected_class(self, shielded, test_set, build):
         objective = shielded(build()).objective
         assert objective.settings() == {"protected_class": 3, "target_class": -1}
         assert len(objective.evaluation_set(test_set)) == (labels_of(test_set) == 3).sum()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("epsilon", [1 / 16, 0.2, None])
     def test_poison_stays_within_radius(self, shielded, dataset, build, epsilon):
         poison = shielded(build(), epsilon=epsilon)
         bases = torch.stack([dataset[index][0] for index in poison.base_indices.tolist()])
         assert 0 < (poison.inputs - bases).abs().max() <= (epsilon or 1) + 1e-6
 
+    @pytest.mark.slow
     def test_uses_all_surrogates(self, shielded, surrogate, build):
         threat = Threat(20, 0.3, pixels=FINE)
         poison = shielded(build(), surrogates=[surrogate, Surrogate(surrogate.model, "7")], threat=threat)
         assert not torch.equal(poison.inputs, shielded(build(), threat=threat).inputs)
 
+    @pytest.mark.slow
     def test_supports_any_number_of_outputs(self, shielded, surrogate, build):
         wider = nn.Sequential(*surrogate.model[:7], nn.Linear(32, 1000))
         torch.testing.assert_close(

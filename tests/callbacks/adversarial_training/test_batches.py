@@ -21,6 +21,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 Pair = namedtuple("Pair", "image label")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [
@@ -138,6 +139,7 @@ class TestLogits:
         kit.trainer(AdversarialTraining(kit.PLAIN, logits=logits)).fit(model, kit.loader())
         kit.assert_same(model.net, kit.by_hand()[0])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["dict", "object", "function"])
     def test_logits_in_an_output(self, kit, kind):
         class Wrapping(kit.Plain):

@@ -48,6 +48,7 @@ def test_last_epoch_is_probed(kit, counted):
         kit.trainer(AdversarialTraining(SINGLE), epochs=1).fit(kit.Plain(), kit.loader())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "batches"), [(8, 1), (9, 2), (20, 3), (1000, 6)])
 def test_small_batches_are_probed_together(kit, monkeypatch, samples, batches):
     seen = []
@@ -129,6 +130,7 @@ def test_does_not_probe_several_steps_or_without_a_guard(kit, unprobed):
     kit.trainer(AdversarialTraining(kit.PLAIN), epochs=2).fit(kit.Plain(), kit.loader())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("warm_up", "first"), [(0.5, 1), (1, 1), (1.5, 2)])
 def test_probes_after_an_epoch_at_full_radius(kit, counted, warm_up, first):
     counted(100, 2)

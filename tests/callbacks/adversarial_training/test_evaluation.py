@@ -49,6 +49,7 @@ class TestInTraining:
         assert set(found) == {f"train/{name}" for name in NAMES}
         assert {name.removeprefix("train/"): value for name, value in found.items()} == expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("module", ["Plain", "Manual"])
     def test_metrics_do_not_affect_training(self, kit, module):
         runs = []
@@ -67,6 +68,7 @@ class TestInTraining:
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 class TestValidationAndTest:
+    @pytest.mark.slow
     def test_without_training(self, kit, inference_mode):
         model = kit.Evaluated()
         running = kit.trainer(AdversarialTraining(kit.PLAIN, validation=STRONGER), inference_mode=inference_mode)
@@ -97,6 +99,7 @@ class TestValidationAndTest:
             expected = measured_by_hand(kit, model.net, batch)
             assert {name: found[place][f"val/{name}/dataloader_idx_{place}"] for name in NAMES} == expected
 
+    @pytest.mark.slow
     def test_validation_does_not_affect_training(self, kit, inference_mode):
         runs = []
         for options in ({}, {"validation": PGD(0.2, steps=2)}):
@@ -108,6 +111,7 @@ class TestValidationAndTest:
             runs.append(model)
         kit.assert_same(runs[0].net, runs[1].net, rtol=0, atol=0)
 
+    @pytest.mark.slow
     def test_random_start_is_the_same_in_each_validation(self, kit, inference_mode):
         callback = AdversarialTraining(kit.PLAIN, validation=PGD(0.2, steps=1))
         running = kit.trainer(callback, inference_mode=inference_mode)
@@ -115,6 +119,7 @@ class TestValidationAndTest:
         first, second = (running.validate(model, kit.loader(), verbose=False) for _ in range(2))
         assert first == second
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("precision", "rounding"), [("bf16-mixed", 1e-6), ("bf16-true", 5e-3)])
     def test_in_half_precision(self, kit, inference_mode, precision, rounding):
         callback = AdversarialTraining(kit.PLAIN, validation=STRONGER)

@@ -28,6 +28,7 @@ class Beside:
         return (leaf + 0.05 * gradient.sign()).clamp(0, 1).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [TRADES(beta=2), Free(replays=3), *IMMUNITIES], ids=repr)
 def test_recipes_train_and_restore_the_module(kit, recipe):
     model = kit.Plain()
@@ -68,6 +69,7 @@ def test_weights_are_the_same_in_all_modes(kit, mode, recipe):
     kit.assert_restored(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [Madry(), Madry(share=0.5), TRADES()], ids=repr)
 def test_metrics_do_not_affect_random_draws(kit, recipe):
     nets = []

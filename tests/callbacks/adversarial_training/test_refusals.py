@@ -40,6 +40,7 @@ def refused(kit):
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=repr)
 @pytest.mark.parametrize(
     ("batch", "options", "error", "message"),
@@ -159,6 +160,7 @@ class Forwards:
         return self.net((images > 0.5).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=repr)
 @pytest.mark.parametrize("name", ["no_grad", "inference_mode", "detached", "hard", "blind", "rounded"])
 def test_refuses_a_forward_without_input_gradient(kit, refused, name, recipe):
@@ -175,6 +177,7 @@ def test_refuses_a_forward_without_input_gradient(kit, refused, name, recipe):
     refused((IMAGES, LABELS), ValueError, message, Cut(), recipe=recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=repr)
 @pytest.mark.parametrize(
     ("logits", "error", "message"),

@@ -14,6 +14,7 @@ from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.callbacks.adversarial_training import AdversarialTraining
 
 
+@pytest.mark.slow
 def test_random_start_depends_on_seed_epoch_and_batch(kit):
     runs = []
     for seed in (0, 0, 1):
@@ -73,6 +74,7 @@ class TestTuning:
         kit.assert_same(model.net, kit.by_hand()[0])
         kit.assert_restored(model)
 
+    @pytest.mark.slow
     def test_batch_size_finder(self, kit, tmp_path):
         class Data(pl.LightningDataModule):
             batch_size = 4
@@ -147,6 +149,7 @@ class TestResuming:
         """Return a loader that resumes within an epoch; its shuffling is not tested here."""
         return StatefulDataLoader(TensorDataset(*kit.images_and_labels()), batch_size=kit.BATCH)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("step", [2, 6, 8], ids=["first epoch", "between epochs", "second epoch"])
     @pytest.mark.parametrize(
         ("adversary", "recipe"), [(PGD(0.1, steps=2), None), (FGSM(0.1), None), (PGD(0.1, steps=2), TRADES())]

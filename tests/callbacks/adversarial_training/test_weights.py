@@ -65,6 +65,7 @@ def test_static_graph(kit):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
+@pytest.mark.slow
 def test_fgsm_in_two_consecutive_trainings(kit):
     model, callback = kit.Plain(), AdversarialTraining(FGSM(0.1, random_start=False))
     for _ in range(2):
@@ -82,6 +83,7 @@ def test_step_with_the_batch_alone(kit):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True:UserWarning")
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("options", [{}, ONE_PROCESS], ids=["alone", "DDP"])
@@ -95,6 +97,7 @@ def test_gradient_checkpointing(kit, kind, options, accumulate):
     torch.testing.assert_close(model.seen, seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data_too", [True, False])
 def test_channels_last(kit, data_too):
     model, net = kit.Plain(), kit.make_net()
@@ -174,6 +177,7 @@ def test_bfloat16_true(kit):
     kit.assert_same(model.net, net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "options"), [("eager", {}), ("aot_eager", {}), ("eager", {"fullgraph": True}), ("eager", ONE_PROCESS)]
 )
@@ -189,6 +193,7 @@ def test_compiled_module(kit, backend, options):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
+@pytest.mark.slow
 def test_compiled_submodule(kit):
     model = kit.Plain()
     model.net.compile(backend="eager", fullgraph=True)
@@ -196,6 +201,7 @@ def test_compiled_submodule(kit):
     kit.assert_same(model.net, kit.by_hand()[0])
 
 
+@pytest.mark.slow
 def test_step_stays_compiled_without_the_attack(kit):
     graphs = []
 
@@ -313,6 +319,7 @@ class TestAveragedWeights:
         running.fit(model, kit.loader(), kit.loader())
         assert running.callback_metrics["val/clean_loss"] == pytest.approx(float(running.callback_metrics["val_loss"]))
 
+    @pytest.mark.slow
     def test_stochastic_weight_averaging(self, kit):
         """Lightning averages the weights at the start of epochs; its extra epoch for batch norm is not tested."""
 
@@ -350,6 +357,7 @@ def test_radius_applies_to_the_raw_image(kit):
     assert float((seen[0] - images[: kit.BATCH]).abs().max()) == pytest.approx(0.1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_optimizer_with_several_evaluations_per_step(kit):
     """L-BFGS runs the step several times; the attack starts from the same point each time."""
 

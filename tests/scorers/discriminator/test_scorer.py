@@ -64,6 +64,7 @@ def held_out(digits):
 
 
 class TestDetection:
+    @pytest.mark.slow
     def test_detects_wrong_labels(self, on_digits, digits):
         images, labels = held_out(digits)
         wrong = torch.arange(len(labels)) % 5 == 0
@@ -94,6 +95,7 @@ class TestDetection:
             aurocs.append(roc_auc_score([0] * len(clean) + [1] * len(odd), torch.cat([clean, odd])))
         assert aurocs[1] > aurocs[0] + 0.02
 
+    @pytest.mark.slow
     def test_gans_detect_wrong_labels(self, digits):
         settings = GanSettings(epochs=15, learning_rate=2e-3)
         two = [(image, int(label)) for image, label in digits if label < 2]
@@ -104,6 +106,7 @@ class TestDetection:
             right, wrong = (scorer.score_batch(images, carried) for carried in (labels, 1 - labels))
         assert roc_auc_score([0] * len(right) + [1] * len(wrong), torch.cat([right, wrong])) > 0.8
 
+    @pytest.mark.slow
     def test_detects_wrong_labels_of_vectors(self, blobs):
         points, truth = blobs(300).tensors
         scorer = quick(fit_settings=FitSettings(epochs=10, batch_size=32)).fit(blobs(300, seed=1), runtime=RUNTIME)
@@ -124,9 +127,11 @@ class TestDetection:
 
 
 class TestContract:
+    @pytest.mark.slow
     def test_complies(self, kind):
         check_scorer(kind())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("head", ["label", "texture"])
     def test_separates_wrong_labels(self, head):
         check_scorer(quick(head=head, fit_settings=FitSettings(epochs=1, batch_size=32, min_steps=100)), separates=True)
@@ -141,12 +146,14 @@ class TestContract:
         names = [each().name for each in KINDS.values()]
         assert names == ["discriminator", "discriminator-texture", "discriminator-gan"]
 
+    @pytest.mark.slow
     def test_scores_do_not_depend_on_the_number_of_workers(self, kind, images):
         noisy = Noisy(images)
         runtimes = [LocalRuntime(precision="32", threads=1, num_workers=number) for number in (0, 2)]
         scores = [kind().fit(noisy, runtime=each).score_labels(images.tensors[0]) for each in runtimes]
         assert torch.equal(*scores)
 
+    @pytest.mark.slow
     def test_gradient_step_lowers_the_score(self, kind, images):
         scorer = kind().fit(images, runtime=RUNTIME)
         inputs, labels = images.tensors[0].clone().requires_grad_(), images.tensors[1]
@@ -157,6 +164,7 @@ class TestContract:
         with torch.no_grad():
             assert (scorer.score_batch(inputs - step, labels) < before).float().mean() > 0.8
 
+    @pytest.mark.slow
     def test_scores_are_float32_without_ties_under_bfloat16(self, kind, images):
         scorer = kind().fit(images, runtime=RUNTIME)
         inputs, labels = images.tensors
@@ -166,6 +174,7 @@ class TestContract:
         assert len(scores.unique()) > 70
         torch.testing.assert_close(scores, scorer.score_batch(inputs, labels).detach(), atol=0.05, rtol=0.05)
 
+    @pytest.mark.slow
     def test_normalized_images_give_the_scores_of_raw_images(self, kind, images):
         pixels = PixelRange(mean=(0.4,), std=(0.2,))
         inputs, labels = images.tensors
@@ -174,6 +183,7 @@ class TestContract:
         found = normalized.score_labels(pixels.from_raw(inputs))
         torch.testing.assert_close(found, raw.score_labels(inputs), atol=0.02, rtol=0.02)
 
+    @pytest.mark.slow
     def test_network_is_moved_to_the_device_of_the_inputs(self, kind, images):
         scorer = kind().fit(images, runtime=RUNTIME)
         inputs, labels = images.tensors
@@ -202,6 +212,7 @@ class Noisy(Dataset):
 
 
 class TestShapes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12), (1, 28, 28), (3, 32, 32), (1, 4, 4), (3, 100, 60)])
     def test_scores_gray_and_color_images_of_any_size(self, kind, shape):
         generator = torch.Generator().manual_seed(0)
@@ -217,6 +228,7 @@ class TestShapes:
         assert scores.shape == (16, 4)
         assert scores.isfinite().all()
 
+    @pytest.mark.slow
     def test_fits_arrays_of_bytes(self, kind, images):
         inputs, labels = images.tensors
         data = [((255 * image).byte().numpy(), int(label)) for image, label in zip(inputs, labels, strict=True)]
@@ -224,6 +236,7 @@ class TestShapes:
 
 
 class TestState:
+    @pytest.mark.slow
     def test_saved_scorer_gives_the_same_scores(self, kind, images, tmp_path):
         fitted = kind().fit(images, runtime=RUNTIME)
         save_scorer(fitted, tmp_path / "scorer.safetensors")
@@ -231,6 +244,7 @@ class TestState:
         with torch.no_grad():
             assert torch.equal(loaded.score_labels(images.tensors[0]), fitted.score_labels(images.tensors[0]))
 
+    @pytest.mark.slow
     def test_state_is_a_copy(self, kind, images):
         fitted = kind().fit(images, runtime=RUNTIME)
         before = fitted.score_labels(images.tensors[0])
@@ -238,6 +252,7 @@ class TestState:
             value.zero_()
         assert torch.equal(fitted.score_labels(images.tensors[0]), before)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("mode", "settings", "is_kept"),
         [
@@ -267,6 +282,7 @@ class TestState:
         assert len({json.dumps(scorer.settings(), sort_keys=True) for scorer in scorers}) == len(scorers)
         assert len({repr(scorer) for scorer in scorers}) == len(scorers)
 
+    @pytest.mark.slow
     def test_copy_of_unfitted_scorer_is_unfitted(self, kind, images):
         scorer = kind()
         twin = copy.deepcopy(scorer).fit(images, runtime=RUNTIME)
@@ -306,6 +322,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="data of at least two classes, but got class 3 alone"):
             kind().fit(data, runtime=RUNTIME)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("labels", "received"), [([0, 0, 0, 1], "1 of class 1"), ([0, 0, 2, 2], "0 of class 1")])
     def test_gan_refuses_small_class(self, labels, received):
         data = TensorDataset(torch.rand(4, 1, 8, 8), torch.tensor(labels))

@@ -1,10 +1,12 @@
 """Argument checks with uniform error messages: expected, received, and how to fix it."""
 
+import sys
 from collections.abc import Collection
-from typing import Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the command line formats messages without torch, whose import takes seconds
+    from torch import Tensor
 
 
 def fraction(name: str, value: float, *, hint: str = "") -> float:
@@ -18,7 +20,7 @@ def fraction(name: str, value: float, *, hint: str = "") -> float:
         ValueError: Expected `false_positive_rate` to be a number in (0, 1), but got 1.
         For 1 % write `false_positive_rate=0.01`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+    if not _is_number(value) or not 0 < value < 1:
         raise ValueError(expected(name, "a number in (0, 1)", _quoted(value), hint))
     return float(value)
 
@@ -30,22 +32,37 @@ def share(name: str, value: float, *, hint: str = "") -> float:
         >>> share("natural_error_rate", 0)
         0.0
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(expected(name, "a number in [0, 1]", _quoted(value), hint))
     return float(value)
 
 
 def positive_int(name: str, value: int, *, minimum: int = 1, hint: str = "") -> int:
-    """Return `value` if it is an integer of at least `minimum`.
+    """Return `value` as an int if it is an integer of at least `minimum` and below 2⁶³.
 
     Example:
         >>> positive_int("folds", 1, minimum=2)
         Traceback (most recent call last):
         ValueError: Expected `folds` to be an integer of at least 2, but got 1.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if not _is_number(value, Integral) or value < minimum:
         raise ValueError(expected(name, f"an integer of at least {minimum}", _quoted(value), hint))
-    return value
+    if value >= 2**63:
+        raise ValueError(expected(name, "an integer below 2**63", f"{int(value):.3g}", hint))
+    return int(value)
+
+
+def boolean(name: str, value: Any, *, hint: str = "") -> bool:
+    """Return `value` as a bool if it is `True` or `False`.
+
+    Example:
+        >>> boolean("remove_without_evidence", "no")
+        Traceback (most recent call last):
+        ValueError: Expected `remove_without_evidence` to be True or False, but got 'no'.
+    """
+    if isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")):
+        return bool(value)
+    raise ValueError(expected(name, "True or False", _quoted(value), hint))
 
 
 def positive(name: str, value: float, *, hint: str = "") -> float:
@@ -59,7 +76,7 @@ def positive(name: str, value: float, *, hint: str = "") -> float:
         Traceback (most recent call last):
         ValueError: Expected `learning_rate` to be a finite number above 0, but got '1/10'.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not _is_number(value) or not 0 < value < float("inf"):
         raise ValueError(expected(name, "a finite number above 0", _quoted(value), hint))
     return float(value)
 
@@ -71,7 +88,7 @@ def not_negative(name: str, value: float, *, hint: str = "") -> float:
         >>> not_negative("margin", 0)
         0.0
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if not _is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(expected(name, "a finite number of at least 0", _quoted(value), hint))
     return float(value)
 
@@ -99,31 +116,50 @@ def epsilon(value: float, *, name: str = "epsilon") -> float:
         ValueError: Expected `epsilon` to be in (0, 1], the range of the images, but got 4.
         For a budget of 4 gray levels write `epsilon=4 / 255`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        levels = f"{value:g}" if isinstance(value, int | float) and value > 1 else "8"
+    if not _is_number(value) or not 0 < value <= 1:
+        levels = f"{float(value):g}" if _is_number(value) and value > 1 else "8"
         what = "budget" if name == "epsilon" else "step"
         hint = f"For a {what} of {levels} gray levels write `{name}={levels} / 255`."
         raise ValueError(expected(name, "in (0, 1], the range of the images", _quoted(value), hint))
     return float(value)
 
 
-def index_vector(name: str, value: Tensor) -> Tensor:
+def index_vector(name: str, value: "Tensor") -> "Tensor":
     """Return `value` if it is a one-dimensional int64 tensor.
 
     Example:
+        >>> import torch
         >>> index_vector("indices", torch.tensor([0.0, 2.0]))
         Traceback (most recent call last):
         ValueError: Expected `indices` to be a one-dimensional int64 tensor, but got a float32 tensor of shape (2,).
     """
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+    if not _is_tensor(value) or str(value.dtype) != "torch.int64" or value.ndim != 1:
         raise ValueError(expected(name, "a one-dimensional int64 tensor", describe(value)))
     return value
+
+
+def every(name: str, values: "Tensor", valid: "Tensor", what: str, *, hint: str = "") -> "Tensor":
+    """Return `values` if `valid`, a boolean mask of the same shape, is `True` everywhere.
+
+    Example:
+        >>> import torch
+        >>> p_values = torch.tensor([0.5, 2.0])
+        >>> every("p_values", p_values, p_values <= 1, "in (0, 1]")
+        Traceback (most recent call last):
+        ValueError: Expected `p_values` to be in (0, 1], but got 2.0 at position 1.
+    """
+    if not bool(valid.all()):
+        place = tuple((~valid).nonzero()[0].tolist())
+        position = "" if not place else f" at position {place[0] if len(place) == 1 else place}"
+        raise ValueError(expected(name, what, f"{values[place].item()!r}{position}", hint))
+    return values
 
 
 def instance(name: str, value: Any, kind: type, *, hint: str = "") -> Any:
     """Return `value` if it is an instance of `kind`.
 
     Example:
+        >>> import torch
         >>> instance("model", 3, torch.nn.Module, hint="Pass a network.")
         Traceback (most recent call last):
         TypeError: Expected `model` to be a `Module`, but got the int 3.
@@ -152,11 +188,14 @@ def describe(value: Any) -> str:
     """Describe a value by type and shape, with its content only if it is a number, a string or `None`.
 
     Example:
+        >>> import torch
         >>> describe(torch.zeros(2, 3)), describe([1, 2]), describe("cat")
         ('a float32 tensor of shape (2, 3)', 'list', "'cat'")
     """
-    if isinstance(value, Tensor):
+    if _is_tensor(value):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
+        return f"a {value.dtype} array of shape {value.shape}"
     return type(value).__name__ if not isinstance(value, int | float | str | None) else repr(value)[:80]
 
 
@@ -181,8 +220,58 @@ def printable(text: object, *, limit: int = 200) -> str:
         >>> printable("a long name", limit=6)
         'a lon…'
     """
-    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+    cut = safe_text(text)[: limit + 1]
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def safe_text(value: object) -> str:
+    """Return `str(value)` of an untrusted object, or a note if that fails.
+
+    Example:
+        >>> class Evil(Exception):
+        ...     def __str__(self):
+        ...         raise SystemExit
+        >>> safe_text(Evil()), safe_text(3)
+        ('<Evil whose text cannot be read>', '3')
+    """
+    try:
+        return "".join([str(value)])  # an exact `str`, also where `__str__` returns a subclass
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 (the object is not ours, and may raise anything)
+        return f"<{type_name(value)} whose text cannot be read>"
+
+
+def type_name(value: object) -> str:
+    """Return the name of an object's class, whatever its metaclass says.
+
+    Example:
+        >>> type_name(ValueError("odd"))
+        'ValueError'
+    """
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def describe_error(error: BaseException, *, limit: int = 500) -> str:
+    """Describe an error of untrusted code in one line: its class and its message, printable.
+
+    Example:
+        >>> describe_error(KeyError("gone")), describe_error(AssertionError())
+        ("KeyError: 'gone'", 'AssertionError')
+    """
+    message = " ".join(safe_text(error)[: 4 * limit].split()).rstrip(".")
+    return printable(f"{type_name(error)}: {message}" if message else type_name(error), limit=limit)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # without torch there are no tensors
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_number(value: Any, kind: type = Real) -> bool:
+    """Whether a value is a number, of Python or NumPy, and no truth value."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _quoted(value: Any) -> Any:

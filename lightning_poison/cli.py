@@ -1,18 +1,22 @@
-"""Command line: `lightning-poison attacks` (with `--scorers`: scorers) and `lightning-poison demo`."""
+"""Command line: `lightning-poison attacks` (with `--scorers`: scorers) and `lightning-poison demo`.
+
+Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
+"""
 
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import auto_cli
 
 from lightning_poison.checks import printable
-from lightning_poison.registry.registry import available_attacks, available_scorers, load_plugins
+from lightning_poison.errors import PluginError
 
 
 def attacks(*, scorers: bool = False) -> None:
@@ -21,15 +25,20 @@ def attacks(*, scorers: bool = False) -> None:
     Args:
         scorers: List the scorers instead.
     """
-    entries = available_scorers() if scorers else available_attacks()
+    from lightning_poison.registry import registry
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # broken plug-ins are listed below
+        broken = registry.load_plugins().broken
+    entries = registry.available_scorers() if scorers else registry.available_attacks()
     rows = [(entry.name, str(entry.source), entry.summary) for entry in entries]
     widths = [max([len(row[column]) for row in rows], default=0) for column in range(2)]
     for name, source, summary in rows:
         print(f"{name:<{widths[0]}}  {source:<{widths[1]}}  {summary}")
     if not rows:
         print("No attacks installed. Install the bundled ones: pip install 'lightning-poison[demo]'")
-    for broken in load_plugins().broken:
-        print(f"broken: {broken}")
+    for each in broken:
+        print(f"broken: {each}")
 
 
 def demo(
@@ -60,6 +69,8 @@ _COMMANDS: dict[str, Any] = {"attacks": attacks, "demo": demo}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. User errors are reported as one message with exit status 2, without a traceback.
 
+    Without a command, the help is written to standard error, and the exit status is 2.
+
     Args:
         arguments: Command-line arguments without the program name. Default: those of the process.
 
@@ -68,12 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command_line = list(arguments) if arguments is not None else sys.argv[1:]
     try:
-        auto_cli(_COMMANDS, args=_normalize(command_line) or ["--help"], prog="lightning-poison", as_positional=False)
+        if not command_line:
+            return _show_help()
+        _run(_normalize(command_line))
         sys.stdout.flush()
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, LookupError, OSError) as error:
+    except (ValueError, LookupError, OSError, PluginError) as error:
         lines = [printable(line, limit=1000) for line in str(error).splitlines()]
         print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
         return 2
@@ -92,6 +105,20 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in levels:
             logger.setLevel(level)
+
+
+def _run(arguments: list[str]) -> None:
+    name = "lightning-poison"
+    auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=False, version=metadata.version(name))
+
+
+def _show_help() -> int:
+    try:
+        with redirect_stdout(sys.stderr):
+            _run(["--help"])
+    except SystemExit:
+        pass
+    return 2
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:

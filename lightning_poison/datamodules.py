@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from lightning_poison._lightning.datamodule_wrapper import DataModuleWrapper
-from lightning_poison._lightning.loader_sanitizer import Action, LoaderSanitizer, SanitizerSettings
+from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer
 from lightning_poison._lightning.loaders import indexable_loaders, map_loaders, rebuild_loader
+from lightning_poison._lightning.ranks import close_link, open_link
 from lightning_poison._lightning.runtime import open_runtime
+from lightning_poison._lightning.sanitizer_settings import Action, SanitizerSettings
 from lightning_poison._lightning.yaml_types import AnyData, AnyDataset, AnyPoison
 from lightning_poison.attacks.crafting import check_interface, craft
 from lightning_poison.attacks.poison import Poison
@@ -39,12 +41,13 @@ class SanitizedDataModule(DataModuleWrapper):
         action: `"remove"` serves the kept samples, `"flag"` only reports.
         sample: Paths of input and label in a sample.
         score_dataset: The training samples under an evaluation transform.
+        loaders: Which of several training loaders are judged.
         folds: Number of folds for cross-fitting without trusted data.
         natural_error_rate: Share of wrong labels that does not count as evidence of poison.
         remove_without_evidence: Whether to remove suspicious samples without evidence.
         max_removed: Largest share of the data set that may be removed.
         manifest: Manifest of an earlier run; samples kept by hand in it are kept.
-        dirpath: Directory of the written files.
+        dirpath: Local directory of the written files, tried before anything is scored.
         seed: The only source of randomness.
         name: Name of the folder and of the logged values.
 
@@ -75,8 +78,10 @@ class SanitizedDataModule(DataModuleWrapper):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
+        loaders: Sequence[str] | None = None,
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
+        cache: bool = True,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
@@ -101,15 +106,28 @@ class SanitizedDataModule(DataModuleWrapper):
         """Start a run: verdicts of an earlier run are checked against the data before they are reused."""
         if stage == "fit":
             self.loader_sanitizer.start_run()
+            open_link(self.trainer, self._link_name)
         if self._is_module:
-            self.inner.setup(stage=stage)
+            with open_runtime(self.trainer if stage == "fit" else None) as runtime, all_ranks(runtime):
+                self.inner.setup(stage=stage)
 
     def teardown(self, stage: str) -> None:
         """Write records that a tuner has delayed."""
         if stage == "fit":
             self.loader_sanitizer.write_records(self.trainer)
+            close_link(self.trainer, self._link_name)
         if self._is_module:
             self.inner.teardown(stage=stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let the other ranks end as well if they still score."""
+        close_link(self.trainer, self._link_name, exception)
+        if self._is_module:
+            self.inner.on_exception(exception)
+
+    @property
+    def _link_name(self) -> str:
+        return f"module {id(self)}"
 
     def transform_loaders(self, loaders: Any) -> Any:
         """Return loaders that read the kept samples."""

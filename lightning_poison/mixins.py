@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_poison._lightning.lgm_step import LearningWatch
 from lightning_poison._lightning.namespaces import lightning_types
 from lightning_poison.checks import expected
 from lightning_poison.contexts import evaluating
@@ -26,7 +27,8 @@ class LGMMixin(_Host):
     `add_lgm_head` in `__init__`. The module then has a `forward` that returns logits, a `training_step` that trains on
     the Gaussian mixture loss and logs its terms as `train/lgm_classification` and `train/lgm_likelihood`, and
     `log_likelihood(batch)`. The module's own `forward` and `training_step` take precedence and can use
-    `extract_features`, `lgm_head`, `lgm_loss` and `lgm_step`.
+    `extract_features`, `lgm_head`, `lgm_loss` and `lgm_step`. If the head has learned nothing by the end of the first
+    epoch, a `RuntimeWarning` says so.
 
     Attributes:
         lgm_head: The head.
@@ -50,6 +52,7 @@ class LGMMixin(_Host):
     lgm_head: LGMHead
     _lgm_extractor = ""
     _lgm_sample: SampleSpec | None = None
+    _lgm_watch: LearningWatch
 
     def add_lgm_head(
         self,
@@ -61,6 +64,7 @@ class LGMMixin(_Host):
         likelihood_weight: float = 1.0,
         covariance: Covariance = "identity",
         sample: SampleSpec | None = None,
+        normalize: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         """Add the head. Call it in `__init__`, after `super().__init__()`.
@@ -74,6 +78,7 @@ class LGMMixin(_Host):
             likelihood_weight: λ, at least 0.
             covariance: "identity", or "diagonal" for one learned variance per class and feature.
             sample: Paths of inputs and labels in a batch. Default: detected.
+            normalize: Normalize features, and let margin and λ grow with what the head has learned; see `LGMHead`.
             generator: Draws the initial means. Default: a fixed seed.
 
         Raises:
@@ -90,12 +95,14 @@ class LGMMixin(_Host):
             )
         self._lgm_extractor = extractor
         self._lgm_sample = sample
+        self._lgm_watch = LearningWatch("lgm_head")
         self.lgm_head = LGMHead(
             feature_size,
             num_classes,
             margin=margin,
             likelihood_weight=likelihood_weight,
             covariance=covariance,
+            normalize=normalize,
             generator=generator,
         )
 
@@ -148,7 +155,10 @@ class LGMMixin(_Host):
     def lgm_loss(self, inputs: Any, labels: Tensor) -> LGMLoss:
         """Return the loss of inputs with labels `(B,)` and its two terms, scalars, without logging."""
         features = self.extract_features(inputs)
-        return self.lgm_head.loss(features, labels)
+        loss = self.lgm_head.loss(features, labels)
+        if self.training:
+            self._lgm_watch.step(self, self.lgm_head, features, labels)
+        return loss
 
     def log_likelihood(self, batch: Any) -> Tensor:
         """Return log p(f(x) | y) of every sample of a batch under its label, in nats.

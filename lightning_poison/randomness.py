@@ -2,38 +2,55 @@
 
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 
 @contextmanager
-def seeded_rng(*seed: int) -> Iterator[None]:
+def seeded_rng(*seed: int) -> Iterator[Callable[[], bool]]:
     """Seed the global random states of Python, NumPy and torch (CPU), and restore them on exit.
+
+    Yields:
+        A function that returns whether a random number has been drawn from one of them.
 
     Example:
         >>> state = torch.get_rng_state()
-        >>> with seeded_rng(0, 3):
-        ...     first = random.random(), torch.rand(2).tolist()
+        >>> with seeded_rng(0, 3) as drew:
+        ...     before, first, after = drew(), (random.random(), torch.rand(2).tolist()), drew()
+        >>> before, after
+        (False, True)
         >>> with seeded_rng(0, 3):
         ...     first == (random.random(), torch.rand(2).tolist())
         True
         >>> torch.get_rng_state().equal(state)
         True
     """
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (transforms use it)
+    before = _state()
     words = np.random.SeedSequence(seed).generate_state(3)
     try:
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))  # noqa: NPY002
         torch.default_generator.manual_seed(int(words[2]))
-        yield
+        yield partial(_differs, _state())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+def _state() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (transforms use it)
+
+
+def _differs(before: tuple[Any, Any, torch.Tensor]) -> bool:
+    now = _state()
+    numpy_drew = now[1][2] != before[1][2] or not np.array_equal(now[1][1], before[1][1])
+    return numpy_drew or now[0] != before[0] or not torch.equal(now[2], before[2])
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -25,11 +26,76 @@ threads, and threads that outnumber the free cores wait for each other.
 """
 
 
+_SECONDS_BETWEEN_SAVES = 1.0
+
+_TIMES_AS_LONG = 50
+"""Half-finished work is saved again after this many times the duration of the last save."""
+
+
 class Progress(Protocol):
     """A running progress bar."""
 
     def advance(self, steps: int = 1) -> None:
         """Advance by `steps`."""
+
+
+class Units(Protocol):
+    """Storage of finished and half-finished work, so that an interrupted run continues where it stopped."""
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and the JSON object of a unit, or `None` if there is none."""
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Store a unit in place of any other of this name. Never raises for lack of space."""
+
+    def within(self, name: str) -> "Units":
+        """Return the storage of the units of a part of the work."""
+
+
+class NoUnits:
+    """Stores nothing.
+
+    Example:
+        >>> units = NoUnits()
+        >>> units.save("fold-0", {}, {})
+        >>> units.within("fold-0").load("fit") is None
+        True
+    """
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return `None`."""
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def within(self, name: str) -> "Units":  # noqa: ARG002 (nothing is stored)
+        """Return itself."""
+        return self
+
+
+class SaveTimer:
+    """Decides when to save half-finished work: after a second, and so that saving takes at most 2 % of the time.
+
+    Example:
+        >>> timer = SaveTimer()
+        >>> timer.is_due()
+        False
+    """
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS_BETWEEN_SAVES
+
+    def is_due(self) -> bool:
+        """Return whether it is time to save."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure how long saving takes."""
+        start = time.monotonic()
+        yield
+        end = time.monotonic()
+        self._next = end + max(_SECONDS_BETWEEN_SAVES, _TIMES_AS_LONG * (end - start))
 
 
 class Runtime(Protocol):
@@ -40,6 +106,7 @@ class Runtime(Protocol):
     world_size: int
     threads: int
     num_workers: int
+    units: Units
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
@@ -52,6 +119,16 @@ class Runtime(Protocol):
 
     def all_true(self, flag: bool) -> bool:
         """Return whether the flag is set on every rank."""
+
+    def agree(self, error: BaseException | None = None) -> None:
+        """Wait until every rank has finished a block without an error.
+
+        Args:
+            error: The error of this rank. The other ranks are told, and this rank does not wait for them.
+
+        Raises:
+            RankFailedError: If another rank has an error. Never on a rank that passes one.
+        """
 
     def progress(self, total: int, description: str) -> AbstractContextManager[Progress]:
         """Return a progress bar over `total` steps, shown on rank 0 at most."""
@@ -104,6 +181,7 @@ class LocalRuntime:
         self.bf16 = has_fast_bf16(self.device) if precision == "auto" else precision == "bf16"
         self.threads = positive_int("threads", threads)
         self.num_workers = positive_int("num_workers", num_workers, minimum=0)
+        self.units: Units = NoUnits()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return bfloat16 autocast, or nothing."""
@@ -121,6 +199,9 @@ class LocalRuntime:
         """Return the flag."""
         return flag
 
+    def agree(self, error: BaseException | None = None) -> None:
+        """Do nothing."""
+
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Progress]:  # noqa: ARG002 (nothing is shown)
         """Show nothing."""
@@ -134,6 +215,10 @@ class LocalRuntime:
 class SingleRank:
     """A runtime without collectives: device, threads and progress bar of another runtime.
 
+    Args:
+        runtime: The other runtime.
+        units: Storage of half-finished work. Default: that of `runtime`.
+
     Example:
         >>> SingleRank(LocalRuntime()).world_size
         1
@@ -142,10 +227,11 @@ class SingleRank:
     rank = 0
     world_size = 1
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, units: Units | None = None) -> None:
         self.device = runtime.device
         self.threads = runtime.threads
         self.num_workers = runtime.num_workers
+        self.units = runtime.units if units is None else units
         self.autocast = runtime.autocast
         self.progress = runtime.progress
         self.announce = runtime.announce
@@ -161,6 +247,9 @@ class SingleRank:
     def all_true(self, flag: bool) -> bool:
         """Return the flag."""
         return flag
+
+    def agree(self, error: BaseException | None = None) -> None:
+        """Do nothing."""
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -185,7 +274,8 @@ def all_ranks(runtime: Runtime) -> Iterator[None]:
     Collectives belong outside of the block: a rank that fails does not reach them.
 
     Raises:
-        RuntimeError: On the other ranks if the block fails on one. Its own error is raised on that rank.
+        RankFailedError: On the other ranks if the block fails on one; it names the rank and its error. The error itself
+            is raised on that rank.
 
     Example:
         >>> with all_ranks(LocalRuntime()):
@@ -193,10 +283,7 @@ def all_ranks(runtime: Runtime) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException:
-        runtime.all_true(False)
+    except BaseException as error:
+        runtime.agree(error)
         raise
-    if not runtime.all_true(True):
-        raise RuntimeError(
-            "Expected every rank to finish its share of the work, but another rank failed.\nSee that rank's log."
-        )
+    runtime.agree()

@@ -1,123 +1,54 @@
-"""Objects saved as JSON and tensors under a registered kind, and atomic file writes. Nothing is ever unpickled."""
+"""Objects saved as JSON and tensors, and atomic file writes. Nothing is ever unpickled.
 
+Tensors and JSON are stored in one safetensors file with a checksum of each, so that a damaged file is not taken for a
+valid one. Objects are built from them by the same constructors, with the same checks, as by hand.
+"""
+
+import contextlib
+import errno
+import hashlib
+import inspect
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from lightning_poison.checks import printable
-from lightning_poison.entry_points import DISABLED, distribution_of, import_plugins
+from lightning_poison.checks import describe, describe_error, expected, printable
 
+ObjectT = TypeVar("ObjectT")
 
-class Saved(Protocol):
-    """Interface of a registered kind: JSON-serializable settings, tensors, and a constructor from both."""
+_META, _CHECKSUMS = "lightning_poison", "checksums"
+"""Names of the JSON object and of the checksums in the metadata of a safetensors file."""
 
-    kind: ClassVar[str]
+_STALE_AFTER = 3600.0
+"""Age in seconds from which a temporary file is considered to be left over from a run that was killed."""
 
-    def settings(self) -> Mapping[str, Any]:
-        """Return the JSON-serializable settings."""
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return the tensors by name."""
-
-    @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Rebuild the object."""
-
-
-KindT = TypeVar("KindT", bound=Saved)
-ClassT = TypeVar("ClassT", bound=type[Any])
-
-
-class KindRegistry(Generic[KindT]):
-    """Maps the `kind` of a saved object to its class.
-
-    Args:
-        noun: Name of such an object in error messages.
-
-    Example:
-        >>> from lightning_poison.attacks.triggers import PatchTrigger, Trigger
-        >>> known = KindRegistry[Trigger]("trigger")
-        >>> known.register(PatchTrigger).kind
-        'patch'
-        >>> import torch
-        >>> packed, tensors = known.pack(PatchTrigger(torch.zeros(1, 2, 2, dtype=torch.uint8), row=3))
-        >>> packed["kind"], known.unpack(packed, tensors)
-        ('patch', PatchTrigger((1, 2, 2), row=3, column=-1, amplitude=1))
-    """
-
-    def __init__(self, noun: str) -> None:
-        self.noun = noun
-        self._classes: dict[str, type[KindT]] = {}
-
-    def register(self, cls: ClassT) -> ClassT:
-        """Register a class under its `kind`; use as a decorator.
-
-        Raises:
-            ValueError: If the kind is registered for another class.
-        """
-        known = self._classes.setdefault(cls.kind, cls)
-        if known is not cls and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(
-                f"Expected a new kind of {self.noun}, but `{cls.kind}` of {cls.__module__}.{cls.__qualname__} is "
-                f"registered for {known.__module__}.{known.__qualname__}.\nGive the class another `kind`."
-            )
-        return cls
-
-    def pack(self, instance: KindT) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the JSON-serializable part and the tensors of an object.
-
-        The JSON part also contains `"kind"`, and `"distribution"` for a class from a plug-in. Settings must not use
-        these names.
-        """
-        source = distribution_of(type(instance).__module__)
-        identity = {"kind": instance.kind} | ({} if source is None else {"distribution": source})
-        return {**instance.settings(), **identity}, dict(instance.tensors())
-
-    def unpack(self, packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KindT:
-        """Rebuild an object from the result of `pack`, importing the plug-in that defines its kind if necessary.
-
-        Raises:
-            ValueError: If the kind is not registered, and no installed plug-in of the named distribution registers it.
-                The message names the distribution.
-        """
-        settings = dict(packed)
-        kind, source = settings.pop("kind", None), settings.pop("distribution", None)
-        if kind not in self._classes and source is not None:
-            self._import_kind(kind, str(source))
-        if kind not in self._classes:
-            known = ", ".join(sorted(self._classes)) or "none"
-            origin = "" if source is None else f" of the distribution `{printable(source)}`"
-            hint = "Import the plug-in that defines it first."
-            if source is not None:
-                hint = f"Install or update that distribution, and check that {DISABLED} does not disable it."
-            raise ValueError(
-                f"Expected a registered kind of {self.noun} ({known}), but got {str(kind)[:80]!r}{origin}.\n{hint}"
-            )
-        return self._classes[kind].from_saved(settings, tensors)
-
-    def _import_kind(self, kind: object, source: str) -> None:
-        try:
-            import_plugins(source)
-        except (Exception, SystemExit) as error:
-            raise ValueError(
-                f"Expected the distribution `{printable(source)}` to load, since it defines the {self.noun} "
-                f"{str(kind)[:80]!r}, but got {type(error).__name__}: {printable(error)}.\nRepair or reinstall it."
-            ) from error
+_MAX_PREFIX = 50
+"""Characters of a file's name in the name of its temporary file, which must not become too long for the file system."""
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` on success, delete it on error.
 
+    The content is on the disk before the file is renamed. Temporary files of the same target that a killed run left
+    behind more than an hour ago are deleted.
+
+    Raises:
+        OSError: If the folder or the file cannot be written.
+
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     target = Path(folder) / "notes.txt"
         ...     with atomic_path(target) as partial:
@@ -129,45 +60,81 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
+    _remove_stale(target)
+    partial = _create_partial(target)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
+        _sync(partial, os.O_RDWR)
         partial.replace(target)
+        with contextlib.suppress(OSError):  # not every system can open a folder
+            _sync(target.parent, os.O_RDONLY)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object to one safetensors file, atomically.
+def check_writable(directory: str | os.PathLike[str], names: tuple[str, ...]) -> None:
+    """Create a folder and check that files of these names can be written in it. It leaves no files behind.
+
+    Raises:
+        OSError: If they cannot.
 
     Example:
-        >>> import torch
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     check_writable(file.name, ("verdict.safetensors",))
+        Traceback (most recent call last):
+        FileExistsError: [Errno 17] File exists: '...'
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        target = folder / name
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        partial = _create_partial(target)
+        try:
+            partial.write_bytes(bytes(4096))
+            _sync(partial, os.O_RDWR)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON object to one safetensors file, atomically, with a checksum of each.
+
+    Raises:
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means", "version": 1})
         ...     read_tensors(f"{folder}/some", "means")
         ({'means': tensor([0, 1])}, {'kind': 'means', 'version': 1})
     """
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(meta, sort_keys=True)
+    content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
     with atomic_path(path) as partial:
-        save_file(ready, partial, metadata={"lightning_poison": json.dumps(meta, sort_keys=True)})
+        partial.write_bytes(content)
 
 
-def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: str | os.PathLike[str], kind: str, *, version: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file written by `write_tensors`.
 
     Args:
         path: File to read.
         kind: Expected value of `"kind"` in the JSON object.
+        version: Expected value of `"version"` in the JSON object. Default: any.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not of this kind.
+        ValueError: If the file is not of this kind and version, or differs from what was written.
 
     Example:
-        >>> import torch
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means"})
         ...     try:
@@ -176,23 +143,192 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
         ...         print(error)
         Expected a file of kind 'verdict', but ...some is of kind 'means'.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected a {kind} file, but there is none at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("lightning_poison", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"Expected a {kind} file in safetensors format, but {path} cannot be read: {error}."
-        ) from error
-    found = meta.get("kind") if isinstance(meta, dict) else None
-    if found != kind:
-        raise ValueError(f"Expected a file of kind {kind!r}, but {path} is of kind {str(found)[:80]!r}.")
+    tensors, meta, damage = _read(path, kind, version)
+    if damage:
+        raise ValueError(damage)
     return tensors, meta
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def read_object(
+    path: str | os.PathLike[str],
+    kind: str,
+    build: Callable[[dict[str, Any], dict[str, Tensor]], ObjectT],
+    *,
+    version: int,
+) -> ObjectT:
+    """Read a file written by `write_tensors`, and build an object from its JSON values and tensors.
+
+    Args:
+        path: File to read.
+        kind: Expected value of `"kind"` in the JSON object.
+        build: Builds the object from the JSON values, without `"kind"` and `"version"`, and the tensors. Its checks
+            come first, since their errors say more than a wrong checksum.
+        version: Expected value of `"version"` in the JSON object.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not of this kind and version, its parts are invalid, or it differs from what was
+            written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means", "version": 1})
+        ...     read_object(f"{folder}/some", "means", lambda meta, tensors: tensors["means"].tolist(), version=1)
+        [0, 1]
+    """
+    tensors, meta, damage = _read(path, kind, version)
+    values = {name: value for name, value in meta.items() if name not in ("kind", "version")}
+    with valid_parts(path, kind):
+        found = build(values, tensors)
+    if damage:
+        raise ValueError(damage)
+    return found
+
+
+@contextmanager
+def valid_parts(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn any error of building an object from the parts of a file into a `ValueError` that names the file.
+
+    Example:
+        >>> with valid_parts("v.safetensors", "verdict"):
+        ...     raise ValueError("Expected `p_values` to be in (0, 1], but got 2.0 at position 3.")
+        Traceback (most recent call last):
+        ValueError: Expected a valid verdict file, but v.safetensors has an invalid part. Expected `p_values` to be in
+        (0, 1], but got 2.0 at position 3.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_ours = isinstance(error, ValueError | TypeError) and str(error).startswith("Expected ")
+        message = str(error) if is_ours else f"Building the {kind} failed: {describe_error(error)}."
+        message = "\n".join(printable(line, limit=2_000) for line in message.splitlines())  # names are from the file
+        raise ValueError(f"Expected a valid {kind} file, but {_shown(path)} has an invalid part. {message}") from error
+
+
+def from_json(cls: type[ObjectT], value: Any, name: str) -> ObjectT:
+    """Build an object from a JSON object with the arguments of its class, and no others.
+
+    Args:
+        cls: The class.
+        value: The JSON object, possibly with tensors among its values.
+        name: Name of the value, for errors.
+
+    Raises:
+        ValueError: If it is no JSON object, or an argument is missing or unknown.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Point:
+        ...     x: int
+        ...     y: int = 0
+        >>> from_json(Point, {"x": 1}, "point")
+        Point(x=1, y=0)
+        >>> from_json(Point, {"z": 1}, "point")
+        Traceback (most recent call last):
+        ValueError: Expected `point` to be an object with the fields x, y, but got one without `x`.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(expected(name, "a JSON object", describe(value)))
+    own = inspect.signature(cls).parameters
+    missing = [each for each in own if own[each].default is inspect.Parameter.empty and each not in value]
+    unknown = [each for each in value if each not in own]
+    if missing or unknown:
+        fault = f"one without `{missing[0]}`" if missing else f"one with `{printable(unknown[0], limit=80)}`"
+        known = f"the fields {', '.join(own)}" if own else "no fields"
+        raise ValueError(expected(name, f"an object with {known}", fault))
+    return cls(**value)
+
+
+def _read(
+    path: str | os.PathLike[str], kind: str, version: int | None
+) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Return tensors and JSON object of a file, and what differs from what was written, or an empty string."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a {kind} file, but there is none at {_shown(path)}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            text = header.get(_META, "null")
+            meta = json.loads(text)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            stored = json.loads(header.get(_CHECKSUMS, "null"))
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError, JSON that is malformed or too deep, a data type that torch lacks
+        raise ValueError(
+            f"Expected a {kind} file in safetensors format, but {_shown(path)} cannot be read: {_in_one_line(error)}."
+        ) from error
+    found = meta.get("kind") if isinstance(meta, dict) else None
+    if found != kind:
+        raise ValueError(f"Expected a file of kind {kind!r}, but {_shown(path)} is of kind {str(found)[:80]!r}.")
+    if version is not None and (type(meta.get("version")), meta.get("version")) != (int, version):
+        raise ValueError(
+            f"Expected `version` {version} of the {kind} format, but {_shown(path)} has "
+            f"{printable(repr(meta.get('version')), limit=80)}.\nRead it with the release that wrote it."
+        )
+    return tensors, meta, _damage(path, stored, _checksums(text, tensors))
+
+
+def _checksums(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a digest of the JSON object, under an empty name, and of each tensor, by name."""
+    digests = {"": hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()}
+    for name, tensor in tensors.items():
+        digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
+        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]  # a buffer
+        digests[name] = digest.hexdigest()
+    return digests
+
+
+def _damage(path: str | os.PathLike[str], stored: Any, found: Mapping[str, str]) -> str:
+    if stored == found:
+        return ""
+    if not isinstance(stored, dict):
+        return f"Expected `{_CHECKSUMS}` in the metadata of {_shown(path)}, but got {describe(stored)}."
+    name = next(each for each in sorted(stored.keys() | found.keys()) if stored.get(each) != found.get(each))
+    what = f"the tensor `{printable(name, limit=80)}`" if name else "the JSON object"
+    received = f"{found[name]}" if name in found else "no such tensor"
+    return (
+        f"Expected {what} in {_shown(path)} to have the checksum {printable(str(stored.get(name)), limit=80)} that it "
+        f"was written with, but got {received}.\nThe file is damaged or was changed. Restore it, or write it again."
+    )
+
+
+def _create_partial(target: Path) -> Path:
+    """Create an empty temporary file beside a target, with the permissions of any new file."""
+    while True:
+        partial = target.with_name(f".{target.name[:_MAX_PREFIX]}.{secrets.token_hex(4)}.partial")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return partial
+
+
+def _remove_stale(target: Path) -> None:
+    ours = re.compile(rf"\.{re.escape(target.name[:_MAX_PREFIX])}\.[0-9a-f]{{8}}\.partial")
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):  # another run may be faster
+                    if time.time() - entry.stat().st_mtime > _STALE_AFTER:
+                        Path(entry.path).unlink()
+
+
+def _sync(path: Path, flags: int) -> None:
+    """Wait until a file or folder is on the disk, where the file system supports that."""
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _in_one_line(error: BaseException) -> str:
+    return describe_error(error) if not isinstance(error, ValueError) else printable(str(error).rstrip("."), limit=500)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    return printable(os.fspath(path), limit=500)

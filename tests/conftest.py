@@ -9,9 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
+from lightning_poison.checks import describe_error
 from lightning_poison.data.blocks import read_blocks
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import RankFailedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.protocol import Scorer
 
@@ -114,6 +116,15 @@ def single_thread():
         torch.distributed.destroy_process_group()
 
 
+@pytest.fixture
+def two_threads():
+    """Use two threads, so that a test notices if their number is not restored from one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Rank(LocalRuntime):
     """One of several ranks in threads of this process. One of them works at a time, until a collective."""
 
@@ -129,6 +140,12 @@ class Rank(LocalRuntime):
 
     def all_true(self, flag):
         return all(self.world.exchange(self.rank, flag))
+
+    def agree(self, error=None):
+        errors = self.world.exchange(self.rank, error)
+        failed = [rank for rank, each in enumerate(errors) if each is not None]
+        if error is None and failed:
+            raise RankFailedError(failed[0], describe_error(errors[failed[0]]))
 
 
 class World:

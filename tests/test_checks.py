@@ -1,3 +1,7 @@
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +12,43 @@ from lightning_poison import checks
 def test_fraction_refuses(value):
     with pytest.raises(ValueError, match=r"Expected `rate` to be a number in \(0, 1\), but got"):
         checks.fraction("rate", value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, Fraction])
+def test_numbers_of_numpy_are_numbers(kind):
+    for check in (checks.fraction, checks.share, checks.positive, checks.not_negative):
+        assert check("x", kind(0.5)) == 0.5
+        assert type(check("x", kind(0.5))) is float
+    assert checks.epsilon(kind(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int8])
+def test_integers_of_numpy_are_integers(kind):
+    assert checks.positive_int("x", kind(3)) == 3
+    assert type(checks.positive_int("x", kind(3))) is int
+    assert checks.share("x", kind(1)) == 1.0
+
+
+@pytest.mark.parametrize("check", ["fraction", "share", "positive_int", "positive", "not_negative"])
+@pytest.mark.parametrize("value", [True, np.True_, np.array(0.5), torch.tensor(0.5), 1j, Decimal("0.5"), "0.5", None])
+def test_refuses_other_values_than_numbers(check, value):
+    with pytest.raises(ValueError, match=r"Expected `x` to be an? "):
+        getattr(checks, check)("x", value)
+
+
+@pytest.mark.parametrize("value", [2**63, 2**70, np.uint64(2**63)])
+def test_refuses_integers_beyond_int64(value):
+    with pytest.raises(ValueError, match=r"`seed` to be an integer below 2\*\*63, but got (9\.22e\+18|1\.18e\+21)\."):
+        checks.positive_int("seed", value, minimum=0)
+    assert checks.positive_int("seed", 2**63 - 1) == 2**63 - 1
+
+
+@pytest.mark.parametrize("value", ["no", "True", 0, 1, None, np.int64(1), torch.tensor(True)])
+def test_boolean_refuses(value):
+    with pytest.raises(ValueError, match="Expected `flag` to be True or False, but got "):
+        checks.boolean("flag", value, hint="Say so.")
+    assert checks.boolean("flag", np.False_) is False
+    assert checks.boolean("flag", True) is True
 
 
 def test_share_includes_both_ends():
@@ -74,6 +115,7 @@ def test_returns_valid_value():
 
 def test_describe_does_not_print_content():
     assert checks.describe(torch.zeros(2, 3)) == "a float32 tensor of shape (2, 3)"
+    assert checks.describe(np.zeros((2, 3))) == "a float64 array of shape (2, 3)"
     assert checks.describe({"secret": 1}) == "dict"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from lightning_poison import cli
 from lightning_poison.entry_points import Source
+from lightning_poison.registry import registry
 from lightning_poison.registry.loading import BrokenPlugin
 
 
@@ -32,6 +33,34 @@ def test_lists_attacks_without_scorers_option(capsys, option):
     assert "label-flip" in capsys.readouterr().out
 
 
+def test_without_command_shows_help_and_fails(capsys):
+    assert cli.main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: lightning-poison")
+    assert "attacks" in shown.err
+
+
+@pytest.mark.parametrize(("option", "shown"), [("--version", "lightning-poison 0.1.0\n"), ("--help", "usage:")])
+def test_shows_version_and_help(capsys, option, shown):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([option])
+    assert stopped.value.code in (0, None)
+    assert capsys.readouterr().out.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], ["demo", "--help"], ["nothing"], ["demo", "--x=1"]]
+)
+def test_help_version_and_usage_errors_do_not_import_torch(arguments):
+    program = (
+        "import sys\nfrom lightning_poison.cli import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
 def test_user_error_is_a_message_without_traceback(capsys, tmp_path):
     assert cli.main(["demo", "--data", "mnist", "--data-root", str(tmp_path)]) == 2
     shown = capsys.readouterr().err
@@ -43,7 +72,7 @@ def test_user_error_is_a_message_without_traceback(capsys, tmp_path):
 def test_lists_broken_plugin_with_fix(capsys, monkeypatch):
     error = ImportError("no module \x1b[2J" + "x" * 300)
     broken = BrokenPlugin(Source("aaa", "fake-broken", "1.2"), "import", error)
-    monkeypatch.setattr(cli, "load_plugins", lambda: SimpleNamespace(broken=[broken]))
+    monkeypatch.setattr(registry, "load_plugins", lambda: SimpleNamespace(broken=[broken], attacks=[], scorers=[]))
     assert cli.main(["attacks"]) == 0
     shown = capsys.readouterr().out
     assert "broken: Expected the plug-in aaa (fake-broken 1.2) to load" in shown
@@ -88,6 +117,6 @@ def test_command_is_installed():
 
 
 def test_no_attacks_installed(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "available_attacks", tuple)
+    monkeypatch.setattr(registry, "available_attacks", tuple)
     assert cli.main(["attacks"]) == 0
     assert "No attacks installed. Install the bundled ones: pip install" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Tests with distributions on disk: a module next to its metadata."""
 
+import signal
 import sys
 import textwrap
 
@@ -10,11 +11,13 @@ from lightning_poison.attacks.triggers import PatchTrigger, trigger_kinds
 from lightning_poison.entry_points import (
     DISABLE_AUTOLOAD,
     DISABLED,
+    call_plugin,
     distribution_of,
     import_plugins,
     is_disabled,
     plugin_distributions,
 )
+from lightning_poison.errors import NotFittedError, PluginError, RankFailedError
 
 GHOST = """
     from lightning_poison.attacks.triggers import trigger_kinds
@@ -116,7 +119,15 @@ def test_error_names_missing_distribution(install):
         trigger_kinds.unpack({**PACKED, "distribution": "\x1b[31m"}, {})
 
 
-@pytest.mark.parametrize("fault", ["raise ZeroDivisionError('boo')", "raise SystemExit('boo')"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "raise ZeroDivisionError('boo')",
+        "raise SystemExit('boo')",
+        "raise GeneratorExit('boo')",
+        "raise KeyboardInterrupt('boo')",
+    ],
+)
 def test_error_names_distribution_that_fails_to_import(install, fault):
     install(source=fault)
     with pytest.raises(ValueError, match=r"`Fake-Ghosts` to load, since it defines the trigger 'fake-ghost', .*: boo"):
@@ -126,3 +137,106 @@ def test_error_names_distribution_that_fails_to_import(install, fault):
 def test_own_objects_are_packed_without_distribution(install):
     packed, _ = trigger_kinds.pack(PatchTrigger(torch.zeros(1, 1, 1, dtype=torch.uint8)))
     assert "distribution" not in packed
+
+
+def test_import_of_plugins_restores_process(install):
+    install(source="import torch, os\ntorch.set_grad_enabled(False)\nos.environ['EVIL'] = '1'\n")
+    import_plugins("Fake-Ghosts")
+    assert torch.is_grad_enabled()
+
+
+def test_damaged_metadata_of_a_distribution_is_reported(install, tmp_path, caplog):
+    install()
+    folder = tmp_path / "fake_broken-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(b"Name: \xff\xfe")
+    (folder / "entry_points.txt").write_text("[lightning_poison.plugins]\nx = y\n")
+    assert "Fake-Ghosts" in [each.metadata["Name"] for each in plugin_distributions()]
+    assert "Skipped a distribution whose metadata cannot be read" in caplog.text
+
+
+def raising(error):
+    def call():
+        raise error
+
+    return call
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+class InterruptingError(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+
+
+class OddValueError(ValueError):
+    def __init__(self, one, two):
+        super().__init__(one, two)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ZeroDivisionError("boo"), "ZeroDivisionError: boo"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (StopIteration(3), "StopIteration: 3"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (MuteError(), "MuteError: <MuteError whose text cannot be read>"),
+        (InterruptingError(), "InterruptingError"),
+        (RuntimeError("\x1b[2J\nnext"), r"RuntimeError: \\x1b\[2J next"),
+    ],
+)
+def test_errors_of_plugin_name_it(error, message):
+    with pytest.raises(PluginError, match=f"^Expected `craft` to succeed, but it raised {message}.\nCorrect") as caught:
+        call_plugin(raising(error), "`craft`")
+    assert caught.value.__cause__ is error
+
+
+def test_errors_for_the_user_keep_their_type():
+    for error in (ValueError("too many"), NotFittedError("too many")):
+        with pytest.raises(type(error), match=r"^In `craft`: too many$") as caught:
+            call_plugin(raising(error), "`craft`")
+        assert caught.value is error
+        with pytest.raises(type(error), match=r"^In `craft`: too many$"):
+            call_plugin(raising(error), "`craft`")
+    with pytest.raises(ValueError, match=r"^In `craft`: OddValueError: \('a', 'b'\)\.$"):
+        call_plugin(raising(OddValueError("a", "b")), "`craft`")
+    with pytest.raises(PluginError, match="ValueError"):
+        call_plugin(raising(ValueError("too many")), "`craft`", passed=())
+    with pytest.raises(PluginError, match=r"^as it is$"):
+        call_plugin(raising(PluginError("as it is")), "`craft`")
+
+
+def test_interrupt_of_the_user_passes():
+    with pytest.raises(KeyboardInterrupt):
+        call_plugin(lambda: signal.raise_signal(signal.SIGINT), "`craft`")
+
+
+def test_exit_by_a_signal_handler_passes():
+    def leave(number, frame):
+        raise SystemExit(7)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit, match="7"):
+            call_plugin(lambda: signal.raise_signal(signal.SIGTERM), "`craft`")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_exit_of_lightning_passes():
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    with pytest.raises(SIGTERMException):
+        call_plugin(raising(SIGTERMException()), "`craft`")
+
+
+def test_failure_of_another_rank_is_not_attributed_to_the_plugin():
+    with pytest.raises(RankFailedError, match="rank 1 failed: OSError: full") as caught:
+        call_plugin(raising(RankFailedError(1, "OSError: full")), "`fit`")
+    assert "In `fit`" not in str(caught.value)

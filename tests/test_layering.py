@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +22,8 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS = (
     "errors",
     "checks randomness",
-    "contexts entry_points",
+    "contexts",
+    "entry_points",
     "serialization runtime statistics",
     "data",
     "models",
@@ -237,61 +239,64 @@ def test_architecture_map_matches_imports():
     for room, below in re.findall(r"^ +(\w+) --> (\w+(?: & \w+)*)$", graph, re.MULTILINE):
         drawn.setdefault(room, set()).update(below.split(" & "))
     # The map omits the lowest levels, which every package may use.
-    ground = set(" ".join(FLOORS[:3]).split()) | {"serialization", "runtime"}
+    ground = set(" ".join(FLOORS[:4]).split()) | {"serialization", "runtime"}
     imported = {
         room: below - ground for room, below in rooms_below(GRAPH).items() if room not in ground and below - ground
     }
     assert drawn == imported
 
 
-def run(program):
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.slow
-def test_import_loads_seeds_and_patches_nothing():
-    program = """
-import random, sys, numpy, torch
-def state():
-    return random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads()
-before = state()
-import lightning_poison
-from lightning_poison.registry.loading import OWN_SCORERS
-assert state() == before
-loaded = [name for name in sys.modules if name.startswith(("lightning.", "pytorch_lightning", "lightning_poison_"))]
-print(loaded)
-"""
-    assert run(program) == "[]\n"
-
-
-@pytest.mark.slow
-def test_hookspecs_load_few_modules():
-    program = f"""
-import sys
-import lightning_poison.registry.hookspecs
-print(len([name for name in sys.modules if name.startswith("{PACKAGE}")]))
-"""
-    assert int(run(program)) <= 12
-
-
-@pytest.mark.slow
-def test_below_lightning_packages_nothing_loads_lightning_or_a_plugin():
+@pytest.fixture(scope="session")
+def imported():
+    """What one new process loads and changes as it imports, step by step, ever more of the package and its plug-ins."""
     below = [module for module in MODULES if room_of(module) not in LIGHTNING_ROOMS | {"cli", "__main__"}]
     program = f"""
-import importlib, sys
+import importlib, json, random, sys, numpy, torch
+
+def state():
+    return random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads()
+
+def lightning():
+    return [name for name in sys.modules if name.split(".")[0] in {LIGHTNING!r}]
+
+def plugins():
+    return [name for name in sys.modules if name.startswith("{PACKAGE}_")]
+
+before = state()
+import lightning_poison.registry.hookspecs
+report = {{"hookspecs": [name for name in sys.modules if name.split(".")[0] == "{PACKAGE}"]}}
+from lightning_poison.registry.loading import OWN_SCORERS
+report["unchanged"] = state() == before
+report["package"] = lightning() + plugins()
 for name in {below!r}:
     importlib.import_module(name)
-print([name for name in sys.modules if name.split(".")[0] in {LIGHTNING!r} or name.startswith("{PACKAGE}_")])
+report["below Lightning"] = lightning() + plugins()
+from lightning_poison.registry import available_attacks
+report["plug-ins"] = sorted({{offer.source.plugin for offer in available_attacks()}})
+report["available"] = lightning()
+print(json.dumps(report))
 """
-    assert run(program) == "[]\n"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout)
 
 
 @pytest.mark.slow
-def test_plugins_load_no_lightning():
-    program = f"""
-import sys
-from lightning_poison.registry import available_attacks
-assert {{offer.source.plugin for offer in available_attacks()}} >= {{"labels", "collisions"}}
-print([name for name in sys.modules if name.split(".")[0] in {LIGHTNING!r}])
-"""
-    assert run(program) == "[]\n"
+def test_import_loads_seeds_and_patches_nothing(imported):
+    assert imported["unchanged"]
+    assert imported["package"] == []
+
+
+@pytest.mark.slow
+def test_hookspecs_load_few_modules(imported):
+    assert 0 < len(imported["hookspecs"]) <= 12
+
+
+@pytest.mark.slow
+def test_below_lightning_packages_nothing_loads_lightning_or_a_plugin(imported):
+    assert imported["below Lightning"] == []
+
+
+@pytest.mark.slow
+def test_plugins_load_no_lightning(imported):
+    assert {"labels", "collisions"} <= set(imported["plug-ins"])
+    assert imported["available"] == []

@@ -1,9 +1,18 @@
+import copy
 import logging
 
 import pytest
 import torch
 
-from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, Runtime, SingleRank, all_ranks, has_fast_bf16
+from lightning_poison.errors import RankFailedError
+from lightning_poison.runtime import (
+    DEFAULT_THREADS,
+    LocalRuntime,
+    Runtime,
+    SingleRank,
+    all_ranks,
+    has_fast_bf16,
+)
 
 
 def test_collectives_of_single_process_are_identity():
@@ -57,43 +66,49 @@ def test_refuses(arguments, message):
 
 
 class Recording(LocalRuntime):
-    """Records the flags that a rank passes to `all_true`."""
+    """Records what a rank passes to `agree`."""
 
     def __init__(self):
         super().__init__()
-        self.flags = []
+        self.errors = []
 
-    def all_true(self, flag):
-        self.flags.append(flag)
-        return flag
+    def agree(self, error=None):
+        self.errors.append(error)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("odd")])
 def test_all_ranks_reports_failure_and_raises_original_error(error):
     runtime = Recording()
-    with pytest.raises(error), all_ranks(runtime):
+    with pytest.raises(type(error)), all_ranks(runtime):
         raise error
-    assert runtime.flags == [False]
+    assert runtime.errors == [error]
 
 
 def test_all_ranks_reports_success():
     runtime = Recording()
     with all_ranks(runtime):
         pass
-    assert runtime.flags == [True]
+    assert runtime.errors == [None]
 
 
 def test_all_ranks_raises_if_another_rank_fails(several_ranks):
     def work(runtime):
         with all_ranks(runtime):
             if runtime.rank == 1:
-                raise KeyError("here")
+                raise FileNotFoundError("/data/train\x1b[2J is not on this node")
 
     first, second, third = several_ranks(3, work)
-    assert isinstance(second, KeyError)
+    assert isinstance(second, FileNotFoundError)
     for error in (first, third):
-        assert isinstance(error, RuntimeError)
-        assert "another rank failed" in str(error)
+        assert isinstance(error, RankFailedError)
+        assert "rank 1 failed: FileNotFoundError: /data/train\\x1b[2J is not on this node.\n" in str(error)
+
+
+@pytest.mark.parametrize("error", [RankFailedError(2, "OSError: full", True), RankFailedError(None)])
+def test_failure_of_another_rank_can_be_copied_and_pickled(error):
+    copied = copy.copy(error)  # by the same protocol
+    assert vars(copied) == vars(error)
+    assert str(copied) == str(error)
 
 
 def test_single_rank_has_no_collectives(several_ranks):

@@ -1,12 +1,22 @@
+import errno
 import os
 import pickle
 import stat
-from typing import ClassVar
+import time
+from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lightning_poison.serialization import KindRegistry, atomic_path, read_tensors, write_tensors
+from lightning_poison.serialization import (
+    atomic_path,
+    check_writable,
+    from_json,
+    read_object,
+    read_tensors,
+    write_tensors,
+)
 
 TENSORS = {"a": torch.arange(6).view(2, 3), "b": torch.tensor([True, False]), "c": torch.tensor([1 / 3]).double()}
 
@@ -82,26 +92,146 @@ def test_refuses_file_of_other_kind(tmp_path):
         read_tensors(tmp_path / "f", "test")
 
 
-def named(kind, name="Thing", module="one"):
-    return type(name, (), {"kind": kind, "__module__": module, "__qualname__": name})
+def test_damaged_contents_are_named(tmp_path):
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test", "text": "before"})
+    content = (tmp_path / "f").read_bytes()
+    (tmp_path / "f").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"the tensor `\w` in .*f to have the checksum \w{32} .*\nThe file is damaged"):
+        read_tensors(tmp_path / "f", "test")
+    (tmp_path / "f").write_bytes(content.replace(b"before", b"behind"))
+    with pytest.raises(ValueError, match=r"Expected the JSON object in .*f to have the checksum"):
+        read_tensors(tmp_path / "f", "test")
 
 
-def test_refuses_second_class_for_kind():
-    registry = KindRegistry("thing")
-    registry.register(named("a"))
-    registry.register(named("a"))  # the same module, imported again
-    for other in (named("a", name="Other"), named("a", module="two")):
-        with pytest.raises(ValueError, match=r"Expected a new kind of thing, but `a` of[\s\S]*Give the class another"):
-            registry.register(other)
+def test_files_without_checksums_are_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "f", metadata={"lightning_poison": '{"kind": "test"}'})
+    with pytest.raises(ValueError, match=r"Expected `checksums` in the metadata of .*f, but got None"):
+        read_tensors(tmp_path / "f", "test")
 
 
-def test_error_lists_known_kinds():
-    class Thing:
-        kind: ClassVar[str] = "known"
+def test_refuses_other_versions(tmp_path):
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test", "version": 2})
+    assert read_tensors(tmp_path / "f", "test", version=2)
+    assert read_tensors(tmp_path / "f", "test")
+    with pytest.raises(ValueError, match=r"`version` 1 of the test format, but .*f has 2\.\nRead it with the release"):
+        read_tensors(tmp_path / "f", "test", version=1)
 
-    registry = KindRegistry("thing")
-    registry.register(Thing)
-    with pytest.raises(ValueError, match=r"kind of thing \(known\), but got 'frog'[\s\S]*Import the plug-in"):
-        registry.unpack({"kind": "frog"}, {})
-    with pytest.raises(ValueError, match="but got 'None'"):
-        registry.unpack({}, {})
+
+def test_errors_of_parts_come_before_those_of_checksums(tmp_path):
+    def build(meta, tensors):
+        assert meta == {"text": "behind"}
+        raise KeyError("odd\x1b")
+
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test", "version": 1, "text": "before"})
+    (tmp_path / "f").write_bytes((tmp_path / "f").read_bytes().replace(b"before", b"behind"))
+    with pytest.raises(ValueError, match=r"f has an invalid part\. Building the test failed: KeyError: 'odd\\+x1b'"):
+        read_object(tmp_path / "f", "test", build, version=1)
+    with pytest.raises(ValueError, match=r"Expected the JSON object in .*f to have the checksum"):
+        read_object(tmp_path / "f", "test", lambda meta, tensors: None, version=1)
+
+
+def test_loaded_tensors_do_not_change_with_the_file(tmp_path):
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
+    tensors, _ = read_tensors(tmp_path / "f", "test")
+    with (tmp_path / "f").open("r+b") as file:
+        file.truncate(0)
+    assert torch.equal(tensors["a"], TENSORS["a"])
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1], "`point` to be a JSON object, but got list"),
+        ({}, "with the fields x, y, but got one without `x`"),
+        ({"x": 1, "odd\x1b": 2}, r"but got one with `odd\\x1b`"),
+    ],
+)
+def test_other_fields_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(Point, value, "point")
+
+
+def partials(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
+
+
+def test_temporary_files_of_killed_runs_are_removed(tmp_path):
+    names = [
+        ".f.0123abcd.partial",
+        ".f.89abcdef.partial",
+        ".g.0123abcd.partial",
+        ".f.short.partial",
+        "f.0123abcd.partial",
+    ]
+    old = time.time() - 4_000
+    for name in names:
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (old, old))
+    os.utime(tmp_path / names[1])  # written at this moment by another run
+    (tmp_path / ".f.00000000.partial").mkdir()
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
+    assert partials(tmp_path) == sorted([*names[1:], ".f.00000000.partial"])
+
+
+def test_content_is_on_the_disk_before_the_file_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+
+    def record_sync(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def record_rename(*arguments):
+        calls.append("rename")
+        replace(*arguments)
+
+    monkeypatch.setattr("os.fsync", record_sync)
+    monkeypatch.setattr("os.replace", record_rename)
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
+    assert calls == ["file", "rename", "folder"]
+
+
+def fail_sync(monkeypatch, code):
+    def fail(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", fail)
+
+
+def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    (tmp_path / "f").write_text("old")
+    fail_sync(monkeypatch, errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
+    assert (tmp_path / "f").read_text() == "old"
+    assert not partials(tmp_path)
+    with pytest.raises(OSError, match="No space left on device"):
+        check_writable(tmp_path, ("f",))
+    assert not partials(tmp_path)
+
+
+def test_file_systems_that_cannot_wait_for_the_disk_are_written(tmp_path, monkeypatch):
+    fail_sync(monkeypatch, errno.EINVAL)
+    write_tensors(tmp_path / "f", TENSORS, {"kind": "test"})
+    assert read_tensors(tmp_path / "f", "test")
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path):
+    for name in ("n" * 255, "ä" * 127):
+        write_tensors(tmp_path / name, TENSORS, {"kind": "test"})
+        assert read_tensors(tmp_path / name, "test")
+    assert not partials(tmp_path)
+
+
+def test_check_writable_finds_folders_in_the_place_of_files(tmp_path):
+    (tmp_path / "f").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"Is a directory: .*f"):
+        check_writable(tmp_path, ("e", "f"))
+    check_writable(tmp_path / "new" / "folder", ("f",))
+    assert not list((tmp_path / "new" / "folder").iterdir())

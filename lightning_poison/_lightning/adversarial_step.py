@@ -1,6 +1,7 @@
 """`AdversarialStep`: runs a module's `training_step` inside an adversarial recipe."""
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lightning_poison.adversarial.adversaries import PGD, Adversary
 from lightning_poison.adversarial.batch import (
     AttackedBatch,
     SampleLoss,
+    check_probabilities,
     has_classes,
     robustness_metrics,
     sample_cross_entropy,
@@ -79,7 +81,7 @@ class AdversarialSettings:
         Raises:
             ValueError: If inputs or labels are not found or invalid.
         """
-        spec = self.sample or SampleSpec.detect(batch, batched=True, mixed=True)
+        spec = self.sample or _detected(batch)
         inputs, labels = spec.inputs_in(batch), spec.labels_in(batch)
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             may_be_labels = isinstance(inputs, Tensor) and inputs.ndim < 2
@@ -89,6 +91,8 @@ class AdversarialSettings:
         if not isinstance(labels, Tensor) or not labels.ndim or len(labels) != len(inputs):
             found = f"{describe(labels)} at {spec.labels!r}"
             raise ValueError(expected("labels", f"one for each of {len(inputs)} samples", found, NAME_THEM))
+        if self.loss is sample_cross_entropy:
+            check_probabilities(labels)
         return AttackedBatch(
             batch=batch,
             sample=spec,
@@ -104,6 +108,17 @@ class AdversarialSettings:
             part=part,
             sum_over_ranks=sum_over_ranks,
         )
+
+
+def _detected(batch: Any) -> SampleSpec:
+    """Detect inputs and labels. A pair of tensors of one length is taken as such, whatever the form of the labels."""
+    try:
+        return SampleSpec.detect(batch, batched=True, mixed=True)
+    except ValueError:
+        is_pair = isinstance(batch, list | tuple) and len(batch) == 2
+        if is_pair and all(isinstance(part, Tensor) and part.ndim for part in batch) and len(batch[0]) == len(batch[1]):
+            return SampleSpec("0", "1")
+        raise
 
 
 class AdversarialStep:
@@ -271,12 +286,32 @@ def logits_of(module: nn.Module, source: str | Callable[[nn.Module, Tensor], Any
         raise ValueError(expected("logits", f"a submodule or a method of {kind}", repr(source), hint)) from error
     try:
         output = forward(inputs)
+    except TypeError:
+        _check_takes_inputs(forward, kind, hint)
+        raise
     except NotImplementedError as error:
         raise TypeError(f"Expected {kind} to return logits from `forward`, but it has none.\n{hint}") from error
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(found, Tensor):
         raise TypeError(expected("logits", "a tensor, or an output with a tensor `logits`", describe(output), hint))
     return found
+
+
+def _check_takes_inputs(forward: Any, kind: str, hint: str) -> None:
+    """Check that a module or a function can be called with inputs alone.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    try:
+        signature = inspect.signature(forward.forward if isinstance(forward, nn.Module) else forward)
+    except (TypeError, ValueError):  # a builtin
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        found = f"a call with more arguments, `forward{signature}`"
+        raise TypeError(expected("logits", f"what {kind} returns for inputs alone", found, hint)) from error
 
 
 def refuse_strategy(kind: type[Any]) -> None:

@@ -9,7 +9,10 @@ have requested the loader.
 from collections.abc import Callable
 from typing import Any
 
+from lightning_poison._lightning.ranks import rest_link
+from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison.errors import UnsupportedDataError
+from lightning_poison.runtime import all_ranks
 
 Transform = Callable[[Any], Any]
 """Maps the loader, or the collection of loaders, of the source to the one that the Trainer gets."""
@@ -22,8 +25,9 @@ class DataSource:
     removed in any order.
     """
 
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, trainer: Any) -> None:
         self._original = original
+        self._trainer = trainer
         self._transforms: dict[str, Transform] = {}
 
     @classmethod
@@ -40,7 +44,7 @@ class DataSource:
                 "Wrap the data instead: `SanitizedDataModule(datamodule, scorer)`."
             )
         if not isinstance(loop._data_source, cls):
-            loop._data_source = cls(loop._data_source)
+            loop._data_source = cls(loop._data_source, trainer)
         loop._data_source._transforms[key] = transform
 
     @classmethod
@@ -72,10 +76,13 @@ class DataSource:
         self._original.instance = value
 
     def dataloader(self) -> Any:
-        """Return the transformed loaders."""
-        loaders = self._original.dataloader()
-        for transform in list(self._transforms.values()):
-            loaders = transform(loaders)
+        """Return the transformed loaders. If the source raises on one rank, all ranks raise."""
+        with open_runtime(self._trainer) as runtime:
+            with all_ranks(runtime):
+                loaders = self._original.dataloader()
+            for transform in list(self._transforms.values()):
+                loaders = transform(loaders)
+        rest_link(self._trainer)
         return loaders
 
     def is_defined(self) -> bool:

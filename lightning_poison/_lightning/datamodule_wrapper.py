@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader
 
 from lightning_poison._lightning.loaders import map_loaders
 from lightning_poison._lightning.namespaces import DataModuleBase, lightning_types
+from lightning_poison._lightning.ranks import rest_link
+from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.yaml_types import AnyData, instantiate
 from lightning_poison.checks import expected
+from lightning_poison.runtime import all_ranks
 
 _DELEGATED = (
     "name",
@@ -115,8 +118,13 @@ class DataModuleWrapper(DataModuleBase):
         return repr(self)
 
     def train_dataloader(self) -> Any:
-        """Return the transformed training loaders."""
-        return self.transform_loaders(self.inner.train_dataloader() if self._is_module else self.inner)
+        """Return the transformed training loaders. If the inner DataModule raises on one rank, all ranks raise."""
+        with open_runtime(self.trainer) as runtime:
+            with all_ranks(runtime):
+                loaders = self.inner.train_dataloader() if self._is_module else self.inner
+            loaders = self.transform_loaders(loaders)
+        rest_link(self.trainer)
+        return loaders
 
     def transform_loaders(self, loaders: Any) -> Any:
         """Return the loaders that replace the inner ones."""

@@ -7,11 +7,11 @@ left out would return.
 
 import copy
 import inspect
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from lightning_poison._lightning.samplers import (
     RemappedBatchSampler,
@@ -20,7 +20,7 @@ from lightning_poison._lightning.samplers import (
     adapt_sampler,
 )
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
-from lightning_poison.checks import printable
+from lightning_poison.checks import expected, printable
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.runtime import Runtime, all_ranks
@@ -55,31 +55,70 @@ def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") ->
     return change(path, tree)
 
 
-def indexable_loaders(loaders: Any) -> list[DataLoader[Any]]:
-    """Return all training loaders in a collection, each one checked to be filterable by sample index.
+def select_loaders(loaders: Any, wanted: Sequence[str] | None) -> dict[str, Any]:
+    """Return the training loaders of a collection by path, all or some.
+
+    Args:
+        loaders: A training loader or a collection of them.
+        wanted: Paths such as `"['a'][0]"`, or the keys or positions of loaders or nested collections, such as `"a"`.
+            Default: all.
 
     Raises:
-        UnsupportedDataError: If one is not a torch DataLoader, or its data set is iterable only.
+        ValueError: If there is no loader of this path.
+
+    Example:
+        >>> list(select_loaders({"a": ["first", "second"], "b": "third"}, None))
+        ["['a'][0]", "['a'][1]", "['b']"]
+        >>> select_loaders({"a": ["first", "second"], "b": "third"}, ["a"])
+        {"['a'][0]": 'first', "['a'][1]": 'second'}
     """
-    found: list[DataLoader[Any]] = []
-    map_loaders(loaders, lambda path, loader: found.append(_check_indexable(loader, path)))
-    return found
+    found: dict[str, Any] = {}
+    map_loaders(loaders, found.__setitem__)
+    if wanted is None:
+        return found
+    chosen: set[str] = set()
+    for name in wanted:
+        starts = (name, f"[{name!r}]", f"[{name}]")
+        of_name = {path for path in found if any(f"{path}[".startswith(f"{start}[") for start in starts if start)}
+        of_name |= {name} & found.keys()
+        if not of_name:
+            known = ", ".join(printable(path) for path in found)
+            got = printable(repr(name))
+            way = "A single training loader has no path: leave out `loaders`." if set(found) == {""} else ""
+            raise ValueError(expected("loaders", f"paths or keys of the training loaders, {known}", got, way))
+        chosen |= of_name
+    return {path: loader for path, loader in found.items() if path in chosen}
 
 
-def _check_indexable(loader: Any, path: str) -> DataLoader[Any]:
+def check_indexable(loader: Any, path: str, *, way: str = "") -> DataLoader[Any]:
+    """Return a training loader if it can be filtered by sample index.
+
+    Args:
+        loader: The loader.
+        path: Its path in its collection, for messages.
+        way: A further way out, for messages.
+
+    Raises:
+        UnsupportedDataError: If it is not a torch DataLoader, or its data set is iterable only.
+    """
     where = f"the training loader {printable(path)}" if path else "the training loader"
     if not isinstance(loader, DataLoader):
         raise UnsupportedDataError(
             f"Expected {where} to be a torch DataLoader, but got {type(loader).__name__}.\n"
-            "Samples are filtered by index, which requires a DataLoader over a map-style data set."
+            f"Samples are filtered by index, which requires a DataLoader over a map-style data set.{way}"
         )
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise UnsupportedDataError(
             f"Expected {where} to read a map-style data set, but {type(loader.dataset).__name__} is iterable only.\n"
             "Samples are filtered by index. Write the stream to files once and read them by index, or call `sanitize` "
-            "on a finite part of it and filter the stream by the verdict."
+            f"on a finite part of it and filter the stream by the verdict.{way}"
         )
     return loader
+
+
+def indexable_loaders(loaders: Any) -> list[DataLoader[Any]]:
+    """Return all training loaders in a collection, each one checked by `check_indexable`."""
+    return [check_indexable(loader, path) for path, loader in select_loaders(loaders, None).items()]
 
 
 def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset | PoisonedDataset) -> DataLoader[Any]:
@@ -121,6 +160,56 @@ def equalize_lengths(loader: DataLoader[Any], runtime: Runtime) -> DataLoader[An
         else:
             uneven.num_samples = shortest
     return loader
+
+
+def lost_batches(original: DataLoader[Any], rebuilt: DataLoader[Any], ranks: int) -> str:
+    """Describe samples that are never trained on because `drop_last` drops an incomplete batch.
+
+    Args:
+        original: The original loader.
+        rebuilt: The loader of the kept samples.
+        ranks: Number of ranks among which Lightning distributes the samples.
+
+    Returns:
+        A message if an epoch has no batch left, or more than a tenth of the kept samples is dropped that the original
+        loader would not drop; else an empty text.
+
+    Example:
+        >>> view = range(90)
+        >>> lost_batches(DataLoader(range(100), 100, drop_last=True), DataLoader(view, 100, drop_last=True), 1)
+        'the 90 samples that are kept do not fill a batch of 100, and `drop_last` drops the rest: 0 steps per epoch'
+    """
+    batches, before = _whole_batches(rebuilt, ranks), _whole_batches(original, ranks)
+    if batches is None or before is None:
+        return ""
+    (steps, size, samples), (steps_before, _, samples_before) = batches, before
+    each = " per rank" if ranks > 1 else ""
+    if not steps and steps_before:
+        return (
+            f"the {samples:,} samples{each} that are kept do not fill a batch of {size:,}, and `drop_last` drops the "
+            "rest: 0 steps per epoch"
+        )
+    dropped = samples - steps * size
+    if dropped - (samples_before - steps_before * size) > samples / 10:
+        return (
+            f"of the {samples:,} samples{each} that are kept, `drop_last` drops {dropped:,} in each epoch, which do "
+            f"not fill a batch of {size:,}"
+        )
+    return ""
+
+
+def _whole_batches(loader: DataLoader[Any], ranks: int) -> tuple[int, int, int] | None:
+    """Return the batches of an epoch of one rank, their size and the samples drawn, if `drop_last` drops any."""
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler or not batches.drop_last:
+        return None
+    try:
+        samples = len(batches.sampler)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    if not isinstance(batches.sampler, DistributedSampler):
+        samples = -(-samples // ranks)
+    return samples // batches.batch_size, batches.batch_size, samples
 
 
 def _is_uneven(sampler: Any) -> bool:

@@ -1,32 +1,44 @@
 """The records of a sanitizer: verdicts in checkpoints, files beside the run, and values in the Trainer's loggers."""
 
+import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, printable
+from lightning_poison.checks import describe_error, expected, printable
+from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.manifest import read_manifest, write_manifest
+from lightning_poison.manifest.manifest import Manifest, read_manifest
+from lightning_poison.sanitization.stored_decision import StoredDecision
 from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.serialization import check_writable
 
 REPORTS_FOLDER = "sanitizer_reports"
 
-_STATE_VERSION = 1
-"""Format of `verdicts_to_state`, stored in every state that is not empty."""
+CACHE_FOLDER = "sanitizer_cache"
+
+VERDICT_FILE = "verdict.safetensors"
+
+MANIFEST_FILE = "manifest.csv"
+
+_STATE_VERSION = 2
+"""Format of `decisions_to_state`, stored in every state that is not empty."""
 
 
-def verdicts_to_state(verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
-    """Return verdicts, by loader path, as tensors, strings and numbers for a checkpoint."""
-    packed = {path: {"meta": each.meta(), "tensors": each.tensors()} for path, each in verdicts.items()}
-    return {"version": _STATE_VERSION, "verdicts": packed}
+def decisions_to_state(decisions: Mapping[str, StoredDecision]) -> dict[str, Any]:
+    """Return decisions, by loader path, as tensors, strings and numbers for a checkpoint."""
+    return {"version": _STATE_VERSION, "decisions": {path: each.state() for path, each in decisions.items()}}
 
 
-def verdicts_from_state(state: Mapping[str, Any]) -> dict[str, Verdict]:
-    """Return the verdicts of a state that `verdicts_to_state` returned; none from an empty state.
+def decisions_from_state(state: Mapping[str, Any]) -> dict[str, StoredDecision]:
+    """Return the decisions of a state that `decisions_to_state` returned; none from an empty state.
 
     Raises:
         ValueError: If the format of the state is unknown, or the state is damaged.
@@ -38,13 +50,42 @@ def verdicts_from_state(state: Mapping[str, Any]) -> dict[str, Verdict]:
         hint = "Resume with the release that wrote the checkpoint, or score again with a new sanitizer."
         raise ValueError(expected("version", f"{_STATE_VERSION}, the format of stored decisions", found, hint))
     try:
-        items = state["verdicts"].items()
-        return {path: Verdict.from_saved(packed["meta"], packed["tensors"]) for path, packed in items}
-    except (KeyError, TypeError, AttributeError) as error:
+        return {path: StoredDecision.from_state(packed) for path, packed in state["decisions"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"Expected a complete decision in the checkpoint, but got a damaged one: {printable(repr(error))}.\n"
             "Resume from another checkpoint, or score again with a new sanitizer."
         ) from error
+
+
+def verdict_of(stored: StoredDecision) -> Verdict | None:
+    """Return the verdict of a stored decision from the file that it names; `None` if it is not there any more."""
+    if stored.file is None:
+        return None
+    try:
+        verdict = Verdict.load(stored.file)
+    except (OSError, ValueError):
+        return None
+    same = verdict.fingerprint == stored.fingerprint and torch.equal(verdict.keep, stored.keep)
+    return verdict if same else None
+
+
+def cache_directory(trainer: Any, dirpath: str | Path | None) -> Path | None:
+    """Return the folder for finished and half-finished work, which all runs in a root directory share.
+
+    Args:
+        trainer: Any Trainer, or `None`.
+        dirpath: The user's directory for files.
+
+    Returns:
+        `cache` in the user's directory, or `sanitizer_cache` in the root directory of the Trainer. `None` without
+        either, during `fast_dev_run`, and if the root directory is not in a local file system.
+    """
+    if dirpath is not None:
+        return Path(dirpath) / "cache"
+    if trainer is None or trainer.fast_dev_run or "://" in str(trainer.default_root_dir):
+        return None
+    return Path(trainer.default_root_dir) / CACHE_FOLDER
 
 
 def report_directory(trainer: Any, dirpath: str | Path | None, name: str) -> Path | None:
@@ -57,13 +98,38 @@ def report_directory(trainer: Any, dirpath: str | Path | None, name: str) -> Pat
         name: Name of the sanitizer.
 
     Returns:
-        The directory, or `None` without a Trainer and during `fast_dev_run`.
+        The directory, or `None` without a Trainer, during `fast_dev_run`, and if the Trainer's directory is not in a
+        local file system.
     """
     if dirpath is not None:
         return Path(dirpath)
     if trainer is None or trainer.fast_dev_run:
         return None
-    return Path(trainer.log_dir or trainer.default_root_dir) / REPORTS_FOLDER / name
+    root = str(trainer.log_dir or trainer.default_root_dir)
+    return None if "://" in root else Path(root) / REPORTS_FOLDER / name
+
+
+def check_directory(directory: Path, dirpath: str | Path | None, name: str) -> bool:
+    """Return whether files can be written to a directory, which is created. If they cannot, warn.
+
+    Args:
+        directory: Directory of a sanitizer's files.
+        dirpath: The user's directory, or `None` for the default.
+        name: Name of the sanitizer.
+
+    Raises:
+        OSError: If files cannot be written to the user's directory.
+    """
+    try:
+        check_writable(directory, (VERDICT_FILE, MANIFEST_FILE))
+    except OSError as error:
+        if dirpath is not None:
+            reason = f"{printable(directory)} cannot be written: {_reason(error)}"
+            hint = "Nothing has been scored yet. Correct the path, or choose another folder: `dirpath=...`."
+            raise OSError(expected("dirpath", "a folder for verdict and manifest", reason, hint)) from error
+        _warn_unwritten(directory, error, name, "will not be")
+        return False
+    return True
 
 
 def is_tuning(trainer: Any) -> bool:
@@ -82,8 +148,11 @@ def write_files(
     kept_by_hand: Tensor | None,
     flag_only: bool,
     announce: Callable[[str], None],
-) -> None:
-    """Write verdict and manifest, each atomically.
+    reading: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
+    name: str = "sanitizer",
+    warned: bool = False,
+) -> bool:
+    """Write verdict and manifest, each atomically, and return whether both were written. If one was not, warn.
 
     If the directory contains a manifest that was edited by hand and not passed to this run, it is renamed and the user
     is notified, so no edits are lost.
@@ -96,18 +165,54 @@ def write_files(
         kept_by_hand: int64 `(K,)`, samples kept by the user, as in `Manifest.from_verdict`.
         flag_only: Whether removed samples are trained on nevertheless.
         announce: Logs a message.
+        reading: How the data set is read: in a worker, if it has workers.
+        name: Name of the sanitizer, for the warning.
+        warned: Whether the user knows already that nothing can be written to the directory.
     """
-    verdict.save(directory / "verdict.safetensors")
+    errors = []
+    try:
+        verdict.save(directory / VERDICT_FILE)
+    except OSError as error:
+        errors.append(error)
+    build = partial(_manifest_of, verdict=verdict, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only)
+    manifest = run_in_worker(build, dataset, reading)
+    try:
+        _write_manifest(directory, manifest, kept_by_hand, announce)
+    except OSError as error:
+        errors.append(error)
+    if errors and not warned:
+        _warn_unwritten(directory, errors[0], name, "were not completely")
+    return not errors
+
+
+def _write_manifest(
+    directory: Path, manifest: Manifest, kept_by_hand: Tensor | None, announce: Callable[[str], None]
+) -> None:
     if kept_by_hand is None or not len(kept_by_hand):
-        renamed = _rename_edited(directory / "manifest.csv")
+        renamed = _rename_edited(directory / MANIFEST_FILE)
         if renamed is not None:
             announce(
                 "The manifest of an earlier run was edited by hand but not passed to this run, so the edits have no "
                 f"effect. It was renamed. To apply the edits, pass `manifest={printable(str(renamed))!r}`."
             )
-    write_manifest(
-        directory / "manifest.csv", verdict, dataset, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only
+    manifest.write(directory / MANIFEST_FILE)
+
+
+def _warn_unwritten(directory: Path, error: OSError, name: str, verb: str) -> None:
+    warnings.warn(
+        f"Verdict and manifest of `{name}` {verb} written to {printable(directory)}: {_reason(error)}. Training "
+        "continues, and the verdict is in memory.\nSave it after training: `sanitizer.verdict.save(path)`. For the "
+        "next run, choose another folder: `dirpath=...`.",
+        stacklevel=3,
     )
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or describe_error(error)
+
+
+def _manifest_of(dataset: Any, *, verdict: Verdict, **options: Any) -> Manifest:
+    return Manifest.from_verdict(verdict, dataset, **options)
 
 
 def log_values(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str, *, flag_only: bool = False) -> None:
@@ -154,5 +259,9 @@ def _rename_edited(path: Path) -> Path | None:
         is_edited = True
     if not is_edited:
         return None
-    names = (path.with_name(f"manifest.previous-{number}.csv") for number in itertools.count(1))
-    return path.replace(next(name for name in names if not name.exists()))
+    for number in itertools.count(1):
+        renamed = path.with_name(f"manifest.previous-{number}.csv")
+        with contextlib.suppress(FileExistsError):
+            renamed.touch(exist_ok=False)  # two runs never choose the same name
+            return path.replace(renamed)
+    raise AssertionError("unreachable: a count never ends")

@@ -2,38 +2,50 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from torch import Tensor, distributed
+from torch import Tensor
 
-from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, Progress, Runtime, SilentProgress
+from lightning_poison._lightning.interrupts import has_sigterm, sigterm_exception
+from lightning_poison._lightning.rank_link import RankLink
+from lightning_poison._lightning.ranks import active_link
+from lightning_poison.errors import RankFailedError
+from lightning_poison.runtime import (
+    DEFAULT_THREADS,
+    LocalRuntime,
+    NoUnits,
+    Progress,
+    Runtime,
+    SilentProgress,
+    Units,
+)
 
 ValueT = TypeVar("ValueT")
-
-_TIMEOUT = timedelta(days=7)
-"""How long ranks wait for a rank that is still fitting; the usual 10 to 30 minutes are meant for training steps."""
 
 
 class TrainerRuntime:
     """Computes on a Trainer's device and communicates through its strategy.
 
+    Every collective begins with an agreement of the ranks, which names a rank that has failed, was killed or is
+    stopped. A collective itself would wait for it.
+
     Args:
         trainer: A Trainer whose strategy is set up.
         num_workers: Worker processes that read samples.
+        link: The link between its ranks. Default: none, for a single rank.
     """
 
-    def __init__(self, trainer: Any, *, num_workers: int = 0) -> None:
+    def __init__(self, trainer: Any, *, num_workers: int = 0, link: RankLink | None = None) -> None:
         self._trainer = trainer
+        self._link = link
         self._local = LocalRuntime(trainer.strategy.root_device)
-        self._group: Any = None
         self.device = self._local.device
         self.rank: int = trainer.global_rank
         self.world_size: int = trainer.world_size
         self.threads = DEFAULT_THREADS
         self.num_workers = num_workers
+        self.units: Units = NoUnits()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return bfloat16 autocast if the device supports it natively; a Trainer's precision applies to its module."""
@@ -41,37 +53,78 @@ class TrainerRuntime:
 
     def reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over all ranks, on the CPU."""
-        summed = self._trainer.strategy.reduce(tensor.to(self.device, copy=True), reduce_op="sum")
+        with self._collective():
+            summed = self._trainer.strategy.reduce(tensor.to(self.device, copy=True), reduce_op="sum")
         return cast("Tensor", summed).cpu()
 
     def broadcast(self, value: ValueT) -> ValueT:
         """Return rank 0's value on every rank."""
-        return cast("ValueT", self._trainer.strategy.broadcast(value, src=0))
+        with self._collective():
+            return cast("ValueT", self._trainer.strategy.broadcast(value, src=0))
 
     def all_true(self, flag: bool) -> bool:
         """Return whether the flag is set on every rank, however long the slowest rank takes."""
-        if self.world_size == 1 or not (distributed.is_available() and distributed.is_initialized()):
+        if self._link is None:
             return bool(self._trainer.strategy.reduce_boolean_decision(flag, all=True))
-        if self._group is None:
-            self._group = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
-        flags = torch.tensor([int(flag)])
-        distributed.all_reduce(flags, op=distributed.ReduceOp.MIN, group=self._group)
-        return bool(flags.item())
+        with self._translating_sigterm():
+            return self._link.agree(flag, check=self._check_sigterm)
 
-    def progress(self, total: int, description: str) -> AbstractContextManager[Progress]:
-        """Return a progress bar in the style of the Trainer's own."""
-        return trainer_progress(self._trainer, total, description)
+    def agree(self, error: BaseException | None = None) -> None:
+        """Wait for all ranks, or tell them about the error of this one.
+
+        Raises:
+            RankFailedError: If another rank has failed, was killed, is stopped or takes too long.
+            SIGTERMException: If any rank was asked to end.
+        """
+        if error is None:
+            self._check_sigterm()
+        if self._link is None:
+            if not self.all_true(error is None) and error is None:
+                raise RankFailedError(None)
+        elif error is None:
+            self.all_true(True)
+        else:
+            self._link.fail(error)
+
+    @contextmanager
+    def progress(self, total: int, description: str) -> Iterator[Progress]:
+        """Show a progress bar in the style of the Trainer's own, which ends the work if any rank has to end."""
+        with trainer_progress(self._trainer, total, description) as bar:
+            yield _WatchedProgress(bar, self._check_ranks, total, description)
 
     def announce(self, message: str) -> None:
         """Log at level INFO with Lightning's logger, on rank 0."""
         if self.rank == 0:
             rank_zero_info(message)
 
-    def close(self) -> None:
-        """Destroy the process group of `all_true`."""
-        if self._group is not None:
-            distributed.destroy_process_group(self._group)
-            self._group = None
+    @contextmanager
+    def _collective(self) -> Iterator[None]:
+        if self._link is None:
+            yield
+            return
+        self.all_true(True)
+        with self._link.naming_failures():
+            yield
+
+    def _check_ranks(self, doing: str, progress: str) -> None:
+        self._check_sigterm()
+        if self._link is not None:
+            self._link.report(doing, progress)
+            with self._translating_sigterm():
+                self._link.check()
+
+    def _check_sigterm(self) -> None:
+        if has_sigterm(self._trainer):
+            raise sigterm_exception(self._trainer)
+
+    @contextmanager
+    def _translating_sigterm(self) -> Iterator[None]:
+        try:
+            yield
+        except RankFailedError as error:
+            if error.is_interrupt:
+                raise sigterm_exception(self._trainer) from error
+            raise
 
 
 @contextmanager
@@ -85,11 +138,8 @@ def open_runtime(trainer: Any, *, num_workers: int = 0) -> Iterator[Runtime]:
     if trainer is None:
         yield LocalRuntime(num_workers=num_workers)
         return
-    runtime = TrainerRuntime(trainer, num_workers=num_workers)
-    try:
-        yield runtime
-    finally:
-        runtime.close()
+    with active_link(trainer) as link:
+        yield TrainerRuntime(trainer, num_workers=num_workers, link=link)
 
 
 @contextmanager
@@ -135,6 +185,20 @@ def _rich_display(host: Any) -> Iterator[Any]:
 
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True) as display:
         yield display
+
+
+class _WatchedProgress:
+    """Checks at every step whether this rank or another one has to end."""
+
+    def __init__(self, bar: Progress, check: Callable[[str, str], None], total: int, description: str) -> None:
+        self._bar, self._check, self._total, self._description = bar, check, total, description
+        self._done = 0
+        check(description, "")
+
+    def advance(self, steps: int = 1) -> None:
+        self._bar.advance(steps)
+        self._done += steps
+        self._check(self._description, f", {self._done} of {self._total}")
 
 
 class _ProgressBar:

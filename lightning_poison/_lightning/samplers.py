@@ -72,9 +72,12 @@ def _filtered(sampler: Any, view: SanitizedDataset) -> Any:
     """Return a weighted or wrapped sampler over a filtered view."""
     kind = type(sampler).__name__
     if kind == "WeightedRandomSampler":
-        weights = torch.as_tensor(sampler.weights)[view.indices]
-        count = _scaled(sampler.num_samples, view)
-        count = count if sampler.replacement else min(count, int((weights > 0).sum()))
+        weights = torch.as_tensor(sampler.weights)
+        before, weights = int((weights > 0).sum()), weights[view.indices]
+        kept = int((weights > 0).sum())
+        _check_draws_some(kept, kind)
+        count = max(1, round(sampler.num_samples * kept / before))
+        count = count if sampler.replacement else min(count, kept)
         rebuilt = type(sampler)(weights, count, sampler.replacement, getattr(sampler, "generator", None))
         rebuilt.view = view
         return rebuilt

@@ -14,7 +14,7 @@ from lightning_poison.adversarial.adversaries import Adversary, Loss
 from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import evaluating, frozen
 from lightning_poison.data.pixel_range import PixelRange
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec, are_probabilities
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits `(B, C)` and labels to one loss each, `(B,)`."""
@@ -31,20 +31,75 @@ def sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         Losses, `(B,)`.
 
     Raises:
-        ValueError: If logits and labels do not match.
+        ValueError: If logits and labels do not match, or there are fewer than two classes.
 
     Example:
         >>> sample_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
         tensor([4., 4.])
     """
+    way = _loss_of(logits, labels)
     if logits.ndim != 2 or len(logits) != len(labels):
-        hint = "Set `logits=` to the submodule or method that returns logits, by name, or to a function."
+        hint = way or "Set `logits=` to the submodule or method that returns logits, by name, or to a function."
         raise ValueError(expected("logits", f"({len(labels)}, C), one row per sample", describe(logits), hint))
+    if logits.shape[1] < 2:
+        raise ValueError(expected("logits", f"({len(labels)}, C) of at least two classes", describe(logits), way))
     if labels.shape != (logits.shape if labels.is_floating_point() else logits.shape[:1]):
-        hint = "Set the path to the labels, `sample=SampleSpec(labels=...)`, or pass a `loss=` for these labels."
+        hint = way or "Set the path to the labels, `sample=SampleSpec(labels=...)`, or pass a `loss=` for these labels."
         what = f"class indices (B,), or probabilities {tuple(logits.shape)}"
         raise ValueError(expected("labels", what, describe(labels), hint))
     return F.cross_entropy(logits.float(), labels if labels.is_floating_point() else labels.long(), reduction="none")
+
+
+def _loss_of(logits: Tensor, labels: Tensor) -> str:
+    """Return which `loss=` fits outputs that are not logits of exclusive classes; empty if unknown."""
+    if not logits.is_floating_point():
+        return ""
+    if not labels.is_floating_point() and logits.ndim > 2 and labels.shape == logits.shape[:1] + logits.shape[2:]:
+        return _SEGMENTATION
+    if logits.ndim == 1 or logits.shape[1:] == (1,) or (labels.is_floating_point() and labels.shape == logits.shape):
+        return _BINARY if bool(torch.isin(labels, labels.new_tensor([0, 1])).all()) else _REGRESSION
+    return ""
+
+
+def _way(task: str, loss: str) -> str:
+    return f"For {task} pass the loss of each sample: `loss=lambda {loss}`."
+
+
+_REGRESSION = _way(
+    "regression",
+    "outputs, targets: F.mse_loss(outputs, targets, reduction='none').reshape(len(outputs), -1).mean(1)",
+)
+_SEGMENTATION = _way(
+    "segmentation", "logits, masks: F.cross_entropy(logits, masks, reduction='none').flatten(1).mean(1)"
+)
+_BINARY = _way(
+    "binary and multi-label classification",
+    "logits, labels: F.binary_cross_entropy_with_logits(logits, labels.float(), reduction='none')"
+    ".reshape(len(logits), -1).mean(1)",
+)
+
+
+def check_probabilities(labels: Tensor) -> None:
+    """Check that float labels `(B, C)` are class probabilities. Softmax assumes that classes exclude each other.
+
+    Raises:
+        ValueError: If a row does not sum to 1, as in multi-label classification, or there is one column.
+
+    Example:
+        >>> check_probabilities(torch.tensor([[1.0, 0.0, 1.0]]))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected `labels` to be class indices (B,), or probabilities (B, C), but got several classes in ...
+        For binary and multi-label classification pass the loss of each sample: ...
+    """
+    if labels.ndim != 2 or not labels.is_floating_point() or (labels.shape[1] > 1 and are_probabilities(labels)):
+        return
+    is_binary = bool(torch.isin(labels, labels.new_tensor([0, 1])).all())
+    found = "one column of numbers" if labels.shape[1] == 1 else "rows with another sum than 1"
+    if is_binary and labels.shape[1] > 1:
+        found = "several classes in a row, or none, as in multi-label classification"
+    way = _BINARY if is_binary else _REGRESSION
+    raise ValueError(expected("labels", "class indices (B,), or probabilities (B, C)", found, way))
 
 
 def sum_of_one_rank(tensor: Tensor) -> Tensor:

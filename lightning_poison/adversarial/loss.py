@@ -1,5 +1,7 @@
 """`AdversarialLoss`: the cross-entropy of perturbed inputs, for `lightning_poison.models.fitting.fit_module`."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,3 +63,12 @@ class AdversarialLoss:
                 generator=self._generator,
             )
         return F.cross_entropy(module(perturbed).float(), labels)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what changes from call to call, so that an interrupted fit can continue."""
+        return {"calls": torch.tensor(self._calls), "draws": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._calls = int(state["calls"])
+        self._generator.set_state(state["draws"])

@@ -12,6 +12,7 @@ from lightning_poison.adversarial.adversaries import Loss
 from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import evaluating, frozen
+from lightning_poison.data.sample_spec import are_probabilities
 from lightning_poison.models.feature_extractor import FeatureExtractor, find_layer
 
 PoisonLoss = Callable[[AttackedBatch, Tensor, Sequence[str] | None], Loss | None]
@@ -191,7 +192,7 @@ def class_indices(labels: Tensor) -> Tensor:
         >>> class_indices(torch.tensor([[0.3, 0.7], [1.0, 0.0]]))
         tensor([1, 0])
     """
-    if labels.ndim != 1 + labels.is_floating_point():
+    if not are_probabilities(labels) if labels.is_floating_point() else labels.ndim != 1:
         what = "class indices (B,), or probabilities (B, C), for `PoisonImmunity`"
         raise ValueError(expected("labels", what, describe(labels)))
     return labels.argmax(1) if labels.is_floating_point() else labels.long()

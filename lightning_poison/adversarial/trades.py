@@ -12,8 +12,9 @@ from torch import Tensor
 from lightning_poison.adversarial.batch import AttackedBatch
 from lightning_poison.adversarial.recipes import Step
 from lightning_poison.adversarial.step_output import loss_in, with_loss
-from lightning_poison.checks import expected, positive
+from lightning_poison.checks import describe, expected, positive
 from lightning_poison.contexts import untracked
+from lightning_poison.data.sample_spec import are_probabilities
 
 
 def prediction_divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
@@ -43,7 +44,8 @@ class TRADES:
     that it returns. The module runs two more forward passes with batch statistics: one for the clean inputs, without an
     update of batch norm's running statistics, and one for the perturbed inputs, with an update, as in the authors'
     code. Manual optimization is not supported, since there is no loss to add to. If the step returns `None`, the batch
-    is skipped as usual. The divergence has no gradient at the clean inputs, so the adversary needs a random start.
+    is skipped as usual. The divergence has no gradient at the clean inputs, so the adversary needs a random start. It
+    compares class probabilities: regression, multi-label classification and segmentation are refused in the first step.
 
     Args:
         beta: 1/λ of the paper, above 0. The authors use 1 and 6. Default: 6.
@@ -73,6 +75,7 @@ class TRADES:
             hint = "The divergence is 0 at the clean inputs, and has no gradient there."
             raise ValueError(expected("random_start", "True for a single step of `TRADES`", "False", hint))
         reference = attacked.evaluate(attacked.inputs)
+        _check_classes(reference, attacked.labels)
         perturbed = attacked.perturb(
             attacked.inputs, lambda inputs: prediction_divergence(attacked.logits(inputs), reference)
         )
@@ -84,3 +87,19 @@ class TRADES:
             clean = attacked.logits(attacked.inputs)
         divergence = prediction_divergence(attacked.logits(perturbed), clean).mean()
         return with_loss(output, loss + self.beta * divergence)
+
+
+def _check_classes(logits: Tensor, labels: Tensor) -> None:
+    """Check that the module predicts one class per sample, by a softmax.
+
+    Raises:
+        ValueError: If logits or labels have another form, as in regression.
+    """
+    way = (
+        "`TRADES` compares the predicted class probabilities of clean and perturbed inputs, for one class per sample. "
+    )
+    way += "For regression, multi-label classification or segmentation use `Madry()` with a `loss=` for each sample."
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(expected("logits", "(B, C), of at least two classes", describe(logits), way))
+    if labels.shape != logits.shape[:1] if not labels.is_floating_point() else not are_probabilities(labels):
+        raise ValueError(expected("labels", "class indices (B,), or probabilities (B, C)", describe(labels), way))

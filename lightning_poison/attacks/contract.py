@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison.attacks.objectives import objective_kinds
-from lightning_poison.attacks.poison import COVER, POISON, Attack, Poison
+from lightning_poison.attacks.poison import Attack, Poison
 from lightning_poison.attacks.threat import Threat
 from lightning_poison.checks import describe, printable
 from lightning_poison.data.labels import labels_of, read_sample
@@ -108,16 +108,11 @@ class _PoisonCheck:
         except ValueError as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise self.violation("return poison that fits the data set", f"an error: {reason}") from error
-        roles = self.poison.role
-        if not ((roles == POISON) | (roles == COVER)).all():
-            raise self.violation(
-                f"use only the roles {POISON} (poison) and {COVER} (cover)", sorted(set(roles.tolist()))
-            )
 
     def labels(self) -> None:
         true = labels_of(self.dataset)
         labels, classes = self.poison.labels, int(true.max()) + 1
-        if (invalid := labels[(labels < 0) | (labels >= classes)]).numel():
+        if (invalid := labels[labels >= classes]).numel():
             raise self.violation(f"return labels of the data set's {classes} classes", int(invalid[0]))
         if not (self.attack.clean_label or self.threat.clean_label):
             return
@@ -156,9 +151,6 @@ class _PoisonCheck:
             if not isinstance(original, Tensor) or not same_shape or original.dtype != inputs.dtype:
                 rule = f"return inputs like sample {index} of the data set, {describe(original)}"
                 raise self.violation(rule, f"samples like {describe(inputs[0])}")
-        if not torch.isfinite(inputs).all():
-            first = int(self.poison.indices[(~torch.isfinite(inputs.flatten(1))).any(1)][0])
-            raise self.violation("return finite inputs", f"NaN or infinite values at index {first}")
 
     def pixels(self, inputs: Tensor) -> None:
         """Check range and grid of images in the sample domain; uint8 guarantees both in the raw domain."""

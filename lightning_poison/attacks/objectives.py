@@ -13,13 +13,16 @@ from torch.utils.data import Dataset
 
 from lightning_poison import checks
 from lightning_poison.attacks.evaluation_sets import EvaluationSubset, StoredTargets
+from lightning_poison.attacks.kinds import KindRegistry, Saved
 from lightning_poison.attacks.triggers import Trigger, trigger_kinds
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.raw_images import transform_owner
-from lightning_poison.serialization import KindRegistry, Saved
+from lightning_poison.serialization import from_json
 
 ANY_OTHER = -1
 """Wanted label of an attacker who wants any label but the true one."""
+
+_CLASS = "a class, at least 0"
 
 
 @runtime_checkable
@@ -76,9 +79,9 @@ class _ObjectiveDefaults:
         return {}
 
     @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        """Rebuild the objective from its settings."""
-        return cls(**settings)
+    def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild the objective from its settings and tensors."""
+        return from_json(cls, {**settings, **tensors}, "objective")
 
 
 @objective_kinds.register
@@ -91,6 +94,10 @@ class TriggerObjective(_ObjectiveDefaults):
             a target for each true class.
         source_class: Attack only images of this class. Default: all classes.
 
+    Raises:
+        TypeError: If `trigger` is no trigger.
+        ValueError: If a class is not an integer of at least 0.
+
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
         >>> from lightning_poison.attacks.triggers import PatchTrigger
@@ -102,9 +109,15 @@ class TriggerObjective(_ObjectiveDefaults):
     kind: ClassVar[str] = "trigger"
 
     def __init__(self, trigger: Trigger, target_class: int | Tensor, source_class: int | None = None) -> None:
-        self.trigger = trigger
+        self.trigger: Trigger = checks.instance("trigger", trigger, Trigger)
+        if isinstance(target_class, Tensor):
+            checks.every("target_class", checks.index_vector("target_class", target_class), target_class >= 0, _CLASS)
+        else:
+            target_class = checks.positive_int("target_class", target_class, minimum=0)
         self.target_class = target_class
-        self.source_class = source_class
+        self.source_class = (
+            None if source_class is None else checks.positive_int("source_class", source_class, minimum=0)
+        )
 
     def __repr__(self) -> str:
         target = self.target_class.tolist() if isinstance(self.target_class, Tensor) else self.target_class
@@ -150,9 +163,12 @@ class TriggerObjective(_ObjectiveDefaults):
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild the objective."""
-        rest = dict(tensors)
-        target = rest.pop("target_class", settings["target_class"])
-        return cls(trigger_kinds.unpack(settings["trigger"], rest), target, settings["source_class"])
+        rest, parts = dict(tensors), dict(settings)
+        if "target_class" in rest:
+            parts["target_class"] = rest.pop("target_class")
+        if "trigger" in parts:
+            parts["trigger"] = trigger_kinds.unpack(parts["trigger"], rest)
+        return from_json(cls, parts, "objective")
 
 
 @objective_kinds.register
@@ -160,13 +176,15 @@ class InstancesObjective(_ObjectiveDefaults):
     """Targeted attack: selected test samples are misclassified, each as a label of the attacker's choice.
 
     Args:
-        inputs: Target samples `(T, ...)`: uint8 `(T, C, H, W)` in the raw domain, else as the data set returns them.
+        inputs: Target samples `(T, ...)`: uint8 `(T, C, H, W)` in the raw domain, else finite, as the data set returns
+            them.
         labels: True labels, int64 `(T,)`.
         wanted: Label as which each target is to be classified, int64 `(T,)`; −1 for any label but the true one.
         domain: `"raw"` if the transform of the test set still has to be applied, else `"sample"`.
 
     Raises:
-        ValueError: If `labels` or `wanted` is not an int64 vector with one entry per sample.
+        ValueError: If `labels` or `wanted` is not an int64 vector with one entry per sample, a label is out of its
+            range, or the inputs are not of the domain or not finite.
 
     Example:
         >>> labels, wanted = torch.tensor([0, 1]), torch.tensor([1, -1])
@@ -180,9 +198,17 @@ class InstancesObjective(_ObjectiveDefaults):
     def __init__(
         self, inputs: Tensor, labels: Tensor, wanted: Tensor, *, domain: Literal["raw", "sample"] = "sample"
     ) -> None:
+        if not isinstance(inputs, Tensor) or not inputs.ndim:
+            raise ValueError(checks.expected("inputs", "a tensor (T, ...)", checks.describe(inputs)))
         for name, value in (("labels", labels), ("wanted", wanted)):
             if len(checks.index_vector(name, value)) != len(inputs):
                 raise ValueError(checks.expected(name, f"as long as `inputs` ({len(inputs)})", len(value)))
+        checks.every("labels", labels, labels >= 0, _CLASS)
+        checks.every("wanted", wanted, wanted >= ANY_OTHER, "a class, or -1 for any other")
+        checks.one_of("domain", domain, ("raw", "sample"))
+        if domain == "raw" and (inputs.dtype != torch.uint8 or inputs.ndim != 4):
+            raise ValueError(checks.expected("inputs", "uint8 (T, C, H, W) in the raw domain", checks.describe(inputs)))
+        checks.every("inputs", inputs, inputs.isfinite(), "finite")
         self.inputs = inputs
         self.labels = labels
         self.wanted = wanted
@@ -206,7 +232,7 @@ class InstancesObjective(_ObjectiveDefaults):
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild the objective."""
-        return cls(tensors["inputs"], tensors["labels"], tensors["wanted"], domain=settings["domain"])
+        return from_json(cls, {**settings, **tensors}, "objective")
 
 
 @objective_kinds.register
@@ -217,6 +243,9 @@ class ProtectedClassObjective(_ObjectiveDefaults):
         protected_class: Class to be misclassified.
         target_class: Class as which it is to be classified. Default: −1, any other class.
 
+    Raises:
+        ValueError: If a class is not an integer in this range.
+
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
         >>> [item[1:] for item in ProtectedClassObjective(1).evaluation_set(TinyImages(6))]
@@ -226,8 +255,8 @@ class ProtectedClassObjective(_ObjectiveDefaults):
     kind: ClassVar[str] = "protected-class"
 
     def __init__(self, protected_class: int, target_class: int = ANY_OTHER) -> None:
-        self.protected_class = protected_class
-        self.target_class = target_class
+        self.protected_class = checks.positive_int("protected_class", protected_class, minimum=0)
+        self.target_class = checks.positive_int("target_class", target_class, minimum=ANY_OTHER)
 
     def __repr__(self) -> str:
         return f"ProtectedClassObjective({self.protected_class}, target_class={self.target_class})"

@@ -12,10 +12,16 @@ from torch.utils.data import Dataset
 from lightning_poison import checks
 from lightning_poison.attacks.objectives import Objective, objective_kinds
 from lightning_poison.attacks.threat import Surrogate, Threat
-from lightning_poison.serialization import read_tensors, write_tensors
+from lightning_poison.serialization import from_json, read_object, write_tensors
 
 POISON, COVER = 0, 1
 """Sample roles. Cover samples count neither as poison nor as clean samples."""
+
+_VERSION = 1
+"""Format of a poison file."""
+
+_OBJECTIVE = "objective."
+"""Prefix of the names of the objective's tensors in a poison file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +31,22 @@ class Poison:
     Args:
         indices: Unique positions in the training set, int64 `(P,)`. Samples with an index of `len(dataset)` or more are
             appended.
-        labels: Label of each poison sample, int64 `(P,)`.
+        labels: Label of each poison sample, int64 `(P,)`, at least 0.
         objective: Goal of the attack.
         attack: Name of the attack.
-        inputs: New inputs `(P, ...)`: images as uint8 `(P, C, H, W)` in the raw domain, else floating point as the data
-            set returns them. Default: none, only labels change.
-        base_indices: Sample from which each poison sample was made, int64 `(P,)`. Default: the sample that it replaces.
+        inputs: New inputs `(P, ...)`: images as uint8 `(P, C, H, W)` in the raw domain, else finite floating point as
+            the data set returns them. Default: none, only labels change.
+        base_indices: Sample from which each poison sample was made, int64 `(P,)`, at least 0. Default: the sample that
+            it replaces.
         role: 0 for poison and 1 for cover samples, int64 `(P,)`. Default: all poison.
         domain: `"raw"` if the inputs precede the transform of the data set, `"sample"` if they are what the data set
             returns.
         settings: JSON-serializable settings of the attack.
 
     Raises:
-        ValueError: If lengths or types disagree, or an index is negative or repeated.
+        TypeError: If a value is of another type.
+        ValueError: If lengths or data types disagree, an index, a label or a role is out of its range, an index is
+            repeated, or an input is not finite.
 
     Example:
         >>> from lightning_poison.attacks.objectives import AvailabilityObjective
@@ -58,6 +67,7 @@ class Poison:
 
     def __post_init__(self) -> None:
         count = len(checks.index_vector("indices", self.indices))
+        checks.index_vector("role", self.role)
         if not len(self.role):
             object.__setattr__(self, "role", torch.zeros_like(self.indices))
         for name in ("labels", "role", "base_indices"):
@@ -67,14 +77,23 @@ class Poison:
         values, counts = torch.unique(self.indices, return_counts=True)
         if len(values) != count:
             raise ValueError(checks.expected("indices", "unique", f"{int(values[counts > 1][0])} twice"))
-        if count and int(self.indices.min()) < 0:
-            raise ValueError(checks.expected("indices", "at least 0", int(self.indices.min())))
+        for name in ("indices", "labels", "base_indices"):
+            value = getattr(self, name)
+            if value is not None:
+                checks.every(name, value, value >= 0, "at least 0")
+        is_known = (self.role == POISON) | (self.role == COVER)
+        checks.every("role", self.role, is_known, f"{POISON} (poison) or {COVER} (cover)")
         checks.one_of("domain", self.domain, ("raw", "sample"))
+        checks.instance("attack", self.attack, str)
+        checks.instance("settings", self.settings, Mapping)
+        checks.instance("objective", self.objective, Objective, hint="Use one of `lightning_poison.attacks`.")
         self._check_inputs(count)
 
     def _check_inputs(self, count: int) -> None:
         if self.inputs is None:
             return
+        if not isinstance(self.inputs, Tensor) or not self.inputs.ndim:
+            raise ValueError(checks.expected("inputs", "a tensor (P, ...)", checks.describe(self.inputs)))
         if len(self.inputs) != count:
             raise ValueError(checks.expected("inputs", f"as long as `indices` ({count})", len(self.inputs)))
         received = checks.describe(self.inputs)
@@ -82,6 +101,8 @@ class Poison:
             raise ValueError(checks.expected("inputs", "uint8 (P, C, H, W) in the raw domain", received))
         if self.domain == "sample" and not self.inputs.is_floating_point():
             raise ValueError(checks.expected("inputs", "floating point in the sample domain", received))
+        if self.domain == "sample":
+            checks.every("inputs", self.inputs, self.inputs.isfinite(), "finite")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -136,9 +157,9 @@ class Poison:
         tensors = {"indices": self.indices, "labels": self.labels, "role": self.role}
         optional = {"inputs": self.inputs, "base_indices": self.base_indices}
         tensors |= {name: value for name, value in optional.items() if value is not None}
-        tensors |= {f"objective.{name}": value for name, value in extra.items()}
+        tensors |= {_OBJECTIVE + name: value for name, value in extra.items()}
         meta = {"attack": self.attack, "settings": dict(self.settings), "domain": self.domain, "objective": packed}
-        write_tensors(path, tensors, {"kind": "poison", "version": 1, **meta})
+        write_tensors(path, tensors, {"kind": "poison", "version": _VERSION, **meta})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -146,20 +167,20 @@ class Poison:
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the file has other contents, or the kind of its objective is not registered.
+            ValueError: If it is no poison file of this version, a value is invalid, the kind of its objective is not
+                registered, or the file was damaged or changed since it was written. The message names file, field and
+                value.
         """
-        tensors, meta = read_tensors(path, "poison")
-        prefix = "objective."
-        extra = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        parts: dict[str, Any] = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-        try:
-            objective = objective_kinds.unpack(meta["objective"], extra)
-            rest = {name: meta[name] for name in ("attack", "settings", "domain")}
-            return cls(objective=objective, **rest, **parts)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"Expected a complete poison file, but {path} is incomplete or inconsistent: {error}."
-            ) from error
+        return read_object(path, "poison", cls._from_saved, version=_VERSION)
+
+    @classmethod
+    def _from_saved(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        extra = {name.removeprefix(_OBJECTIVE): each for name, each in tensors.items() if name.startswith(_OBJECTIVE)}
+        parts: dict[str, Any] = {name: each for name, each in tensors.items() if not name.startswith(_OBJECTIVE)}
+        parts |= {name: value for name, value in meta.items() if name != "objective"}
+        if "objective" in meta:
+            parts["objective"] = objective_kinds.unpack(meta["objective"], extra)
+        return from_json(cls, parts, "poison")
 
 
 class Attack(Protocol):

@@ -11,6 +11,7 @@ from lightning_poison.checks import describe
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.raw_images import read_edited
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.view_labels import LabelTensor
 from lightning_poison.data.views import SampleView
 from lightning_poison.randomness import seeded_rng
 
@@ -40,13 +41,16 @@ class PoisonedDataset(SampleView):
         [0, 0, 0, 1]
     """
 
+    poison: Poison
+    sample: SampleSpec
+    _position: dict[int, int]
+    _targets: Tensor | None
+
     def __init__(self, dataset: Any, poison: Poison, *, sample: SampleSpec | None = None) -> None:
         super().__init__(dataset)
-        self.poison = poison
         poison.check_fits(len(dataset))
-        self.sample = sample or spec_of(dataset)
-        self._position = {int(index): position for position, index in enumerate(poison.indices)}
-        self._targets: Tensor | None = None
+        position = {int(index): position for position, index in enumerate(poison.indices)}
+        self.__dict__.update(poison=poison, sample=sample or spec_of(dataset), _position=position, _targets=None)
         if poison.domain == "raw" and poison.inputs is not None and len(poison):
             with seeded_rng(0):
                 self[int(poison.indices[0])]
@@ -55,6 +59,7 @@ class PoisonedDataset(SampleView):
         return len(self.dataset) + int(self.poison.appended(len(self.dataset)).sum())
 
     def __getitem__(self, index: int) -> Any:
+        self._follow_writes()
         index = self._nonnegative(index)
         position = self._position.get(index)
         return self.dataset[index] if position is None else self._poisoned(index, position)
@@ -96,20 +101,33 @@ class PoisonedDataset(SampleView):
             )
         return self.sample.replace(sample, inputs=new.to(old.dtype).clone())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("targets", "labels"):
+            _refuse_new_labels()
+        super().__setattr__(name, value)
+
     @property
     def targets(self) -> Tensor:
-        """Labels of the samples, poison included, int64 `(N,)`."""
-        if self._targets is None:
+        """Labels of the samples, poison included, int64 `(N,)`; read-only."""
+        targets = self._targets
+        if targets is None:
             clean = labels_of(self.dataset, self.sample)
             targets = torch.cat([clean, clean.new_zeros(len(self) - len(clean))])
             targets[self.poison.indices] = self.poison.labels
-            self._targets = targets
-        return self._targets
+            self.__dict__["_targets"] = targets
+        return LabelTensor.of(targets.clone(), _refuse_new_labels)
 
     @property
     def is_poison(self) -> Tensor:
         """Ground truth, bool `(N,)`. For evaluation only, never for a defense."""
         return self.poison.is_poison(len(self.dataset))
+
+
+def _refuse_new_labels() -> None:
+    raise ValueError(
+        "Expected the labels of a PoisonedDataset to be those of its data set and its poison, but got other ones.\n"
+        "Set labels on the clean data set, `.dataset`, before poison is inserted, or build another `Poison`."
+    )
 
 
 def _label_like(label: int, example: Any) -> Any:

@@ -16,6 +16,9 @@ from lightning_poison.randomness import seeded_rng
 MAX_SAMPLES = 4096
 """Maximum number of samples to read. In larger data sets, a fixed seed selects as many."""
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Attributes of a module with its hooks by their ids."""
+
 _PROBES = 8
 """Number of samples to read twice, to find out whether reading is deterministic."""
 
@@ -50,7 +53,7 @@ def snapshot_dataset(dataset: Any) -> dict[str, str]:
 
 
 def snapshot_module(module: nn.Module) -> dict[str, str]:
-    """Digest a model: parameters, buffers, training flags, `requires_grad` flags and gradients.
+    """Digest a model: parameters, buffers, training flags, `requires_grad` flags, gradients, hooks, patched methods.
 
     Example:
         >>> model = nn.BatchNorm1d(2)
@@ -62,7 +65,11 @@ def snapshot_module(module: nn.Module) -> dict[str, str]:
     parts = {name: _digest(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
     parts |= {f"{name}.requires_grad": str(tensor.requires_grad) for name, tensor in module.named_parameters()}
     parts |= {f"{name}.grad": _digest(tensor.grad) for name, tensor in module.named_parameters()}
-    return parts | {f"{name or 'model'}.training": str(part.training) for name, part in module.named_modules()}
+    for name, part in module.named_modules():
+        parts[f"{name or 'model'}.training"] = str(part.training)
+        parts[f"{name or 'model'}.hooks"] = str([list(getattr(part, kind)) for kind in _HOOKS])
+        parts[f"{name or 'model'}.forward"] = str(id(vars(part).get("forward")))
+    return parts
 
 
 def first_change(before: Mapping[str, str], after: Mapping[str, str]) -> str | None:

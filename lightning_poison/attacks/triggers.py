@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.serialization import KindRegistry, Saved
+from lightning_poison.attacks.kinds import KindRegistry, Saved
+from lightning_poison.serialization import from_json
+
+_FARTHEST = 2**31
+"""Largest distance of a trigger from the bottom or right edge, in pixels."""
 
 
 @runtime_checkable
@@ -33,7 +37,8 @@ class PatchTrigger:
         amplitude: Blending weight of the pattern, in (0, 1].
 
     Raises:
-        ValueError: If the pattern is not a uint8 image, or `amplitude` is outside (0, 1].
+        ValueError: If the pattern is not a uint8 image, `row` or `column` is not an integer, or `amplitude` is outside
+            (0, 1].
 
     Example:
         >>> trigger = PatchTrigger(torch.full((1, 2, 2), 255, dtype=torch.uint8), row=-1, column=-1)
@@ -44,13 +49,14 @@ class PatchTrigger:
     kind: ClassVar[str] = "patch"
 
     def __init__(self, pattern: Tensor, *, row: int = -1, column: int = -1, amplitude: float = 1.0) -> None:
-        if pattern.dtype != torch.uint8 or pattern.ndim != 3:
+        is_image = isinstance(pattern, Tensor) and pattern.dtype == torch.uint8 and pattern.ndim == 3
+        if not is_image or not pattern.numel():
             raise ValueError(checks.expected("pattern", "a uint8 image (C, h, w)", checks.describe(pattern)))
-        if not 0 < amplitude <= 1:
+        if not checks.share("amplitude", amplitude):
             raise ValueError(checks.expected("amplitude", "in (0, 1]", amplitude))
         self.pattern = pattern
-        self.row = row
-        self.column = column
+        self.row = checks.positive_int("row", row, minimum=-_FARTHEST)
+        self.column = checks.positive_int("column", column, minimum=-_FARTHEST)
         self.amplitude = float(amplitude)
 
     def __repr__(self) -> str:
@@ -90,4 +96,4 @@ class PatchTrigger:
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild the trigger."""
-        return cls(tensors["pattern"], **settings)
+        return from_json(cls, {**settings, **tensors}, "trigger")

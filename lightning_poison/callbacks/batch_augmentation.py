@@ -138,7 +138,7 @@ class BatchAugmentation(CallbackBase):
         self._module = None
 
 
-def _checked(value: Any, name: str, what: str, path: str) -> Tensor:
+def _checked(value: Any, name: str, what: str, path: object) -> Tensor:
     """Return a value if it is a batched tensor."""
     if not isinstance(value, Tensor) or not value.ndim:
         raise ValueError(expected(name, what, f"{describe(value)} at {path!r}", NAME_THEM))

@@ -24,7 +24,8 @@ class LGMInjector(CallbackBase):
     Replaces the last linear layer by an `LGMHead`, before the optimizers are created and the model is wrapped. During
     `training_step` the head gets the labels of the batch, so the module's own cross-entropy sees logits with the
     margin. After the step, λ L_lkd is added to its loss. Both terms are logged: `train/lgm_classification`, the
-    module's own loss, and `train/lgm_likelihood`, unweighted. In validation, test and prediction the head is a plain
+    module's own loss, and `train/lgm_likelihood`, unweighted. A head that has learned nothing by the end of the first
+    epoch causes a `RuntimeWarning`. In validation, test and prediction the head is a plain
     classifier. When training ends or fails, everything is removed except the head.
 
     A checkpoint of such a module does not fit the plain class. A Trainer with this callback loads it with `ckpt_path=`.
@@ -43,6 +44,7 @@ class LGMInjector(CallbackBase):
         likelihood_weight: λ, at least 0.
         covariance: "identity", or "diagonal" for one learned variance per class and feature.
         sample: Paths of inputs and labels in a batch. Default: detected.
+        normalize: Normalize features, and let margin and λ grow with what the head has learned; see `LGMHead`.
         seed: Seeds the initial means.
 
     Raises:
@@ -52,7 +54,7 @@ class LGMInjector(CallbackBase):
     Example:
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
         >>> LGMInjector("layer").apply(BoringModel()).layer
-        LGMHead(feature_size=32, num_classes=2, margin=1, likelihood_weight=1, covariance='identity')
+        LGMHead(feature_size=32, num_classes=2, margin=1, likelihood_weight=1, covariance='identity', normalize=True)
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LGMInjector(CallbackBase):
         likelihood_weight: float = 1.0,
         covariance: Covariance = "identity",
         sample: SampleSpec | None = None,
+        normalize: bool = True,
         seed: int = 0,
     ) -> None:
         self.layer = layer
@@ -70,6 +73,7 @@ class LGMInjector(CallbackBase):
         self.likelihood_weight = not_negative("likelihood_weight", likelihood_weight)
         self.covariance: Covariance = one_of("covariance", covariance, ("identity", "diagonal"))
         self.sample = sample
+        self.normalize = normalize
         self.seed = seed
         self._module: LightningModule | None = None
         self._step: LGMStep | None = None
@@ -91,7 +95,7 @@ class LGMInjector(CallbackBase):
             The same module.
 
         Raises:
-            ValueError: If there is no such layer, or an existing head has another covariance.
+            ValueError: If there is no such layer, or an existing head has another covariance or normalization.
             TypeError: If the layer is not linear.
         """
         found = _find(model, self.layer)
@@ -170,6 +174,7 @@ class LGMInjector(CallbackBase):
             margin=self.margin,
             likelihood_weight=self.likelihood_weight,
             covariance=self.covariance,
+            normalize=self.normalize,
             generator=torch.Generator().manual_seed(self.seed),
         )
         return head.to(linear.weight).train(linear.training)
@@ -178,6 +183,9 @@ class LGMInjector(CallbackBase):
         if head.covariance != self.covariance:
             hint = f"An existing head is kept. Write `covariance={head.covariance!r}`."
             raise ValueError(expected("covariance", f"that of the head at `{self.layer}`", repr(self.covariance), hint))
+        if head.normalize != self.normalize:
+            hint = f"An existing head is kept. Write `normalize={head.normalize}`."
+            raise ValueError(expected("normalize", f"that of the head at `{self.layer}`", self.normalize, hint))
         head.margin, head.likelihood_weight = self.margin, self.likelihood_weight
 
     def _check_trained(self, trainer: "Trainer") -> None:

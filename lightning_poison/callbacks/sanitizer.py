@@ -1,12 +1,15 @@
 """`Sanitizer`: keeps suspicious samples out of an existing training."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_poison._lightning.data_source import DataSource
-from lightning_poison._lightning.loader_sanitizer import Action, LoaderSanitizer, SanitizerSettings
+from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer
 from lightning_poison._lightning.namespaces import CallbackBase
+from lightning_poison._lightning.ranks import close_link, open_link
+from lightning_poison._lightning.sanitizer_settings import Action, SanitizerSettings
 from lightning_poison._lightning.yaml_types import AnyDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.verdict import Verdict
@@ -23,8 +26,8 @@ class Sanitizer(CallbackBase):
     Works on the training loaders, regardless of their source; validation and test loaders are never changed. Samples
     are scored when the Trainer first requests its training loaders, in a separate pass that does not use the module,
     its weights or its random numbers. The decision is made once and is the same on every rank. It is written to
-    `<log_dir>/sanitizer_reports/<name>/` (without a logger, to `<default_root_dir>/sanitizer_reports/<name>/`) and
-    stored in checkpoints, so a resumed run does not score again.
+    `<log_dir>/sanitizer_reports/<name>/` (without a logger, to `<default_root_dir>/sanitizer_reports/<name>/`), and its
+    mask is stored in checkpoints, so a resumed run does not score again.
 
     Args:
         scorer: How suspicious a sample is.
@@ -34,17 +37,23 @@ class Sanitizer(CallbackBase):
         sample: Paths of input and label in a sample. Default: detected.
         score_dataset: The training samples in the same order under an evaluation transform, scored in place of an
             augmented training set. Default: the training set.
+        loaders: Which of several training loaders are judged: keys or positions in their collection, such as
+            `["labeled"]`. The others are left unchanged. Default: all whose samples have labels.
         folds: Number of folds for cross-fitting without trusted data, at least 2.
         natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
         remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
         max_removed: Largest share of the data set that may be removed, in (0, 1]; exceeding it is an error.
         manifest: Manifest of an earlier run; samples kept by hand in it are kept. Default: none.
-        dirpath: Directory of the written files. Default: see above.
+        dirpath: Local directory of the written files, tried before anything is scored. Default: see above. If the
+            default cannot be written, a warning says so, and training goes on.
+        cache: Whether finished and half-finished work is stored, so that an interrupted run, or another one with the
+            same data and settings, does not score again: in `<default_root_dir>/sanitizer_cache/`, or in `cache/` below
+            `dirpath`. Default: `True`.
         seed: The only source of randomness; the Trainer's own random numbers are unaffected.
         name: Distinguishes several sanitizers of a Trainer in checkpoints, files and logs.
 
     Raises:
-        TypeError: If `scorer` is not a scorer.
+        TypeError: If `scorer` is not a scorer, or an argument is of another type.
         ValueError: If an argument is out of range, or `scorer` is a control.
 
     Example:
@@ -67,8 +76,10 @@ class Sanitizer(CallbackBase):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
+        loaders: Sequence[str] | None = None,
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
+        cache: bool = True,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
@@ -100,6 +111,7 @@ class Sanitizer(CallbackBase):
         """Add the filter to the Trainer's data source; samples are scored later."""
         if stage == "fit":
             self.loader_sanitizer.start_run()
+            open_link(trainer, self.state_key)
             DataSource.add(trainer, self.state_key, partial(self.loader_sanitizer.filter, trainer=trainer))
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -114,10 +126,15 @@ class Sanitizer(CallbackBase):
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Restore the Trainer's data source."""
         DataSource.remove(trainer, self.state_key)
+        close_link(trainer, self.state_key)
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        """Restore the Trainer's data source; Lightning does not call `teardown` after an exception."""
+        """Restore the Trainer's data source, and let the other ranks end as well if they still score.
+
+        Lightning does not call `teardown` after an exception.
+        """
         DataSource.remove(trainer, self.state_key)
+        close_link(trainer, self.state_key, exception)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the verdicts for a checkpoint."""

@@ -1,22 +1,23 @@
 """Reading a data set in blocks of indices.
 
-Each block is read by one process, under a random state that depends only on the seed and the block. The result of
-random transforms therefore does not depend on the number of workers or ranks.
+If reading draws random numbers, as random transforms do, each sample is read under a random state that depends only on
+the seed and its index. The result therefore does not depend on the number of workers or ranks, nor on the blocks.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from lightning_poison.checks import describe
-from lightning_poison.data.labels import as_label, read_sample
+from lightning_poison.checks import expected, printable
+from lightning_poison.data.inputs import stack_inputs
+from lightning_poison.data.labels import LabeledPairs, as_label, read_sample
+from lightning_poison.data.reading import Reader, ReadSettings, portable
+from lightning_poison.data.sample_digests import digest_samples
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Source
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
@@ -29,7 +30,7 @@ class Block:
     """Samples that were read together.
 
     Args:
-        indices: Positions in the data set, int64 `(B,)`.
+        indices: Positions in the data set that was read, int64 `(B,)`.
         inputs: Inputs, float32 `(B, ...)`.
         labels: Labels, int64 `(B,)`.
     """
@@ -49,7 +50,7 @@ def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
     return list(torch.split(indices, size))
 
 
-class MemoryDataset(Dataset[tuple[Tensor, Tensor]]):
+class MemoryDataset(LabeledPairs):
     """Samples in memory.
 
     Args:
@@ -75,29 +76,62 @@ class MemoryDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return a copy with the samples at `indices`, in that order."""
         return MemoryDataset(self.inputs[indices], self.targets[indices])
 
+    def relabeled(self, targets: Tensor) -> "MemoryDataset":
+        """Return the same samples with their classes numbered differently, int64 `(N,)`."""
+        return MemoryDataset(self.inputs, targets)
 
-class SelectedDataset(Dataset[tuple[Any, Any]]):
+
+class SelectedDataset(LabeledPairs):
     """Some samples of a data set, as `(input, label)`. Errors name a sample by its index in the whole data set.
 
     Args:
-        dataset: Map-style data set of N samples.
+        source: The whole data set, and how it is read.
         indices: Positions of the samples, int64 `(M,)`.
-        sample: Paths of input and label in a sample.
-        labels: Labels of the whole data set, int64 `(N,)`.
+        targets: Their labels, int64 `(M,)`.
+        carried: The labels that they carry, if known, int64 `(M,)`; `targets` may number the same classes differently.
+            Default: `targets` are unknown, and reading returns the carried labels.
     """
 
-    def __init__(self, dataset: Any, indices: Tensor, sample: SampleSpec, labels: Tensor) -> None:
-        self.dataset = dataset
+    def __init__(self, source: Source, indices: Tensor, targets: Tensor, carried: Tensor | None = None) -> None:
+        self.source = source
         self.indices = indices
-        self.sample = sample
-        self.targets = labels[indices]
+        self.targets = targets
+        self.carried = carried
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        sample = read_sample(self.dataset, int(self.indices[index]))
-        return self.sample.inputs_in(sample), self.sample.labels_in(sample)
+        position = int(self.indices[index])
+        inputs, _ = self.source.parts([read_sample(self.source.dataset, position)], [position])
+        return inputs[0], self.targets[index]
+
+    def subset(self, indices: Tensor) -> "SelectedDataset":
+        """Return the samples at `indices`, positions in this data set, in that order."""
+        carried = None if self.carried is None else self.carried[indices]
+        return SelectedDataset(self.source, self.indices[indices], self.targets[indices], carried)
+
+    def relabeled(self, targets: Tensor) -> "SelectedDataset":
+        """Return the same samples with their classes numbered differently, int64 `(M,)`."""
+        return SelectedDataset(self.source, self.indices, targets, self.carried)
+
+    def labels_read(self, places: Tensor, labels: Tensor) -> Tensor:
+        """Return the labels of samples at `places` in this data set, given those that were read.
+
+        Raises:
+            ValueError: If a sample carries another label than is known.
+        """
+        if self.carried is None:
+            return labels
+        changed = (labels != self.carried[places]).nonzero().flatten()
+        if len(changed):
+            place = int(places[int(changed[0])])
+            raise ValueError(
+                f"Expected sample {int(self.indices[place])} to carry the label {int(self.carried[place])} that its "
+                f"data set lists, but it carries {int(labels[int(changed[0])])}.\nCorrect the `targets` or `labels` of "
+                "the data set, or remove them."
+            )
+        return self.targets[places]
 
 
 def read_blocks(
@@ -110,11 +144,11 @@ def read_blocks(
         blocks: Indices of each block, int64 `(B,)`.
         sample: Paths of input and label in a sample.
         seed: Seed of the data set's random transforms. The random states of Python, NumPy and torch are restored.
-        num_workers: Number of worker processes. The result does not depend on it.
+        num_workers: Number of worker processes. The result does not depend on it. A `SelectedDataset`, on which
+            `sanitize` fits scorers, has settings of its own, which take precedence over it and over `sample`.
 
     Yields:
-        One block at a time. uint8 images are scaled to [0, 1]. Blocks of a `SelectedDataset` have the indices of the
-        whole data set.
+        One block at a time. uint8 images are scaled to [0, 1].
 
     Raises:
         UnreadableSampleError: If a sample cannot be read, is not finite, or differs from its neighbors in shape.
@@ -130,49 +164,103 @@ def read_blocks(
         for block in blocks:
             yield Block(block, dataset.inputs[block], dataset.targets[block])
         return
+    source, positions = Source(dataset, sample, ReadSettings(num_workers)), list(blocks)
     if isinstance(dataset, SelectedDataset):
-        blocks, sample, dataset = [dataset.indices[block] for block in blocks], dataset.sample, dataset.dataset
-    reader = _BlockReader(dataset, list(blocks), sample, seed)
-    loader = DataLoader(
-        reader,
-        batch_size=None,
-        num_workers=num_workers,
-        persistent_workers=False,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for block in loader:
-        if isinstance(block, Exception):
-            raise block
-        yield block
+        source, positions = dataset.source, [dataset.indices[block] for block in blocks]
+    for block, read in zip(blocks, _read(source, positions, seed), strict=True):
+        if isinstance(dataset, SelectedDataset):
+            yield Block(block, read.inputs, dataset.labels_read(block, read.labels))
+            continue
+        if int(read.labels.min()) < 0:
+            place = int(read.labels.argmin())
+            what, hint = "integers of at least 0", "Remove unlabeled samples from the data set."
+            raise ValueError(expected("labels", what, f"{int(read.labels[place])} at sample {int(block[place])}", hint))
+        yield Block(block, read.inputs, read.labels)
 
 
-class _BlockReader(Dataset[Any]):
+def _read(source: Source, positions: list[Tensor], seed: int) -> Iterator["_Read"]:
+    """Read blocks of positions in the data set of a source, and record the digests of samples read the first time."""
+    recorded = source.digests
+    digested = len(recorded) > 0 and len(recorded.missing) > 0
+    reader = _BlockReader(source, positions, seed, digested=digested)
+    loader = iter(source.settings.loader(reader))
+    for indices in positions:
+        try:
+            read = next(loader)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UnreadableSampleError(
+                f"Expected worker processes to read samples from {int(indices[0])} on, but one ended: "
+                f"{printable(error)}.\nIt ran out of memory or shared memory, or was killed. Use fewer workers, or "
+                "read these samples with `num_workers=0` to see the error."
+            ) from error
+        if isinstance(read, Exception):
+            raise read
+        if read.digests is not None and (seed == source.seed or not read.is_random):
+            recorded.add(indices, read.digests)
+        yield read
+
+
+class _Read(NamedTuple):
+    inputs: Tensor
+    labels: Tensor
+    digests: Tensor | None
+    is_random: bool
+
+
+class _BlockReader(Reader):
     """Item `b` is block `b`, or the error of reading it, since workers would reformat the message of a raised error."""
 
-    def __init__(self, dataset: Any, blocks: list[Tensor], sample: SampleSpec, seed: int) -> None:
-        self.dataset = dataset
-        self.blocks = blocks
-        self.sample = sample
-        self.seed = seed
+    def __init__(self, source: Source, blocks: list[Tensor], seed: int, *, digested: bool) -> None:
+        super().__init__(source.dataset)
+        self._source = source
+        self._blocks = blocks
+        self._seed = seed
+        self._digested = digested
+        self._is_random = False
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self._blocks)
 
-    def __getitem__(self, position: int) -> Block | Exception:
+    def __getitem__(self, position: int) -> "_Read | Exception":
         try:
-            with seeded_rng(self.seed, int(self.blocks[position][0])):
-                return self._read(self.blocks[position])
+            return self._read(self._blocks[position].tolist())
         except (UnreadableSampleError, ValueError) as error:
-            return error
+            return portable(error)
 
-    def _read(self, indices: Tensor) -> Block:
-        positions = indices.tolist()
-        inputs, carried = _parts(_read_samples(self.dataset, positions), self.sample)
-        labels = [as_label(value, index) for value, index in zip(carried, positions, strict=True)]
-        if min(labels) < 0:
-            index = positions[labels.index(min(labels))]
-            raise ValueError(f"Expected labels of at least 0, but sample {index} has {min(labels)}.")
-        return Block(indices, _stack(inputs, positions), torch.tensor(labels))
+    def _read(self, positions: list[int]) -> "_Read":
+        inputs, carried = self._parts(positions)
+        labels = torch.tensor([as_label(value, index) for value, index in zip(carried, positions, strict=True)])
+        stacked = self._stacked(inputs, positions)
+        return _Read(stacked, labels, digest_samples(stacked) if self._digested else None, self._is_random)
+
+    def _stacked(self, inputs: list[Any], positions: list[int]) -> Tensor:
+        """Return the inputs as one tensor, with zeros for samples that are `None`."""
+        present = [place for place, value in enumerate(inputs) if value is not None]
+        if len(present) == len(inputs):
+            return stack_inputs(inputs, positions, dtype=self._source.dtype)
+        stacked = torch.zeros(len(inputs), *self._source.shape)
+        if present:
+            own = [inputs[place] for place in present]
+            stacked[present] = stack_inputs(own, [positions[place] for place in present], dtype=self._source.dtype)
+        return stacked
+
+    def _parts(self, positions: list[int]) -> tuple[list[Any], list[Any]]:
+        """Return inputs and labels. If reading draws random numbers, each sample has a random state of its own."""
+        if not self._is_random:
+            with seeded_rng(self._seed, positions[0]) as drew:
+                parts = self._source.parts(_read_samples(self.dataset, positions), positions)
+                self._is_random = drew()
+            if not self._is_random:
+                return parts
+        inputs, labels = [], []
+        for index in positions:
+            with seeded_rng(self._seed, index):
+                own = self._source.parts([read_sample(self.dataset, index)], [index])
+            inputs.append(own[0][0])
+            labels.append(own[1][0])
+        return inputs, labels
 
 
 def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
@@ -183,49 +271,3 @@ def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
         return list(batched(indices))
     except Exception:  # noqa: BLE001 (the samples are then read one by one, which names the faulty one)
         return [read_sample(dataset, index) for index in indices]
-
-
-def _parts(samples: list[Any], spec: SampleSpec) -> tuple[list[Any], list[Any]]:
-    """Return inputs and labels, with a fast path for plain pairs."""
-    if spec == SampleSpec("0", "1") and all(type(sample) is tuple and len(sample) > 1 for sample in samples):
-        return [sample[0] for sample in samples], [sample[1] for sample in samples]
-    return [spec.inputs_in(sample) for sample in samples], [spec.labels_in(sample) for sample in samples]
-
-
-def _stack(inputs: list[Any], positions: list[int]) -> Tensor:
-    tensors = [_as_float(value, index) for value, index in zip(inputs, positions, strict=True)]
-    shape = tensors[0].shape
-    for tensor, index in zip(tensors, positions, strict=True):
-        if tensor.shape != shape:
-            raise UnreadableSampleError(
-                f"Expected samples of one shape, but sample {index} has {tuple(tensor.shape)} and sample "
-                f"{positions[0]} has {tuple(shape)}.\n"
-                "Pass a view of the data set that resizes them: `score_dataset=`."
-            )
-    stacked = torch.stack(tensors)
-    if not torch.isfinite(stacked.sum()):  # one pass over the block; the sum of huge numbers may overflow
-        odd = (~torch.isfinite(stacked.reshape(len(stacked), -1))).any(1).nonzero().flatten()
-        if len(odd):
-            raise UnreadableSampleError(
-                f"Expected finite inputs, but sample {positions[int(odd[0])]} contains NaN or infinite values.\n"
-                "Repair or remove the sample."
-            )
-    return stacked
-
-
-def _as_float(value: Any, index: int) -> Tensor:
-    if isinstance(value, Tensor) and value.dtype == torch.float32:
-        return value
-    if isinstance(value, Image.Image):
-        raise UnreadableSampleError(
-            f"Expected a tensor as the input of sample {index}, but got a PIL image.\n"
-            "Add torchvision's `ToImage()` and `ToDtype(torch.float32, scale=True)` to the data set's transform."
-        )
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
-    if not isinstance(value, Tensor) or value.is_complex():
-        raise UnreadableSampleError(
-            f"Expected a tensor as the input of sample {index}, but got {describe(value)}.\n"
-            "Name the input's path: `sample=SampleSpec(inputs=..., labels=...)`."
-        )
-    return value.float() / 255 if value.dtype == torch.uint8 else value.float()

@@ -11,7 +11,7 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
 
 
 def score_set(
@@ -25,6 +25,7 @@ def score_set(
     labels: Tensor | None = None,
     description: str = "Scoring",
     dtype: torch.dtype = torch.float64,
+    unit: str | None = None,
 ) -> Tensor:
     """Score samples without gradients.
 
@@ -35,9 +36,11 @@ def score_set(
         sample: Paths of input and label in a sample.
         runtime: Where to compute. Each rank scores every `world_size`-th block and receives the sum.
         seed: Seed of the data set's random transforms.
-        labels: Labels of the whole data set, int64 `(N,)`, to compare with those that samples carry. Optional.
+        labels: Labels of all samples of `dataset`, int64 `(N,)`, to compare with those that samples carry. Optional.
         description: Text of the progress bar.
         dtype: Data type of the result.
+        unit: Name under which finished blocks are stored in the runtime's units, so that an interrupted run does not
+            score them again. Default: they are not stored.
 
     Returns:
         `(M,)` or `(M, C)` on the CPU, in the order of `indices`.
@@ -53,22 +56,49 @@ def score_set(
         tensor([7., 2.], dtype=torch.float64)
     """
     blocks = index_blocks(indices, BLOCK_SIZE)
-    mine = range(runtime.rank, len(blocks), runtime.world_size)
+    mine = list(range(runtime.rank, len(blocks), runtime.world_size))
 
-    found = {}
+    stored = _StoredBlocks(runtime, unit, dtype)
+    found = {number: stored.scores[number] for number in mine if number in stored.scores}
+    mine = [number for number in mine if number not in found]
     with (
         all_ranks(runtime),
         reproducible_kernels(runtime.device, runtime.threads),
         _autocast_cache(runtime.device),
-        runtime.progress(len(mine), description) as bar,
+        runtime.progress(len(found) + len(mine), description) as bar,
     ):
+        bar.advance(len(found))
         chosen = [blocks[number] for number in mine]
         read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
         for number, block in zip(mine, read, strict=True):
             _check_listed_labels(block, labels)
             found[number] = _scored(score, block, runtime, dtype, description)
             bar.advance()
+            stored.save(found)
+        stored.save(found, now=True)
     return _gather(found, blocks, runtime, dtype)
+
+
+class _StoredBlocks:
+    """The blocks of scores in a unit, by their number."""
+
+    def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype) -> None:
+        self._units = runtime.units
+        self._unit = unit
+        self._timer = SaveTimer()
+        self.scores: dict[int, Tensor] = {}
+        stored = None if unit is None else self._units.load(unit)
+        if stored is not None:
+            self.scores = {int(number): scores.to(dtype) for number, scores in stored[0].items()}
+        self._saved = len(self.scores)
+
+    def save(self, found: dict[int, Tensor], *, now: bool = False) -> None:
+        """Store the blocks found so far if it is time to, or `now`."""
+        if self._unit is None or len(found) == self._saved or not (now or self._timer.is_due()):
+            return
+        with self._timer.saving():
+            self._units.save(self._unit, {str(number): scores for number, scores in found.items()}, {})
+        self._saved = len(found)
 
 
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:

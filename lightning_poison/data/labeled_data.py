@@ -1,124 +1,237 @@
-"""`LabeledData`: a data set with the paths of input and label and all labels, in memory if it fits."""
+"""`LabeledData`: the samples that are judged or trusted, with their labels, in memory if they fit."""
 
+import itertools
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
-from lightning_poison.data.blocks import BLOCK_SIZE, Block, MemoryDataset, SelectedDataset, index_blocks, read_blocks
-from lightning_poison.data.labels import listed_labels
+from lightning_poison.data.blocks import (
+    BLOCK_SIZE,
+    Block,
+    MemoryDataset,
+    SelectedDataset,
+    index_blocks,
+    read_blocks,
+)
+from lightning_poison.data.inputs import check_scale, shape_hint
+from lightning_poison.data.labels import UNLABELED
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime
+from lightning_poison.data.source import Source
+from lightning_poison.runtime import Runtime, all_ranks
 
 MEMORY_LIMIT = 2 * 1024**3
 """Largest size in bytes of samples that are kept in memory for repeated use."""
 
+_REPEATED_BLOCKS = 4
+"""Number of blocks that are read a second time to test whether samples stay the same."""
+
 
 @dataclass(frozen=True)
 class LabeledData:
-    """A data set and its labels.
+    """Samples of a data set and their labels.
 
     Args:
-        dataset: Map-style data set, or a `MemoryDataset` of its samples.
-        sample: Paths of input and label in a sample of `dataset`.
-        labels: Labels, int64 `(N,)`.
+        source: The whole data set, and how it is read.
+        positions: Positions of the samples in it, int64 `(N,)`, ascending.
+        dataset: The samples, in memory or to be read.
+        repeats: Whether a sample has the same input each time that it is read under the same random state.
     """
 
-    dataset: Any
-    sample: SampleSpec
-    labels: Tensor
+    source: Source
+    positions: Tensor
+    dataset: MemoryDataset | SelectedDataset
+    repeats: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def labels(self) -> Tensor:
+        """Labels, int64 `(N,)`."""
+        return self.dataset.targets
+
+    @property
     def indices(self) -> Tensor:
-        """Positions of all samples, int64 `(N,)`."""
+        """Positions of all samples in `dataset`, int64 `(N,)`."""
         return torch.arange(len(self.labels))
 
-    def subset(self, indices: Tensor) -> Any:
-        """Return the samples at `indices`, int64 `(M,)`, as a data set that lists its labels."""
-        if isinstance(self.dataset, MemoryDataset):
-            return self.dataset.subset(indices)
-        return SelectedDataset(self.dataset, indices, self.sample, self.labels)
+    def subset(self, indices: Tensor) -> MemoryDataset | SelectedDataset:
+        """Return the samples at `indices`, int64 `(M,)`, positions in `dataset`."""
+        return self.dataset.subset(indices)
 
-    def first_shape(self, seed: int) -> tuple[int, ...]:
-        """Return the shape of the first input. Random transforms are seeded with `seed`."""
-        return tuple(_first(self.dataset, self.sample, seed).inputs.shape[1:])
+    def select(self, places: Tensor) -> "LabeledData":
+        """Return the samples at `places`, int64 `(M,)`, positions in `dataset`, as data of their own."""
+        return replace(self, positions=self.positions[places], dataset=self.dataset.subset(places))
 
-    def in_memory(self, *, runtime: Runtime, seed: int, name: str) -> "LabeledData":
-        """Read all samples into memory if they fit into `MEMORY_LIMIT`. Arguments and errors as in `with_labels`."""
-        if isinstance(self.dataset, MemoryDataset) or not _fits(self.dataset, self.sample, seed):
-            return self
-        return replace(_read_all(self.dataset, self.sample, runtime, seed, name), labels=self.labels)
+    def relabeled(self, labels: Tensor) -> "LabeledData":
+        """Return the data with their classes numbered differently, int64 `(N,)`."""
+        return replace(self, dataset=self.dataset.relabeled(labels))
+
+    def first_inputs(self) -> Tensor:
+        """Return the inputs of the first block, float32 `(B, ...)`."""
+        first = [torch.arange(min(len(self), BLOCK_SIZE))]
+        return next(read_blocks(self.dataset, first, sample=SampleSpec(), seed=self.source.seed)).inputs
+
+    @property
+    def sample_digests(self) -> Tensor:
+        """Digests of the samples, int64 `(N,)`; 0 for those not read yet."""
+        return self.source.digests.values[self.positions]
 
 
-def with_labels(dataset: Any, sample: SampleSpec, *, runtime: Runtime, seed: int, name: str) -> LabeledData:
-    """Find all labels of a data set.
+def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Runtime, name: str) -> LabeledData:
+    """Find the labels of a data set, and read its samples into memory if they fit into `MEMORY_LIMIT`.
 
-    If the data set does not list its labels, every sample is read. Samples that fit into `MEMORY_LIMIT` are then kept,
-    so that none is read twice.
+    Labels that samples carry take precedence over those that the data set lists. If the samples do not fit into memory,
+    listed labels are used if they agree with the samples of a few blocks; otherwise every sample is read.
 
     Args:
-        dataset: Map-style data set.
-        sample: Paths of input and label in a sample.
-        runtime: Reads, and shows progress.
-        seed: Seed of random transforms.
+        source: The whole data set, and how it is read.
+        positions: Positions of the samples in it, int64 `(N,)`, ascending. Default: all.
+        runtime: Shows progress.
         name: Name of the data in the progress bar.
 
     Raises:
         UnreadableSampleError: If a sample cannot be read.
-        ValueError: If a label is not an integer of at least 0.
+        ValueError: If a label is not an integer of at least 0, or the label of a sample changes between reads.
 
     Example:
+        >>> from lightning_poison.data.source import open_source
         >>> from lightning_poison.runtime import LocalRuntime
         >>> pairs = [(torch.full((2,), float(index)), index % 3) for index in range(10)]
-        >>> data = with_labels(pairs, SampleSpec(), runtime=LocalRuntime(), seed=0, name="pairs")
+        >>> data = read_labeled(open_source(pairs, sample=None), runtime=LocalRuntime(), name="pairs")
         >>> data.labels[:4], type(data.dataset).__name__
         (tensor([0, 1, 2, 0]), 'MemoryDataset')
     """
-    if (labels := listed_labels(dataset, sample)) is not None:
-        return LabeledData(dataset, sample, labels)
-    if _fits(dataset, sample, seed):
-        return _read_all(dataset, sample, runtime, seed, name)
-    blocks = _all_blocks(dataset, sample, runtime, seed, f"the labels of {name}")
-    return LabeledData(dataset, sample, torch.cat([block.labels for block in blocks]))
+    positions = torch.arange(len(source.dataset)) if positions is None else positions
+    listed = None if source.listed is None else source.listed[positions]
+    raw = SelectedDataset(source, positions, torch.zeros(len(positions), dtype=torch.int64))
+    blocks = index_blocks(torch.arange(len(positions)), BLOCK_SIZE)
+    count = min(len(blocks), _REPEATED_BLOCKS)
+    repeated = [blocks[number * (len(blocks) - 1) // max(1, count - 1)] for number in range(count)]
+    fits = 4 * math.prod(source.shape) * len(positions) <= MEMORY_LIMIT
+    if not fits and listed is not None:
+        first = [_probed(block, positions) for block in _blocks(raw, [*repeated, *repeated])]
+        repeats = _check_repeats(first[:count], first[count:], positions)
+        if all(torch.equal(block.labels, listed[block.indices]) for block in first):
+            return LabeledData(source, positions, _selected(raw, _checked(listed, positions)), repeats)
+    dataset, repeats = _read_all(raw, blocks, repeated, runtime, name if fits else f"the labels of {name}", fits=fits)
+    if listed is not None and not torch.equal(listed, dataset.targets):
+        _warn_of_listed(listed, dataset.targets, positions)
+    return LabeledData(source, positions, dataset, repeats)
 
 
-def _read_all(dataset: Any, sample: SampleSpec, runtime: Runtime, seed: int, name: str) -> LabeledData:
-    inputs, labels = [], []
-    for block in _all_blocks(dataset, sample, runtime, seed, name):
-        inputs.append(block.inputs)
-        labels.append(block.labels)
-        _check_shape(inputs)
-    memory = MemoryDataset(torch.cat(inputs), torch.cat(labels))
-    return LabeledData(memory, SampleSpec(), memory.targets)
-
-
-def _first(dataset: Any, sample: SampleSpec, seed: int) -> Block:
-    return next(read_blocks(dataset, [torch.zeros(1, dtype=torch.int64)], sample=sample, seed=seed))
-
-
-def _fits(dataset: Any, sample: SampleSpec, seed: int) -> bool:
-    return bool(_first(dataset, sample, seed).inputs.nbytes * len(dataset) <= MEMORY_LIMIT)
-
-
-def _all_blocks(dataset: Any, sample: SampleSpec, runtime: Runtime, seed: int, name: str) -> Iterator[Block]:
-    blocks = index_blocks(torch.arange(len(dataset)), BLOCK_SIZE)
+def _read_all(
+    raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, fits: bool
+) -> tuple[MemoryDataset | SelectedDataset, bool]:
+    """Read all blocks, and some of them again; return the samples, in memory if they fit, and whether they repeat."""
+    inputs, labels, first = [], [], []
+    starts = {int(block[0]) for block in repeated}
+    read = _blocks(raw, [*blocks, *repeated])
     with runtime.progress(len(blocks), f"Reading {name}") as bar:
-        for block in read_blocks(dataset, blocks, sample=sample, seed=seed, num_workers=runtime.num_workers):
-            yield block
+        for block in itertools.islice(read, len(blocks)):
+            labels.append(block.labels)
+            if int(block.indices[0]) in starts:
+                first.append(_probed(block, raw.indices))
+            if fits:
+                inputs.append(block.inputs)
+                _check_shape(inputs, raw.indices)
             bar.advance()
+    repeats = _check_repeats(first, list(read), raw.indices)
+    carried = _checked(torch.cat(labels), raw.indices)
+    return MemoryDataset(torch.cat(inputs), carried) if fits else _selected(raw, carried), repeats
 
 
-def _check_shape(inputs: list[Tensor]) -> None:
+def _probed(block: Block, positions: Tensor) -> Block:
+    check_scale(block.inputs, positions[block.indices].tolist())
+    return block
+
+
+def _selected(raw: SelectedDataset, labels: Tensor) -> SelectedDataset:
+    return SelectedDataset(raw.source, raw.indices, labels, labels)
+
+
+def _checked(labels: Tensor, positions: Tensor) -> Tensor:
+    if int(labels.min()) < UNLABELED:
+        place = int(labels.argmin())
+        what = f"integers of at least 0, or {UNLABELED} for samples without a label"
+        raise ValueError(expected("labels", what, f"{int(labels[place])} at sample {int(positions[place])}"))
+    return labels
+
+
+def _blocks(data: SelectedDataset, blocks: list[Tensor]) -> Iterator[Block]:
+    return read_blocks(data, blocks, sample=SampleSpec(), seed=data.source.seed)
+
+
+def _check_repeats(first: list[Block], second: list[Block], positions: Tensor) -> bool:
+    """Return whether blocks that were read twice have the same inputs. They must have the same labels."""
+    for before, after in zip(first, second, strict=True):
+        changed = (before.labels != after.labels).nonzero().flatten()
+        if len(changed):
+            place = int(changed[0])
+            raise ValueError(
+                f"Expected each sample to have the same label whenever it is read, but sample "
+                f"{int(positions[before.indices[place]])} had {int(before.labels[place])} and then "
+                f"{int(after.labels[place])}.\nMake the label of a sample depend on its index alone."
+            )
+    return all(torch.equal(before.inputs, after.inputs) for before, after in zip(first, second, strict=True))
+
+
+def _warn_of_listed(listed: Tensor, carried: Tensor, positions: Tensor) -> None:
+    changed = (listed != carried).nonzero().flatten()
+    place = int(changed[0])
+    warnings.warn(
+        f"The data set lists other labels than its samples carry: {len(changed):,} of {len(carried):,} differ, the "
+        f"first at sample {int(positions[place])} (listed {int(listed[place])}, carried {int(carried[place])}). The "
+        "carried labels are used. Correct `targets` or `labels` of the data set if they should be the same.",
+        stacklevel=2,
+    )
+
+
+def _check_shape(inputs: list[Tensor], positions: Tensor) -> None:
     first, last = inputs[0].shape[1:], inputs[-1].shape[1:]
     if first != last:
         raise ValueError(
             expected("inputs", f"samples of one shape {tuple(first)}", tuple(last))
-            + f"\nSample {(len(inputs) - 1) * BLOCK_SIZE} is the first that differs. Pass a view of the data set that "
-            "resizes its samples: `score_dataset=`."
+            + f"\nSample {int(positions[(len(inputs) - 1) * BLOCK_SIZE])} is the first that differs. "
+            + shape_hint(first, last)
         )
+
+
+def digest_all(data: LabeledData, runtime: Runtime) -> None:
+    """Complete the digests of the samples on every rank; those that no rank has read yet are read, each by one rank.
+
+    Raises:
+        UnreadableSampleError: If a sample cannot be read.
+    """
+    digests, positions = data.source.digests, data.positions
+    if runtime.world_size > 1:
+        _share(digests, positions, runtime)
+    missing = digests.missing[torch.isin(digests.missing, positions)]
+    if not len(missing):
+        return
+    blocks = index_blocks(torch.arange(len(missing)), BLOCK_SIZE)[runtime.rank :: runtime.world_size]
+    with all_ranks(runtime), runtime.progress(len(blocks), "Comparing the samples") as bar:
+        rest = SelectedDataset(data.source, missing, torch.zeros(len(missing), dtype=torch.int64))
+        for _ in _blocks(rest, blocks):
+            bar.advance()
+    if runtime.world_size > 1:
+        _share(digests, positions, runtime)
+
+
+def _share(digests: SampleDigests, positions: Tensor, runtime: Runtime) -> None:
+    """Give every rank the digests that any rank has; for each sample, the first rank that has it contributes."""
+    seen = torch.zeros(len(positions), dtype=torch.bool)
+    owned = ~torch.isin(positions, digests.missing)
+    total = torch.zeros(len(positions), dtype=torch.int64)
+    for rank in range(runtime.world_size):
+        of_rank = runtime.reduce_sum((owned if rank == runtime.rank else seen & False).long()) > 0
+        if rank == runtime.rank:
+            total = torch.where(of_rank & ~seen, digests.values[positions], total)
+        seen |= of_rank
+    digests.add(positions[seen], runtime.reduce_sum(total)[seen])

@@ -1,27 +1,35 @@
 """All labels of a data set: from its own list if the samples agree with it, else sample by sample."""
 
-import operator
 from collections.abc import Sequence, Sized
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from lightning_poison.checks import describe, expected, printable
+from lightning_poison.checks import expected, printable, safe_text
+from lightning_poison.data.label_forms import class_index, class_indices, odd_label
+from lightning_poison.data.sample_files import listed_file
+from lightning_poison.data.sample_parts import AmbiguousLabelError
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import as_view
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
-MAX_CLASSES = 10_000
-"""Class indices from here on are rejected in a data set of fewer samples, as they are probably not classes."""
-
-_GAP = 10
-"""How far class indices may exceed twice the number of classes that occur, if the data set lists no classes."""
+UNLABELED = -1
+"""Label of a sample without one, as in semi-supervised data sets. It is not judged."""
 
 _PROBES = 8
 """Number of samples that are read to check a list of labels."""
+
+
+class LabeledPairs(Dataset[tuple[Any, Any]]):
+    """Base of data sets whose samples are `(input, label)` and whose `targets`, int64 `(N,)`, are known to be true.
+
+    Nothing is read to find the labels.
+    """
+
+    targets: Tensor
 
 
 def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
@@ -45,6 +53,8 @@ def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
         >>> labels_of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])))
         tensor([2, 0, 1])
     """
+    if isinstance(dataset, LabeledPairs):
+        return dataset.targets
     if not len(dataset):
         raise ValueError("Expected a data set with at least one sample, but got an empty one.")
     spec = spec or spec_of(dataset)
@@ -77,47 +87,93 @@ def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
         >>> listed_labels(pairs, SampleSpec()) is None
         True
     """
-    listed = _listed(dataset)
+    listed = claimed_labels(dataset)
     with seeded_rng(0):
-        if listed is None or len(listed) != len(dataset) or not _agrees(dataset, spec, listed):
+        if listed is None or not _agrees(dataset, spec, listed):
             return None
     return _not_negative(listed)
 
 
-def check_class_labels(labels: Tensor, data: Any) -> None:
-    """Check that labels are plausible class indices of a data set.
-
-    Args:
-        labels: Labels of at least 0, int64 `(N,)`.
-        data: The data set. If it lists its `classes`, they limit the labels.
-
-    Raises:
-        ValueError: If a label exceeds the listed classes, or exceeds by far those that occur, or there are fewer than
-            two classes.
+def claimed_labels(dataset: Any) -> Tensor | None:
+    """Return the labels that a data set lists, int64 `(N,)`, without a comparison with its samples; `None` if none.
 
     Example:
-        >>> check_class_labels(torch.tensor([0, 1, 255]), [])  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        ValueError: Expected class indices without a large gap, ...
-        Correct or remove the sample, number the classes from 0, or list them in the data set's `classes`.
+        >>> from torch.utils.data import TensorDataset
+        >>> claimed_labels(TensorDataset(torch.eye(2), torch.tensor([0, 1])))
+        tensor([0, 1])
     """
-    _check_range(labels, getattr(data, "classes", None))
-    if len(torch.unique(labels)) < 2:
-        raise ValueError(expected("dataset", "data of at least two classes", f"class {int(labels[0])} alone"))
+    listed = _listed(dataset)
+    return listed if listed is not None and len(listed) == len(dataset) else None
+
+
+def check_class_labels(labels: Tensor, data: Any) -> None:
+    """Check that labels are among the classes that a data set lists, if it does.
+
+    Args:
+        labels: Labels, int64 `(N,)`.
+        data: The data set, which may list its `classes`.
+
+    Raises:
+        ValueError: If a label exceeds the listed classes.
+    """
+    classes = _listed_classes(data)
+    largest, place = int(labels.max()), int(labels.argmax())
+    if 0 < len(classes) <= largest:
+        names = printable(", ".join(safe_text(each) for each in classes[:5]))
+        more = ", …" if len(classes) > 5 else ""
+        raise ValueError(
+            f"Expected labels below {len(classes)}, the number of classes that the data set lists ({names}{more}), but "
+            f"sample {place} has the label {largest}.\nCorrect or remove the sample, or list its class in `classes`."
+        )
 
 
 def spec_of(dataset: Any) -> SampleSpec:
     """Detect the paths of input and label in the samples of a data set; see `SampleSpec.detect`.
 
+    If several integers of a sample could be its label, the one is taken that the data set lists (`targets`, `labels`),
+    or the only one that is not the index of the sample.
+
     The caller's random states are not affected by random transforms.
+
+    Raises:
+        ValueError: If the paths are ambiguous.
 
     Example:
         >>> spec_of([{"image": torch.zeros(1, 8, 8), "label": 3}])
         SampleSpec(inputs='image', labels='label')
     """
+    if isinstance(dataset, LabeledPairs):
+        return SampleSpec()
     with seeded_rng(0):
-        return SampleSpec.detect(read_sample(dataset, 0))
+        try:
+            return SampleSpec.detect(read_sample(dataset, 0))
+        except AmbiguousLabelError as error:
+            found = _label_among(dataset, error.inputs, error.candidates)
+            if found is None:
+                raise
+            return SampleSpec(error.inputs, found)
+
+
+def _label_among(dataset: Any, inputs: str, candidates: Sequence[str]) -> str | None:
+    """Return the path among candidates that agrees with the listed labels, or the only one that is not an index."""
+    positions = sorted({number * (len(dataset) - 1) // (_PROBES - 1) for number in range(_PROBES)})
+    samples = [read_sample(dataset, position) for position in positions]
+    values = {
+        path: [class_index(SampleSpec(inputs, path).labels_in(sample)) for sample in samples] for path in candidates
+    }
+    listed = claimed_labels(dataset)
+    if listed is not None:
+        agreeing = [path for path in candidates if values[path] == listed[positions].tolist()]
+        if len(agreeing) == 1:
+            return agreeing[0]
+    others = [path for path in candidates if not _is_index(values[path], positions)]
+    return others[0] if len(others) == 1 and len(positions) > 2 else None
+
+
+def _is_index(values: list[int | None], positions: list[int]) -> bool:
+    """Whether values grow as the positions of their samples do."""
+    first = values[0]
+    return first is not None and values == [position - positions[0] + first for position in positions]
 
 
 def read_sample(dataset: Any, index: int) -> Any:
@@ -138,29 +194,80 @@ def read_sample(dataset: Any, index: int) -> Any:
     except UnreadableSampleError:
         raise
     except Exception as error:
+        file = printable(listed_file(dataset, index), limit=1000)
         raise UnreadableSampleError(
             f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
-            f"{type(error).__name__}: {printable(error)}.\nRepair or remove the sample."
+            f"{type(error).__name__}: {printable(error)}.\n"
+            + (f"Repair or remove its file, {file}." if file else "Repair or remove the sample.")
         ) from error
 
 
 def as_label(value: Any, index: int) -> int:
-    """Return the label of sample `index` as a Python integer.
+    """Return the class index that the label of a sample stands for.
+
+    Integers, booleans, floats without a fractional part, one such value in an array of shape `()` or `(1,)`, and
+    one-hot vectors stand for a class index. -1 stands for no label.
+
+    Args:
+        value: Label of the sample.
+        index: Position of the sample, for error messages.
 
     Raises:
-        ValueError: If it is not an integer.
+        ValueError: If it is of another form. The message says which, and how to convert it.
 
     Example:
-        >>> as_label(torch.tensor(7), index=0)
-        7
+        >>> as_label(torch.tensor(7), index=0), as_label(1.0, index=0), as_label([0, 0, 1], index=0)
+        (7, 1, 2)
+        >>> as_label("cat", index=4)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected a class index as the label of sample 4, but got the text 'cat'.
+        Map names to numbers from 0, ...
     """
-    if not _is_whole(value):
-        shown = describe(value) if isinstance(value, Tensor) else repr(value)[:80]
+    label = class_index(value)
+    if label is None:
+        what, way = odd_label(value)
+        raise ValueError(f"Expected a class index as the label of sample {index}, but got {what}.\n{way}")
+    if label < -1:
         raise ValueError(
-            f"Expected an integer class index as the label of sample {index}, but got {shown}.\n"
-            "For one-hot or named labels give the data set a `target_transform` that returns the index."
+            f"Expected a class index of at least 0 as the label of sample {index}, or -1 for no label, but got {label}."
+            "\nNumber the classes from 0."
         )
-    return int(value)
+    return label
+
+
+def as_labels(values: Sequence[Any], positions: Sequence[int]) -> Tensor:
+    """Return the class indices that the labels of some samples stand for, int64 `(B,)`; see `as_label`.
+
+    Args:
+        values: Labels of the samples.
+        positions: Positions of the samples in the data set, for error messages.
+
+    Raises:
+        ValueError: If a label stands for no class index, or one-hot vectors differ in length.
+
+    Example:
+        >>> as_labels([3.0, torch.tensor([1]), True], [7, 8, 9])
+        tensor([3, 1, 1])
+    """
+    labels = [as_label(value, index) for value, index in zip(values, positions, strict=True)]
+    lengths = [_length_of(value) for value in values]
+    for length, index in zip(lengths, positions, strict=True):
+        if length != lengths[0]:
+            raise ValueError(
+                f"Expected labels of one form, but that of sample {index} is {_form(length)} and that of sample "
+                f"{positions[0]} is {_form(lengths[0])}.\nGive each sample its class index."
+            )
+    return torch.tensor(labels)
+
+
+def _length_of(value: Any) -> int:
+    """Return the length of a vector; 1 for a number."""
+    return 1 if type(value) is int or not getattr(value, "ndim", 1) or not isinstance(value, Sized) else len(value)
+
+
+def _form(length: int) -> str:
+    return "a number" if length == 1 else f"a one-hot vector of length {length}"
 
 
 def _not_negative(labels: Tensor) -> Tensor:
@@ -173,40 +280,23 @@ def _not_negative(labels: Tensor) -> Tensor:
     return labels
 
 
-def _check_range(labels: Tensor, classes: Any) -> None:
-    largest, place = int(labels.max()), int(labels.argmax())
-    if largest >= max(MAX_CLASSES, len(labels)):
-        raise ValueError(
-            f"Expected class indices below {MAX_CLASSES:,}, but sample {place} has the label {largest:,}.\n"
-            "Number the classes from 0."
-        )
-    listed = len(classes) if isinstance(classes, Sized) and not isinstance(classes, str) else 0
-    if listed and largest >= listed:
-        names = printable(", ".join(str(each) for each in list(classes)[:5]))
-        more = ", …" if listed > 5 else ""
-        raise ValueError(
-            f"Expected labels below {listed}, the number of classes that the data set lists ({names}{more}), but "
-            f"sample {place} has the label {largest}.\nCorrect or remove the sample, or list its class in `classes`."
-        )
-    present = len(torch.unique(labels))
-    if not listed and largest > 2 * present + _GAP:
-        raise ValueError(
-            f"Expected class indices without a large gap, but sample {place} has the label {largest} and only "
-            f"{present} classes occur.\nCorrect or remove the sample, number the classes from 0, or list them in the "
-            "data set's `classes`."
-        )
-
-
-def _is_whole(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
-    if isinstance(value, bool | np.bool_):
-        return False
+def _listed_classes(data: Any) -> list[Any]:
+    """Return the `classes` of a data set, or an empty list if it lists none."""
+    classes = _attribute(data, "classes")
+    if not isinstance(classes, Sized) or isinstance(classes, str | bytes):
+        return []
     try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
+        return [*classes]  # type: ignore[misc]
+    except Exception:  # noqa: BLE001 (an object of unknown kind)
+        return []
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """Return an attribute of a data set, or `None` if it has none or its property raises an error."""
+    try:
+        return getattr(dataset, name, None)
+    except Exception:  # noqa: BLE001 (the attribute is optional, and its code is the user's)
+        return None
 
 
 def _listed(dataset: Any) -> Tensor | None:
@@ -221,23 +311,12 @@ def _listed(dataset: Any) -> Tensor | None:
                 return view.gather(known)
             except (IndexError, TypeError, ValueError, RuntimeError):  # it only looks like a view
                 pass
-    if isinstance(tensors := getattr(dataset, "tensors", None), tuple) and len(tensors) > 1:
-        return _as_vector(tensors[1], len(dataset))
+    if isinstance(tensors := _attribute(dataset, "tensors"), tuple) and len(tensors) > 1:
+        return class_indices(tensors[1], len(dataset))
     for name in ("targets", "labels"):
-        if (vector := _as_vector(getattr(dataset, name, None), len(dataset))) is not None:
+        if (vector := class_indices(_attribute(dataset, name), len(dataset))) is not None:
             return vector
     return None
-
-
-def _as_vector(values: Any, length: int) -> Tensor | None:
-    if values is None or not (isinstance(values, Sequence | Tensor) or hasattr(values, "__array__")):
-        return None
-    try:
-        vector = torch.as_tensor(values if isinstance(values, Tensor | list) else np.array(values))
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    whole = not vector.is_floating_point() and not vector.is_complex() and vector.dtype != torch.bool
-    return vector.long() if whole and vector.shape == (length,) else None
 
 
 def _agrees(dataset: Any, spec: SampleSpec, listed: Tensor) -> bool:

@@ -2,23 +2,21 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from lightning_poison.checks import describe, printable
+from lightning_poison.checks import describe_error, expected, printable
+from lightning_poison.data.sample_parts import NO_SAMPLE, detect_paths, is_label_place, leaves_of, structure_of
+from lightning_poison.errors import UnreadableSampleError
 
-INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
-LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
 NAME_THEM = "Name the parts by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SampleSpec:
     """The paths of the input and of the label in a sample.
 
@@ -26,47 +24,115 @@ class SampleSpec:
     Samples may be tuples, lists, named tuples, dicts and dataclasses, nested; a collated batch of them has the same
     paths. Other objects with attributes, such as graphs of PyTorch Geometric, work if the paths are given.
 
+    A function of the sample can take the place of a path if the part is only read, not replaced. It is applied to
+    batches as well where a callback reads batches.
+
     Args:
-        inputs: Path of the input. Default: `"0"`.
-        labels: Path of the label. Default: `"1"`.
+        inputs: Path of the input, or a function that returns it. Default: `"0"`.
+        labels: Path of the label, or a function that returns it. Default: `"1"`.
+
+    Raises:
+        TypeError: If one of them is neither a path nor a function.
 
     Example:
+        >>> import torch
         >>> spec = SampleSpec(inputs="image", labels="meta.label")
         >>> sample = {"image": torch.zeros(1, 8, 8), "meta": {"label": 3, "id": "a"}}
         >>> spec.labels_in(sample)
         3
         >>> spec.replace(sample, labels=5)["meta"]
         {'label': 5, 'id': 'a'}
+        >>> SampleSpec("image", lambda sample: sample["meta"]["label"] % 2).labels_in(sample)
+        1
     """
 
-    inputs: str = "0"
-    labels: str = "1"
+    inputs: str | int | Callable[[Any], Any] = "0"
+    labels: str | int | Callable[[Any], Any] = "1"
+
+    def __post_init__(self) -> None:
+        for part in ("inputs", "labels"):
+            object.__setattr__(self, part, _checked_path(part, getattr(self, part)))
+
+    def __repr__(self) -> str:
+        return f"SampleSpec(inputs={_shown(self.inputs)}, labels={_shown(self.labels)})"
 
     def inputs_in(self, sample: Any) -> Any:
         """Return the input of a sample, or of a batch."""
-        return _get(sample, self.inputs)
+        return _part(sample, self.inputs, "inputs")
 
     def labels_in(self, sample: Any) -> Any:
         """Return the label of a sample, or of a batch."""
-        return _get(sample, self.labels)
+        return _part(sample, self.labels, "labels")
+
+    def split(self, samples: Sequence[Any], positions: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        """Return the inputs and the labels of samples of a data set.
+
+        Args:
+            samples: Samples.
+            positions: Their positions in the data set, for error messages.
+
+        Raises:
+            UnreadableSampleError: If a sample is `None`, or has another structure than the others.
+            ValueError: If a sample has no such parts.
+
+        Example:
+            >>> SampleSpec("x", "y").split([{"x": 0.5, "y": 1}, {"x": 0.7, "y": 0}], [7, 8])
+            ([0.5, 0.7], [1, 0])
+        """
+        if (self.inputs, self.labels) == ("0", "1") and all(type(each) is tuple and len(each) > 1 for each in samples):
+            return [sample[0] for sample in samples], [sample[1] for sample in samples]
+        inputs, labels = [], []
+        for sample, position in zip(samples, positions, strict=True):
+            try:
+                where = f"sample {position}"
+                inputs.append(_part(sample, self.inputs, "inputs", where))
+                labels.append(_part(sample, self.labels, "labels", where))
+            except ValueError as error:
+                if sample is None:
+                    raise UnreadableSampleError(
+                        f"Expected sample {position} with an input and a label, but got None.\n{NO_SAMPLE}"
+                    ) from error
+                known = next((place for place, each in enumerate(samples) if self._has_parts(each)), None)
+                if known is None:
+                    raise
+                raise UnreadableSampleError(
+                    f"Expected sample {position} to have the structure of sample {positions[known]},\n"
+                    f"{structure_of(samples[known])}\nbut got\n{structure_of(sample)}\n"
+                    "Return samples of one structure, or name both parts by functions: `SampleSpec(labels=function)`."
+                ) from error
+        return inputs, labels
+
+    def _has_parts(self, sample: Any) -> bool:
+        try:
+            self.inputs_in(sample), self.labels_in(sample)
+        except ValueError:
+            return False
+        return True
 
     def replace(self, sample: Any, **parts: Any) -> Any:
         """Return a copy of a sample with other `inputs` or `labels`. The sample itself is not changed.
 
         Raises:
             ValueError: If an attribute of an object cannot be set, or cannot be set on a copy without changing the
-                original.
+                original, or the part is the result of a function.
         """
         for part, value in parts.items():
-            sample = _set(sample, getattr(self, part).split("."), value)
+            path = getattr(self, part)
+            if callable(path):
+                way = f"Name a path, such as `SampleSpec({part}='{'image' if part == 'inputs' else 'label'}')`."
+                raise ValueError(
+                    expected(part, "a path, to replace what is there", f"the function {_shown(path)}", way)
+                )
+            sample = _set(sample, path.split("."), value)
         return sample
 
     @classmethod
     def detect(cls, sample: Any, *, batched: bool = False, mixed: bool = False) -> "SampleSpec":
         """Detect the paths of the input and the label.
 
-        They are unambiguous if a sequence starts with an input and a label, if there is exactly one of each, or if
-        exactly one of each has a common name (`image`, `label`, `target`, …).
+        They are unambiguous if there is exactly one input and one possible label, or if exactly one of each has a
+        common name (`image`, `label`, `target`, …). A sample may have other parts that are no labels, such as texts.
+        Parts named `index`, `id` or similar are not labels. The second part of a pair is its label, whatever its form.
 
         Args:
             sample: One sample, or one collated batch.
@@ -76,59 +142,65 @@ class SampleSpec:
 
         Raises:
             ValueError: If the paths are ambiguous. The message shows the structure and how to name the paths.
+
+        Example:
+            >>> import torch
+            >>> SampleSpec.detect((torch.zeros(1, 8, 8), 3, "cat.png"))
+            SampleSpec(inputs='0', labels='1')
+            >>> SampleSpec.detect((torch.zeros(1, 8, 8), 3, 7))
+            Traceback (most recent call last):
+            lightning_poison.data.sample_parts.AmbiguousLabelError: Expected a sample with one input (an image or a
+            vector) and one integer label, but got
+                0: a float32 tensor of shape (1, 8, 8)
+                1: int 3
+                2: int 7
+            `1` and `2` could each be the label.
+            Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('0', '2')`.
         """
-        leaves = list(_leaves(sample))
-        probabilities = [path for path, leaf in leaves if mixed and _is_named(path) and are_probabilities(leaf)]
-        inputs = [path for path, leaf in leaves if _is_input(leaf, batched=batched) and path not in probabilities]
-        labels = probabilities + [path for path, leaf in leaves if _is_label(leaf, batched=batched)]
-        if "0" in inputs and "1" in labels:
-            return cls("0", "1")
-        chosen = _single(inputs, INPUT_NAMES), _single(labels, LABEL_NAMES)
-        if chosen[0] is None or chosen[1] is None:
-            raise ValueError(_undetected(sample, leaves, "batch" if batched else "sample"))
-        return cls(chosen[0], chosen[1])
+        probable = [
+            leaf.path for leaf in leaves_of(sample) if mixed and is_label_place(leaf) and are_probabilities(leaf.value)
+        ]
+        return cls(*detect_paths(sample, batched=batched, probabilities=probable))
 
 
-def _undetected(sample: Any, leaves: list[tuple[str, Any]], what: str) -> str:
-    structure = "\n".join(f"    {printable(path)}: {_describe_leaf(leaf)}" for path, leaf in leaves[:20])
-    structure = structure or f"    {_describe_leaf(sample)}"
-    return (
-        f"Expected a {what} with one input (an image or a vector) and one integer label, but got\n{structure}\n"
-        "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('image', 'meta.y')`."
-    )
+def check_sample_spec(value: Any, *, name: str = "sample") -> SampleSpec | None:
+    """Return the value of an argument that is a `SampleSpec` or `None`.
+
+    Raises:
+        TypeError: If it is neither.
+
+    Example:
+        >>> check_sample_spec(("image", "label"))
+        Traceback (most recent call last):
+        TypeError: Expected `sample` to be a `SampleSpec`, but got ('image', 'label').
+        Write `sample=SampleSpec('image', 'label')`.
+    """
+    if value is None or isinstance(value, SampleSpec):
+        return value
+    way = f"Write `{name}=SampleSpec(inputs='image', labels='label')`, with the paths in your samples."
+    parts = value
+    if isinstance(value, Mapping) and set(value) == {"inputs", "labels"}:
+        parts = (value["inputs"], value["labels"])
+    if isinstance(parts, list | tuple) and len(parts) == 2 and all(isinstance(part, str | int) for part in parts):
+        way = f"Write `{name}=SampleSpec({printable(repr(parts[0]))}, {printable(repr(parts[1]))})`."
+    came = "the class SampleSpec" if value is SampleSpec else printable(repr(value), limit=80)
+    raise TypeError(expected(name, "a `SampleSpec`", came, way))
 
 
-def _describe_leaf(leaf: Any) -> str:
-    return describe(leaf) if isinstance(leaf, Tensor) else type(leaf).__name__
+def _checked_path(part: str, value: Any) -> Any:
+    if isinstance(value, str) or callable(value):
+        return value
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    way = "Join nested keys by dots, such as 'views.0'."
+    if isinstance(value, list | tuple) and value:
+        way = f"Join nested keys by dots: {printable(repr('.'.join(str(step) for step in value)))}."
+    what = "a path in the sample, such as 'image' or '0', or a function of the sample"
+    raise TypeError(expected(part, what, printable(repr(value), limit=80), way))
 
 
-def _single(paths: list[str], names: Sequence[str]) -> str | None:
-    if len(paths) == 1:
-        return paths[0]
-    named = [path for path in paths if path.rsplit(".", 1)[-1].lower() in names]
-    return named[0] if len(named) == 1 else None
-
-
-def _is_input(leaf: Any, *, batched: bool) -> bool:
-    if isinstance(leaf, Image.Image):
-        return not batched
-    if isinstance(leaf, np.ndarray | Tensor):
-        return leaf.ndim >= 1 + batched
-    return False
-
-
-def _is_label(leaf: Any, *, batched: bool) -> bool:
-    if isinstance(leaf, bool):
-        return False
-    if isinstance(leaf, int | np.integer):
-        return not batched
-    if isinstance(leaf, Tensor):
-        return leaf.ndim == int(batched) and not leaf.is_floating_point() and leaf.dtype != torch.bool
-    return False
-
-
-def _is_named(path: str) -> bool:
-    return path == "1" or path.rsplit(".", 1)[-1].lower() in LABEL_NAMES
+def _shown(path: Any) -> str:
+    return getattr(path, "__qualname__", type(path).__name__) if callable(path) else repr(path)
 
 
 def are_probabilities(leaf: Any) -> bool:
@@ -138,33 +210,27 @@ def are_probabilities(leaf: Any) -> bool:
     return bool((leaf >= 0).all()) and bool(((leaf.sum(1) - 1).abs() < 1e-2).all())
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, child in _children(value):
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if _children(child):
-            yield from _leaves(child, path)
-        else:
-            yield path, child
+def _part(sample: Any, path: Any, name: str, where: str = "a sample") -> Any:
+    """Return the part of a sample at a path, or what a function returns for it."""
+    if not callable(path):
+        return _get(sample, path, where)
+    try:
+        return path(sample)
+    except Exception as error:
+        raise ValueError(
+            f"Expected the function `{name}={_shown(path)}` to return the {name} of {where}, but it raised "
+            f"{describe_error(error)} for\n{structure_of(sample)}\nCorrect the function."
+        ) from error
 
 
-def _children(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return []
-
-
-def _get(value: Any, path: str) -> Any:
+def _get(value: Any, path: str, where: str) -> Any:
     for step in path.split("."):
         try:
             value = _step(value, step)
         except (KeyError, IndexError, AttributeError, TypeError, ValueError):
-            leaves = ", ".join(printable(name) for name, _ in list(_leaves(value))[:20]) or type(value).__name__
+            leaves = ", ".join(printable(leaf.path) for leaf in list(leaves_of(value))[:20]) or type(value).__name__
             raise ValueError(
-                f"Expected a sample with a part at `{path}`, but there is no {step!r} among: {leaves}.\n{NAME_THEM}"
+                f"Expected {where} with a part at `{path}`, but there is no {step!r} among: {leaves}.\n{NAME_THEM}"
             ) from None
     return value
 

@@ -1,20 +1,23 @@
 """Views of other data sets: the ones of this package, and a walk down to the data set that contains a sample."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
-from lightning_poison.checks import describe, expected
+from lightning_poison.checks import describe, expected, printable
+from lightning_poison.data.view_labels import are_listed, describe_list, kept_labels, replaced_labels
 from lightning_poison.errors import NothingKeptError
 
 _STRUCTURE = ("indices", "datasets", "cumulative_sizes", "tensors")
 """Attributes that describe where a data set's samples are. They are not forwarded by a view."""
+
+_LABELS = ("targets", "labels")
+"""Names under which a data set lists its labels."""
 
 
 class View(Protocol):
@@ -99,11 +102,21 @@ def locate(dataset: Any, index: int) -> tuple[Any, int]:
     return dataset, index
 
 
-class SampleView(Dataset[Any]):
-    """A view of another data set that forwards unknown attributes to it.
+def _subsets(dataset: Any) -> list[Any]:
+    """Return the data set and those below it, as long as they are a `Subset`, as `random_split` returns."""
+    found = []
+    while type(dataset) is Subset:
+        found.append(dataset)
+        dataset = dataset.dataset
+    return found
 
-    Attributes that describe where the other data set's samples are (`indices`, `tensors`, …) are not forwarded, since
-    a reader would mistake the view for a `Subset` or a `TensorDataset` with those samples.
+
+class SampleView(Dataset[Any]):
+    """A view of another data set that reads and sets unknown attributes on it.
+
+    Setting `view.transform` therefore takes effect on the samples. Attributes that describe where the other data set's
+    samples are (`indices`, `tensors`, …) are neither read nor set, since a reader would mistake the view for a `Subset`
+    or a `TensorDataset` with those samples. Attributes of the view itself are read-only.
 
     Args:
         dataset: Map-style data set.
@@ -113,17 +126,75 @@ class SampleView(Dataset[Any]):
         >>> view = SampleView(TinyImages(6))
         >>> view.classes, hasattr(view, "indices")
         (['class 0', 'class 1', 'class 2'], False)
+        >>> view.strength = 0.5
+        >>> view.dataset.strength
+        0.5
     """
 
+    dataset: Any
+    _subset_attributes: list[set[str]]
+
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+        subsets = _subsets(dataset)
+        self.__dict__.update(dataset=dataset, _subset_attributes=[set(vars(each)) for each in subsets])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in _STRUCTURE or "dataset" not in self.__dict__:
+        if name.startswith("__") or "dataset" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        if name in _STRUCTURE:
+            raise AttributeError(f"{self._no_structure(name)}\nFor those of all samples use `.dataset`.")
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__") or "dataset" not in self.__dict__:
+            super().__setattr__(name, value)
+            return
+        if name in self.__dict__ or hasattr(type(self), name):
+            raise AttributeError(
+                f"Expected an attribute of the data set, but `{printable(name)}` belongs to its {type(self).__name__} "
+                "and is read-only.\nSet it on the data set itself, `.dataset`, or build a new view."
+            )
+        if name in _STRUCTURE:
+            raise AttributeError(
+                f"{self._no_structure(name)}\nSet it on `.dataset` before training; the view keeps its positions."
+            )
+        if self._is_one_each(value) and not self._is_one_each(getattr(self.dataset, name, None)):
+            raise ValueError(
+                f"Expected `{printable(name)}` to have one entry for each of the {len(self.dataset):,} samples of the "
+                f"data set, but got {len(self):,}, one for each sample of its {type(self).__name__}.\n"
+                "Set it on the data set itself, `.dataset`, for all samples."
+            )
+        setattr(self.dataset, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name.startswith("__") or name in self.__dict__ or "dataset" not in self.__dict__:
+            super().__delattr__(name)
+        else:
+            delattr(self.dataset, name)
+
+    def _follow_writes(self) -> None:
+        """Move attributes that were set on a `Subset` since, such as a transform, to the data set that has them.
+
+        Without the view, `loader.dataset` is the `Subset`, and `loader.dataset.dataset.transform = ...` reaches the
+        data set below. With it, the same line sets the attribute on the `Subset`, where it would have no effect.
+        """
+        for subset, before in zip(_subsets(self.dataset), self._subset_attributes, strict=False):
+            if len(vars(subset)) > len(before):
+                for name in [name for name in vars(subset) if name not in before and hasattr(subset.dataset, name)]:
+                    setattr(subset.dataset, name, vars(subset).pop(name))
+
+    def _is_one_each(self, value: Any) -> bool:
+        return len(self) != len(self.dataset) and are_listed(value, len(self))
+
+    def _no_structure(self, name: str) -> str:
+        kind = type(self).__name__
+        return f"{kind!r} has no attribute {name!r}, which would describe other samples than those of the view."
+
     def _read_many(self, indices: list[int]) -> list[Any]:
+        self._follow_writes()
         batched = getattr(self.dataset, "__getitems__", None)
         return list(batched(indices)) if batched is not None else [self.dataset[index] for index in indices]
 
@@ -132,7 +203,8 @@ class SanitizedDataset(SampleView):
     """A view of a data set with only the samples that are kept, in their original order.
 
     `indices[i]` is the position in the original of the view's sample `i`. `targets` and `labels`, if the data set
-    lists them, are filtered too; any other attribute is the data set's own.
+    lists them, are filtered too, and an assignment, to one or to `targets[i]`, changes the labels of the data set. Any
+    other attribute is the data set's own, and is set on it.
 
     Args:
         dataset: Map-style data set of N samples.
@@ -150,6 +222,8 @@ class SanitizedDataset(SampleView):
         (3, 2.0)
     """
 
+    indices: Tensor
+
     def __init__(self, dataset: Any, keep: Tensor) -> None:
         super().__init__(dataset)
         if keep.dtype != torch.bool or keep.shape != (len(dataset),):
@@ -159,30 +233,41 @@ class SanitizedDataset(SampleView):
                 f"Expected a mask that keeps some of the {len(keep)} samples, but it keeps none.\n"
                 "Check the scores before training: the scorer does not fit this data, or the threshold is wrong."
             )
-        self.indices = keep.nonzero().flatten()
-        if getattr(dataset, "__getitems__", None) is not None:
-            self.__getitems__ = self._getitems
+        self.__dict__["indices"] = keep.nonzero().flatten()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
+        self._follow_writes()
         chosen = self.indices[index]
         return self.dataset[int(chosen) if chosen.ndim == 0 else chosen.tolist()]
+
+    @property
+    def __getitems__(self) -> Callable[[list[int]], list[Any]]:
+        """Reads several samples at once; missing if the data set does not have it."""
+        if getattr(self.dataset, "__getitems__", None) is None:
+            raise AttributeError(f"{type(self.dataset).__name__!r} has no attribute '__getitems__'")
+        return self._getitems
 
     def _getitems(self, indices: list[int]) -> list[Any]:
         return self._read_many(self.indices[torch.as_tensor(indices)].tolist())
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)
-        return _filtered(value, self.indices, len(self.dataset)) if name in ("targets", "labels") else value
+        return kept_labels(value, self.indices) if self._are_labels(name, value) else value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _LABELS or "indices" not in self.__dict__:
+            super().__setattr__(name, value)
+            return
+        original = getattr(self.dataset, name, None)
+        if self._are_labels(name, original) and not are_listed(value, len(self.dataset)):
+            if not are_listed(value, len(self)):
+                wanted = f"labels of the {len(self):,} kept samples, or of all {len(self.dataset):,}"
+                raise ValueError(expected(name, wanted, describe_list(value)))
+            value = replaced_labels(original, self.indices, value)
+        setattr(self.dataset, name, value)
 
-def _filtered(values: Any, indices: Tensor, length: int) -> Any:
-    if not isinstance(values, list | tuple | Tensor | np.ndarray) or len(values) != length:
-        return values
-    if isinstance(values, Tensor):
-        return values[indices.to(values.device)]
-    if isinstance(values, np.ndarray):
-        return values[indices.numpy()]
-    return type(values)(values[index] for index in indices.tolist())
+    def _are_labels(self, name: str, value: Any) -> bool:
+        return name in _LABELS and are_listed(value, len(self.dataset))

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
-from lightning_poison.checks import expected, printable
+from lightning_poison.checks import describe, expected, printable
+from lightning_poison.contexts import process_state_restored
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.views import SanitizedDataset
+from lightning_poison.entry_points import call_plugin
 from lightning_poison.randomness import derived_generator
 
 Predict = Callable[[Any], Tensor]
@@ -90,6 +92,10 @@ def evaluate(
 
     Raises:
         ValueError: If a defense does not return a mask of the data set, or has the name of a control.
+        PluginError: If the objective of the attack fails, chained to its error.
+
+    What a defense or the objective changes of the process, such as grad mode, is undone. Exceptions of a defense
+    propagate, with a note that names it.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -108,7 +114,7 @@ def evaluate(
         raise ValueError(f"Expected defense names other than those of the controls, but got {sorted(reserved)}.")
     poisoned = PoisonedDataset(dataset, poison)
     masks = {"no defense": torch.ones(len(poisoned), dtype=torch.bool)}
-    defended = {name: _check_mask(name, defend(poisoned), len(poisoned)) for name, defend in defenses.items()}
+    defended = {name: _mask_of(name, defend, poisoned) for name, defend in defenses.items()}
     first = next(iter(defended.values()), masks["no defense"])
     masks["random filter"] = random_mask(len(poisoned), int((~first).sum()), seed=seed)
     masks |= defended
@@ -215,10 +221,12 @@ class _Evaluator:
     reference: Predict
 
     def cell(self, name: str, is_control: bool, keep: Tensor, predict: Predict, seed: int) -> Cell:
-        items = self.poison.objective.evaluation_set(self.test)
-        labels = [items[index][1:] for index in range(len(items))]  # type: ignore[arg-type]
-        true, wanted = torch.tensor(labels, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        success = self.poison.objective.success(predict(items), true, wanted, reference=self.reference(items))
+        what = f"the objective of the attack `{printable(self.poison.attack)}`"
+        items, true, wanted = call_plugin(self._items, what)
+        predicted, reference = predict(items), self.reference(items)
+        success = call_plugin(
+            lambda: self.poison.objective.success(predicted, true.clone(), wanted.clone(), reference=reference), what
+        )
         is_poison = self.poisoned.is_poison
         is_clean = ~is_poison & ~self.poison.is_cover(len(self.poisoned.dataset))
         return Cell(
@@ -233,12 +241,27 @@ class _Evaluator:
             removed=int((~keep).sum()),
         )
 
+    def _items(self) -> tuple[Any, Tensor, Tensor]:
+        items: Any = self.poison.objective.evaluation_set(self.test)
+        labels = [items[index][1:] for index in range(len(items))]
+        true, wanted = torch.tensor(labels, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        return items, true, wanted
+
 
 def _share(mask: Tensor) -> float:
     return float(mask.double().mean()) if len(mask) else 0.0
 
 
-def _check_mask(name: str, keep: Tensor, length: int) -> Tensor:
+def _mask_of(name: str, defend: Defense, poisoned: PoisonedDataset) -> Tensor:
+    """Run a defense, and return a copy of its mask, which it cannot change later."""
+    try:
+        with process_state_restored():
+            keep = defend(poisoned)
+    except Exception as error:
+        error.add_note(f"Raised by the defense `{printable(name)}`.")
+        raise
+    length = len(poisoned)
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (length,):
-        raise ValueError(expected(f"the result of {printable(name)}", f"a boolean mask ({length},)", str(keep)[:80]))
-    return keep
+        came = printable(describe(keep))
+        raise ValueError(expected(f"the result of {printable(name)}", f"a boolean mask ({length},)", came))
+    return keep.detach().clone()

@@ -7,11 +7,12 @@ separator in locales with a decimal comma) are escaped. Reading the file reverse
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lightning_poison.checks import printable
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.errors import ManifestError
 
 DecisionWord = Literal["removed", "flagged", "kept-by-hand"]
@@ -68,87 +69,137 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(int(digits, 16))
 
 
+MAX_TEXT = 4_096
+"""Maximum number of characters of a text. Escaped, it stays below 131,072, the limit of Python's csv module."""
+
+
 @dataclass(frozen=True)
 class _Column:
-    """Valid contents of a column, as a description and as a parser that raises `ValueError`."""
+    """Valid contents of a column: a description, a parser that raises `ValueError`, and a check of the parsed value."""
 
     contents: str
     parse: Callable[[str], Any]
+    accepts: Callable[[Any], bool]
 
 
 def _integer(cell: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", cell):
+    if not re.fullmatch(r"-?[0-9]{1,15}", cell):
         raise ValueError
     return int(cell)
 
 
 def _number(cell: str) -> float:
-    value = float(cell)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _probability(cell: str) -> float:
-    if not 0 <= float(cell) <= 1:
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", cell.strip(" ")):
         raise ValueError
     return float(cell)
 
 
-def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda cell: parse(cell) if cell else None
+def _text(cell: str) -> str:
+    if any(unicodedata.category(char) == "Cc" for char in cell):
+        raise ValueError
+    return unescape_cell(cell)
 
 
-def _matching(pattern: str) -> Callable[[str], str]:
-    def parse(cell: str) -> str:
-        if not re.fullmatch(pattern, cell):
-            raise ValueError
-        return cell
-
-    return parse
+def _is_integer(value: Any, low: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 10**15
 
 
-_TEXT = _Column(r"text in which a backslash is written `\\`", unescape_cell)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_probability(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def _optional(column: _Column) -> _Column:
+    return _Column(
+        f"{column.contents}, or empty",
+        lambda cell: column.parse(cell) if cell else None,
+        lambda value: value is None or column.accepts(value),
+    )
+
+
+def _matching(contents: str, pattern: str) -> _Column:
+    return _Column(contents, str, lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)))
+
+
+_COUNT = _Column("an integer of at least 0", _integer, _is_integer)
+_FINITE = _Column("a finite number", _number, _is_number)
+_PROBABILITY = _Column("a number in [0, 1]", _number, _is_probability)
+_TEXT = _Column(
+    rf"text of at most {MAX_TEXT:,} characters, in which a backslash is written `\\`, without control characters",
+    _text,
+    _is_text,
+)
 
 COLUMNS: dict[str, _Column] = {
-    "sample_id": _Column("an integer of at least 0", _integer),
-    "decision": _Column("one of " + ", ".join(get_args(DecisionWord)), _matching("|".join(get_args(DecisionWord)))),
-    "label": _Column("an integer of at least 0", _integer),
-    "suggested_label": _Column("an integer of at least 0, or empty", _optional(_integer)),
+    "sample_id": _COUNT,
+    "decision": _matching("one of " + ", ".join(get_args(DecisionWord)), "|".join(get_args(DecisionWord))),
+    "label": _Column("an integer of at least -1", _integer, lambda value: _is_integer(value, -1)),
+    "suggested_label": _optional(_COUNT),
     "label_name": _TEXT,
     "suggested_name": _TEXT,
-    "score": _Column("a finite number", _number),
-    "p_value": _Column("a number in [0, 1]", _probability),
-    "posterior": _Column("a number in [0, 1], or empty", _optional(_probability)),
-    "score_threshold": _Column("a finite number, or empty", _optional(_number)),
-    "posterior_threshold": _Column("a number in [0, 1], or empty", _optional(_probability)),
+    "score": _FINITE,
+    "p_value": _PROBABILITY,
+    "posterior": _optional(_PROBABILITY),
+    "score_threshold": _optional(_FINITE),
+    "posterior_threshold": _optional(_PROBABILITY),
     "path": _TEXT,
-    "content_hash": _Column("`raw:` or `input:` and 32 hexadecimal digits", _matching("(raw|input):[0-9a-f]{32}")),
+    "content_hash": _matching("`raw:` or `input:` and 32 hexadecimal digits", "(raw|input):[0-9a-f]{32}"),
     "fingerprint": _TEXT,
 }
 """Columns of every manifest, in order. The columns of the votes follow."""
 
-_VOTE = _Column("a number in [0, 1], or empty", _optional(_probability))
+_VOTE = _optional(_PROBABILITY)
 
 
 def format_cell(value: Any) -> str:
     """Format a value for `parse_cell`, without loss of precision."""
     if isinstance(value, str):
         return escape_cell(value)
-    return "" if value is None else repr(value)
+    return "" if value is None else repr(float(value) if isinstance(value, float) else int(value))
 
 
-def parse_cell(cell: str, name: str, line: int) -> Any:
+def parse_cell(cell: str, name: str, where: str) -> Any:
     """Parse the cell of a column.
+
+    Args:
+        cell: Text of the cell.
+        name: Name of the column.
+        where: Line and file, for errors.
 
     Raises:
         ManifestError: If the value is invalid for the column. The message names line, column and value.
     """
     column = COLUMNS.get(name, _VOTE)
     try:
-        return column.parse(cell)
+        value = column.parse(cell)
+        if column.accepts(value):
+            return value
     except (ValueError, OverflowError):
-        raise ManifestError(
-            f"Expected `{printable(name, limit=60)}` in line {line} of the manifest to be {column.contents}, but got "
-            f"'{printable(cell, limit=80)}'.\n{REPAIR_HINT}"
-        ) from None
+        pass
+    raise ManifestError(
+        f"Expected `{printable(name, limit=60)}` in {where} to be {column.contents}, but got "
+        f"'{printable(cell, limit=80)}'.\n{REPAIR_HINT}"
+    )
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise if a value could not be read again from a column; the same check as for a cell.
+
+    Raises:
+        ValueError: If it could not.
+    """
+    column = COLUMNS.get(name, _VOTE)
+    if not column.accepts(value):
+        raise ValueError(expected(printable(name, limit=60), column.contents, describe(value)))
+
+
+def shortened_text(text: str) -> str:
+    """Return untrusted text that fits into a cell."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

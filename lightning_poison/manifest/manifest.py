@@ -12,7 +12,7 @@ from lightning_poison.checks import expected, index_vector
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.cells import DecisionWord
+from lightning_poison.manifest.cells import DecisionWord, shortened_text
 from lightning_poison.manifest.diff import ManifestDiff, compare_rows, shortened
 from lightning_poison.manifest.matching import content_hash, file_of, find_samples
 from lightning_poison.manifest.rows import ManifestRow, read_rows, row_values, write_rows
@@ -90,7 +90,7 @@ class Manifest:
                     **row_values(verdict, index, class_names or ()),
                     decision="kept-by-hand" if index in by_hand else word,
                     content_hash=content_hash(dataset, index, sample=spec),
-                    path=file_of(dataset, index),
+                    path=shortened_text(file_of(dataset, index)),
                 )
                 for index in ranking
                 if index in by_hand or not verdict.keep[index]
@@ -173,10 +173,11 @@ def write_manifest(
     Example:
         >>> import tempfile
         >>> from lightning_poison.testing.tiny_images import TinyImages
-        >>> from lightning_poison.sanitization.verdict import Evidence
-        >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]), torch.tensor([0.8, 0.001, 0.6])
+        >>> from lightning_poison.sanitization.evidence import Evidence
+        >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]).double(), torch.tensor([0.8, 0.001, 0.6]).double()
+        >>> thresholds = torch.full((3,), 4.0).double()
         >>> verdict = Verdict(
-        ...     scores, p_values, scores <= 4, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2]), torch.full((3,), 4.0),
+        ...     scores, p_values, scores <= 4, torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2]), thresholds,
         ...     Evidence(True, 0.3, 0.1, 0.8, 0.95, 0.003), "trusted", 0.01, scorer="likelihood", fingerprint="5f0c"
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -196,7 +197,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ManifestError: If the file cannot be parsed. The message names line, column and value.
+        ManifestError: If the file cannot be parsed. The message names file, line, column and value.
 
     Example:
         >>> import tempfile

@@ -1,7 +1,6 @@
 """Match rows of a manifest to samples of a data set, by content, label and path."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from functools import cached_property
@@ -14,8 +13,10 @@ from torch import Tensor
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.labels import as_label, labels_of, read_sample
 from lightning_poison.data.raw_images import read_raw
+from lightning_poison.data.sample_files import listed_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import locate
+from lightning_poison.manifest.cells import shortened_text
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.randomness import seeded_rng
 
@@ -84,10 +85,7 @@ def content_hash(dataset: Any, index: int, *, sample: SampleSpec) -> str:
 
 
 def file_of(dataset: Any, index: int) -> str:
-    """Return the path of the file of a sample, or an empty string if the data set has no paths.
-
-    Paths are read from `samples` or `imgs`, as in torchvision's `ImageFolder`, through subsets, concatenations and the
-    views of this library. They are untrusted text.
+    """Return the path of the file of a sample, poisoned or not, or an empty string if the data set has no paths.
 
     Args:
         dataset: Map-style data set.
@@ -96,14 +94,7 @@ def file_of(dataset: Any, index: int) -> str:
     owner, position = locate(dataset, index)
     if isinstance(owner, PoisonedDataset):
         return file_of(owner.dataset, position) if position < len(owner.dataset) else ""
-    for name in ("samples", "imgs"):
-        entries = getattr(owner, name, None)
-        if isinstance(entries, list | tuple) and len(entries) == len(owner):
-            entry = entries[position]
-            path = entry[0] if isinstance(entry, list | tuple) and entry else entry
-            if isinstance(path, str | os.PathLike):
-                return str(os.fspath(path))
-    return ""
+    return listed_file(owner, position)
 
 
 def raw_image(dataset: Any, index: int) -> Tensor | None:
@@ -141,7 +132,7 @@ class _Lookup:
     def by_path(self) -> dict[str, list[int]]:
         indices = defaultdict(list)
         for index in range(len(self.dataset)):
-            indices[file_of(self.dataset, index)].append(index)
+            indices[shortened_text(file_of(self.dataset, index))].append(index)
         return indices
 
     def by_content(self, row: ManifestRow) -> list[int]:

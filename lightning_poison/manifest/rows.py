@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_poison.checks import printable
+from lightning_poison.checks import expected, printable
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import (
     COLUMNS,
+    MAX_TEXT,
     REPAIR_HINT,
     VOTE_PREFIX,
     DecisionWord,
+    check_value,
     escape_cell,
     format_cell,
     parse_cell,
+    shortened_text,
     unescape_cell,
 )
 from lightning_poison.sanitization.verdict import Verdict
@@ -30,7 +33,7 @@ class ManifestRow:
 
     Args:
         sample_id: Position in the data set, from 0.
-        label: Label of the sample.
+        label: Label of the sample; −1 without a label.
         suggested_label: Label under which the sample is least suspicious, or `None` if the scorer suggests none.
         label_name: Name of the class, or empty if unknown.
         suggested_name: Name of the suggested class, or empty if unknown.
@@ -44,6 +47,11 @@ class ManifestRow:
         fingerprint: First 16 digits of the verdict's fingerprint.
         path: File of the sample, or empty if the data set has no paths. Untrusted text.
         votes: p-value from each member of a combination, by name.
+
+    Texts have at most 4,096 characters.
+
+    Raises:
+        ValueError: If a value is of another type or out of its range.
     """
 
     sample_id: int
@@ -62,6 +70,14 @@ class ManifestRow:
     path: str = ""
     votes: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            check_value(name, getattr(self, name))
+        for name, vote in self.votes.items():
+            if not isinstance(name, str) or len(name) > MAX_TEXT or vote is None:
+                raise ValueError(expected("votes", "p-values by names", f"{vote!r} by {printable(repr(name))}"))
+            check_value(VOTE_PREFIX + name, vote)
+
     def __str__(self) -> str:
         parts = [f"labeled {_class(self.label, self.label_name)}"]
         if self.suggested_label is not None:
@@ -79,7 +95,7 @@ class ManifestRow:
 def row_values(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a row that a verdict determines."""
     label, suggested = int(verdict.labels[index]), int(verdict.suggested_labels[index])
-    threshold = float(verdict.thresholds[label])
+    threshold = float(verdict.thresholds[label]) if label >= 0 else math.inf
     return {
         "sample_id": index,
         "label": label,
@@ -92,7 +108,7 @@ def row_values(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict
         "score_threshold": threshold if math.isfinite(threshold) else None,
         "posterior_threshold": verdict.posterior_threshold,
         "fingerprint": verdict.fingerprint[:16],
-        "votes": {name: float(vote[index]) for name, vote in verdict.votes.items()},
+        "votes": {shortened_text(name): float(vote[index]) for name, vote in verdict.votes.items()},
     }
 
 
@@ -113,63 +129,79 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[ManifestRow, ...]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ManifestError: If the file cannot be parsed. The message names line, column and value.
+        ManifestError: If the file cannot be parsed. The message names file, line, column and value.
     """
+    shown = printable(os.fspath(path), limit=500)
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected a manifest, but there is no file at {path}.")
+        raise FileNotFoundError(f"Expected a manifest, but there is no file at {shown}.")
+    line = 0
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            _check_header(header)
-            votes = _vote_names(header)
-            rows = [_parse_line(cells, header, votes, reader.line_num) for cells in reader if cells]
-    except (csv.Error, UnicodeDecodeError) as error:
+            line = reader.line_num
+            _check_header(header, shown)
+            votes = _vote_names(header, shown)
+            rows = []
+            for cells in reader:
+                line = reader.line_num
+                if cells:
+                    rows.append(_parse_line(cells, header, votes, f"line {line} of the manifest {shown}"))
+    except csv.Error as error:
         raise ManifestError(
-            f"Expected a manifest, comma-separated text in UTF-8, but {path} cannot be read: {error}.\n{REPAIR_HINT}"
+            f"Expected a manifest, comma-separated text in UTF-8, but {shown} cannot be read after line {line}: "
+            f"{error}.\n{REPAIR_HINT}"
         ) from error
-    return _unique(rows)
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"Expected a manifest, comma-separated text in UTF-8, but {shown} has another encoding: {error}.\n"
+            "Save it as comma-separated text in UTF-8, or delete it so that the next run writes a new one."
+        ) from error
+    return _unique(rows, shown)
 
 
-def _check_header(header: list[str]) -> None:
+def _check_header(header: list[str], shown: str) -> None:
     missing = [name for name in COLUMNS if name not in header]
     unknown = [name for name in header if name not in COLUMNS and not name.startswith(VOTE_PREFIX)]
     if missing or unknown or len(set(header)) != len(header):
         fault = f"no {missing[0]!r}" if missing else f"also {unknown[0]!r}" if unknown else "one of them twice"
         raise ManifestError(
-            f"Expected the columns {', '.join(COLUMNS)} in line 1 of the manifest, but got {printable(fault)}.\n"
+            f"Expected the columns {', '.join(COLUMNS)} in line 1 of the manifest {shown}, but got "
+            f"{printable(fault)}.\n"
             "Save the file as comma-separated text with an unchanged first line, without additional columns."
         )
 
 
-def _vote_names(header: list[str]) -> dict[str, str]:
+def _vote_names(header: list[str], shown: str) -> dict[str, str]:
     """Return the name of each member of a combination, by column."""
     columns = [name for name in header if name.startswith(VOTE_PREFIX)]
     try:
-        return {column: unescape_cell(column.removeprefix(VOTE_PREFIX)) for column in columns}
+        names = {column: unescape_cell(column.removeprefix(VOTE_PREFIX)) for column in columns}
     except (ValueError, OverflowError):
+        names = {}
+    if len(set(names.values())) != len(columns) or any(len(name) > MAX_TEXT for name in names.values()):
         raise ManifestError(
-            f"Expected column names in which a backslash is written `\\\\`, but got {printable(columns)}."
-            f"\n{REPAIR_HINT}"
-        ) from None
-
-
-def _parse_line(cells: list[str], header: list[str], votes: Mapping[str, str], line: int) -> ManifestRow:
-    if len(cells) != len(header):
-        raise ManifestError(
-            f"Expected {len(header)} cells in line {line} of the manifest, but got {len(cells)}.\n{REPAIR_HINT}"
+            f"Expected different column names of at most {MAX_TEXT:,} characters, in which a backslash is written "
+            f"`\\\\`, in line 1 of the manifest {shown}, but got {printable(columns)}.\n{REPAIR_HINT}"
         )
-    parsed = {name: parse_cell(cell, name, line) for name, cell in zip(header, cells, strict=True)}
+    return names
+
+
+def _parse_line(cells: list[str], header: list[str], votes: Mapping[str, str], where: str) -> ManifestRow:
+    if len(cells) != len(header):
+        raise ManifestError(f"Expected {len(header)} cells in {where}, but got {len(cells)}.\n{REPAIR_HINT}")
+    parsed = {name: parse_cell(cell, name, where) for name, cell in zip(header, cells, strict=True)}
     row_votes = {name: parsed.pop(column) for column, name in votes.items()}
     return ManifestRow(**parsed, votes={name: vote for name, vote in row_votes.items() if vote is not None})
 
 
-def _unique(rows: list[ManifestRow]) -> tuple[ManifestRow, ...]:
+def _unique(rows: list[ManifestRow], shown: str) -> tuple[ManifestRow, ...]:
     seen: set[int] = set()
     for row in rows:
         if row.sample_id in seen:
             raise ManifestError(
-                f"Expected a unique `sample_id` in each row, but got {row.sample_id} twice.\n{REPAIR_HINT}"
+                f"Expected a unique `sample_id` in each row, but got {row.sample_id} twice in the manifest {shown}.\n"
+                f"{REPAIR_HINT}"
             )
         seen.add(row.sample_id)
     return tuple(rows)
@@ -180,4 +212,4 @@ def _class(number: int, name: str) -> str:
 
 
 def _name(label: int, class_names: Sequence[str]) -> str:
-    return str(class_names[label]) if 0 <= label < len(class_names) else ""
+    return shortened_text(str(class_names[label])) if 0 <= label < len(class_names) else ""

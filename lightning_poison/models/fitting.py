@@ -1,7 +1,7 @@
 """The training loop shared by scorers, surrogates and benchmarks."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lightning_poison.checks import expected, positive, positive_int
 from lightning_poison.contexts import reproducible_kernels
-from lightning_poison.data.blocks import Block, index_blocks, read_blocks
+from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.fit_state import FitState
 from lightning_poison.runtime import LocalRuntime, Runtime
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -123,14 +124,36 @@ def fit_module(
         optimizer, settings.learning_rate, total_steps=total, pct_start=max(0.2, 2 / total)
     )
     stop = min(steps, max_steps or steps)
+    spec = sample or spec_of(dataset)
+    epoch_start = torch.Generator()
+    state = FitState(
+        {"module": module},
+        [optimizer],
+        {"draws": generator, "epoch start": epoch_start},
+        runtime,
+        {**vars(settings), "stop": stop, "samples": len(dataset), "description": description},
+        {"loss": loss} if hasattr(loss, "state_dict") else {},
+    )
+    done, passed = state.resume() or (0, 0)
+    schedule.last_epoch += done
     with reproducible_kernels(runtime.device, runtime.threads), runtime.progress(stop, description) as progress:
-        for step, block in enumerate(_batches(dataset, settings, sample, runtime, generator, stop)):
-            inputs = _shifted(block.inputs, settings.shift, generator).to(runtime.device)
-            with runtime.autocast():
-                value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
-            _step(value, module, optimizer, settings.clip_norm, step)
-            schedule.step()
-            progress.advance()
+        progress.advance(done)
+        while done < stop:
+            if not passed:
+                epoch_start.set_state(generator.get_state())
+            blocks, seed = _epoch(len(dataset), settings, epoch_start, generator, passed)
+            blocks = blocks[passed : passed + stop - done]
+            for block in read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers):
+                inputs = _shifted(block.inputs, settings.shift, generator).to(runtime.device)
+                with runtime.autocast():
+                    value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
+                _step(value, module, optimizer, settings.clip_norm, done)
+                schedule.step()
+                done, passed = done + 1, passed + 1
+                progress.advance()
+                state.save((done, passed))
+            passed = 0
+    state.save((done, passed), now=True)
     return module.eval()
 
 
@@ -150,23 +173,17 @@ def to_channels_last(module: ModuleT) -> ModuleT:
     return module.to(memory_format=torch.channels_last)
 
 
-def _batches(
-    dataset: Any,
-    settings: FitSettings,
-    sample: SampleSpec | None,
-    runtime: Runtime,
-    generator: torch.Generator,
-    stop: int,
-) -> Iterator[Block]:
-    spec = sample or spec_of(dataset)
-    epoch = settings.steps_per_epoch(len(dataset))
-    done = 0
-    while done < stop:
-        order = torch.randperm(len(dataset), generator=generator)
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        blocks = index_blocks(order, settings.batch_size)[: min(epoch, stop - done)]
-        done += len(blocks)
-        yield from read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers)
+def _epoch(
+    length: int, settings: FitSettings, start: torch.Generator, generator: torch.Generator, passed: int
+) -> tuple[list[Tensor], int]:
+    """Draw the blocks of an epoch and the seed of its reads; again, from its start, if some of them have passed."""
+    source = generator
+    if passed:
+        source = torch.Generator()
+        source.set_state(start.get_state())
+    order = torch.randperm(length, generator=source)
+    seed = int(torch.randint(2**31, (1,), generator=source))
+    return index_blocks(order, settings.batch_size)[: settings.steps_per_epoch(length)], seed
 
 
 def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, step: int) -> None:

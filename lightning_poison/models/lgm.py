@@ -134,7 +134,7 @@ def margin_logits(
     means: Tensor,
     log_variances: Tensor | None = None,
     *,
-    margin: float = 1.0,
+    margin: float | Tensor = 1.0,
     log_prior: Tensor | None = None,
 ) -> Tensor:
     """Compute posterior logits with the distance to a sample's own class scaled by 1 + α.
@@ -147,7 +147,7 @@ def margin_logits(
         labels: Class indices, int64 `(B,)`.
         means: μ, `(C, D)`.
         log_variances: Logarithm of the variances, `(C, D)`. Default: identity covariances.
-        margin: α, at least 0. Default: 1.
+        margin: α, at least 0; a number or a scalar tensor. Default: 1.
         log_prior: log p(k), `(C,)`. Default: equally frequent classes.
 
     Returns:

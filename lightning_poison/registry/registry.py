@@ -3,15 +3,19 @@
 import difflib
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from lightning_poison.attacks.crafting import check_interface
 from lightning_poison.attacks.poison import Attack
 from lightning_poison.checks import describe, printable
+from lightning_poison.entry_points import DISABLED, HOST, call_plugin, plugin_distributions
 from lightning_poison.errors import PluginError, UnknownNameError
-from lightning_poison.registry.loading import Entry, Plugins, load_all
+from lightning_poison.registry.loading import BUNDLED_ATTACKS, Entry, Plugins, load_all
 from lightning_poison.scorers.inspection import AnyScorer
 
 
@@ -24,7 +28,8 @@ def load_plugins(*, strict: bool = False) -> Plugins:
         strict: Whether to raise an error for a broken plug-in. Default: `False`.
 
     Raises:
-        PluginError: If `strict` is set and a plug-in is broken, chained to the original error.
+        PluginError: If `strict` is set and a plug-in is broken, chained to the original error; or if a plug-in calls
+            this while plug-ins are loaded.
 
     Example:
         >>> plugins = load_plugins()
@@ -33,7 +38,13 @@ def load_plugins(*, strict: bool = False) -> Plugins:
         >>> plugins is load_plugins()
         True
     """
-    plugins = _load_once()
+    with _lock:
+        if _is_loading:
+            raise PluginError(
+                "Expected the registry to be used after plug-ins are loaded, but a plug-in uses it while it is loaded "
+                "itself.\nUse it inside of the functions that need it, not at import or in a hook."
+            )
+        plugins = _load_once()
     if strict and plugins.broken:
         raise PluginError(str(plugins.broken[0])) from plugins.broken[0].error
     for broken in plugins.broken:
@@ -73,10 +84,12 @@ def get_attack(name: str, **settings: Any) -> Attack:
         **settings: Arguments of the attack's factory.
 
     Raises:
-        UnknownNameError: If no plug-in provides the name. The message lists the available names and the closest ones.
-        PluginError: If several plug-ins provide the name, the plug-in is broken (chained to the original error), or
-            the factory does not return an attack.
+        UnknownNameError: If no plug-in provides the name. The message lists the available names and the closest ones,
+            or names the distribution to install.
+        PluginError: If several plug-ins provide the name, the plug-in is broken or its factory fails (chained to the
+            original error), or the factory does not return an attack.
         TypeError: If the factory does not accept these settings. The message shows its signature.
+        ValueError: If the factory refuses a setting. The message names the attack.
 
     Example:
         >>> try:
@@ -86,8 +99,12 @@ def get_attack(name: str, **settings: Any) -> Attack:
         Expected the name of an installed attack (...), but got 'no-such-attack'.
         Install the distribution that provides it.
     """
-    attack = _build("attack", _find("attack", name, load_plugins().attacks), settings)
-    check_interface(attack)
+    entry = _find("attack", name, load_plugins().attacks)
+    attack = _build("attack", entry, settings)
+    try:
+        check_interface(attack)
+    except PluginError as error:
+        raise PluginError(f"In the attack `{entry.name}` of {entry.source}: {error}") from error
     return attack  # type: ignore[no-any-return]
 
 
@@ -100,20 +117,28 @@ def get_scorer(name: str, **settings: Any) -> AnyScorer:
     """
     entry = _find("scorer", name, load_plugins().scorers)
     scorer = _build("scorer", entry, settings)
-    if not isinstance(scorer, AnyScorer):
+    if not issubclass(type(scorer), AnyScorer):
         raise PluginError(
             f"Expected the factory of the scorer `{printable(name)}` in {entry.source} to return a scorer, "
-            f"but got {describe(scorer)}.\nDerive its class from `Scorer` or `SetScorer`."
+            f"but got {call_plugin(lambda: describe(scorer), 'its description')}.\n"
+            "Derive its class from `Scorer` or `SetScorer`."
         )
-    return scorer
+    return scorer  # type: ignore[no-any-return]
 
 
 _reported: set[str] = set()
+_lock = threading.RLock()
+_is_loading: list[bool] = []
+"""Not empty while plug-ins are loaded, by the thread that holds the lock."""
 
 
 @functools.cache
 def _load_once() -> Plugins:
-    return load_all()
+    _is_loading.append(True)
+    try:
+        return load_all()
+    finally:
+        _is_loading.clear()
 
 
 def _sort_key(entry: Entry) -> tuple[str, str]:
@@ -139,7 +164,9 @@ def _unknown_name(noun: str, name: str, entries: Sequence[Entry]) -> Exception:
     plugin, _, bare = name.rpartition(":")
     names = sorted({entry.name for entry in entries})
     misspelled = difflib.get_close_matches(bare, names, n=1)
+    bundle = BUNDLED_ATTACKS.get(bare) if noun == "attack" and not plugin else None
     suspects = [each for each in load_plugins().broken if plugin in ("", each.source.plugin)]
+    suspects = [each for each in suspects if bundle in (None, canonicalize_name(each.source.distribution))]
     if suspects and (plugin or not misspelled):
         listed = "\n".join(map(str, suspects))
         error = PluginError(
@@ -147,8 +174,13 @@ def _unknown_name(noun: str, name: str, entries: Sequence[Entry]) -> Exception:
         )
         error.__cause__ = suspects[0].error
         return error
+    if bundle is not None:
+        return _not_installed(bare, bundle, names)
     containing = sorted((each for each in names if bare and bare.casefold() in each.casefold()), key=len)
     closest = containing[:3] or difflib.get_close_matches(bare, names, n=1, cutoff=0.5)
+    bundled = difflib.get_close_matches(bare, BUNDLED_ATTACKS, n=1, cutoff=0.8) if noun == "attack" else []
+    if bundled and not closest:
+        return _not_installed(name, BUNDLED_ATTACKS[bundled[0]], names, hint=f"Did you mean `{bundled[0]}`? ")
     suggested = " or ".join(f"`{each}`" for each in closest)
     hint = f"Did you mean {suggested}?" if closest else "Install the distribution that provides it."
     return UnknownNameError(
@@ -156,17 +188,43 @@ def _unknown_name(noun: str, name: str, entries: Sequence[Entry]) -> Exception:
     )
 
 
+def _not_installed(name: str, distribution: str, names: Sequence[str], *, hint: str = "") -> UnknownNameError:
+    """Return the error for an attack of this repository whose distribution is not installed, or is disabled."""
+    installed = {canonicalize_name(each.metadata["Name"]) for each in plugin_distributions()}
+    hint += f"Install its distribution: pip install {distribution}"
+    if distribution in installed:
+        hint = f"Its distribution `{distribution}` is installed, but disabled: see {DISABLED}."
+    listed = ", ".join(names) or "none"
+    return UnknownNameError(
+        f"Expected the name of an installed attack ({listed}), but got {printable(name)!r}.\n{hint}"
+    )
+
+
+_PASSED = (ValueError, TypeError, LookupError, OSError)
+"""Errors of factories that are addressed to the user, who chose the settings."""
+
+
 def _build(noun: str, entry: Entry, settings: dict[str, Any]) -> Any:
+    what = f"the factory of the {noun} `{entry.name}` in {entry.source}"
+    fault = call_plugin(lambda: _fault_of_settings(noun, entry, settings), what, passed=_PASSED)
+    if fault is not None:
+        raise TypeError(fault)
+    if entry.source.distribution == HOST:
+        return entry.factory(**settings)
+    return call_plugin(lambda: entry.factory(**settings), what, passed=_PASSED)
+
+
+def _fault_of_settings(noun: str, entry: Entry, settings: dict[str, Any]) -> str | None:
     try:
         signature = inspect.signature(entry.factory)
-    except (TypeError, ValueError):
-        return entry.factory(**settings)
+    except (TypeError, ValueError):  # a factory without one, such as some classes written in C
+        return None
     try:
         signature.bind(**settings)
     except TypeError as error:
         received = printable(", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
-        raise TypeError(
-            f"Expected settings of the {noun} `{entry.name}`, but got {received}: {error}.\n"
-            f"The signature is {entry.name}{signature}."
-        ) from None
-    return entry.factory(**settings)
+        return (
+            f"Expected settings of the {noun} `{entry.name}`, but got {received}: {printable(error)}.\n"
+            f"The signature is {entry.name}{printable(signature, limit=1000)}."
+        )
+    return None

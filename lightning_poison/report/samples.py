@@ -113,10 +113,11 @@ def plot_caught(
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
-        >>> from lightning_poison.sanitization.verdict import Evidence
-        >>> p_values, labels = torch.tensor([0.8, 0.001, 0.6]), torch.tensor([0, 1, 2])
+        >>> from lightning_poison.sanitization.evidence import Evidence
+        >>> p_values, labels = torch.tensor([0.8, 0.001, 0.6]).double(), torch.tensor([0, 1, 2])
+        >>> suggested, thresholds = torch.tensor([0, 2, 2]), torch.full((3,), 4.6).double()
         >>> verdict = Verdict(
-        ...     -p_values.log(), p_values, p_values > 0.01, labels, torch.tensor([0, 2, 2]), torch.full((3,), 4.6),
+        ...     -p_values.log(), p_values, p_values > 0.01, labels, suggested, thresholds,
         ...     Evidence(True, 1 / 3, 0.05, 0.8, confidence=0.95, natural_error_rate=0.003),
         ...     calibration="trusted", false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
         ... )

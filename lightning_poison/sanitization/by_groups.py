@@ -1,6 +1,5 @@
 """Decisions without trusted data, by groups: separated groups and their effect."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,12 +7,21 @@ import torch
 from torch import Tensor
 
 from lightning_poison.data.inference import score_set
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.agreement import check_agreement
+from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
+from lightning_poison.sanitization.scorer_calls import (
+    call_check_set,
+    call_deepcopy,
+    call_find_groups,
+    call_is_poison,
+    call_logits,
+    call_stands_apart,
+)
 from lightning_poison.sanitization.set_scores import gather_features
-from lightning_poison.sanitization.verdict import Evidence
 from lightning_poison.scorers.inspection import feature_model_of
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 from lightning_poison.statistics.contamination import SuspectPair, select_by_posterior
@@ -61,15 +69,15 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
         ValueError: If a class is too small, its features do not vary, or the network returns no logits.
         InconclusiveError: If the network has not learned the labels.
     """
-    scorer.check_set(job.labels)
-    job, model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
+    call_check_set(scorer, job.labels)
+    model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed).argmax(1))
     features = gather_features(job, model, job.data, job.data.indices, "training")
     with all_ranks(job.runtime):
-        groups = scorer.find_groups(features, job.labels)
+        groups = call_find_groups(scorer, features, job.labels)
     groups = job.runtime.broadcast(groups)
-    apart = [group for group in groups if scorer.stands_apart(group)]
+    apart = [group for group in groups if call_stands_apart(scorer, group)]
     effects = _effects(job, scorer, model, features, apart) if apart else []
     removed = [each for each in effects if each.found.is_poison or job.settings.remove_without_evidence]
     suspects = [each.group for each in removed]
@@ -81,12 +89,11 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     return Outcome(scores, suggested, _decision(job, scores, effects, suspects), "group tests")
 
 
-def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> tuple[Job, FeatureSource]:
-    """Return the job with its data as read for the fit, and a copy of the model, fitted on some samples if needed."""
+def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> FeatureSource:
+    """Return a copy of the model, fitted on some samples, or the model itself if it is fitted."""
     if model.is_fitted:
-        return job, model
-    job = job.in_memory()
-    return job, job.fit(copy.deepcopy(model), lambda: job.data.subset(indices), purpose)
+        return model
+    return job.fit(call_deepcopy(model), lambda: job.data.subset(indices), purpose)
 
 
 def _draw(job: Job, places: Tensor) -> Tensor:
@@ -110,7 +117,7 @@ def _effects(
     held_out = stratified_part(job.labels[rest], _HELD_OUT, derived_generator(job.seed, "kept back"), among=job.labels)
     if scorer.exclusion_model is None:
         raise ValueError(f"Expected `exclusion_model` of {type(scorer).__name__} to be set, since it finds groups.")
-    _, without = _fitted(job, scorer.exclusion_model, rest[~held_out], "exclusion model")
+    without = _fitted(job, scorer.exclusion_model, rest[~held_out], "exclusion model")
     reference, effects = _logits(job, without, rest[held_out]), []
     for group in apart:
         logits = _logits(job, without, group.members)
@@ -118,7 +125,7 @@ def _effects(
         shift = (features[group.members].double().mean(0) - look_alikes).float()
         transfer = _transfer(job, model, group.label, shift, probed)
         alike = resemblance(logits, group.label, reference, job.labels[rest[held_out]])
-        is_poison = scorer.is_poison(transfer=transfer, resemblance=alike)
+        is_poison = call_is_poison(scorer, transfer=transfer, resemblance=alike)
         separation = min(group.separation, _MAX_SEPARATION)
         found = SuspectGroup(group.label, len(group.members), separation, transfer, alike, is_poison)
         effects.append(_Effect(group, found, logits.argmax(1)))
@@ -135,8 +142,8 @@ def _logits(job: Job, model: FeatureSource, indices: Tensor, *, shift: Tensor | 
     return score_set(
         job.data.dataset,
         indices,
-        lambda block: model.logits(block.inputs, shift=shift),
-        sample=job.data.sample,
+        lambda block: call_logits(model, block.inputs, shift=shift, indices=block.indices),
+        sample=SampleSpec(),
         runtime=job.runtime,
         seed=job.seed,
         labels=job.labels,

@@ -12,6 +12,7 @@ from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import LocalRuntime, Runtime, SingleRank, all_ranks
 from lightning_poison.sanitization.job import Job
@@ -48,27 +49,28 @@ class Fold:
             self.data.dataset,
             self.outside,
             score,
-            sample=self.data.sample,
+            sample=SampleSpec(),
             runtime=self.runtime,
             seed=self.seed,
             labels=self.data.labels,
             description=f"Scoring {self.name}",
+            unit="blocks",
         )
 
 
 def cross_fit(
-    job: Job, judge: Callable[[Fold], Tensor], name: str, rehearse: Callable[..., int | None] | None, *, seed: int
+    job: Job, judge: Callable[[Fold], Tensor], name: str, rehearse: Callable[..., int | None] | None, *, number: int
 ) -> Tensor:
     """Score each fold by a model that was fitted on the others.
 
-    Folds are distributed over the ranks; each is fitted on one of them.
+    Folds are distributed over the ranks; each is fitted on one of them. The scores of a finished fold are stored.
 
     Args:
         job: The data set, and where to compute.
         judge: Maps a fold to scores `(M, W)` of its M samples.
         name: Name of the scorer.
         rehearse: Runs the first steps of a fit and returns how many a fit has; see `Scorer.rehearse`.
-        seed: Seed of folds, fits and random transforms.
+        number: Position of the scorer in a combination, which determines the seed of folds and fits.
 
     Returns:
         Scores, float64 `(N, W)`, in the order of the data set.
@@ -77,23 +79,29 @@ def cross_fit(
         ValueError: If a class has fewer samples than there are folds, or a sample carries another label than its data
             set lists.
     """
-    labels, runtime, folds = job.labels, job.runtime, job.settings.folds
+    labels, runtime, folds, data = job.labels, job.runtime, job.settings.folds, job.data
+    seed, units = job.seed_of(number), job.runtime.units.within(f"member-{number}")
     assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"))
     found: dict[int, Tensor] = {}
     with all_ranks(runtime):
-        data = job.data.in_memory(runtime=runtime, seed=seed, name="training data")
-        for number in range(runtime.rank, folds, runtime.world_size):
-            inside, outside = (assigned != number).nonzero().flatten(), (assigned == number).nonzero().flatten()
+        for place in range(runtime.rank, folds, runtime.world_size):
+            stored = units.load(f"fold-{place}")
+            if stored is not None:
+                found[place] = stored[0]["scores"]
+                continue
+            inside, outside = (assigned != place).nonzero().flatten(), (assigned == place).nonzero().flatten()
             part = data.subset(inside)
-            if number == 0:
+            if place == 0:
                 _announce(name, rehearse, part, len(labels), folds, runtime)
-            generator = derived_generator(seed, "cross-fit", number)
-            fold = Fold(data, part, outside, SingleRank(runtime), generator, seed, f"fold {number + 1} of {folds}")
-            found[number] = _checked(judge(fold).double(), len(outside), name)
+            own = SingleRank(runtime, units=units.within(f"fold-{place}"))
+            generator = derived_generator(seed, "cross-fit", place)
+            fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
+            found[place] = _checked(judge(fold).double(), len(outside), name)
+            units.save(f"fold-{place}", {"scores": found[place]}, {})
     width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
     scores = torch.zeros(len(labels), width, dtype=torch.float64)
-    for number, fold_scores in found.items():
-        scores[assigned == number] = fold_scores
+    for place, fold_scores in found.items():
+        scores[assigned == place] = fold_scores
     return runtime.reduce_sum(scores) if runtime.world_size > 1 else scores
 
 

@@ -1,7 +1,7 @@
 """Input and output types of the judges."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -9,8 +9,10 @@ from torch import Tensor
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_generator, derived_seed
 from lightning_poison.runtime import Runtime, SingleRank, all_ranks
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.scorer_calls import call_fit, call_load, call_state
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Calibration, Evidence
+from lightning_poison.sanitization.verdict import Calibration
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.protocol import FeatureSource, Scorer
 
@@ -43,30 +45,21 @@ class Job:
         """Return the seed of a member of a combination. The first member, and a single scorer, has the job's own."""
         return derived_seed(self.seed, "member", number) if number else self.seed
 
-    def read(self, data: LabeledData, name: str = "training data") -> LabeledData:
-        """Read data into memory if they fit."""
-        return data.in_memory(runtime=self.runtime, seed=self.seed, name=name)
-
-    def in_memory(self) -> "Job":
-        """Return the job with its samples in memory if they fit."""
-        with all_ranks(self.runtime):
-            data = self.read(self.data)
-        return replace(self, data=data)
-
     def fit(self, model: ModelT, dataset: Callable[[], Any], purpose: str, *, number: int = 0) -> ModelT:
         """Fit a model on every rank, and return it with the weights of rank 0.
 
         Args:
             model: A scorer or feature source. It is fitted in place.
-            dataset: Reads and returns the data set to fit on; see `read`.
+            dataset: Returns the data set to fit on.
             purpose: Name of the random stream.
             number: Position of the scorer in a combination.
         """
         with all_ranks(self.runtime):
             generator = derived_generator(self.seed_of(number), purpose)
-            model.fit(dataset(), runtime=SingleRank(self.runtime), generator=generator)
-        model.load(self.runtime.broadcast(dict(model.state())))
-        return model
+            units = self.runtime.units.within(f"{purpose}-{number}")
+            call_fit(model, dataset(), runtime=SingleRank(self.runtime, units=units), generator=generator)
+            state = call_state(model)
+        return call_load(model, self.runtime.broadcast(state))
 
 
 @dataclass(frozen=True)
@@ -119,8 +112,10 @@ class MemberScores:
         scores: Scores of the training data, float64 `(N,)`.
         suggested_labels: Least suspicious label of each sample, int64 `(N,)`; −1 if unknown.
         trusted: Scores of held-out trusted samples, float64 `(M,)`.
+        trusted_labels: Least suspicious label of each of these, int64 `(M,)`; −1 if unknown.
     """
 
     scores: Tensor
     suggested_labels: Tensor
     trusted: Tensor
+    trusted_labels: Tensor

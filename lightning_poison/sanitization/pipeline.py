@@ -1,29 +1,18 @@
 """`sanitize`: score every sample, calibrate, decide. Works without a Trainer."""
 
-import json
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lightning_poison.checks import expected, printable
-from lightning_poison.data.fingerprints import fingerprint
-from lightning_poison.data.labeled_data import LabeledData, with_labels
-from lightning_poison.data.labels import check_class_labels, spec_of
-from lightning_poison.data.map_style_data import map_style
+from lightning_poison.checks import expected, instance, printable, with_method
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import DataChangedError, NothingKeptError
-from lightning_poison.randomness import isolated_rng
-from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
-from lightning_poison.sanitization.by_groups import judge_by_groups
-from lightning_poison.sanitization.job import Job, Outcome
+from lightning_poison.errors import NothingKeptError
+from lightning_poison.runtime import Runtime
+from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Verdict
-from lightning_poison.sanitization.with_trusted import judge_with_trusted
-from lightning_poison.sanitization.without_trusted import judge_without_trusted
-from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_of
-from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
@@ -41,6 +30,7 @@ def sanitize(
     seed: int = 0,
     runtime: Runtime | None = None,
     known: Verdict | None = None,
+    cache: str | Path | None = None,
 ) -> Verdict:
     """Score every sample of a data set and decide which to keep.
 
@@ -53,7 +43,8 @@ def sanitize(
     removed without evidence of poison.
 
     Args:
-        dataset: Map-style data set of N samples. It is not changed.
+        dataset: Map-style data set of N samples, or a loader of one, of which the samples are judged that its sampler
+            can draw. It is not changed.
         scorer: Scorer, or a combination of scorers; not a control. It is not changed.
         trusted: Known-clean samples: a map-style data set, or a loader of one. Optional.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1). Default: 0.01.
@@ -67,13 +58,18 @@ def sanitize(
         runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
         known: Earlier verdict. If it was made for this data set with these settings, it is returned and nothing is
             scored.
+        cache: Folder for finished and half-finished work. An interrupted run with the same data and settings continues
+            there, and a finished one is not repeated. Default: nothing is stored.
 
     Returns:
         The verdict. Train on `SanitizedDataset(dataset, verdict.keep)`.
 
-    A data set that lists its labels (`targets`, `labels`) is read once, and so is one whose samples fit into 2 GiB of
-    memory; any other is read a second time for its labels. Without trusted data, each rank holds the scores of all
-    samples under every label: `8 * N * C` bytes for C classes.
+    Samples that fit into 2 GiB of memory are read once. Of a larger data set that lists its labels (`targets`,
+    `labels`) these are used; any other is read once more for its labels. If `dataset` is a loader with workers, samples
+    are read in workers only. Classes with too few samples, and samples with the label −1, are kept and not judged.
+
+    Every sample is hashed while it is read. `known` and the files in `cache` are used only if all hashes are the same.
+    Without trusted data, each rank holds the scores of all samples under every label: `8 * N * C` bytes for C classes.
 
     Raises:
         UnsupportedDataError: If the data set has no length or can only be iterated over.
@@ -107,67 +103,16 @@ def sanitize(
         seed=seed,
     )
     check_scorer_argument(scorer)
-    runtime = runtime or LocalRuntime()
-    trusted = map_style(trusted, "trusted") if trusted is not None else None
-    dataset = map_style(dataset, "dataset")
-
-    settings = {"scorer": settings_of(scorer), **decision.fingerprinted(), "trusted": None}
-    with isolated_rng(seed, runtime.device):
-        reference = None
-        if trusted is not None:
-            with all_ranks(runtime):
-                trusted_spec = sample or spec_of(trusted)
-                reference = with_labels(trusted, trusted_spec, runtime=runtime, seed=seed, name="trusted data")
-                settings["trusted"] = fingerprint(trusted, reference.labels, {}, sample=trusted_spec)
-        settings["fitted"] = weights_of(scorer)
-        with all_ranks(runtime):
-            spec = sample or spec_of(dataset)
-            data = with_labels(dataset, spec, runtime=runtime, seed=seed, name="training data")
-            check_class_labels(data.labels, dataset)
-        digest = decision_fingerprint(dataset, settings, labels=data.labels, sample=spec, runtime=runtime)
-        if known is not None:
-            return _confirmed(known, digest, settings)
-        job = Job(data, scorer, runtime, decision)
-        outcome = _judge(job, reference)
-    _check_removal(outcome.decision.keep, data.labels, max_removed)
-    return Verdict(
-        scores=outcome.scores,
-        labels=data.labels,
-        suggested_labels=outcome.suggested_labels,
-        calibration=outcome.calibration,
-        false_positive_rate=false_positive_rate,
-        scorer=scorer.name,
-        settings=settings,
-        fingerprint=digest,
-        votes=outcome.votes,
-        **vars(outcome.decision),
+    if known is not None:
+        instance("known", known, Verdict, hint="Read a file with `Verdict.load(path)`.")
+    if runtime is not None:
+        with_method("runtime", runtime, "reduce_sum", hint='Write `runtime=LocalRuntime("cuda")`.')
+    verdict = decide(
+        dataset, scorer, settings=decision, trusted=trusted, sample=sample, runtime=runtime, known=known, cache=cache
     )
-
-
-def _judge(job: Job, trusted: LabeledData | None) -> Outcome:
-    if trusted is not None:
-        return judge_with_trusted(job, trusted)
-    if isinstance(job.scorer, SetScorer) and job.scorer.finds_groups:
-        return judge_by_groups(job, job.scorer)
-    return judge_without_trusted(job)
-
-
-def decision_fingerprint(
-    dataset: Any, settings: Mapping[str, Any], *, labels: Tensor, sample: SampleSpec, runtime: Runtime
-) -> str:
-    """Return the fingerprint of a decision, the same on all ranks.
-
-    Raises:
-        DataChangedError: If ranks hold different data.
-    """
-    with all_ranks(runtime):
-        own = fingerprint(dataset, labels, settings, sample=sample)
-    if not runtime.all_true(runtime.broadcast(own) == own):
-        raise DataChangedError(
-            "Expected the same data set on every rank, but ranks hold different ones.\n"
-            "Give every rank the whole data set; the Trainer's sampler distributes it."
-        )
-    return own
+    assert isinstance(verdict, Verdict)  # noqa: S101 (a verdict was passed, so a verdict comes back)
+    check_removal(verdict, decision.max_removed)
+    return verdict
 
 
 def check_scorer_argument(scorer: Any) -> None:
@@ -185,27 +130,21 @@ def check_scorer_argument(scorer: Any) -> None:
         )
 
 
-def _confirmed(known: Verdict, digest: str, settings: Mapping[str, Any]) -> Verdict:
-    if known.fingerprint == digest:
-        return known
-    now, then = (json.loads(json.dumps(dict(each))) for each in (settings, known.settings))
-    changed = "; ".join(
-        f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in now if now[name] != then.get(name)
-    )
-    what = f"the settings {printable(changed, limit=400)}" if changed else "other samples, labels or transforms"
-    raise DataChangedError(
-        f"Expected the data and settings of the stored decision about {len(known):,} samples, but it was made for "
-        f"{what}.\nRestore them, or use a new sanitizer without the stored decision."
-    )
+def check_removal(verdict: Verdict, max_removed: float) -> None:
+    """Raise if a verdict removes too much.
 
-
-def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
+    Raises:
+        NothingKeptError: If it removes more than `max_removed`, or most of a class. It carries the verdict.
+    """
+    judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
+    keep, labels = verdict.keep[judged], verdict.labels[judged]
     removed = 1 - float(keep.double().mean())
-    way = "Check the scores first. If so many should be removed, raise `max_removed`."
+    way = "Check the scores in `verdict` of this error. If so many should be removed, raise `max_removed`."
     if removed > max_removed or not keep.any():
         raise NothingKeptError(
             f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
-            f"suspicious.\n{way}"
+            f"suspicious.\n{way}",
+            verdict,
         )
     limit = max(max_removed, 0.5)
     for number in torch.unique(labels).tolist():
@@ -213,10 +152,12 @@ def _check_removal(keep: Tensor, labels: Tensor, max_removed: float) -> None:
         if not kept:
             raise NothingKeptError(
                 f"Expected to keep some samples of each class, but all {int((labels == number).sum())} of class "
-                f"{number} are suspicious.\nRemove the class, or check its samples."
+                f"{number} are suspicious.\nRemove the class, or check its samples.",
+                verdict,
             )
         if 1 - kept > limit:
             raise NothingKeptError(
                 f"Expected to remove at most {100 * limit:g} % of each class, but {100 * (1 - kept):.1f} % of class "
-                f"{number} are suspicious.\n{way}"
+                f"{number} are suspicious.\n{way}",
+                verdict,
             )

@@ -1,7 +1,7 @@
 """Scores of single-sample scorers, with trusted data or out of fold."""
 
-import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,9 +10,16 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.runtime import all_ranks
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
+from lightning_poison.sanitization.scorer_calls import (
+    call_deepcopy,
+    call_fit,
+    call_rehearse,
+    call_score_batch,
+    call_score_labels,
+)
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.protocol import Scorer
 
@@ -30,11 +37,10 @@ def scores_with_trusted(
         number: Position of the scorer in a combination.
     """
     if not scorer.is_fitted:
-        with all_ranks(job.runtime):
-            trusted = job.read(trusted, "trusted data")
-        scorer = job.fit(copy.deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
-    trusted_scores, _ = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted")
-    return MemberScores(*_scores_and_suggestions(job, scorer, job.data, job.data.indices, "training"), trusted_scores)
+        scorer = job.fit(call_deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
+    trusted_scores, trusted_labels = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted", number)
+    scores, suggested = _scores_and_suggestions(job, scorer, job.data, job.data.indices, "training", number)
+    return MemberScores(scores, suggested, trusted_scores, trusted_labels)
 
 
 def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:
@@ -51,20 +57,21 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
         scores = score_set(
             job.data.dataset,
             job.data.indices,
-            lambda block: scorer.score_labels(block.inputs),
-            sample=job.data.sample,
+            lambda block: call_score_labels(scorer, block.inputs, indices=block.indices),
+            sample=SampleSpec(),
             runtime=job.runtime,
             seed=job.seed,
             labels=job.labels,
+            unit=f"member-{number}-blocks",
         )
         _check_classes(scores, job.labels)
         return scores[:, : int(job.labels.max()) + 1]
 
     def judge(fold: Fold) -> Tensor:
-        fitted = copy.deepcopy(scorer).fit(fold.part, runtime=fold.runtime, generator=fold.generator)
-        return fold.score(lambda block: fitted.score_labels(block.inputs))
+        fitted = call_fit(call_deepcopy(scorer), fold.part, runtime=fold.runtime, generator=fold.generator)
+        return fold.score(lambda block: call_score_labels(fitted, block.inputs, indices=block.indices))
 
-    return cross_fit(job, judge, scorer.name, scorer.rehearse, seed=job.seed_of(number))
+    return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
 
 
 def needs_trusted(scorer: AnyScorer) -> str:
@@ -82,17 +89,18 @@ def needs_trusted(scorer: AnyScorer) -> str:
 
 
 def _scores_and_suggestions(
-    job: Job, scorer: Scorer, data: LabeledData, indices: Tensor, name: str
+    job: Job, scorer: Scorer, data: LabeledData, indices: Tensor, name: str, number: int
 ) -> tuple[Tensor, Tensor]:
     both = score_set(
         data.dataset,
         indices,
         _score_and_suggest(scorer),
-        sample=data.sample,
+        sample=SampleSpec(),
         runtime=job.runtime,
         seed=job.seed,
         labels=data.labels,
         description=f"Scoring {name} data",
+        unit=f"member-{number}-{name}-blocks",
     )
     return both[:, 0], both[:, 1].long()
 
@@ -101,13 +109,13 @@ def _score_and_suggest(scorer: Scorer) -> Callable[[Block], Tensor]:
     """Return a function of a block: scores under the carried labels, and least suspicious labels or −1."""
 
     def with_suggestion(block: Block) -> Tensor:
-        label_scores = scorer.score_labels(block.inputs).double()
+        label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
         _check_classes(label_scores, block.labels)
         own = label_scores.gather(1, block.labels[:, None])
         return torch.cat([own, label_scores.argmin(1, keepdim=True).double()], dim=1)
 
     def without_suggestion(block: Block) -> Tensor:
-        own = scorer.score_batch(block.inputs, block.labels).double()
+        own = call_score_batch(scorer, block.inputs, block.labels, indices=block.indices)
         return torch.stack([own, torch.full_like(own, -1)], dim=1)
 
     return with_suggestion if scorer.scores_labels else without_suggestion

@@ -5,23 +5,31 @@ scored together. Clean and trusted samples are then treated alike, so that trust
 holding any sample out.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from lightning_poison.checks import describe, expected, printable
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.runtime import all_ranks
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.sanitization.sample_scores import needs_trusted
+from lightning_poison.sanitization.scorer_calls import (
+    call_check_set,
+    call_deepcopy,
+    call_features,
+    call_fit,
+    call_rehearse,
+    call_score_feature_labels,
+    call_score_features,
+)
 from lightning_poison.scorers.inspection import feature_model_of
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 
@@ -56,18 +64,16 @@ def set_scores_with_trusted(
     Raises:
         ValueError: If scores or features are not finite, or not one per sample.
     """
-    data, model = job.data, copy.deepcopy(feature_model_of(scorers[0]))
+    data, model = job.data, call_deepcopy(feature_model_of(scorers[0]))
     comparable = torch.isin(trusted.labels, job.labels)
     places = comparable.nonzero().flatten()
     labels = torch.cat([job.labels, trusted.labels[places]])
     for scorer in scorers:
-        scorer.check_set(labels)
+        call_check_set(scorer, labels)
     if not model.is_fitted:
-        with all_ranks(job.runtime):
-            data, trusted = job.read(data), job.read(trusted, "trusted data")
         model = job.fit(model, lambda: _joined(data, trusted, places), "feature model", number=number)
     parts = ((data, data.indices, "training"), (trusted, places, "trusted"))
-    features = torch.cat([gather_features(job, model, *part) for part in parts])
+    features = torch.cat([gather_features(job, model, *part, unit=number) for part in parts])
     return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
 
 
@@ -84,35 +90,48 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
         raise ValueError(needs_trusted(scorer))
     model = feature_model_of(scorer)
     if model.is_fitted:
-        scorer.check_set(job.labels)
+        call_check_set(scorer, job.labels)
         return _label_scores(
-            job, scorer, gather_features(job, model, job.data, job.data.indices, "training"), job.labels
+            job, scorer, gather_features(job, model, job.data, job.data.indices, "training", unit=number), job.labels
         )
 
     def judge(fold: Fold) -> Tensor:
         labels = job.labels[fold.outside]
         try:
-            scorer.check_set(labels)
+            call_check_set(scorer, labels)
         except ValueError as error:
             raise ValueError(f"{error}\nThis is {fold.name}: fewer folds leave more samples in each.") from error
-        own = copy.deepcopy(model).fit(fold.part, runtime=fold.runtime, generator=fold.generator)
-        return _label_scores(job, scorer, fold.score(lambda block: own.features(block.inputs)).float(), labels)
+        own = call_fit(call_deepcopy(model), fold.part, runtime=fold.runtime, generator=fold.generator)
+        features = fold.score(lambda block: call_features(own, block.inputs, indices=block.indices)).float()
+        return _label_scores(job, scorer, features, labels)
 
-    return cross_fit(job, judge, scorer.name, model.rehearse, seed=job.seed_of(number))
+    return cross_fit(job, judge, scorer.name, partial(call_rehearse, model), number=number)
 
 
-def gather_features(job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, name: str) -> Tensor:
-    """Return the features of some samples, float32 `(M, D)`, on the runtime's device; `name` is for a progress bar."""
+def gather_features(
+    job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, name: str, *, unit: int = 0
+) -> Tensor:
+    """Return the features of some samples, float32 `(M, D)`, on the runtime's device.
+
+    Args:
+        job: Where to compute.
+        model: A fitted model.
+        data: The data set of the samples.
+        indices: Positions of the samples, int64 `(M,)`.
+        name: Name of the data in the progress bar.
+        unit: Distinguishes the features of several models in the stored units.
+    """
     features = score_set(
         data.dataset,
         indices,
-        lambda block: model.features(block.inputs),
-        sample=data.sample,
+        lambda block: call_features(model, block.inputs, indices=block.indices),
+        sample=SampleSpec(),
         runtime=job.runtime,
         seed=job.seed,
         labels=data.labels,
         description=f"Extracting features of {name} data",
         dtype=torch.float32,
+        unit=f"features-{unit}-{name}",
     )
     return features.to(job.runtime.device)
 
@@ -129,30 +148,21 @@ def _member_scores(
 ) -> MemberScores:
     """Score one set, and split the scores; trusted samples of classes that do not occur get 0."""
     count = len(job.labels)
-    suggested = torch.full((count,), -1)
+    suggested = torch.full((len(labels),), -1)
     if scorer.scores_labels:
         label_scores = _label_scores(job, scorer, features, labels)
         scores = label_scores.gather(1, labels[:, None])[:, 0]
-        suggested = label_scores[:count].argmin(1)
+        suggested = label_scores.argmin(1)
     else:
-        scores = _run(job, scorer, scorer.score_features, features, labels)
+        with reproducible_kernels(job.runtime.device, job.runtime.threads), torch.no_grad():
+            scores = call_score_features(scorer, features, labels).cpu()
     of_trusted = torch.zeros(len(comparable), dtype=scores.dtype)
     of_trusted[comparable] = scores[count:]
-    return MemberScores(scores[:count], suggested, of_trusted[held_out])
+    suggested_of_trusted = torch.full((len(comparable),), -1)
+    suggested_of_trusted[comparable] = suggested[count:]
+    return MemberScores(scores[:count], suggested[:count], of_trusted[held_out], suggested_of_trusted[held_out])
 
 
 def _label_scores(job: Job, scorer: SetScorer, features: Tensor, labels: Tensor) -> Tensor:
-    return _run(job, scorer, scorer.score_feature_labels, features, labels)
-
-
-def _run(
-    job: Job, scorer: SetScorer, score: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor
-) -> Tensor:
     with reproducible_kernels(job.runtime.device, job.runtime.threads), torch.no_grad():
-        scores: Any = score(features, labels.to(features.device))
-    name = f"the scores of {printable(scorer.name)}"
-    if not isinstance(scores, Tensor) or len(scores) != len(labels):
-        raise ValueError(expected(name, f"one for each of {len(labels)} samples", describe(scores)))
-    if not torch.isfinite(scores).all():
-        raise ValueError(expected(name, "finite", "NaN or infinite values", "Check the features of the samples."))
-    return scores.double().cpu()
+        return call_score_feature_labels(scorer, features, labels).cpu()

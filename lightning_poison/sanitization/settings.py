@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_poison.checks import fraction, positive_int, share
+from lightning_poison.checks import boolean, fraction, positive_int, share
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
@@ -18,7 +18,9 @@ class DecisionSettings:
         remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
         max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
             one half, whichever is larger, and never the whole class.
-        seed: The only source of randomness, at least 0.
+        seed: The only source of randomness, in [0, 2⁶³).
+
+    NumPy numbers are stored as Python numbers.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -36,12 +38,20 @@ class DecisionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        fraction("false_positive_rate", self.false_positive_rate, hint="For 1 % write `false_positive_rate=0.01`.")
-        share("natural_error_rate", self.natural_error_rate)
-        if self.max_removed != 1:
-            fraction("max_removed", self.max_removed, hint="Use 1 for no limit.")
-        positive_int("seed", self.seed, minimum=0)
-        positive_int("folds", self.folds, minimum=2)
+        hint = "For 1 % write `false_positive_rate=0.01`."
+        most = self.max_removed
+        checked = {
+            "false_positive_rate": fraction("false_positive_rate", self.false_positive_rate, hint=hint),
+            "folds": positive_int("folds", self.folds, minimum=2),
+            "natural_error_rate": share("natural_error_rate", self.natural_error_rate),
+            "remove_without_evidence": boolean("remove_without_evidence", self.remove_without_evidence),
+            "max_removed": 1.0
+            if most == 1 and not isinstance(most, bool)
+            else fraction("max_removed", most, hint="Use 1 for no limit."),
+            "seed": positive_int("seed", self.seed, minimum=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def fingerprinted(self) -> dict[str, Any]:
         """Return the settings on which scores and mask depend, as JSON values."""

@@ -3,66 +3,15 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, expected, printable
-from lightning_poison.serialization import read_tensors, write_tensors
-from lightning_poison.statistics.contamination import SuspectPair
-from lightning_poison.statistics.group_effects import SuspectGroup
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Whether there is poison, and how much.
-
-    Args:
-        present: Whether the lower end of the interval is above the natural error rate, or, if the data were judged by
-            groups, whether a group is poison.
-        contamination: Estimated share of the data set that is poison, in [0, 1].
-        low: Lower end of the interval around it.
-        high: Upper end of the interval.
-        confidence: Nominal coverage of the interval.
-        natural_error_rate: Share of wrong labels that does not count as evidence.
-        pairs: Pairs of classes with many wrong labels, most first.
-        groups: Groups of samples that are separated from their class, largest first.
-
-    Example:
-        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
-        evidence of poison: an estimated 2.10 % of the samples (1.50 to 3.00 %, 95 % interval;
-        natural error rate 0.30 %)
-    """
-
-    present: bool
-    contamination: float
-    low: float
-    high: float
-    confidence: float
-    natural_error_rate: float
-    pairs: tuple[SuspectPair, ...] = ()
-    groups: tuple[SuspectGroup, ...] = ()
-
-    def __str__(self) -> str:
-        found = "evidence of poison" if self.present else "no evidence of poison"
-        interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
-        natural = f"natural error rate {100 * self.natural_error_rate:.2f} %"
-        return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
-
-    def meta(self) -> dict[str, Any]:
-        """Return the evidence as JSON values, for `from_meta`."""
-        pairs, groups = ([dict(vars(each)) for each in several] for several in (self.pairs, self.groups))
-        return {**vars(self), "pairs": pairs, "groups": groups}
-
-    @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
-        """Build the evidence from what `meta` returned."""
-        pairs = tuple(SuspectPair(**pair) for pair in meta["pairs"])
-        groups = tuple(SuspectGroup(**group) for group in meta.get("groups", ()))
-        return cls(**{**meta, "pairs": pairs, "groups": groups})
-
+from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.serialization import from_json, read_object, write_tensors
 
 Calibration = Literal["trusted", "wrong-label null", "group tests"]
 
@@ -72,10 +21,12 @@ class Verdict:
     """Scores, p-values and the decision for every sample of a data set of N samples and C classes.
 
     Args:
-        scores: Suspicion scores, float64 `(N,)`, larger is more suspicious.
+        scores: Suspicion scores, finite float64 `(N,)`, larger is more suspicious.
         p_values: Share of clean samples of the same label with a score as high, float64 `(N,)` in (0, 1].
-        keep: Boolean mask `(N,)`; `True` stays.
-        labels: Labels of the samples, int64 `(N,)`.
+        keep: Boolean mask `(N,)`; `True` stays. Only samples with a score above the threshold of their class, or a
+            posterior of at least its threshold, may be removed. Others with such values may stay: those kept by hand,
+            or all if there is no evidence.
+        labels: Labels of the samples, int64 `(N,)`; −1 without a label.
         suggested_labels: Label under which a sample is least suspicious, int64 `(N,)`; −1 if unknown.
         thresholds: Decision threshold of each class, float64 `(C,)`; infinite if the decision is by the posterior.
         evidence: Whether there is poison, and how much.
@@ -84,22 +35,29 @@ class Verdict:
         scorer: Name of the scorer.
         settings: Settings of the decision, as JSON values.
         fingerprint: Fingerprint of the data set and the settings.
-        posterior: Probability that a sample is poison, float64 `(N,)`; `None` with trusted data.
-        posterior_threshold: Decision threshold of the posterior; `None` with trusted data.
+        posterior: Probability that a sample is poison, float64 `(N,)` in [0, 1]; `None` with trusted data.
+        posterior_threshold: Decision threshold of the posterior, in [0, 1]; `None` with trusted data.
         votes: p-values in (0, 1], float64 `(N,)`, by the name of each member of a combination. If the p-values of
             several members underflow, the first of them counts as the smallest.
+        judged: Boolean mask `(N,)` of the samples that are judged; `None` for all. The others are kept: their score is
+            0, their p-value 1, and their label and suggested label −1 if unknown.
+        sample_digests: Digests of the inputs, int64 `(N,)`, 0 for samples that are not judged. `None` if the inputs
+            differ whenever they are read.
+        notes: Sentences about what is not judged, and why.
+        made_with: Identifies the versions and the device; see `decision_key`.
 
     Raises:
-        ValueError: If `keep` is not a boolean mask, or `p_values`, `keep`, `labels`, `suggested_labels` or `posterior`
-            differs from `scores` in shape.
+        TypeError: If a value is of another type.
+        ValueError: If a value is out of its range, a tensor has another data type or length, or `keep` contradicts the
+            thresholds.
 
     Example:
-        >>> scores = torch.tensor([0.2, 9.1, 0.4])
-        >>> p_values, labels, suggested = torch.tensor([0.8, 0.001, 0.6]), torch.arange(3), torch.tensor([0, 2, 2])
+        >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]).double(), torch.tensor([0.8, 0.001, 0.6]).double()
+        >>> labels, suggested, thresholds = torch.arange(3), torch.tensor([0, 2, 2]), torch.full((3,), 4.0).double()
         >>> evidence = Evidence(True, 1 / 3, 0.05, 0.8, confidence=0.95, natural_error_rate=0.003)
         >>> verdict = Verdict(
-        ...     scores, p_values, scores <= 4, labels, suggested, torch.full((3,), 4.0), evidence,
-        ...     calibration="trusted", false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
+        ...     scores, p_values, scores <= 4, labels, suggested, thresholds, evidence, calibration="trusted",
+        ...     false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
         ... )
         >>> verdict.removed, len(verdict.with_kept(torch.tensor([1])).removed)
         (tensor([1]), 0)
@@ -125,14 +83,67 @@ class Verdict:
     posterior: Tensor | None = None
     posterior_threshold: float | None = None
     votes: Mapping[str, Tensor] = field(default_factory=dict)
+    judged: Tensor | None = None
+    sample_digests: Tensor | None = None
+    notes: tuple[str, ...] = ()
+    made_with: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("p_values", "keep", "labels", "suggested_labels", "posterior"):
-            value = getattr(self, name)
-            if value is not None and value.shape != self.scores.shape:
-                raise ValueError(expected(name, f"of shape {tuple(self.scores.shape)}, as `scores`", describe(value)))
-        if self.keep.dtype != torch.bool:
-            raise ValueError(expected("keep", "a boolean mask", describe(self.keep)))
+        self._check_samples()
+        self._check_values()
+        self._check_decision()
+
+    def _check_samples(self) -> None:
+        every("scores", self.scores, _vector("scores", self.scores).isfinite(), "finite")
+        shape = self.scores.shape
+        for name, p_values in [("p_values", self.p_values), *((f"votes.{name}", p) for name, p in self._votes())]:
+            every(name, _vector(name, p_values, shape=shape), (p_values > 0) & (p_values <= 1), "in (0, 1]")
+        _vector("keep", self.keep, torch.bool, shape=shape)
+        for name in ("labels", "suggested_labels"):
+            labels = _vector(name, getattr(self, name), torch.int64, shape=shape)
+            every(name, labels, labels >= -1, "at least -1")
+        thresholds = _vector("thresholds", self.thresholds)
+        every("thresholds", thresholds, ~(thresholds.isnan() | thresholds.isneginf()), "finite or infinity")
+        if self.judged is not None:
+            judged = _vector("judged", self.judged, torch.bool, shape=shape)
+            every("keep", self.keep, self.keep | judged, "True for a sample that is not judged")
+        if self.sample_digests is not None:
+            _vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
+        if self.posterior is not None:
+            posterior = _vector("posterior", self.posterior, shape=shape)
+            every("posterior", posterior, (posterior >= 0) & (posterior <= 1), "in [0, 1]")
+
+    def _check_values(self) -> None:
+        instance("evidence", self.evidence, Evidence)
+        one_of("calibration", self.calibration, get_args(Calibration))
+        object.__setattr__(self, "false_positive_rate", fraction("false_positive_rate", self.false_positive_rate))
+        for name in ("scorer", "fingerprint", "made_with"):
+            instance(name, getattr(self, name), str)
+        if not isinstance(self.notes, list | tuple) or not all(isinstance(note, str) for note in self.notes):
+            raise TypeError(expected("notes", "strings", describe(self.notes)))
+        object.__setattr__(self, "notes", tuple(self.notes))
+        instance("settings", self.settings, Mapping)
+        if (self.posterior is None) != (self.posterior_threshold is None):
+            what = "`None`, as `posterior`" if self.posterior is None else "a number, since there is a `posterior`"
+            raise ValueError(expected("posterior_threshold", what, describe(self.posterior_threshold)))
+        if self.posterior_threshold is not None:
+            threshold = share("posterior_threshold", self.posterior_threshold)
+            object.__setattr__(self, "posterior_threshold", threshold)
+
+    def _check_decision(self) -> None:
+        largest = int(self.labels.max() if self.judged is None else self.labels[self.judged].max())
+        if largest >= len(self.thresholds):
+            what = f"one for each class up to {largest}, the largest label"
+            raise ValueError(expected("thresholds", what, describe(self.thresholds)))
+        if self.posterior is not None and self.posterior_threshold is not None:
+            suspicious, rule = self.posterior >= self.posterior_threshold, "a posterior below `posterior_threshold`"
+        else:
+            own = self.thresholds[self.labels.clamp(0, max(0, len(self.thresholds) - 1))]
+            suspicious, rule = (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
+        every("keep", self.keep, self.keep | suspicious, f"True for a sample with {rule}")
+
+    def _votes(self) -> list[tuple[str, Tensor]]:
+        return list(instance("votes", self.votes, Mapping).items())
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -188,9 +199,10 @@ class Verdict:
             flag_only: Whether suspicious samples are flagged and not removed. Default: `False`.
         """
         out = int((~self.keep).sum())
+        count = len(self) if self.judged is None else int(self.judged.sum())
         lines = [
-            f"{len(self):,} samples scored by {printable(self.scorer)}; {out:,} "
-            f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / len(self):.2f} %)",
+            f"{count:,} samples scored by {printable(self.scorer)}; {out:,} "
+            f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / max(1, count):.2f} %)",
             str(self.evidence),
             f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
@@ -210,34 +222,45 @@ class Verdict:
         lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in groups[:rows]]
         if (hidden := len(groups) - rows) > 0:
             lines.append(f"  and {hidden} more groups")
+        lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, for `from_saved`."""
-        names = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", "posterior")
-        found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return found | {f"votes.{name}": vote for name, vote in self.votes.items()}
+        found = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        return found | {_VOTE + name: vote for name, vote in self.votes.items()}
 
     def meta(self) -> dict[str, Any]:
         """Return everything but the tensors as JSON values, for `from_saved`."""
-        names = ("calibration", "false_positive_rate", "scorer", "fingerprint", "posterior_threshold")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in _VALUES},
             "settings": dict(self.settings),
+            "notes": list(self.notes),
             "evidence": self.evidence.meta(),
         }
 
     @classmethod
     def from_saved(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build a verdict from what `meta` and `tensors` returned."""
-        votes = {name.removeprefix("votes."): vote for name, vote in tensors.items() if name.startswith("votes.")}
-        parts: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if not name.startswith("votes.")}
-        rest = {name: value for name, value in meta.items() if name not in ("evidence", "kind", "version")}
-        return cls(**parts, **rest, evidence=Evidence.from_meta(meta["evidence"]), votes=votes)
+        """Build a verdict from what `meta` and `tensors` returned.
+
+        Raises:
+            TypeError: If a value is of another type.
+            ValueError: If a value is missing, unknown, or invalid; see the class.
+        """
+        parts: dict[str, Any] = dict(instance("meta", meta, Mapping))
+        parts["evidence"] = Evidence.from_meta(parts.get("evidence"))  # type: ignore[arg-type]  # checked there
+        found = instance("tensors", tensors, Mapping)
+        parts["votes"] = {name.removeprefix(_VOTE): vote for name, vote in found.items() if name.startswith(_VOTE)}
+        parts |= {name: tensor for name, tensor in found.items() if not name.startswith(_VOTE)}
+        return from_json(cls, parts, "verdict")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, atomically, with the JSON values in its header."""
-        write_tensors(path, self.tensors(), {"kind": "verdict", "version": 1, **self.meta()})
+        """Write one safetensors file, atomically, with the JSON values in its header.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        write_tensors(path, self.tensors(), {"kind": "verdict", "version": _VERSION, **self.meta()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -245,16 +268,24 @@ class Verdict:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a verdict file.
+            ValueError: If it is no verdict file of this version, a value is invalid, or the file was damaged or changed
+                since it was written. The message names file, field and value.
         """
-        tensors, meta = read_tensors(path, "verdict")
-        try:
-            return cls.from_saved(meta, tensors)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"Expected a complete verdict file, but {path} has invalid parts: {printable(error)}."
-            ) from error
+        return read_object(path, "verdict", cls.from_saved, version=_VERSION)
 
+
+_VERSION = 1
+"""Format of a verdict file."""
+
+_OPTIONAL = ("posterior", "judged", "sample_digests")
+_TENSORS = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", *_OPTIONAL)
+"""Fields that are saved as tensors, if they are not `None`."""
+
+_VALUES = ("calibration", "false_positive_rate", "scorer", "fingerprint", "posterior_threshold", "made_with")
+"""Fields that are saved as JSON values as they are."""
+
+_VOTE = "votes."
+"""Prefix of the names of the tensors in `votes`."""
 
 _CALIBRATIONS: dict[str, str] = {
     "trusted": "held-out trusted data",
@@ -265,3 +296,18 @@ _CALIBRATIONS: dict[str, str] = {
 
 def _class_name(index: int, names: "list[str] | None") -> str:
     return printable(names[index], limit=40) if names is not None and index < len(names) else str(index)
+
+
+def _vector(name: str, value: Any, dtype: torch.dtype = torch.float64, *, shape: torch.Size | None = None) -> Tensor:
+    """Return a vector of at least one number, of a data type, and of the shape of `scores` if one is given."""
+    if not isinstance(value, Tensor):
+        raise TypeError(expected(name, "a tensor", describe(value)))
+    if shape is not None and value.shape != shape:
+        raise ValueError(expected(name, f"of shape {tuple(shape)}, as `scores`", describe(value)))
+    if value.ndim != 1 or not len(value):
+        raise ValueError(expected(name, "one-dimensional and not empty", describe(value)))
+    if value.dtype != dtype:
+        kind = "a boolean mask" if dtype == torch.bool else str(dtype).removeprefix("torch.")
+        hint = "" if dtype == torch.bool else f"Convert it: `.to({dtype})`."
+        raise ValueError(expected(name, kind, describe(value), hint))
+    return value

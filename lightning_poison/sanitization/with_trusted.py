@@ -8,12 +8,12 @@ from torch import Tensor
 from lightning_poison.checks import expected
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import all_ranks
+from lightning_poison.sanitization.agreement import check_agreement
+from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, MemberScores, Outcome
 from lightning_poison.sanitization.sample_scores import scores_with_trusted
 from lightning_poison.sanitization.set_scores import group_by_features, set_scores_with_trusted
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Evidence
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.inspection import members_of
 from lightning_poison.scorers.protocol import Scorer, SetScorer
@@ -30,6 +30,18 @@ HELD_OUT_FOR_TWO = 0.4
 ENOUGH_PER_CLASS = 100
 """Held-out trusted samples per class below which the calibrated rate is uncertain enough for a warning."""
 
+_ENOUGH_TO_COMPARE = 20
+"""Number of samples from which the scale of trusted data is compared with that of the training data."""
+
+_MAX_SHIFT = 0.75
+"""Largest difference of the mean pixels of trusted and training data, in standard deviations of pixels."""
+
+_MAX_RATIO = 1.8
+"""Largest ratio of these standard deviations."""
+
+_MAX_SHARED = 0.005
+"""Share of the trusted samples that may be equal to samples of the training data, beyond what is usual in the data."""
+
 _TWO_SIDED = 1.96
 
 
@@ -43,12 +55,10 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
         trusted: Known-clean samples.
 
     Raises:
-        ValueError: If a class has no or too few trusted samples, or their shape differs from that of the data set.
+        ValueError: If a class has too few trusted samples.
+        InconclusiveError: If the labels of held-out trusted samples are not those that the scorer predicts.
     """
     labels = trusted.labels
-    _check_classes(job.labels, labels)
-    with all_ranks(job.runtime):
-        _check_shapes(job, trusted)
     members = list(members_of(job.scorer).values())
     fitted_on, held_out = torch.zeros(0, dtype=torch.int64), torch.arange(len(labels))
     if any(isinstance(member, Scorer) and not member.is_fitted for member in members):
@@ -57,6 +67,8 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
         fitted_on, held_out = (~mask).nonzero().flatten(), mask.nonzero().flatten()
     _warn_of_few(labels[held_out], job.labels, parts=2 if len(members) > 1 else 1)
     found = _member_scores(job, trusted, (fitted_on, held_out))
+    for member in found:
+        _check_learned(labels[held_out], member.trusted_labels)
     if isinstance(job.scorer, CombinedScorer):
         return _combine(job, list(members_of(job.scorer)), found, labels[held_out], job.scorer.combine)
     decision = decide_by_trusted(found[0].scores, job.labels, found[0].trusted, labels[held_out], job.settings)
@@ -184,18 +196,63 @@ def _warn_of_few(held_out_labels: Tensor, labels: Tensor, *, parts: int) -> None
         )
 
 
-def _check_shapes(job: Job, trusted: LabeledData) -> None:
-    shape, trusted_shape = job.data.first_shape(job.seed), trusted.first_shape(job.seed)
-    if shape != trusted_shape:
-        what = f"samples of shape {shape}, the shape of the training data"
-        raise ValueError(expected("trusted", what, trusted_shape, "Give both the same transform."))
+def check_trusted(data: LabeledData, trusted: LabeledData) -> None:
+    """Check that trusted samples can be compared with the data that are judged, before anything is fitted.
 
-
-def _check_classes(labels: Tensor, trusted_labels: Tensor) -> None:
-    missing = [number for number in torch.unique(labels).tolist() if not bool((trusted_labels == number).any())]
+    Raises:
+        ValueError: If a class has no trusted sample, or the trusted samples have another shape or scale than the data,
+            or are among them.
+    """
+    negative = int((trusted.labels < 0).sum())
+    if negative:
+        raise ValueError(expected("trusted", "samples with labels", f"{negative} without", "Remove them."))
+    missing = [number for number in torch.unique(data.labels).tolist() if not bool((trusted.labels == number).any())]
     if missing:
         listed = ", ".join(map(str, missing[:10]))
         raise ValueError(
             f"Expected trusted samples of every class, but there is none of class {listed}.\n"
             "Add some, or omit `trusted`."
         )
+    own, known = data.first_inputs(), trusted.first_inputs()
+    if own.shape[1:] != known.shape[1:]:
+        what = f"samples of shape {tuple(own.shape[1:])}, the shape of the training data"
+        raise ValueError(expected("trusted", what, tuple(known.shape[1:]), "Give both the same transform."))
+    _check_scale(own, known)
+    if data.repeats and trusted.repeats:
+        _check_disjoint(data, trusted)
+
+
+def _check_scale(own: Tensor, known: Tensor) -> None:
+    """Raise if trusted samples are scaled, shifted or inverted. Images of the same origin differ far less."""
+    if own.ndim < 3 or min(len(own), len(known)) < _ENOUGH_TO_COMPARE:
+        return
+    spread, spread_known = float(own.double().std()), float(known.double().std())
+    shift = abs(float(own.double().mean()) - float(known.double().mean()))
+    if shift > _MAX_SHIFT * spread or not 1 / _MAX_RATIO <= spread_known / max(spread, 1e-30) <= _MAX_RATIO:
+        raise ValueError(
+            f"Expected trusted samples on the scale of the training data, {_range_of(own)}, but got "
+            f"{_range_of(known)}.\nGive both the same transform and normalization."
+        )
+
+
+def _range_of(inputs: Tensor) -> str:
+    return f"{inputs.min():.3g} to {inputs.max():.3g} with mean {inputs.double().mean():.3g}"
+
+
+def _check_disjoint(data: LabeledData, trusted: LabeledData) -> None:
+    """Raise if trusted samples are among those that are judged, more than equal samples occur in the data anyway."""
+    own, known = data.sample_digests, trusted.sample_digests
+    shared = int(torch.isin(known[known != 0], own[own != 0]).sum())
+    equal = 1 - len(torch.unique(own)) / len(own)
+    if shared > (2 * equal + _MAX_SHARED) * len(known):
+        raise ValueError(
+            f"Expected `trusted` samples that are not judged, but {shared:,} of {len(known):,} are in the training "
+            "data too.\nTheir labels would vouch for themselves. Remove them from the training data or from `trusted`."
+        )
+
+
+def _check_learned(labels: Tensor, predictions: Tensor) -> None:
+    """Raise if the labels of held-out trusted samples are not those that a scorer predicts, if it predicts labels."""
+    predicted = predictions >= 0
+    if bool(predicted.any()):
+        check_agreement(labels[predicted], predictions[predicted])

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from lightning_poison.data.inputs import describe_scale
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
+from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.sample_scores import needs_trusted, out_of_fold_label_scores
 from lightning_poison.sanitization.set_scores import set_label_scores
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Evidence
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.inspection import members_of
 from lightning_poison.scorers.protocol import Scorer
@@ -37,8 +38,6 @@ def judge_without_trusted(job: Job) -> Outcome:
     for member in members.values():
         if not member.scores_labels:
             raise ValueError(needs_trusted(member))
-    if len(members) > 1:
-        job = job.in_memory()
     found = [
         out_of_fold_label_scores(job, member, number=number)
         if isinstance(member, Scorer)
@@ -51,7 +50,10 @@ def judge_without_trusted(job: Job) -> Outcome:
         log_p = torch.stack([log_p_by_labels(each, job.labels) for each in found])
         votes = {name: p_values_from_log(log_p[number].gather(1, own)[:, 0]) for number, name in enumerate(members)}
         label_scores = combine_log_p(log_p, job.scorer.combine)
-    decision = decide_by_wrong_label_null(label_scores, job.labels, job.settings)
+    try:
+        decision = decide_by_wrong_label_null(label_scores, job.labels, job.settings)
+    except InconclusiveError as error:
+        raise InconclusiveError(f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}.") from error
     return Outcome(label_scores.gather(1, own)[:, 0], label_scores.argmin(1), decision, "wrong-label null", votes)
 
 

@@ -168,6 +168,7 @@ class LikelihoodScorer(NetworkScorer):
             margin=self.margin,
             likelihood_weight=self.likelihood_weight,
             covariance=self.covariance,
+            normalize=False,
             generator=generator,
         )
 

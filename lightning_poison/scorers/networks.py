@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_poison.adversarial.adversaries import Adversary
 from lightning_poison.adversarial.loss import AdversarialLoss
-from lightning_poison.checks import describe, expected, printable
+from lightning_poison.checks import describe, every, expected, index_vector, printable
 from lightning_poison.contexts import evaluating, full_precision
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.models.backbones import compute_features, default_backbone
@@ -21,6 +21,9 @@ from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.training_data import TrainingData
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+_MAX_SIDE = 2**24
+"""Largest length of a dimension of a sample."""
 
 
 class BackboneWithHead(nn.Module):
@@ -239,8 +242,15 @@ def restore_network(
     heads = [value for name, value in state.items() if name == "num_classes" or name.startswith("model.head.")]
     if "sample_shape" not in state or not heads:
         raise ValueError(_other_state(scorer))
-    num_classes = int(state["num_classes"]) if "num_classes" in state else len(heads[0])
-    network = build(tuple(state["sample_shape"].tolist()), num_classes)
+    num_classes = state["num_classes"] if "num_classes" in state else torch.tensor(heads[0].shape[:1] or 0)
+    shape = index_vector("sample_shape", state["sample_shape"])
+    # A network has weights for each class and each channel, so a state that lacks them is not worth the memory.
+    most = sum(value.numel() for value in state.values())
+    every("num_classes", num_classes, (num_classes > 0) & (num_classes <= most), f"in [1, {most}]")
+    every("sample_shape", shape, (shape > 0) & (shape <= _MAX_SIDE), f"in [1, {_MAX_SIDE}]")
+    if not len(shape) or int(shape[0]) > most:
+        raise ValueError(_other_state(scorer))
+    network = build(tuple(shape.tolist()), int(num_classes))
     load_weights(network, state, scorer)
     return to_channels_last(network).eval()
 

@@ -1,16 +1,24 @@
 """Saving and loading fitted scorers: tensors and JSON in one safetensors file, never a pickle."""
 
+import contextlib
 import json
 import os
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
-from lightning_poison.checks import instance, printable
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import describe, every, expected, instance, printable
 from lightning_poison.scorers.protocol import Scorer
-from lightning_poison.serialization import read_tensors, write_tensors
+from lightning_poison.serialization import read_tensors, valid_parts, write_tensors
 
 ScorerT = TypeVar("ScorerT", bound=Scorer)
 
 _WAY = "A set scorer has no fitted state. Save the members of a combination one by one."
+
+_VERSION = 1
+"""Format of a scorer file."""
 
 
 def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
@@ -22,7 +30,9 @@ def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
 
     Raises:
         NotFittedError: If the scorer is not fitted.
+        OSError: If the file cannot be written.
         TypeError: If it is a set scorer or a combination.
+        ValueError: If its state contains NaN.
 
     Example:
         >>> import tempfile, torch
@@ -37,8 +47,10 @@ def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
         True
     """
     instance("scorer", scorer, Scorer, hint=_WAY)
-    meta = {"kind": "scorer", "version": 1, "scorer": scorer.name, "settings": dict(scorer.settings())}
-    write_tensors(path, dict(scorer.state()), meta)
+    meta = {"kind": "scorer", "version": _VERSION, "scorer": scorer.name, "settings": dict(scorer.settings())}
+    state = dict(scorer.state())
+    _check_numbers(state)
+    write_tensors(path, state, meta)
 
 
 def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
@@ -51,7 +63,9 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
     Raises:
         FileNotFoundError: If the file does not exist.
         TypeError: If the scorer is a set scorer or a combination.
-        ValueError: If it is the file of another scorer, of other settings, or of another kind.
+        ValueError: If it is no scorer file of this version, the file of another scorer or of other settings, a tensor
+            does not fit or contains NaN, or the file was damaged or changed since it was written. The message names
+            file, field and value, and the scorer stays as it was.
 
     Example:
         >>> import tempfile, torch
@@ -65,18 +79,56 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
         True
     """
     instance("scorer", scorer, Scorer, hint=_WAY)
-    tensors, meta = read_tensors(path, "scorer")
+    tensors, meta = read_tensors(path, "scorer", version=_VERSION)
+    shown = printable(os.fspath(path), limit=500)
     if meta.get("scorer") != scorer.name:
         raise ValueError(
-            f"Expected a file of the {printable(scorer.name)} scorer, but {path} contains the "
+            f"Expected a file of the {printable(scorer.name)} scorer, but {shown} contains the "
             f"{printable(meta.get('scorer'))} scorer.\nBuild that scorer first: `get_scorer(name)`."
         )
-    own, stored = json.loads(json.dumps(dict(scorer.settings()))), meta.get("settings", {})
+    with valid_parts(path, "scorer"):
+        stored = instance("settings", meta.get("settings"), Mapping)
+        _check_numbers(tensors)
+    own: dict[str, Any] = json.loads(json.dumps(dict(scorer.settings())))
     differing = sorted(name for name in own.keys() | stored.keys() if own.get(name) != stored.get(name))
     if differing:
         listed = ", ".join(f"{name}={stored.get(name)!r}" for name in differing)
         raise ValueError(
-            f"Expected a scorer with the settings in {path}, but these differ: {printable(listed)} in the file.\n"
+            f"Expected a scorer with the settings in {shown}, but these differ: {printable(listed)} in the file.\n"
             "Build the scorer with them before loading."
         )
-    return scorer.load(tensors)
+    with _unchanged_on_error(scorer), valid_parts(path, "scorer"):
+        loaded = scorer.load(tensors)
+        _check_loaded(dict(loaded.state()), tensors)
+    return loaded
+
+
+def _check_numbers(state: Mapping[str, Tensor]) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() or value.is_complex():
+            every(name, value, ~value.isnan(), "free of NaN")
+
+
+def _check_loaded(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise if a scorer took something else from a file than what is in it."""
+    for name in sorted(state.keys() | tensors.keys()):
+        taken, given = state.get(name), tensors.get(name)
+        if taken is None or given is None:
+            raise ValueError(expected(name, "a tensor of this scorer", describe(given)))
+        if taken.dtype != given.dtype or not torch.equal(taken.cpu(), given):
+            raise ValueError(expected(name, describe(taken), f"{describe(given)} that does not fit"))
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(scorer: Scorer) -> Iterator[None]:
+    """Restore attributes and state of a scorer if the block raises. A network of the user is part of the state."""
+    attributes = dict(vars(scorer))
+    state = dict(scorer.state()) if scorer.is_fitted else None
+    try:
+        yield
+    except Exception:
+        vars(scorer).clear()
+        vars(scorer).update(attributes)
+        if state is not None:
+            scorer.load(state)
+        raise

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,19 @@ from lightning_poison.attacks.crafting import check_interface, craft
 from lightning_poison.attacks.objectives import ANY_OTHER
 from lightning_poison.attacks.poison import Attack, Poison
 from lightning_poison.attacks.threat import Surrogate, Threat
-from lightning_poison.checks import describe
+from lightning_poison.checks import describe, describe_error, printable, type_name
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.entry_points import call_plugin
+from lightning_poison.errors import PluginError
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.testing.tiny_images import TinyImages
 
 BUDGET = 6
 """Number of poison samples in the built-in cases."""
+
+ResultT = TypeVar("ResultT")
 
 _NORMALIZED = PixelRange(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 
@@ -51,6 +55,7 @@ def check_attack(
       poison.
     - The poison can be saved and loaded without change.
     - Its objective provides an evaluation set, on which predictions of the wanted labels count as success.
+    - `craft` takes the arguments with which it is called.
     - Its code does not import Lightning.
 
     Args:
@@ -64,7 +69,8 @@ def check_attack(
         draws: Whether the attack draws random numbers. Pass `False` if it gives the same poison for every seed.
 
     Raises:
-        PluginError: If a rule is violated. The message names the attack, the rule and the value.
+        PluginError: If a rule is violated. The message names the attack, the rule and the value. Also if the attack
+            raises an error, chained to it; the message names the method.
 
     Example:
         >>> from lightning_poison.attacks.objectives import AvailabilityObjective
@@ -76,14 +82,48 @@ def check_attack(
         ...         return Poison(chosen, labels, AvailabilityObjective(), attack=self.name)
         >>> check_attack(Flip)
     """
-    built: Any = attack() if isinstance(attack, type) or not hasattr(attack, "craft") else attack
+    built = _built(attack)
     check_interface(built)
+    _check_signature(built)
     _check_imports(built)
     for case in _cases(built, dataset, threat, holdout):
         models = [_surrogate(case.dataset)] if surrogates is None else list(surrogates)
         poison = _check_repeats(built, case, models, seed, draws=draws)
         _check_saves(built, poison)
         _check_objective(built, poison, case.holdout)
+
+
+def _built(attack: Any) -> Any:
+    def build() -> Any:
+        if not isinstance(attack, type) and (hasattr(attack, "craft") or not callable(attack)):
+            return attack
+        return attack()
+
+    return _named(f"the factory `{printable(getattr(attack, '__name__', type_name(attack)))}`", build)
+
+
+def _named(what: str, call: Callable[[], ResultT]) -> ResultT:
+    """Run code of an attack; every error is a `PluginError` that names what failed."""
+
+    def run() -> ResultT:
+        try:
+            return call()
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"Expected {what} to succeed, but it raised {describe_error(error)}.") from error
+
+    return call_plugin(run, what, passed=())
+
+
+def _check_signature(attack: Attack) -> None:
+    signature = _named(f"`craft` of the attack `{printable(attack.name)}`", lambda: inspect.signature(attack.craft))
+    keywords: dict[str, Any] = dict.fromkeys(("surrogates", "holdout", "generator"))
+    try:
+        signature.bind(None, None, **keywords)
+    except TypeError as error:
+        rule = "define `craft(self, dataset, threat, *, surrogates, holdout, generator)`"
+        raise broken_contract(attack, rule, f"craft{signature}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -117,24 +157,26 @@ def _surrogate(dataset: Any) -> Surrogate:
 
 
 def _check_repeats(attack: Attack, case: _Case, surrogates: list[Surrogate], seed: int, *, draws: bool) -> Poison:
+    what = f"`craft` of the attack `{printable(attack.name)}`"
+    given: dict[str, Any] = {"surrogates": tuple(surrogates), "holdout": case.holdout}
+
     def run(run_seed: int) -> Poison:
         generator = torch.Generator().manual_seed(run_seed)
-        return craft(
-            attack, case.dataset, case.threat, surrogates=surrogates, holdout=case.holdout, generator=generator
-        )
+        try:
+            return craft(attack, case.dataset, case.threat, generator=generator, **given)
+        except PluginError:
+            raise
+        except Exception as error:
+            fault = describe_error(error).replace(f"In {what}: ", "")
+            raise PluginError(f"Expected {what} to succeed, but it raised {fault}.") from error
 
     poison = run(seed)
     if (changed := _difference(poison, run(seed))) is not None:
         raise broken_contract(attack, "return the same poison for the same generator", f"different {changed}")
     with seeded_rng(seed, 1):
-        unwrapped = attack.craft(
-            case.dataset,
-            case.threat,
-            surrogates=tuple(surrogates),
-            holdout=case.holdout,
-            generator=torch.Generator().manual_seed(seed),
-        )
-    if (changed := _difference(poison, unwrapped)) is not None:
+        generator = torch.Generator().manual_seed(seed)
+        unwrapped = _named(what, lambda: attack.craft(case.dataset, case.threat, generator=generator, **given))
+    if (changed := _named(what, lambda: _difference(poison, unwrapped))) is not None:
         hint = "Pass `generator=` wherever random numbers are drawn."
         received = f"{changed} that depend on the global random state"
         raise broken_contract(attack, "draw from the generator only", received, hint)
@@ -166,15 +208,22 @@ def _check_saves(attack: Attack, poison: Poison) -> None:
 
 def _check_objective(attack: Attack, poison: Poison, test: Any) -> None:
     """Check that predictions of the wanted labels count as success on every item."""
-    evaluation: Any = poison.objective.evaluation_set(test)
-    if not len(evaluation):
+    what = f"the objective of the attack `{printable(attack.name)}`"
+
+    def read() -> list[Any]:
+        evaluation: Any = poison.objective.evaluation_set(test)
+        return [evaluation[position] for position in range(len(evaluation))]
+
+    items = _named(what, read)
+    if not items:
         raise broken_contract(attack, "have an objective with items to evaluate", "none on the held-out set")
-    items = [evaluation[position] for position in range(len(evaluation))]
-    if not all(len(item) == 3 and all(isinstance(label, int) for label in item[1:]) for item in items):
+    if not all(isinstance(item, tuple) for item in items) or not all(
+        len(item) == 3 and all(isinstance(label, int) for label in item[1:]) for item in items
+    ):
         raise broken_contract(attack, "evaluate items (input, true label, wanted label)", describe(items[0]))
     true, wanted = (torch.tensor([item[position] for item in items]) for position in (1, 2))
     predictions = torch.where(wanted == ANY_OTHER, true + 1, wanted)
-    success = poison.objective.success(predictions, true, wanted)
+    success: Any = _named(what, lambda: poison.objective.success(predictions, true, wanted))
     if not (isinstance(success, Tensor) and success.dtype == torch.bool and bool(success.all())):
         rule = "count predictions of the wanted labels as success"
         raise broken_contract(attack, rule, f"{success} for wanted labels {wanted.tolist()}")
@@ -189,7 +238,11 @@ def _check_imports(attack: Attack) -> None:
         if name in seen or module is None or not getattr(module, "__file__", None):
             continue
         seen.add(name)
-        for imported in _imported_names(inspect.getsource(module), module.__package__ or ""):
+        try:
+            imports = _imported_names(inspect.getsource(module), module.__package__ or "")
+        except (OSError, TypeError):  # a compiled module, which has no source
+            continue
+        for imported in imports:
             top = imported.partition(".")[0]
             if top in ("lightning", "pytorch_lightning"):
                 raise broken_contract(attack, "not import Lightning", f"`{imported}` in {name}")

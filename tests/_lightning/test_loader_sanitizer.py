@@ -1,14 +1,15 @@
 """The loader sanitizer without a Trainer: scoring, filtering, checks and state."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer, SanitizerSettings
-from lightning_poison._lightning.records import verdicts_from_state
+from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer
+from lightning_poison._lightning.records import decisions_from_state
+from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import SanitizedDataModule
 from lightning_poison.errors import DataChangedError, ManifestError
@@ -56,10 +57,42 @@ def test_recognizes_the_same_data_in_another_object(sanitizer, scorer, data):
     assert len(scorer.fits) == 3
 
 
-def test_refuses_other_data_under_the_same_path(sanitizer, data):
+def test_judges_other_data_under_the_same_path_anew(sanitizer, scorer, data):
+    """As of a data set that grows from epoch to epoch, or of the folds of a cross-validation."""
     sanitizer.filter(DataLoader(data))
+    kept = sanitizer.single_verdict().keep
+    rebuilt = sanitizer.filter(DataLoader(reversed_data(data)))
+    assert torch.equal(sanitizer.single_verdict().keep, kept.flip(0))
+    assert len(rebuilt.dataset) == int(kept.sum())
+    sanitizer.start_run()
+    sanitizer.filter(DataLoader(data))
+    assert torch.equal(sanitizer.single_verdict().keep, kept)
+    assert len(scorer.fits) == 9
+
+
+def test_refuses_other_data_than_those_of_a_checkpoint(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
+    other.start_run()
+    other.restore(sanitizer.state())
     with pytest.raises(DataChangedError):
-        sanitizer.filter(DataLoader(reversed_data(data)))
+        other.filter(DataLoader(reversed_data(data)))
+
+
+def test_data_that_change_after_a_resume_are_judged_anew(sanitizer, scorer, data):
+    sanitizer.filter(DataLoader(data))
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
+    other.restore(sanitizer.state())
+    other.filter(DataLoader(data))
+    other.filter(DataLoader(reversed_data(data)))
+    assert not other.single_verdict().keep[:60].any()
+
+
+def test_state_of_a_new_run_does_not_contain_earlier_verdicts(sanitizer, data):
+    """A tuner would restore them, and refuse the other data of this run."""
+    sanitizer.filter(DataLoader(data))
+    sanitizer.start_run()
+    assert not decisions_from_state(sanitizer.state())
 
 
 def test_check_refuses_a_loader_of_all_data(sanitizer, data):
@@ -79,19 +112,112 @@ def test_each_loader_has_its_own_verdict(sanitizer, data):
         sanitizer.check(swapped)
 
 
-def test_state_restores_verdicts_in_another_sanitizer(sanitizer, scorer, data):
+def test_loaders_without_labels_are_left_unchanged(sanitizer, data, caplog):
+    loaders = {"l": DataLoader(data), "u": [DataLoader(TensorDataset(data.tensors[0]))]}
+    caplog.set_level("INFO", "lightning_poison")
+    for _ in range(2):
+        filtered = sanitizer.filter(loaders)
+        assert filtered["u"][0] is loaders["u"][0]
+        assert len(filtered["l"].dataset) == 540
+        sanitizer.check(filtered)
+    said = [each.getMessage() for each in caplog.records if "not judged" in each.getMessage()]
+    assert said == ["sanitizer['u'][0]: not judged and trained on as it is, since its samples consist of inputs alone"]
+    assert list(sanitizer.verdicts) == ["['l']"]
+
+
+@pytest.mark.parametrize("wanted", [["l"], ["['l']"], ("l",)])
+def test_user_chooses_the_loaders_to_judge(scorer, data, wanted):
+    stream = iter(())
+    loaders = {"l": DataLoader(data), "u": DataLoader(reversed_data(data)), "s": stream}
+    sanitizer = LoaderSanitizer(SanitizerSettings(scorer=scorer, loaders=wanted))
+    filtered = sanitizer.filter(loaders)
+    assert list(sanitizer.verdicts) == ["['l']"]
+    assert filtered["u"] is loaders["u"]
+    assert filtered["s"] is stream
+    sanitizer.check(filtered)
+    with pytest.raises(RuntimeError, match=r"the training loader \['l'\]"):
+        sanitizer.check(loaders)
+
+
+def test_names_a_loader_of_one_class_before_scoring(sanitizer, scorer, data):
+    loaders = {"l": DataLoader(data), "u": DataLoader(TensorDataset(data.tensors[0], torch.zeros(600).long()))}
+    wanted = r"loader \['u'\] to have .* several classes, or none, but all of its 600 samples have the label 0\.\n.*"
+    with pytest.raises(ValueError, match=wanted + r"`loaders=\['l'\]`"):
+        sanitizer.filter(loaders)
+    assert not scorer.fits
+
+
+def test_refuses_a_collection_without_labels(sanitizer, data):
+    loaders = [DataLoader(TensorDataset(data.tensors[0])) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"a training loader with labels, but none has any: their samples"):
+        sanitizer.filter(loaders)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "match"),
+    [
+        ("l", r"`loaders` to be a list of at least one text, but got 'l'\.\nWrite"),
+        ([], r"but got \[\]"),
+        ([0], r"but got \[0\]"),
+    ],
+)
+def test_refuses_invalid_choices(scorer, wanted, match):
+    with pytest.raises(ValueError, match=match):
+        SanitizerSettings(scorer=scorer, loaders=wanted)
+
+
+def test_errors_name_the_loader(sanitizer, data):
+    few = TensorDataset(torch.zeros(2, 4), torch.arange(2))
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (any error of scoring)
+        sanitizer.filter({"l": DataLoader(data), "few": DataLoader(few)})
+    assert "In the training loader ['few']" in caught.value.__notes__[0]
+
+
+def test_score_dataset_with_one_judged_loader(scorer, data):
+    loaders = {"l": DataLoader(data), "u": DataLoader(TensorDataset(data.tensors[0]))}
+    sanitizer = LoaderSanitizer(SanitizerSettings(scorer=scorer, score_dataset=TensorDataset(*data.tensors)))
+    sanitizer.filter(loaders)
+    assert list(sanitizer.verdicts) == ["['l']"]
+
+
+def test_warns_if_no_batch_is_left(sanitizer, data):
+    with pytest.warns(UserWarning, match=r"the 540 samples that are kept do not fill a batch of 600.*\nUse a smaller"):
+        sanitizer.filter(DataLoader(data, 600, drop_last=True))
+
+
+def test_state_restores_the_mask_in_another_sanitizer(sanitizer, scorer, data):
     sanitizer.filter(DataLoader(data))
     fits = len(scorer.fits)
     other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
     other.restore(sanitizer.state())
-    assert torch.equal(other.single_verdict().keep, sanitizer.single_verdict().keep)
-    other.filter(DataLoader(data))
+    rebuilt = other.filter(DataLoader(data))
+    assert torch.equal(rebuilt.dataset.indices, sanitizer.single_verdict().keep.nonzero().flatten())
     assert len(scorer.fits) == fits
+    with pytest.raises(RuntimeError, match="there are 0 verdicts"):
+        other.single_verdict()
+    assert other.state()["decisions"].keys() == {""}
+
+
+def test_state_restores_the_verdict_from_its_file(scorer, data, tmp_path):
+    sanitizer = LoaderSanitizer(SanitizerSettings(scorer=scorer, dirpath=tmp_path, cache=False))
+    sanitizer.filter(DataLoader(data))
+    other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
+    other.restore(sanitizer.state())
+    assert torch.equal(other.single_verdict().scores, sanitizer.single_verdict().scores)
+    other.filter(DataLoader(data))
+    assert torch.equal(other.single_verdict().scores, sanitizer.single_verdict().scores)
+    assert len(scorer.fits) == 3
+
+
+def test_cache_is_used_by_another_sanitizer(scorer, data, tmp_path):
+    for _ in range(2):
+        LoaderSanitizer(SanitizerSettings(scorer=scorer, dirpath=tmp_path)).filter(DataLoader(data))
+    assert len(scorer.fits) == 3
 
 
 def test_empty_state_has_no_effect(sanitizer, data):
     sanitizer.filter(DataLoader(data))
-    sanitizer.restore({"version": 1, "verdicts": {}})
+    sanitizer.restore({"version": 2, "decisions": {}})
     sanitizer.restore({})
     assert len(sanitizer.single_verdict()) == len(data)
     assert sanitizer.verdicts
@@ -100,9 +226,9 @@ def test_empty_state_has_no_effect(sanitizer, data):
 def test_refuses_a_state_of_another_version(sanitizer, data):
     sanitizer.filter(DataLoader(data))
     stored = sanitizer.state()
-    assert verdicts_from_state(stored).keys() == {""}
-    for version, found in ((2, "2"), (None, "None"), ("\x1b[2J", r"'\\x1b\[2J'")):
-        with pytest.raises(ValueError, match=rf"`version` to be 1, the format .*, but got {found}\.\nResume with"):
+    assert decisions_from_state(stored).keys() == {""}
+    for version, found in ((1, "1"), (None, "None"), ("\x1b[2J", r"'\\x1b\[2J'")):
+        with pytest.raises(ValueError, match=rf"`version` to be 2, the format .*, but got {found}\.\nResume with"):
             sanitizer.restore({**stored, "version": version})
     del stored["version"]
     with pytest.raises(ValueError, match="but got None"):
@@ -130,7 +256,8 @@ def test_restored_verdict_replaces_a_new_one(sanitizer, scorer, data):
     sanitizer.filter(DataLoader(data))
     stored = sanitizer.state()
     other = LoaderSanitizer(SanitizerSettings(scorer=scorer))
-    stored["verdicts"][""]["tensors"]["keep"] = torch.arange(len(data)) > 5
+    changed = replace(decisions_from_state(stored)[""], keep=torch.arange(len(data)) > 5)
+    stored["decisions"][""] = changed.state()
     other.filter(DataLoader(data))
     other.restore(stored)
     rebuilt = other.filter(DataLoader(data))
@@ -159,7 +286,7 @@ def test_writes_files_only_to_the_given_directory(scorer, data, tmp_path, monkey
     LoaderSanitizer(SanitizerSettings(scorer=scorer)).filter(DataLoader(data))
     assert not list(tmp_path.iterdir())
     LoaderSanitizer(SanitizerSettings(scorer=scorer, dirpath=str(tmp_path / "here"))).filter(DataLoader(data))
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {"manifest.csv", "verdict.safetensors"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"cache", "manifest.csv", "verdict.safetensors"}
 
 
 def test_settings_are_the_same_everywhere():

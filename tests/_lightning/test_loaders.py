@@ -19,9 +19,11 @@ from torch.utils.data import (
 from lightning_poison._lightning.loaders import (
     equalize_lengths,
     indexable_loaders,
+    lost_batches,
     map_loaders,
     reads_view,
     rebuild_loader,
+    select_loaders,
 )
 from lightning_poison.attacks.objectives import AvailabilityObjective
 from lightning_poison.attacks.poison import Poison
@@ -160,6 +162,61 @@ def test_refuses_what_cannot_be_filtered():
         indexable_loaders({"a": DataLoader(Stream())})
 
 
+TREE = {"a": ["first", "second"], "b": {"a": "third"}, "1": "fourth"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (None, ["first", "second", "third", "fourth"]),
+        (["a"], ["first", "second"]),
+        (["['a'][1]"], ["second"]),
+        (["['b']['a']", "1"], ["third", "fourth"]),
+        (["1", "a", "1"], ["first", "second", "fourth"]),
+    ],
+)
+def test_selects_loaders_by_path_or_key(wanted, found):
+    assert list(select_loaders(TREE, wanted).values()) == found
+
+
+def test_selects_loaders_by_position():
+    assert select_loaders(["first", ["second", "third"]], ["1"]) == {"[1][0]": "second", "[1][1]": "third"}
+
+
+@pytest.mark.parametrize("wanted", ["c", "['a'][2]", "['a", "third", ""])
+def test_refuses_paths_of_no_loader(wanted):
+    with pytest.raises(
+        ValueError, match=r"`loaders` to be paths or keys of the training loaders, \['a'\]\[0\], .*but got"
+    ):
+        select_loaders(TREE, [wanted])
+
+
+def test_refuses_a_path_in_a_single_loader():
+    assert select_loaders("only", [""]) == {"": "only"}
+    with pytest.raises(ValueError, match="A single training loader has no path: leave out `loaders`"):
+        select_loaders("only", ["labeled"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "size", "ranks", "wanted"),
+    [
+        (100, 100, 1, ""),
+        (99, 100, 1, "the 99 samples that are kept do not fill a batch of 100"),
+        (99, 50, 1, "of the 99 samples that are kept, `drop_last` drops 49 in each epoch"),
+        (99, 10, 1, ""),
+        (99, 50, 2, ""),
+        (98, 50, 2, "the 49 samples per rank that are kept do not fill a batch of 50"),
+        (100, 101, 1, ""),
+    ],
+)
+def test_batches_lost_by_dropping(kept, size, ranks, wanted):
+    loaders = [DataLoader(range(count), size, drop_last=True) for count in (100, kept)]
+    lost = lost_batches(*loaders, ranks)
+    assert lost.startswith(wanted)
+    assert bool(lost) == bool(wanted)
+    assert not lost_batches(*(DataLoader(range(count), size) for count in (100, kept)), ranks)
+
+
 def test_reads_view_checks_data_set_and_sampler(data, view):
     samplers = ({"shuffle": True}, {"sampler": range(7)}, {"batch_sampler": BatchSampler(range(7), 2, False)})
     rebuilt = rebuild_loader(DataLoader(data, shuffle=True), view)
@@ -187,8 +244,8 @@ class Ranks:
     def reduce_sum(self, tensor):
         return tensor + torch.tensor([4, 0])
 
-    def all_true(self, flag):
-        return flag
+    def agree(self, error=None):
+        pass
 
 
 @pytest.mark.parametrize(("stops", "wanted"), [(7, 4), (3, 3)])

@@ -1,10 +1,18 @@
-"""Records of a sanitizer: folders, checkpoint states and tuners."""
+"""Records of a sanitizer: folders, checkpoint states, tuners, and folders that cannot be written."""
 
+import errno
+import warnings
 from types import SimpleNamespace
 
 import pytest
 
-from lightning_poison._lightning.records import folder_name, is_tuning, report_directory, verdicts_from_state
+from lightning_poison._lightning.records import (
+    check_directory,
+    decisions_from_state,
+    folder_name,
+    is_tuning,
+    report_directory,
+)
 
 
 def test_folder_names_are_plain_and_distinct():
@@ -27,7 +35,53 @@ def test_default_directory_is_in_the_log_or_root_directory(tmp_path, log_dir, pa
     assert report_directory(trainer, "here", "mine").name == "here"
 
 
-@pytest.mark.parametrize("damage", [{"verdicts": {"": {"meta": {}}}}, {"verdicts": None}, {}])
+def test_no_default_directory_in_a_remote_file_system():
+    trainer = SimpleNamespace(fast_dev_run=False, log_dir=None, default_root_dir="s3://bucket/run")
+    assert report_directory(trainer, None, "mine") is None
+    assert report_directory(trainer, "here", "mine").name == "here"
+
+
+@pytest.mark.parametrize("damage", [{"decisions": {"": {"settings": {}}}}, {"decisions": None}, {}])
 def test_refuses_a_damaged_state(damage):
     with pytest.raises(ValueError, match=r"complete decision in the checkpoint.*\nResume from another checkpoint"):
-        verdicts_from_state({"version": 1, **damage})
+        decisions_from_state({"version": 2, **damage})
+
+
+UNUSABLE = {
+    "a file in its place": ("file", "File exists"),
+    "a file above it": ("file/deep/er", "Not a directory"),
+    "a folder in a file's place": ("blocked", "Is a directory"),
+    "a name that is too long": ("n" * 300, "File name too long"),
+    "a path that is too long": ("/".join(["n" * 200] * 30), "File name too long"),
+    "a file system of the kernel": ("/proc/lightning", "No such file or directory"),
+}
+"""Directories in which no file can be written, and the reasons."""
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_unusable_directories_are_named_with_the_reason(tmp_path, case):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "blocked" / "manifest.csv").mkdir(parents=True)
+    name, reason = UNUSABLE[case]
+    directory = tmp_path / name
+    with pytest.raises(OSError, match=rf"`dirpath` to be a folder .*: {reason}\.\nNothing has been scored") as caught:
+        check_directory(directory, directory, "mine")
+    assert "dirpath=" in str(caught.value)
+    with pytest.warns(UserWarning, match=rf"Verdict and manifest of `mine` will not be written to .*{reason}"):
+        assert not check_directory(directory, None, "mine")
+
+
+def test_full_disks_are_named(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device\."):
+        check_directory(tmp_path / "new", "new", "mine")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_usable_directory_is_created_and_left_empty(tmp_path):
+    with warnings.catch_warnings(action="error"):
+        assert check_directory(tmp_path / "a" / "b", None, "mine")
+    assert not list((tmp_path / "a" / "b").iterdir())

@@ -1,6 +1,7 @@
 """The runtime of a Trainer, and progress bars in the style of the Trainer's own."""
 
 import logging
+from importlib import import_module
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_poison._lightning.runtime import TrainerRuntime, open_runtime, trainer_progress
 from lightning_poison.callbacks.sanitizer import Sanitizer
-from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, SilentProgress
+from lightning_poison.runtime import DEFAULT_THREADS, LocalRuntime, SilentProgress, all_ranks
 
 
 @pytest.fixture(params=[pl, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
@@ -53,17 +54,24 @@ def test_messages_go_to_lightnings_log(trainer, caplog):
     assert "found something" in caplog.messages
 
 
-def test_runtime_is_closed_after_an_error(trainer, monkeypatch):
-    closed = []
-
-    class Watched(TrainerRuntime):
-        def close(self):
-            closed.append(True)
-
-    monkeypatch.setattr("lightning_poison._lightning.runtime.TrainerRuntime", Watched)
-    with pytest.raises(OSError, match="no more"), open_runtime(trainer):
+def test_error_of_a_single_rank_is_raised_as_it_is(trainer):
+    with pytest.raises(OSError, match="no more"), open_runtime(trainer) as runtime, all_ranks(runtime):
         raise OSError("no more")
-    assert closed
+    with open_runtime(trainer) as runtime, all_ranks(runtime):
+        pass
+
+
+def test_sigterm_ends_the_work_between_two_steps(trainer):
+    namespace = type(trainer).__module__.partition(".trainer")[0]
+    exception = import_module(f"{namespace}.utilities.exceptions").SIGTERMException
+    runtime = TrainerRuntime(trainer)
+    with runtime.progress(3, "scoring") as bar:
+        bar.advance()
+        trainer._signal_connector.received_sigterm = True
+        with pytest.raises(exception):
+            bar.advance()
+    with pytest.raises(exception), all_ranks(runtime):
+        pass
 
 
 def test_local_runtime_without_a_trainer():

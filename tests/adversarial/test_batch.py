@@ -5,6 +5,7 @@ from torch import nn
 
 from lightning_poison.adversarial.adversaries import PGD
 from lightning_poison.adversarial.batch import (
+    check_probabilities,
     has_classes,
     is_correct,
     robustness_metrics,
@@ -25,6 +26,44 @@ def test_cross_entropy_of_mixed_labels():
 def test_refuses_labels_that_are_neither_classes_nor_probabilities(labels):
     with pytest.raises(ValueError, match=r"class indices \(B,\), or probabilities \(4, 3\), but got a .* tensor"):
         sample_cross_entropy(torch.zeros(4, 3), labels)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "way"),
+    [
+        ((4,), torch.rand(4), "For regression pass"),
+        ((4, 1), torch.rand(4), "For regression pass"),
+        ((4, 2, 3), torch.rand(4, 2, 3), "For regression pass"),
+        ((4,), torch.zeros(4).long(), "For binary and multi-label classification pass"),
+        ((4, 1), torch.ones(4, 1), "For binary and multi-label classification pass"),
+        ((4, 1), torch.ones(4), "For binary and multi-label classification pass"),
+        ((4, 2, 8, 8), torch.zeros(4, 8, 8).long(), "For segmentation pass"),
+        ((4, 3, 2), torch.zeros(4).long(), "Set `logits=`"),
+    ],
+)
+def test_names_the_loss_of_other_tasks(logits, labels, way):
+    with pytest.raises(ValueError, match=rf"^Expected `logits` to be \(4, C\).*\n{way}"):
+        sample_cross_entropy(torch.zeros(logits), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([[1.0, 0, 1], [0, 1, 0]], "several classes in a row, or none, as in multi-label.*\n.*binary_cross_entropy"),
+        ([[0.0, 0, 0], [0, 1, 0]], "several classes in a row, or none, as in multi-label.*\n.*binary_cross_entropy"),
+        ([[0.5, 0, 0.2]], "rows with another sum than 1.*\n.*mse_loss"),
+        ([[1.0], [1.0]], "one column of numbers.*\n.*binary_cross_entropy"),
+        ([[0.3], [0.6]], "one column of numbers.*\n.*mse_loss"),
+    ],
+)
+def test_refuses_labels_that_are_no_distribution(labels, found):
+    with pytest.raises(ValueError, match=rf"probabilities \(B, C\), but got {found}"):
+        check_probabilities(torch.tensor(labels))
+
+
+@pytest.mark.parametrize("labels", [torch.eye(3), torch.full((2, 4), 0.25), torch.eye(3).half(), torch.arange(3)])
+def test_accepts_distributions_and_classes(labels):
+    check_probabilities(labels)
 
 
 def test_evaluation_has_no_gradients_and_restores_module(network, attacked):

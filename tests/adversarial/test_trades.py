@@ -72,3 +72,28 @@ def test_refuses_single_step_without_random_start(attacked):
 def test_refuses_beta_of_zero():
     with pytest.raises(ValueError, match="`beta`"):
         TRADES(beta=0)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "found"),
+    [
+        (lambda x: x.flatten(1).mean(1), torch.rand(12), r"logits.*but got a float32 tensor of shape \(12,\)"),
+        (lambda x: x.flatten(1).mean(1, keepdim=True), torch.rand(12, 1), r"logits.*of shape \(12, 1\)"),
+        (lambda x: x.flatten(1)[:, :3], torch.rand(12, 3), r"labels.*of shape \(12, 3\)"),
+        (lambda x: x.flatten(1)[:, :3], torch.ones(12, 3), r"labels.*of shape \(12, 3\)"),
+        (lambda x: x.flatten(1)[:, :3], torch.rand(12), r"labels.*of shape \(12,\)"),
+        (lambda x: torch.cat([x, x], 1), torch.zeros(12, 6, 6).long(), r"logits.*of shape \(12, 2, 6, 6\)"),
+    ],
+    ids=["regression", "one output", "several outputs", "multi-label", "one target", "segmentation"],
+)
+def test_refuses_other_tasks_than_classification(attacked, logits, labels, found):
+    batch = attacked()
+    batch = attacked(batch=(batch.inputs, labels), logits=logits)
+    with pytest.raises(ValueError, match=rf"{found}.*\n`TRADES` compares .* use `Madry\(\)`"):
+        TRADES().step(batch, lambda _: pytest.fail("the step ran"))
+
+
+def test_accepts_mixed_labels(network, attacked):
+    batch = attacked()
+    mixed = attacked(batch=(batch.inputs, torch.full((12, 3), 1 / 3)))
+    TRADES().step(mixed, lambda changed: F.cross_entropy(network(changed[0]), changed[1]))

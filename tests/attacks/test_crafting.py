@@ -1,4 +1,9 @@
+import dataclasses
+import logging
+import os
 import random
+import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -75,6 +80,8 @@ SIDE_EFFECTS = {
         "surrogate 0.*1.running_mean",
     ),
     "the mode": (lambda surrogates, **_: surrogates[0].model.train(), "surrogate 0.*training"),
+    "a hook": (lambda surrogates, **_: surrogates[0].model[0].register_forward_hook(print), "surrogate 0.*0.hooks"),
+    "a method": (lambda surrogates, **_: setattr(surrogates[0].model, "forward", print), "surrogate 0.*forward"),
 }
 
 
@@ -103,13 +110,114 @@ def test_global_random_states_are_seeded_and_restored():
     assert drawn[2] != drawn[0]
 
 
+def evil(**_):
+    """Change what an attack can reach of the process."""
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    warnings.simplefilter("ignore")
+    os.environ["EVIL"] = "1"
+    os.chdir("/")
+    logging.root.setLevel(1)
+
+
+def test_what_the_attack_changes_of_the_process_is_restored():
+    def state():
+        return (
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_num_threads(),
+            list(warnings.filters),
+            os.environ.get("EVIL"),
+            os.getcwd(),  # noqa: PTH109
+            logging.root.level,
+        )
+
+    before = state()
+    run(Probe(evil))
+    assert state() == before
+
+    def fail(**given):
+        evil()
+        raise OSError("late")
+
+    with pytest.raises(PluginError, match="`craft` of the attack `probe` to succeed, but it raised OSError: late"):
+        run(Probe(fail))
+    assert state() == before
+
+
+def test_attack_cannot_change_the_threat():
+    class Raises(Probe):
+        def craft(self, dataset, threat, **given):
+            object.__setattr__(threat, "budget", 6)
+            return super().craft(dataset, threat, **given)
+
+    threat = Threat(3)
+    with pytest.raises(PluginError, match="its budget, but got 6"):
+        craft(Raises(), TinyImages(12), threat, generator=torch.Generator().manual_seed(0))
+    assert threat.budget == 3
+
+
+def test_attack_cannot_change_poison_that_it_has_returned():
+    class Keeps(Probe):
+        def craft(self, dataset, threat, **given):
+            self.kept = dataclasses.replace(super().craft(dataset, threat, **given), settings={"rate": [1]})
+            return self.kept
+
+    attack = Keeps()
+    poison = run(attack)
+    labels = poison.labels.clone()
+    attack.kept.labels.fill_(7)
+    attack.kept.settings["rate"].append(2)
+    assert torch.equal(poison.labels, labels)
+    assert poison.settings == {"rate": [1]}
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, RecursionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_any_other_error_of_attack_names_it(error):
+    def fail(**_):
+        raise error("boo")
+
+    with pytest.raises(PluginError, match=f"`craft` of the attack `probe` to succeed, but it raised {error.__name__}"):
+        run(Probe(fail))
+
+
+def test_interrupt_by_the_user_passes():
+    with pytest.raises(KeyboardInterrupt):
+        run(Probe(lambda **_: signal.raise_signal(signal.SIGINT)))
+
+
+class Unreadable(dict):
+    def keys(self):
+        raise OSError("keys")
+
+    def __iter__(self):
+        raise OSError("iter")
+
+
+def test_poison_that_cannot_be_read_names_the_attack():
+    class Odd(Probe):
+        def craft(self, *given, **named):
+            return dataclasses.replace(super().craft(*given, **named), settings=Unreadable(a=1))
+
+    with pytest.raises(PluginError, match=r"attack `probe`.*OSError: (keys|iter)"):
+        run(Odd())
+
+
 def test_error_of_attack_propagates_with_its_name():
     def refuse(**_):
         raise ValueError("needs a surrogate")
 
-    with pytest.raises(ValueError, match="needs a surrogate") as caught:
+    with pytest.raises(ValueError, match=r"^In `craft` of the attack `probe`: needs a surrogate$"):
         run(Probe(refuse))
-    assert caught.value.__notes__ == ["Raised by the attack `probe`."]
+
+    def refuse_data(**_):
+        raise TypeError("needs raw images:\nWrite so.")
+
+    with pytest.raises(TypeError, match=r"^In `craft` of the attack `probe`: needs raw images:\nWrite so\.$"):
+        run(Probe(refuse_data))
 
 
 def test_refuses_seed_instead_of_generator():
@@ -123,10 +231,11 @@ def test_refuses_seed_instead_of_generator():
         ("name", None, r"Probe\.name.*string"),
         ("clean_label", "no", r"True or False"),
         ("craft", None, "method `craft`"),
+        ("name", "\x1b[2J", r"attack `\\x1b\[2J`"),
     ],
 )
 def test_refuses_object_without_attack_interface(attribute, value, message):
-    attack = Probe()
+    attack = Probe(lambda **_: 1 / 0)
     setattr(attack, attribute, value)
     with pytest.raises(PluginError, match=message):
         run(attack)

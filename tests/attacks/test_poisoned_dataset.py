@@ -241,7 +241,6 @@ def test_samples_are_clean_or_poison(indices, added, seed):
         (poison([7], [0], shades(0.5)), r"`indices` to be consecutive from 6 on for appended samples, but got \[7\]"),
         (poison([6, 8], [0, 0], shades(0.5, 0.5)), r"consecutive from 6 on for appended samples, but got \[8\]"),
         (poison([6], [0], base_indices=torch.tensor([6])), r"`base_indices` to be positions in the data set of 6"),
-        (poison([1], [0], base_indices=torch.tensor([-1])), "`base_indices` to be positions"),
         (poison([6], [0]), "Expected `inputs` or `base_indices` for appended samples"),
     ],
 )

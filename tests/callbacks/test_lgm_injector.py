@@ -108,12 +108,13 @@ def assert_restored(model):
         assert not head._forward_pre_hooks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         pytest.param({}, id="plain"),
-        pytest.param({"precision": "bf16-mixed"}, id="bf16", marks=pytest.mark.slow),
-        pytest.param({"strategy": "ddp", "devices": 1}, id="ddp", marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16-mixed"}, id="bf16"),
+        pytest.param({"strategy": "ddp", "devices": 1}, id="ddp"),
     ],
 )
 def test_separates_flipped_digits(mislabeled_digits, settings):
@@ -130,6 +131,62 @@ def test_separates_flipped_digits(mislabeled_digits, settings):
         accuracy = (model(test_images).argmax(dim=1) == test_labels).float().mean()
     assert roc_auc_score(labels != truth, suspicion) > 0.97
     assert accuracy > 0.92
+
+
+def make_body(kind):
+    """Return a feature extractor for images of digits, and the number of its features."""
+    norm = kind in ("batch norm", "flat")
+    layers = [nn.Unflatten(1, (1, 8, 8))]
+    for inputs, outputs in ((1, 16), (16, 32)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)]
+        layers += [nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [nn.ReLU()]
+    layers.append(nn.Flatten())
+    if kind == "flat":
+        return nn.Sequential(*layers), 128
+    layers += [nn.Linear(128, 10 if kind == "narrow" else 64), nn.ReLU(), nn.Dropout(0.3)]
+    if kind == "narrow":
+        return nn.Sequential(*layers[:-1]), 10
+    return nn.Sequential(*layers), 64
+
+
+OPTIMIZERS = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.1),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4),
+}
+
+
+def accuracy_with(mislabeled_digits, kind, optimizer, *callbacks):
+    """Train on correct labels, and return the accuracy on test images."""
+    images, _, truth, test_images, test_labels = mislabeled_digits
+    mean, deviation = images.mean(), images.std()
+
+    class Ordinary(Plain):
+        def __init__(self):
+            super().__init__()
+            body, size = make_body(kind)
+            self.net = nn.Sequential(body, nn.Linear(size, 10))
+
+        def configure_optimizers(self):
+            return OPTIMIZERS[optimizer](self.parameters())
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Ordinary()
+        data = TensorDataset((images - mean) / deviation, truth)
+        make_trainer(*callbacks, epochs=6).fit(model, DataLoader(data, batch_size=64, shuffle=True))
+    model.eval()
+    with torch.no_grad():
+        return (model((test_images - mean) / deviation).argmax(dim=1) == test_labels).double().mean().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["batch norm", "plain", "narrow", "flat"])
+def test_ordinary_networks_learn_as_with_a_linear_layer(mislabeled_digits, kind, optimizer):
+    """Features behind a ReLU, dropout, batch norm, few features and weight decay on the means."""
+    plain = accuracy_with(mislabeled_digits, kind, optimizer)
+    assert plain > 0.9
+    assert accuracy_with(mislabeled_digits, kind, optimizer, LGMInjector("net.1")) > plain - 0.025
 
 
 @pytest.mark.parametrize(("namespace", "module_class"), [(pl, Plain), (pytorch_lightning, OtherPlain)])
@@ -155,7 +212,7 @@ def test_step_matches_manual_computation(mislabeled_digits, module_class):
     torch.manual_seed(3)
     if module_class in (Plain, Dictionary):
         model.net = make_net()
-    injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.3, seed=1)
+    injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.3, seed=1, normalize=False)
     make_trainer(injector).fit(model, DataLoader(TensorDataset(images, labels), batch_size=32))
 
     torch.manual_seed(3)
@@ -170,6 +227,34 @@ def test_step_matches_manual_computation(mislabeled_digits, module_class):
     torch.testing.assert_close(model.net.fc.means, means)
     torch.testing.assert_close(model.net.features.weight, net.features.weight)
     assert_restored(model)
+
+
+def test_normalized_step_matches_manual_computation(mislabeled_digits):
+    """Two steps of SGD of the injected head equal two steps on the head's own loss."""
+    images, labels = mislabeled_digits[0][:64], mislabeled_digits[1][:64]
+
+    class WithSGD(Plain):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    torch.manual_seed(3)
+    model = WithSGD()
+    injector = LGMInjector("net.fc", margin=0.5, likelihood_weight=0.3, seed=1)
+    make_trainer(injector).fit(model, DataLoader(TensorDataset(images, labels), batch_size=32))
+
+    torch.manual_seed(3)
+    net = make_net()
+    head = LGMHead(32, 10, margin=0.5, likelihood_weight=0.3, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD([*net[:-1].parameters(), head.means], lr=0.01)
+    for batch, own in zip(images.split(32), labels.split(32), strict=True):
+        optimizer.zero_grad()
+        features = net[:-1](batch)
+        classification = F.cross_entropy(head(features, own), own)
+        (classification + 0.3 * head.skill.clone() * head.likelihood_loss(features, own)).backward()
+        optimizer.step()
+    torch.testing.assert_close(model.net.fc.means, head.means)
+    torch.testing.assert_close(model.net.features.weight, net.features.weight)
+    assert torch.equal(model.net.fc.feature_mean, head.feature_mean)
 
 
 def test_head_has_sizes_dtype_and_mode_of_the_layer():
@@ -190,6 +275,8 @@ def test_existing_head_is_kept():
     assert (head.margin, head.likelihood_weight) == (0.2, 0.1)
     with pytest.raises(ValueError, match="Write `covariance='identity'`"):
         LGMInjector("net.fc", covariance="diagonal").apply(model)
+    with pytest.raises(ValueError, match="Write `normalize=True`"):
+        LGMInjector("net.fc", normalize=False).apply(model)
 
 
 def test_global_random_state_is_unchanged():
@@ -205,7 +292,8 @@ def test_evaluation_uses_plain_logits(mislabeled_digits, loader):
     trainer.fit(model, loader)
     (result,) = trainer.test(model, DataLoader(TensorDataset(*mislabeled_digits[3:]), batch_size=397), verbose=False)
     with torch.no_grad():
-        distances = torch.cdist(model.net[:-1](mislabeled_digits[3]), model.net.fc.means)
+        features = model.net.fc.normalized(model.net[:-1](mislabeled_digits[3]))
+        distances = torch.cdist(features, model.net.fc.means)
     assert result["accuracy"] == pytest.approx((distances.argmin(dim=1) == mislabeled_digits[4]).float().mean().item())
 
 

@@ -1,7 +1,10 @@
 """Verdicts are written, logged, and can be overruled by hand."""
 
 import csv
+import errno
 import logging
+import re
+import warnings
 
 import pytest
 import torch
@@ -163,13 +166,52 @@ def test_refuses_a_manifest_of_other_data(world, reviewed):
     assert not module.epochs
 
 
-def test_verdict_survives_an_unwritable_directory(world):
+@pytest.mark.parametrize("action", ["remove", "flag"])
+def test_an_unwritable_directory_of_the_user_is_refused_before_scoring(world, centroid_scorer, action):
     (world.path / "file").write_text("")
-    sanitizer, module = world.sanitizer(dirpath=str(world.path / "file")), world.module()
-    with pytest.raises((NotADirectoryError, FileExistsError)):
+    scorer, module = centroid_scorer(), world.module()
+    sanitizer = world.sanitizer(scorer, dirpath=str(world.path / "file" / "deep"), action=action)
+    with pytest.raises(OSError, match=r"`dirpath` to be a folder .*Not a directory\.\nNothing has been scored yet"):
         world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
+    assert not scorer.fits
     assert not module.epochs
-    assert len(sanitizer.verdict) == 240
+
+
+def unwritten(caught):
+    return [str(each.message) for each in caught if "written to" in str(each.message)]
+
+
+@pytest.mark.parametrize("action", ["remove", "flag"])
+def test_training_goes_on_if_the_default_directory_cannot_be_written(world, action):
+    (world.path / "sanitizer_reports").write_text("")
+    sanitizer, module = world.sanitizer(action=action, cache=False), world.module()
+    trainer = world.trainer(sanitizer, max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Verdict and manifest")
+        trainer.fit(module, world.loader(world.numbered()))
+    (message,) = unwritten(caught)
+    assert re.search(r"will not be written to .*sanitizer_reports.*Not a directory\..*\n.*`dirpath=", message)
+    assert len(module.epochs) == 2
+    sanitizer.verdict.save(world.path / "verdict.safetensors")
+    assert torch.equal(Verdict.load(world.path / "verdict.safetensors").keep, sanitizer.verdict.keep)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_training_goes_on_if_the_disk_is_full_when_files_are_written(world, monkeypatch, given):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory = world.path / "here" if given else None
+    sanitizer, module = world.sanitizer(dirpath=directory, cache=False), world.module()
+    monkeypatch.setattr(Verdict, "save", full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Verdict and manifest")
+        world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
+    (message,) = unwritten(caught)
+    assert re.search(r"were not completely written to .*: No space left on device\.", message)
+    assert module.seen == set(sanitizer.verdict.keep.nonzero().flatten().tolist())
+    folder = directory or world.path / "sanitizer_reports" / "sanitizer"
+    assert [path.name for path in folder.iterdir()] == ["manifest.csv"]  # what can be written is
 
 
 def test_edited_manifest_that_is_not_passed_is_renamed(world, reviewed, caplog):

@@ -70,7 +70,7 @@ def test_data_classes(world):
 
 
 def test_refuses_ambiguous_samples(world):
-    data = world.numbered(container=lambda point, label, ident: {"a": point, "b": ident, "c": label})
+    data = world.numbered(container=lambda point, label, ident: {"a": point, "b": ident % 5, "c": 2 - label})
     module = world.module()
     with pytest.raises(ValueError, match=r"SampleSpec\(inputs=\.\.\., labels=\.\.\.\)"):
         world.trainer(world.sanitizer()).fit(module, world.loader(data))

@@ -1,3 +1,4 @@
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch.utils.data import Dataset
 
 from lightning_poison.data.blocks import MemoryDataset, SelectedDataset, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Source
 from lightning_poison.errors import UnreadableSampleError
 
 
@@ -103,7 +105,7 @@ FAULTS = {
     "shape": (torch.zeros(1, 2, 3), UnreadableSampleError, r"sample 13 has \(1, 2, 3\) and sample 10 has \(1, 2, 2\)"),
     "PIL": (Image.new("L", (2, 2)), UnreadableSampleError, r"sample 13, but got a PIL image.\nAdd torchvision's"),
     "text": ("x", UnreadableSampleError, "a tensor as the input of sample 13, but got 'x'"),
-    "objects": (np.array([[None]]), UnreadableSampleError, "a tensor as the input of sample 13, but got ndarray"),
+    "objects": (np.array([[None]]), UnreadableSampleError, "a tensor as the input of sample 13, but got a object"),
     "complex": (torch.zeros(1, 2, 2) + 0j, UnreadableSampleError, "a tensor as the input of sample 13"),
 }
 
@@ -122,7 +124,8 @@ def test_error_names_sample_with_and_without_workers(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("label", "message"), [(-1, "at least 0, but sample 13 has -1"), (1.5, "label of sample 13"), (True, "sample 13")]
+    ("label", "message"),
+    [(-1, "at least 0, but got -1 at sample 13"), (1.5, "label of sample 13"), ("x", "sample 13")],
 )
 def test_label_error_names_sample(label, message):
     seen = []
@@ -184,16 +187,24 @@ def test_memory_dataset():
     assert block.labels.tolist() == [1, 1]
 
 
-def test_selection_has_indices_of_whole_data_set():
+def test_selection_names_samples_by_their_index_in_the_whole_data_set():
     whole = [{"x": torch.full((2,), float(index)), "odd": index % 2, "id": index} for index in range(6)]
-    data = SelectedDataset(whole, torch.tensor([5, 2]), SampleSpec("x", "odd"), torch.arange(6) % 2)
-    assert data.targets.tolist() == [1, 0]
-    assert [(image.tolist(), label) for image, label in (data[0], data[1])] == [([5, 5], 1), ([2, 2], 0)]
+    data = SelectedDataset(Source(whole, SampleSpec("x", "odd")), torch.tensor([5, 2]), torch.tensor([1, 0]))
+    assert [(image.tolist(), int(label)) for image, label in (data[0], data[1])] == [([5, 5], 1), ([2, 2], 0)]
     block = read(data)[0]
-    assert block.indices.tolist() == [5, 2]
+    assert block.indices.tolist() == [0, 1]
     assert block.inputs[:, 0].tolist() == [5, 2]
     assert block.labels.tolist() == [1, 0]
     with pytest.raises(UnreadableSampleError, match="sample 13 contains NaN"):
-        read(SelectedDataset(Faulty(FAULTS["NaN"][0]), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20)))
+        read(SelectedDataset(Source(Faulty(FAULTS["NaN"][0]), SampleSpec()), torch.tensor([4, 13]), torch.zeros(2)))
     with pytest.raises(UnreadableSampleError, match="read sample 13 of Faulty"):
-        SelectedDataset(Faulty(fail), torch.tensor([4, 13]), SampleSpec(), torch.zeros(20))[1]
+        SelectedDataset(Source(Faulty(fail), SampleSpec()), torch.tensor([4, 13]), torch.zeros(2))[1]
+
+
+def test_worker_that_ends_is_named_with_the_samples_that_it_read():
+    class Deadly(Faulty):
+        def __getitem__(self, index):
+            return os._exit(3) if index == 13 else super().__getitem__(index)
+
+    with pytest.raises(UnreadableSampleError, match=r"Expected worker processes to read samples from \d+ on, but one"):
+        read(Deadly(fail), workers=1)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -67,7 +69,7 @@ def test_failing_rank_raises_on_all(failing, several_ranks):
     for rank, error in enumerate(several_ranks(3, work)):
         assert isinstance(error, KeyError if rank == failing else RuntimeError)
         if rank != failing:
-            assert "another rank failed" in str(error)
+            assert re.search(r"rank \d failed: (KeyError|KeyboardInterrupt)", str(error))
 
 
 def test_interrupted_rank_leaves_none_waiting(several_ranks):
@@ -83,7 +85,7 @@ def test_interrupted_rank_leaves_none_waiting(several_ranks):
     assert isinstance(second, KeyboardInterrupt)
     for error in (first, third):
         assert isinstance(error, RuntimeError)
-        assert "another rank failed" in str(error)
+        assert re.search(r"rank \d failed: (KeyError|KeyboardInterrupt)", str(error))
 
 
 def test_scores_have_order_of_indices():

@@ -3,10 +3,13 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from lightning_poison.data import labeled_data
-from lightning_poison.data.blocks import MemoryDataset
-from lightning_poison.data.labeled_data import LabeledData, with_labels
+from lightning_poison.data.blocks import MemoryDataset, SelectedDataset
+from lightning_poison.data.labeled_data import digest_all, read_labeled
 from lightning_poison.data.labels import labels_of
+from lightning_poison.data.reading import ReadSettings
+from lightning_poison.data.sample_digests import digest_samples
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import open_source
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 
@@ -17,7 +20,7 @@ SPEC = SampleSpec("x", "y")
 class Unlisted(Dataset):
     """Lists no labels and counts how often each sample is read."""
 
-    def __init__(self, count=300):
+    def __init__(self, count=3_000):
         self.reads = torch.zeros(count, dtype=torch.int64)
 
     def __len__(self):
@@ -28,58 +31,88 @@ class Unlisted(Dataset):
         return {"x": torch.full((2,), float(index)), "y": index % 3}
 
 
-def load(data):
-    return with_labels(data, SPEC, runtime=RUNTIME, seed=0, name="data")
+class Listed(Unlisted):
+    def __init__(self, targets, count=3_000):
+        super().__init__(count)
+        self.targets = targets
 
 
-def test_keeps_data_set_with_listed_labels():
-    data = TensorDataset(torch.rand(30, 2), torch.arange(30) % 3)
-    loaded = with_labels(data, SampleSpec(), runtime=RUNTIME, seed=0, name="data")
-    assert loaded.dataset is data
-    assert torch.equal(loaded.labels, data.tensors[1])
+def load(data, *, sample=SPEC, workers=0, positions=None):
+    source = open_source(data, sample=sample, settings=ReadSettings(num_workers=workers))
+    return read_labeled(source, positions=positions, runtime=RUNTIME, name="data")
 
 
-def test_reads_unlisted_labels_once_into_memory():
+@pytest.fixture
+def no_memory(monkeypatch):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 0)
+
+
+def test_reads_into_memory():
     data = Unlisted()
     loaded = load(data)
-    assert torch.equal(loaded.labels, torch.arange(300) % 3)
-    assert torch.equal(loaded.dataset.inputs[:, 0], torch.arange(300.0))
-    assert loaded.in_memory(runtime=RUNTIME, seed=0, name="data") is loaded
-    assert (data.reads[1:].max(), data.reads[0]) == (1, 2)  # the first is read once more for its size
+    assert isinstance(loaded.dataset, MemoryDataset)
+    assert torch.equal(loaded.labels, torch.arange(3_000) % 3)
+    assert torch.equal(loaded.dataset.inputs[:, 0], torch.arange(3_000.0))
+    assert data.reads.sum() <= 3_000 + 4 * 256 + 2  # once, four blocks again, and the first for its shape
+    assert torch.equal(loaded.sample_digests, digest_samples(loaded.dataset.inputs))
 
 
-def test_reads_only_labels_above_memory_limit(monkeypatch):
-    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 300 * 8 - 1)
-    data = Unlisted()
+def test_uses_listed_labels_above_memory_limit(no_memory):
+    data = Listed(torch.arange(3_000) % 3)
     loaded = load(data)
-    assert loaded.dataset is data
-    assert torch.equal(loaded.labels, torch.arange(300) % 3)
-    part = loaded.in_memory(runtime=RUNTIME, seed=0, name="data").subset(torch.tensor([5, 7]))
+    assert isinstance(loaded.dataset, SelectedDataset)
+    assert torch.equal(loaded.labels, data.targets)
+    assert data.reads.sum() <= 2 * 4 * 256 + 2
     reads = data.reads.clone()
-    assert labels_of(part).tolist() == [2, 1]
-    assert (data.reads - reads).sum() <= 3  # a few probes, not the whole data set
+    assert labels_of(loaded.subset(torch.tensor([5, 7]))).tolist() == [2, 1]
+    assert torch.equal(data.reads, reads)
 
 
-def test_does_not_depend_on_number_of_workers(monkeypatch):
-    runtime = LocalRuntime(precision="32", threads=1, num_workers=2)
-    loaded = with_labels(Unlisted(), SPEC, runtime=runtime, seed=0, name="data")
-    assert torch.equal(loaded.dataset.inputs, load(Unlisted()).dataset.inputs)
+def test_reads_all_labels_above_memory_limit_if_none_are_listed(no_memory):
+    loaded = load(Unlisted())
+    assert isinstance(loaded.dataset, SelectedDataset)
+    assert torch.equal(loaded.labels, torch.arange(3_000) % 3)
 
 
-def test_memory_limit_is_in_bytes(monkeypatch):
-    loaded = LabeledData(Unlisted(), SPEC, torch.arange(300) % 3)
-    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 300 * 8)
-    assert isinstance(loaded.in_memory(runtime=RUNTIME, seed=0, name="data").dataset, MemoryDataset)
-    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 300 * 8 - 1)
-    assert loaded.in_memory(runtime=RUNTIME, seed=0, name="data") is loaded
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_carried_labels_take_precedence_over_listed_ones(monkeypatch, limit):
+    """A list that was left clean hides the wrong labels that the training sees."""
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
+    listed = torch.arange(3_000) % 3
+    listed[2_900] = (listed[2_900] + 1) % 3
+    with pytest.warns(UserWarning, match=r"1 of 3,000 differ, the first at sample 2900 \(listed 0, carried 2\)"):
+        assert torch.equal(load(Listed(listed)).labels, torch.arange(3_000) % 3)
+
+
+def test_other_label_is_named_when_it_is_read(no_memory):
+    listed = torch.arange(3_000) % 3
+    listed[400] = (listed[400] + 1) % 3  # in no block that is read beforehand
+    loaded = load(Listed(listed))
+    with pytest.raises(ValueError, match="sample 400 to carry the label 2 that its data set lists, but it carries 1"):
+        list(labeled_data.read_blocks(loaded.dataset, [torch.arange(390, 410)], sample=SampleSpec(), seed=0))
+
+
+def test_does_not_depend_on_number_of_workers():
+    one, two = load(Unlisted()), load(Unlisted(), workers=2)
+    assert torch.equal(one.dataset.inputs, two.dataset.inputs)
+    assert torch.equal(one.sample_digests, two.sample_digests)
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_subset_does_not_depend_on_memory(monkeypatch, limit):
     monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
-    loaded = LabeledData(Unlisted(), SPEC, torch.arange(300) % 3).in_memory(runtime=RUNTIME, seed=0, name="data")
-    inputs, label = loaded.subset(torch.tensor([5, 7]))[1]
+    inputs, label = load(Unlisted()).subset(torch.tensor([5, 7]))[1]
     assert (inputs.tolist(), int(label)) == ([7, 7], 1)
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_selects_and_relabels(monkeypatch, limit):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
+    loaded = load(Unlisted(), positions=torch.arange(1, 3_000, 2)).select(torch.tensor([0, 2]))
+    assert loaded.positions.tolist() == [1, 5]
+    relabeled = loaded.relabeled(torch.tensor([9, 8]))
+    (block,) = labeled_data.read_blocks(relabeled.dataset, [torch.arange(2)], sample=SampleSpec(), seed=0)
+    assert (block.inputs[:, 0].tolist(), block.labels.tolist()) == ([1, 5], [9, 8])
 
 
 @pytest.mark.parametrize(
@@ -95,12 +128,76 @@ def test_refuses_other_shape_in_later_block(odd, error, message):
         load(Uneven())
 
 
-def test_names_invalid_label():
+@pytest.mark.parametrize(
+    ("label", "message"), [(-2, "sample 270, or -1 for no label, but got -2"), (0.5, "sample 270")]
+)
+def test_names_invalid_label(label, message):
     class Odd(Unlisted):
         def __getitem__(self, index):
-            return {"x": torch.zeros(2), "y": -1 if index == 270 else 0.5 if index == 280 else 1}
+            return {"x": torch.zeros(2), "y": label if index == 270 else 1}
 
-    with pytest.raises(ValueError, match="at least 0, but sample 270 has -1"):
-        load(Odd(275))
-    with pytest.raises(ValueError, match="label of sample 280"):
+    with pytest.raises(ValueError, match=message):
         load(Odd())
+
+
+class Changing(Unlisted):
+    """The label, or the input, of one sample changes whenever it is read."""
+
+    def __init__(self, what, where=13):
+        super().__init__(600)
+        self.what, self.where = what, where
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if index == self.where:
+            sample[self.what] = sample[self.what] + int(self.reads[index]) % 2
+        return sample
+
+
+def test_names_sample_whose_label_changes():
+    with pytest.raises(ValueError, match="sample 13 had 2 and then 1"):
+        load(Changing("y"))
+
+
+def test_notices_inputs_that_change():
+    assert not load(Changing("x")).repeats
+    assert load(Unlisted()).repeats
+
+
+def test_digests_are_completed(no_memory):
+    loaded = load(Listed(torch.arange(3_000) % 3))
+    assert len(loaded.source.digests.missing)
+    digest_all(loaded, RUNTIME)
+    assert torch.equal(loaded.sample_digests, load(Unlisted()).sample_digests)
+
+
+def test_ranks_share_digests(several_ranks, monkeypatch):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 0)
+    sets = [Listed(torch.arange(3_000) % 3) for _ in range(3)]
+
+    def digest(runtime):
+        source = open_source(sets[runtime.rank], sample=SampleSpec("x", "y"))
+        loaded = read_labeled(source, runtime=runtime, name="data")
+        digest_all(loaded, runtime)
+        return loaded.sample_digests
+
+    found = several_ranks(3, digest)
+    assert all(torch.equal(each, load(Unlisted()).sample_digests) for each in found)
+    assert all(data.reads.sum() < 2_900 for data in sets)  # no rank has read everything
+
+
+def test_random_transforms_have_the_same_digest_in_any_block(no_memory):
+    class Random(Listed):
+        def __getitem__(self, index):
+            return {"x": super().__getitem__(index)["x"] + torch.rand(2), "y": index % 3}
+
+    loaded = load(Random(torch.arange(3_000) % 3))
+    digest_all(loaded, RUNTIME)
+    blocks = list(labeled_data.read_blocks(loaded.dataset, [torch.tensor([7, 2_999, 40])], sample=SampleSpec(), seed=0))
+    assert torch.equal(digest_samples(blocks[0].inputs), loaded.sample_digests[[7, 2_999, 40]])
+    assert loaded.repeats
+
+
+def test_tensor_data_set_needs_no_paths():
+    data = TensorDataset(torch.rand(30, 2), torch.arange(30) % 3)
+    assert torch.equal(load(data, sample=None).labels, data.tensors[1])

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from lightning_poison.attacks.objectives import AvailabilityObjective
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
-from lightning_poison.data.labels import as_label, labels_of, spec_of
+from lightning_poison.data.labels import as_label, as_labels, check_class_labels, labels_of, read_sample, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnreadableSampleError
@@ -34,12 +34,30 @@ class Listed(Dataset):
         return torch.zeros(1, 2, 2), self.own[index]
 
 
+class Column:
+    """Stands for a column of a frame."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype)
+
+
 def tensors(labels=LABELS):
     return TensorDataset(torch.zeros(len(labels), 2), torch.tensor(labels))
 
 
 @pytest.mark.parametrize("name", ["targets", "labels"])
-@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda values: np.array(values, dtype=np.uint8)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(list, tuple, np.array, torch.tensor, lambda values: np.array(values, dtype=np.uint8)),
+        *(lambda values: np.array(values, dtype=float), lambda values: torch.tensor(values)[:, None]),
+        *(lambda values: np.eye(3)[values], lambda values: [torch.tensor(value) for value in values]),
+        *(lambda values: np.array(values, dtype=object), Column),
+    ],
+)
 def test_uses_listed_labels_after_few_reads(name, kind):
     data = Listed(LABELS * 10, name=name, listed=kind(LABELS * 10))
     found = labels_of(data)
@@ -62,9 +80,10 @@ def test_accepts_read_only_arrays():
         LABELS + LABELS,
         [str(label) for label in LABELS],
         [None] * len(LABELS),
-        [[label] for label in LABELS],
-        np.eye(3)[LABELS],
-        np.array(LABELS, dtype=float),
+        [[label, label + 1] for label in LABELS],
+        np.eye(3)[LABELS] / 2,
+        np.array(LABELS) + 0.5,
+        np.full(len(LABELS), np.nan),
         dict(enumerate(LABELS)),
         "abcdefghijkl",
         7,
@@ -155,8 +174,8 @@ def test_named_label():
 @pytest.mark.parametrize(
     "label",
     [
-        *(1.0, True, "cat", None, torch.tensor(1.0), torch.tensor(True), torch.tensor([0, 1]), torch.tensor([1])),
-        *(np.float32(1), np.bool_(True), np.array(1.5), np.array([0, 1, 0]), np.array([1]), [0, 1]),
+        *(0.5, "cat", torch.tensor(1.5), torch.tensor([1, 1]), torch.zeros(2, 2).long(), torch.tensor([2, 3])),
+        *(np.float32(1.5), np.array(1.5), np.array([1, 1, 0]), [0, 0], torch.tensor([0.2, 0.8])),
     ],
 )
 def test_refuses_other_than_class_index(label):
@@ -165,10 +184,67 @@ def test_refuses_other_than_class_index(label):
         labels_of(data)
 
 
-@pytest.mark.parametrize("label", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3).byte()])
-def test_accepts_integers(label):
+@pytest.mark.parametrize("label", [3, np.int64(3), 3.0, np.array(3), torch.tensor([3]), np.eye(4)[3]])
+def test_accepts_class_indices(label):
     assert as_label(label, 0) == 3
     assert type(as_label(label, 0)) is int
+
+
+@pytest.mark.parametrize("label", [-1, torch.tensor(-1), -1.0])
+def test_no_label(label):
+    assert as_label(label, 0) == -1
+
+
+def test_refuses_other_negative_labels():
+    with pytest.raises(ValueError, match=r"label of sample 4, or -1 for no label, but got -2\.\nNumber the classes"):
+        as_label(-2, 4)
+
+
+def test_labels_of_several_samples():
+    assert as_labels([torch.tensor([0, 1]), np.eye(2)[0]], [5, 6]).tolist() == [1, 0]
+    assert as_labels([torch.tensor([3]), 2, np.array(1.0)], [5, 6, 7]).tolist() == [3, 2, 1]
+    with pytest.raises(
+        ValueError, match=r"sample 6 is a one-hot vector of length 3 and that of sample 5 .* of length 2"
+    ):
+        as_labels([[0, 1], [0, 0, 1]], [5, 6])
+    with pytest.raises(ValueError, match="sample 6 is a number and that of sample 5 is a one-hot vector of length 2"):
+        as_labels([[0, 1], 1], [5, 6])
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.double, torch.Tensor.bool, lambda labels: labels[:, None]])
+def test_binary_labels_of_any_form(form):
+    labels = torch.tensor([0, 1, 1, 0])
+    assert labels_of(TensorDataset(torch.zeros(4, 2), form(labels))).tolist() == labels.tolist()
+
+
+class Raising(Listed):
+    """Its properties raise."""
+
+    def __init__(self):
+        self.own, self.reads = list(LABELS), 0
+
+    @property
+    def targets(self):
+        raise ZeroDivisionError
+
+    classes = labels = targets
+
+
+class Strange:
+    def __len__(self):
+        raise OSError
+
+
+def test_ignores_properties_that_raise():
+    assert labels_of(Raising()).tolist() == LABELS
+    check_class_labels(torch.tensor(LABELS), Raising())
+
+
+@pytest.mark.parametrize("classes", [Strange(), torch.tensor(3), 7, "abc", None, []])
+def test_ignores_strange_classes(classes):
+    data = tensors()
+    data.classes = classes
+    check_class_labels(torch.tensor(LABELS), data)
 
 
 def test_refuses_negative_labels():
@@ -192,8 +268,13 @@ def test_unreadable_sample_is_named():
                 raise OSError("truncated")
             return torch.zeros(1, 2, 2), 0
 
-    with pytest.raises(UnreadableSampleError, match="sample 2 of Broken, but it raised OSError: truncated"):
+    message = r"sample 2 of Broken, but it raised OSError: truncated\.\nRepair or remove the sample\."
+    with pytest.raises(UnreadableSampleError, match=message):
         labels_of(Broken())
+    folder = Broken()
+    folder.samples = [(f"cat/{index}\x1b.png", 0) for index in range(4)]
+    with pytest.raises(UnreadableSampleError, match=r"sample 1 of Subset, .*\n.*remove its file, cat/2\\x1b\.png\."):
+        read_sample(Subset(folder, [0, 2]), 1)
 
 
 def test_restores_random_states():

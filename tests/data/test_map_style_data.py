@@ -1,12 +1,18 @@
-"""`map_style`: the samples that a loader represents, and invalid labels."""
+"""`map_style`: data sets, the samples that a loader represents, arrays and tables; and invalid labels."""
 
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -14,8 +20,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_poison.data.labels import check_class_labels
-from lightning_poison.data.map_style_data import map_style
+from lightning_poison.data.labels import check_class_labels, labels_of
+from lightning_poison.data.map_style_data import drawn_positions, map_style
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.sanitization.pipeline import sanitize
 
@@ -90,15 +96,217 @@ def test_refuses_labels_beyond_listed_classes():
         check_class_labels(torch.tensor([0, 1, 2, 3, 0]), data)
 
 
-def test_refuses_labels_far_beyond_those_that_occur():
-    with pytest.raises(
-        ValueError, match=r"but sample 2 has the label 255 and only 4 classes occur\.\nCorrect or remove"
-    ):
-        check_class_labels(torch.tensor([0, 1, 255, 2]), points([0, 1, 255, 2]))
-
-
 @pytest.mark.parametrize(
-    ("labels", "classes"), [([3, 8, 3], None), ([5, 6, 7, 8, 9], None), ([12, 507], range(1000)), ([0, 1], "names")]
+    ("labels", "classes"),
+    [
+        *(([3, 8, 3], None), ([5, 6, 7, 8, 9], None), ([12, 507], range(1000)), ([0, 1], "names")),
+        *(([0, 1, 255, 2], None), ([20240001, 20240002], None)),
+    ],
 )
 def test_accepts_absent_classes(labels, classes):
     check_class_labels(torch.tensor(labels), points(labels, classes))
+
+
+X = np.arange(12.0).reshape(4, 3)
+Y = [0, 1, 1, 0]
+
+
+def stand_in(package, name, base=object, **attributes):
+    """Return a class that looks like one of a package that is not installed."""
+    return type(name, (base,), {"__module__": f"{package}.core.frame", **attributes})
+
+
+def columns_of(frame):
+    return list(frame.values)
+
+
+def column_of(frame, name):
+    return frame.kind_of_column(frame.values[name])
+
+
+def frame_of(package, values, name="DataFrame"):
+    column = stand_in(
+        package,
+        "Series",
+        __init__=lambda self, values: setattr(self, "values", values),
+        __len__=lambda self: len(self.values),
+        __getitem__=lambda self, index: self.values[index],
+        to_numpy=lambda self: np.array(self.values),
+        __array__=lambda self, dtype=None, copy=None: np.array(self.values, dtype=dtype),
+    )
+    frame = stand_in(
+        package,
+        name,
+        kind_of_column=column,
+        columns=property(columns_of),
+        shape=property(lambda self: (len(next(iter(self.values.values()))), len(self.values))),
+        __init__=lambda self, values: setattr(self, "values", values),
+        __len__=lambda self: len(next(iter(self.values.values()))),
+        __getitem__=column_of,
+        to_numpy=lambda self: np.stack([np.array(each) for each in self.values.values()], axis=1),
+    )
+    return frame(values)
+
+
+TABLE = {"width": [0.5, 1.5, 2.5, 3.5], "Label": Y, "legs": [4, 2, 2, 4]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (X, Y),
+        [X, np.array(Y)],
+        (torch.tensor(X), torch.tensor(Y)),
+        (X, np.eye(2)[Y]),
+        (X, torch.tensor(Y, dtype=torch.float)[:, None]),
+        {"image": X, "label": np.array(Y)},
+        {"a": X[:, 0], "b": X[:, 1].tolist(), "c": X[:, 2], "target": Y},
+        frame_of("pandas", {**{index: X[:, index] for index in range(3)}, "y": Y}),
+        (frame_of("pandas", {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2]}), frame_of("pandas", {"z": Y})["z"]),
+        (frame_of("polars", {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2]}), Y),
+    ],
+)
+def test_arrays_and_tables(data):
+    found = map_style(data, "dataset")
+    assert len(found) == 4
+    assert labels_of(found).tolist() == Y
+    assert np.asarray(found[2][0]).tolist() == X[2].tolist()
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_table_has_one_column_of_labels(package):
+    found = map_style(frame_of(package, TABLE), "dataset")
+    assert found[1][0].tolist() == [1.5, 2]
+    assert found[1][0].dtype == np.float32
+    assert labels_of(found).tolist() == Y
+    for columns, message in (
+        ({"a": [1, 2], "b": [0, 1]}, "table with one column of labels .* but got columns a, b\\.\\nRename the column"),
+        ({"y": [1, 2], "label": [0, 1], "a": [0, 1]}, "one column of labels .* but got columns y, label, a"),
+        ({"y": [1, 2], "name\x1b": ["a", "b"], "a": [0, 1]}, r"but got features name\\x1b\.\nDrop these columns"),
+        ({"y": [1, 2]}, "but got features missing"),
+    ):
+        with pytest.raises(UnsupportedDataError, match=message):
+            map_style(frame_of(package, columns), "dataset")
+    assert package not in sys.modules
+
+
+def test_class_of_a_frame_may_be_derived():
+    frame = frame_of("pandas", TABLE)
+    frame.__class__ = type("GeoFrame", (type(frame),), {"__module__": "geo"})
+    assert len(map_style(frame, "dataset")) == 4
+
+
+def test_pair_of_samples_is_a_data_set():
+    for pair in (((X, 0), (X, 1)), [(torch.zeros(2, 2), 0), (torch.ones(2, 2), 1)], {0: (X, 0), 1: (X, 1)}):
+        assert map_style(pair, "dataset") is pair
+
+
+def test_hugging_face_data_set_is_map_style():
+    rows = [{"x": torch.zeros(3), "label": 1}] * 2
+    data = stand_in("datasets", "Dataset", __len__=lambda _: 2, __getitem__=lambda _, index: rows[index])()
+    assert map_style(data, "dataset") is data
+
+
+class Module:
+    def train_dataloader(self):
+        return DataLoader(points([0, 1]))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+    def __len__(self):
+        return 3
+
+
+LOADER = DataLoader(points([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (X, r"got a float64 array of shape \(4, 3\) without labels\.\nPass .* `\(X, y\)`"),
+        (torch.tensor(X), r"got a float64 tensor of shape \(4, 3\) without labels\.\nPass"),
+        (frame_of("pandas", TABLE)["legs"], r"got a Series without labels\.\nPass"),
+        (stand_in("polars", "LazyFrame", collect=dict)(), r"got a LazyFrame without labels\.\nPass `frame\.collect"),
+        (
+            stand_in("datasets", "DatasetDict", dict)(train=[1], test=[2]),
+            r"got a DatasetDict with the splits 'train', 'test'\.\n.*`data\['train'\]`",
+        ),
+        (Module(), r"got Module\.\n.*`SanitizedDataModule\(datamodule, scorer\)`, .*`datamodule\.train_dataloader"),
+        ([LOADER, LOADER], r"got a list of 2 loaders\.\nPass one at a time"),
+        ({"a": LOADER}, r"got a dict of 1 loaders\.\nPass one at a time"),
+        ((points([0, 1]), points([0, 1])), r"got a tuple of 2 data sets\.\nPass one at a time"),
+        ("images/cats", r"got the path 'images/cats'\.\n.*`ImageFolder\('images/cats', transform\)`"),
+        (Path("images"), r"got the path 'images'\.\n.*ImageFolder"),
+        (["cats/1.png", "cats/2.png"], r"got a list of texts\.\nRead the files"),
+        ({"a": X, "b": 3}, r"got a dict with the keys a, b\.\nPass a pair of arrays"),
+        (TensorDataset, r"got the class TensorDataset\.\nCreate the data set: `TensorDataset\(\.\.\.\)`"),
+        (zip(X, Y, strict=True), r"got zip\.\nSamples are removed by their index"),
+        (Stream(), r"got Stream\.\nSamples are removed by their index"),
+        (DataLoader(Stream()), r"got Stream\.\nSamples are removed by their index"),
+        (None, r"got NoneType\.\nSamples are removed"),
+    ],
+)
+def test_says_how_to_pass_other_data(data, message):
+    with pytest.raises(UnsupportedDataError, match=rf"`dataset` to be a map-style data set.*, but {message}"):
+        map_style(data, "dataset")
+
+
+def test_refuses_arrays_of_different_lengths():
+    with pytest.raises(ValueError, match="of one length, but got 4 inputs, 3 labels"):
+        map_style((X, Y[:3]), "dataset")
+
+
+@pytest.mark.parametrize("data", [[], (X[:0], []), points([])])
+def test_refuses_empty_data(data):
+    with pytest.raises(ValueError, match="`dataset` to have at least one sample, but it is empty"):
+        map_style(data, "dataset")
+
+
+class Sorted(Sampler):
+    """A sampler of others that lists its positions."""
+
+    def __init__(self, indices):
+        self.indices = indices
+
+    def __iter__(self):
+        return iter(sorted(self.indices))
+
+    def __len__(self):
+        return len(self.indices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "positions"),
+    [
+        ({}, None),
+        ({"shuffle": True}, None),
+        ({"batch_size": None}, None),
+        ({"sampler": SubsetRandomSampler([5, 0, 3])}, [0, 3, 5]),
+        ({"sampler": SubsetRandomSampler(torch.tensor([5, 5, 3]))}, [3, 5]),
+        ({"sampler": SubsetRandomSampler(range(6))}, None),
+        ({"sampler": WeightedRandomSampler([0.0, 1.0, 2.0, 0.0, 0.0, 1.0], 20)}, [1, 2, 5]),
+        ({"sampler": WeightedRandomSampler([1.0] * 6, 2)}, None),
+        ({"sampler": RandomSampler(range(6), num_samples=3)}, None),
+        ({"sampler": RandomSampler(range(4), replacement=True)}, [0, 1, 2, 3]),
+        ({"sampler": SequentialSampler(range(2))}, [0, 1]),
+        ({"sampler": DistributedSampler(range(6), num_replicas=2, rank=1)}, None),
+        ({"batch_sampler": BatchSampler(SubsetRandomSampler([4, 1]), 2, drop_last=False)}, [1, 4]),
+        ({"sampler": Sorted([2, 1])}, [1, 2]),
+        ({"sampler": Sorted(np.array([2, 1]))}, [1, 2]),
+        ({"sampler": Sorted([2.5])}, None),
+        ({"sampler": Sorted([7])}, None),
+        ({"sampler": Sorted([])}, None),
+        ({"sampler": Sorted("ab")}, None),
+        ({"sampler": Odd(range(3))}, None),
+    ],
+)
+def test_positions_that_a_sampler_can_draw(arguments, positions):
+    found = drawn_positions(DataLoader(points([0, 1] * 3), **arguments))
+    assert (found if found is None else found.tolist()) == positions
+
+
+def test_streams_have_no_positions():
+    assert drawn_positions(DataLoader(Stream())) is None

@@ -199,7 +199,7 @@ def test_example_in_error_message_works():
     [
         (lambda image: pil(image).convert("P"), "a PIL image of mode P"),
         (lambda image: image.float(), "a float32 tensor"),
-        (lambda image: image.numpy().astype(np.float32), "ndarray"),
+        (lambda image: image.numpy().astype(np.float32), "a float32 array"),
     ],
 )
 def test_refuses_raw_images_other_than_8_bit(make, came):

@@ -1,3 +1,4 @@
+import pickle
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 
@@ -7,10 +8,12 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
+from lightning_poison.errors import UnreadableSampleError
 
 IMAGE = torch.arange(4.0).view(1, 2, 2)
 Pair = namedtuple("Pair", ["picture", "kind"])
+Domain = namedtuple("Domain", ["image", "domain", "label"])
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,16 @@ class Counted:
 
 STRUCTURES = {
     "tuple": ((IMAGE, 3), "0", "1"),
-    "longer tuple": ((IMAGE, 3, 17, "id"), "0", "1"),
+    "longer tuple": ((IMAGE, 3, "id", None, 0.7), "0", "1"),
+    "float label": ((IMAGE, 3.0), "0", "1"),
+    "label of shape (1,)": ((IMAGE, torch.tensor([3])), "0", "1"),
+    "array label": ((IMAGE, np.array(3)), "0", "1"),
+    "two vectors": ((torch.rand(4), torch.tensor([3.0])), "0", "1"),
+    "domain and named label": ({"image": IMAGE, "domain": 2, "label": 3}, "image", "label"),
+    "named fields": (Domain(IMAGE, 2, 3), "0", "2"),
+    "sample number": ({"foo": IMAGE, "index": 17, "kind": 3}, "foo", "kind"),
+    "mask of the same sample": ((IMAGE, 3, IMAGE), "0", "1"),
+    "tokens": ({"x": [5, 8, 13], "mask": [1, 1, 0], "label": 3}, "x", "label"),
     "list": ([IMAGE, 3], "0", "1"),
     "label first": ((3, IMAGE), "1", "0"),
     "named tuple": (Pair(IMAGE, 3), "0", "1"),
@@ -170,10 +182,12 @@ def test_batch_has_paths_of_its_samples(samples, inputs, labels):
     [
         (IMAGE, IMAGE, 3),
         {"a": IMAGE, "b": 3, "c": 4},
-        (IMAGE, 3.0),
-        (IMAGE, True),
-        (IMAGE, "cat"),
-        (IMAGE, torch.tensor([0, 1, 0])),
+        (IMAGE, 3, 17),
+        (IMAGE, 3, True),
+        (IMAGE, 3, torch.tensor([0, 1, 0])),
+        (IMAGE, (IMAGE, 3)),
+        {"image": IMAGE, "index": 3},
+        {"image": IMAGE, "path": "cat.png"},
         IMAGE,
         (),
         "text",
@@ -182,6 +196,126 @@ def test_batch_has_paths_of_its_samples(samples, inputs, labels):
 def test_refuses_ambiguous_samples(sample):
     with pytest.raises(ValueError, match=r"Name the two by their paths: `sample=SampleSpec"):
         SampleSpec.detect(sample)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [True, "cat", 2.5, None, IMAGE, torch.tensor([0, 1, 0]), torch.rand(3), {"boxes": [1, 2], "labels": [3, 4]}],
+)
+def test_second_part_of_pair_is_label_of_any_form(label):
+    spec = SampleSpec.detect((IMAGE, label))
+    assert spec.inputs == "0"
+    assert spec.labels.split(".")[0] == "1"
+
+
+@pytest.mark.parametrize("label", ["cat", 2.5, None, torch.rand(2, 2)])
+def test_named_part_is_label_of_any_form(label):
+    assert SampleSpec.detect({"image": IMAGE, "domain": 3, "label": label}) == SampleSpec("image", "label")
+
+
+def test_error_names_possible_labels():
+    message = r"1: int 5\n    2: int 3\n`1` and `2` could each be the label\.\nName .*as `SampleSpec\('0', '2'\)`\.$"
+    with pytest.raises(ValueError, match=message):
+        SampleSpec.detect((IMAGE, 5, 3))
+
+
+def test_possible_labels_of_batch_depend_on_its_structure_only():
+    images = torch.rand(4, 1, 2, 2)
+    for weights in (torch.ones(4), torch.rand(4)):
+        assert SampleSpec.detect((images, torch.arange(4), weights), batched=True).labels == "1"
+        assert SampleSpec.detect((images, weights), batched=True).labels == "1"
+        assert SampleSpec.detect({"x": images, "a": weights[:, None]}, batched=True).labels == "a"
+        with pytest.raises(ValueError, match="`1` and `2` could each be the label"):
+            SampleSpec.detect((images, weights, weights), batched=True)
+    with pytest.raises(ValueError, match="`1` and `2` could each be the label"):
+        SampleSpec.detect((images, torch.arange(4), torch.arange(4)), batched=True)
+
+
+def parity(sample):
+    return sample[1] % 2
+
+
+class Fold:
+    def __call__(self, sample):
+        return sample[2]
+
+
+def test_functions_take_the_place_of_paths():
+    spec = SampleSpec("0", parity)
+    assert spec.labels_in((IMAGE, 3)) == 1
+    assert spec == SampleSpec(labels=parity) != SampleSpec()
+    assert repr(spec) == "SampleSpec(inputs='0', labels=parity)"
+    assert repr(SampleSpec(Fold(), "1")) == "SampleSpec(inputs=Fold, labels='1')"
+    assert hash(spec) == hash(SampleSpec("0", parity))
+    assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301
+    assert spec.labels_in(default_collate([(IMAGE, 3), (IMAGE, 4)])).tolist() == [1, 0]
+    assert spec.replace((IMAGE, 3), inputs=7) == (7, 3)
+    with pytest.raises(ValueError, match=r"`labels` to be a path, .* but got the function parity\.\nName a path"):
+        spec.replace((IMAGE, 3), labels=7)
+
+
+def test_error_of_function_is_named():
+    message = r"function `labels=parity` to return the labels of sample 8, but it raised TypeError: .* for\n    0: "
+    with pytest.raises(ValueError, match=message):
+        SampleSpec("0", parity).split([(IMAGE, "a")], [8])
+
+
+def test_positions_may_be_integers():
+    assert SampleSpec(0, np.int64(-1)) == SampleSpec("0", "-1")
+    assert SampleSpec(0, -1).labels_in((IMAGE, 7, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"), [(("meta", "y"), "'meta.y'"), (None, "'views.0'"), (True, "'views.0'"), (1.5, "'views.0'")]
+)
+def test_refuses_other_paths(path, hint):
+    with pytest.raises(TypeError, match=rf"`labels` to be a path in the sample, .*\nJoin nested keys by dots.*{hint}"):
+        SampleSpec("0", path)
+
+
+@pytest.mark.parametrize(
+    ("value", "way"),
+    [
+        (("image", "y"), r"SampleSpec\('image', 'y'\)"),
+        ([0, 2], r"SampleSpec\(0, 2\)"),
+        ({"inputs": "a", "labels": "b"}, r"SampleSpec\('a', 'b'\)"),
+        ("label", r"SampleSpec\(inputs='image', labels='label'\)"),
+        (SampleSpec, r"SampleSpec\(inputs='image', labels='label'\)"),
+        (3, r"SampleSpec\(inputs='image', labels='label'\)"),
+    ],
+)
+def test_refuses_other_arguments(value, way):
+    with pytest.raises(TypeError, match=rf"`sample` to be a `SampleSpec`, but got .*\nWrite `sample={way}"):
+        check_sample_spec(value)
+
+
+def test_accepts_arguments():
+    assert check_sample_spec(None) is None
+    assert check_sample_spec(SampleSpec("a", "b")) == SampleSpec("a", "b")
+
+
+def test_split_names_odd_sample():
+    pairs = [(IMAGE, 3), (IMAGE, 4)]
+    assert SampleSpec().split(pairs, [7, 8]) == ([IMAGE, IMAGE], [3, 4])
+    named = SampleSpec("image", "label")
+    records = [{"image": IMAGE, "label": 3}, {"image": IMAGE, "label": 4}]
+    assert named.split(records, [7, 8])[1] == [3, 4]
+    with pytest.raises(UnreadableSampleError, match=r"sample 40 with an input and a label, but got None\.\nRepair"):
+        SampleSpec().split([*pairs, None], [38, 39, 40])
+    message = (
+        r"sample 8 to have the structure of sample 7,\n    image: .*\n    label: int 3\nbut got\n    0: .*\n    1: int"
+    )
+    with pytest.raises(UnreadableSampleError, match=message):
+        named.split([records[0], pairs[0]], [7, 8])
+    with pytest.raises(UnreadableSampleError, match=r"sample 7 to have the structure of sample 8,"):
+        named.split([pairs[0], records[0]], [7, 8])
+    with pytest.raises(ValueError, match=r"Expected sample 7 with a part at `image`, but there is no 'image' among: 0"):
+        named.split(pairs, [7, 8])
+
+
+def test_refuses_missing_sample():
+    with pytest.raises(ValueError, match=r"one input and one integer label, but got None\.\nRepair the sample"):
+        SampleSpec.detect(None)
 
 
 def test_error_shows_structure():

@@ -82,13 +82,15 @@ def test_second_fit_does_not_score_again(kit, assert_clean):
     assert len(kit.scorer.fits) == ONE_DECISION
 
 
-def test_second_fit_refuses_labels_changed_in_place(kit):
+def test_second_fit_judges_labels_changed_in_place_anew(kit):
     dataset = kit.numbered()
     data = kit.sanitized(kit.loader(dataset))
     kit.trainer().fit(kit.module(), datamodule=data)
+    before = data.verdict
     dataset.targets[100] = (dataset.targets[100] + 1) % 3
-    with pytest.raises(DataChangedError, match="made for other samples, labels or transforms"):
-        kit.trainer().fit(kit.module(), datamodule=data)
+    kit.trainer().fit(kit.module(), datamodule=data)
+    assert before.keep[100]
+    assert not data.verdict.keep[100]
 
 
 @pytest.mark.slow
@@ -115,7 +117,7 @@ def test_resumed_run_refuses_other_data(kit):
     path, trainer = kit.path / "last.ckpt", kit.trainer()
     trainer.fit(kit.module(), datamodule=kit.sanitized(kit.plain(wrong=12)))
     trainer.save_checkpoint(path)
-    with pytest.raises(DataChangedError, match="made for other samples, labels or transforms"):
+    with pytest.raises(DataChangedError, match="made for other labels: 3 differ, the first at sample 12"):
         kit.trainer(max_epochs=2).fit(kit.module(), datamodule=kit.sanitized(kit.plain(wrong=15)), ckpt_path=path)
 
 

@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_poison.scorers import Scorer
 
 
-def blobs(count, wrong):
+def blobs(count, wrong, seed=0):
     truth = torch.arange(count) % 3
-    points = torch.randn(count, 4, generator=torch.Generator().manual_seed(0)) + 8 * torch.eye(4)[truth]
+    points = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)) + 8 * torch.eye(4)[truth]
     return TensorDataset(points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth))
 
 
 class Trusted(TensorDataset):
     def __init__(self, count: int = 120):
-        super().__init__(*blobs(count, 0).tensors)
+        super().__init__(*blobs(count, 0, seed=1).tensors)
 
 
 class Blobs:
@@ -48,6 +48,12 @@ class Blobs:
 
 class Data(Blobs, pl.LightningDataModule):
     pass
+
+
+class TwoLoaders(pl.LightningDataModule):
+    def train_dataloader(self):
+        unlabeled = TensorDataset(blobs(60, 0, seed=2).tensors[0])
+        return {"labeled": DataLoader(blobs(120, 12), 16), "unlabeled": DataLoader(unlabeled, 16)}
 
 
 class DataOfOther(Blobs, pytorch_lightning.LightningDataModule):
@@ -97,6 +103,11 @@ class Training:
 
 class Model(Training, pl.LightningModule):
     pass
+
+
+class OfLabeled(Model):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch["labeled"], batch_idx)
 
 
 class ModelOfOther(Training, pytorch_lightning.LightningModule):
@@ -210,6 +221,21 @@ def test_trusted_data(run):
     arguments = {"data": of("users_code.Data"), "scorer": likelihood(), "trusted": of("users_code.Trusted", count=240)}
     cli = run(of("lightning_poison.SanitizedDataModule", **arguments))
     assert cli.datamodule.verdict.calibration == "trusted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["callback", "wrapper"])
+def test_chosen_loaders(run, how):
+    arguments = {"scorer": likelihood(), "loaders": ["labeled"]}
+    data, sanitizer = of("users_code.TwoLoaders"), of("lightning_poison.Sanitizer", **arguments)
+    if how == "callback":
+        cli = run(data, callbacks=[sanitizer], model="OfLabeled")
+        judged = next(each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
+    else:
+        wrapped = of("lightning_poison.SanitizedDataModule", data=data, **arguments)
+        judged = run(wrapped, model="OfLabeled").datamodule
+    assert list(judged.verdicts) == ["['labeled']"]
+    assert removes_first(judged.verdict, 12)
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -5,6 +7,7 @@ from torch.utils.data import TensorDataset
 from lightning_poison.attacks.objectives import ProtectedClassObjective
 from lightning_poison.attacks.poison import COVER, Poison
 from lightning_poison.data.labels import labels_of
+from lightning_poison.errors import PluginError
 from lightning_poison.evaluation.matrix import Cell, attack_works, evaluate, gap_closed, random_mask, render_table
 
 
@@ -62,6 +65,36 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="boolean mask"):
             evaluate(clean, flips, clean, defenses={"odd": lambda data: seen.append(data)}, train=majority)
         assert len(seen[0]) == 20
+
+    def test_error_of_defense_and_of_objective_name_them(self, clean, flips):
+        def fail(data):
+            raise ZeroDivisionError("boo")
+
+        with pytest.raises(ZeroDivisionError) as caught:
+            evaluate(clean, flips, clean, defenses={"odd": fail}, train=majority)
+        assert caught.value.__notes__ == ["Raised by the defense `odd`."]
+
+        class Odd(ProtectedClassObjective):
+            def success(self, *given, **named):
+                raise OSError("boo")
+
+        with pytest.raises(PluginError, match="the objective of the attack `flip` to succeed, but it raised OSError"):
+            evaluate(clean, replace(flips, objective=Odd(0)), clean, defenses={}, train=majority)
+
+    def test_defense_can_change_neither_process_nor_mask(self, clean, flips):
+        keep = torch.ones(20, dtype=torch.bool)
+
+        def defend(data):
+            torch.set_grad_enabled(False)
+            return keep
+
+        def train(data, seed):
+            assert torch.is_grad_enabled()
+            keep.fill_(False)
+            return majority(data, seed)
+
+        cells = evaluate(clean, flips, clean, defenses={"odd": defend}, train=train)
+        assert {each.defense: each.removed for each in cells}["odd"] == 0
 
 
 class TestControls:

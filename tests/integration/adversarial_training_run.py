@@ -1,10 +1,12 @@
 """Trains adversarially on several ranks: `adversarial_training_run.py DIRECTORY CASES`, `CASES` a JSON list of dicts.
 
-Each case is one training. Every rank writes its weights and metrics to `DIRECTORY/<name>`.
+Each case is one training. Every rank writes its weights and metrics to `DIRECTORY/<folder>/<name>`. The `ddp` launcher
+starts this program again for rank 1, which skips the cases before the first launched one; those must come last.
 """
 
 import json
 import multiprocessing
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -128,10 +130,14 @@ def main(directory, cases):
     end_with_parent()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if "LOCAL_RANK" in os.environ:
+        cases = [case for case in cases if case["folder"] == "launched"]
     for case in cases:
-        own = directory / case.pop("name")
-        own.mkdir(exist_ok=True)
+        own = directory / case.pop("folder") / case.pop("name")
+        own.mkdir(parents=True, exist_ok=True)
         train(own, **case)
+        if case.get("as_strategy"):
+            del os.environ["MASTER_PORT"]  # of ranks that have ended
 
 
 if __name__ == "__main__":

@@ -14,33 +14,40 @@ SHARED_CASES = [{"name": name, "adversary": name} for name in ("pgd", "fgsm")] +
 
 
 @pytest.fixture(scope="session")
-def one_rank(run_program, tmp_path_factory):
-    """Trainings in one process, and before them one on two spawned ranks."""
-    cases = [
-        {"name": "strategy", "adversary": "pgd", "ranks": 2, "as_strategy": True},
-        *({**case, "ranks": 1} for case in SHARED_CASES),
-        {"name": "accumulation", "adversary": "pgd", "ranks": 1, "accumulate_grad_batches": 2},
-    ]
-    return started(run_program, tmp_path_factory.mktemp("one-rank"), cases)
-
-
-@pytest.fixture(scope="session")
-def two_ranks(run_program, tmp_path_factory):
-    """Trainings on two ranks that the `ddp` launcher starts as scripts."""
+def runs(run_program, tmp_path_factory):
+    """One program: trainings on one rank, on two spawned ranks, and on two that the `ddp` launcher starts."""
     unused = ["find_unused_parameters"]
-    cases = [
+    alone = [*SHARED_CASES, {"name": "accumulation", "adversary": "pgd", "accumulate_grad_batches": 2}]
+    launched = [
         *SHARED_CASES,
         {"name": "collapse", "adversary": "fgsm", "collapse": True},
         {"name": "unused parameters", "adversary": "pgd", "ddp": unused, "accumulate_grad_batches": 2},
         {"name": "static graph", "adversary": "pgd", "ddp": ["static_graph"]},
         {"name": "manual", "adversary": "pgd", "manual": True},
     ]
-    return started(run_program, tmp_path_factory.mktemp("two-ranks"), [{**case, "ranks": 2} for case in cases])
-
-
-def started(run_program, directory, cases):
+    cases = [
+        {"folder": "spawned", "name": "strategy", "adversary": "pgd", "ranks": 2, "as_strategy": True},
+        *({**case, "folder": "alone", "ranks": 1} for case in alone),
+        *({**case, "folder": "launched", "ranks": 2} for case in launched),
+    ]
+    directory = tmp_path_factory.mktemp("adversarial-training")
     run_program("adversarial_training_run.py", str(directory), json.dumps(cases), OMP_NUM_THREADS="1")
     return directory
+
+
+@pytest.fixture(scope="session")
+def one_rank(runs):
+    return runs / "alone"
+
+
+@pytest.fixture(scope="session")
+def two_ranks(runs):
+    return runs / "launched"
+
+
+@pytest.fixture(scope="session")
+def spawned_ranks(runs):
+    return runs / "spawned"
 
 
 def weights(directory, ranks=2):
@@ -68,9 +75,9 @@ def test_ranks_agree_on_a_collapse(two_ranks):
         assert states == [{"collapsed": True}]
 
 
-def test_strategy_has_the_weights_of_the_callback(one_rank):
+def test_strategy_has_the_weights_of_the_callback(one_rank, spawned_ranks):
     (alone,) = weights(one_rank / "pgd", ranks=1)
-    for found in weights(one_rank / "strategy"):
+    for found in weights(spawned_ranks / "strategy"):
         assert_close(found, alone, rtol=0, atol=1e-5)
 
 
@@ -84,13 +91,13 @@ def test_ddp_options_accumulation_and_manual_optimization(one_rank, two_ranks, n
 
 
 @pytest.mark.parametrize("kind", ["callback", "strategy"])
-def test_metrics_are_those_of_all_ranks(one_rank, two_ranks, kind):
+def test_metrics_are_those_of_all_ranks(one_rank, two_ranks, spawned_ranks, kind):
     """In training, and in validation of two loaders; means over ranks are means over samples, as parts are equal."""
     alone = json.loads((one_rank / "pgd" / "metrics-0.json").read_text())
     names = {"clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"}
     validated = {f"val/{name}/dataloader_idx_{index}" for name in names for index in range(2)}
     assert set(alone) == validated | {f"train/{name}" for name in names}
-    folder = two_ranks / "pgd" if kind == "callback" else one_rank / "strategy"
+    folder = two_ranks / "pgd" if kind == "callback" else spawned_ranks / "strategy"
     for rank in range(2):
         found = json.loads((folder / f"metrics-{rank}.json").read_text())
         assert found == {name: pytest.approx(value, abs=1e-3) for name, value in alone.items()}

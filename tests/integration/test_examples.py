@@ -1,11 +1,20 @@
-"""Every example runs offline, from any folder, and prints what its docstring describes."""
+"""Every example runs offline, from any folder, and prints what its docstring describes.
 
+Importing Lightning takes longer than most examples, so they run in this process, and only one in a process of its own.
+"""
+
+import logging
+import random
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,22 +23,37 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Return a function that runs an example in an empty folder and returns what it prints."""
+def run(tmp_path, monkeypatch, capfd):
+    """Return a function that runs an example as a script in an empty folder and returns what it prints.
+
+    Any warning is an error. What an example changes globally is restored.
+    """
+    disabled, threads = logging.root.manager.disable, torch.get_num_threads()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (Lightning seeds the global generator)
 
     def run_example(script, *arguments):
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / script), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Warning" not in done.stderr
-        return done.stdout + done.stderr
+        path = EXAMPLES / script
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        code = None
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.resetwarnings()
+            warnings.simplefilter("error")
+            try:
+                runpy.run_path(str(path), run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code
+        assert not code
+        shown = capfd.readouterr()
+        return shown.out + shown.err
 
-    return run_example
+    yield run_example
+    sys.modules.pop("project", None)
+    logging.disable(disabled)
+    torch.set_num_threads(threads)
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
 
 
 def numbers_after(start, text):
@@ -75,9 +99,14 @@ def test_third_party_plugin(run):
     assert right > 0.6
 
 
-def test_cli(run, tmp_path):
-    config = EXAMPLES / "cli" / "config.yaml"
-    shown = run("cli/train.py", "fit", "--config", str(config))
+def test_cli(tmp_path):
+    """In a process of its own, where the default filters show warnings."""
+    script, config = EXAMPLES / "cli" / "train.py", EXAMPLES / "cli" / "config.yaml"
+    command = [sys.executable, str(script), "fit", "--config", str(config)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    shown = done.stdout + done.stderr
     assert "sanitizer: 1,797 samples scored by likelihood" in shown
     assert "\nevidence of poison: " in shown
     assert (tmp_path / "sanitizer_reports" / "sanitizer" / "manifest.csv").is_file()

@@ -33,6 +33,8 @@ from lightning_poison.scorers.mahalanobis import MahalanobisScorer
 from lightning_poison.scorers.robust_features import RobustFeatureScorer
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
+pytestmark = pytest.mark.slow
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
 

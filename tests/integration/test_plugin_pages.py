@@ -1,5 +1,6 @@
 """The plug-ins on the pages for authors, installed as distributions: they are found by name and pass their suites."""
 
+import json
 import os
 import re
 import shutil
@@ -28,8 +29,8 @@ assert "corner" in [entry.name for entry in available_attacks()]
 check_attack(get_attack("corner", target_class=2))
 """
 PAGES = {
-    "write-a-scorer.md": ("lightning_poison_class_mean", SCORER),
     "write-an-attack.md": ("lightning_poison_corner", ATTACK),
+    "write-a-scorer.md": ("lightning_poison_class_mean", SCORER),
 }
 
 
@@ -44,20 +45,44 @@ def test_scorer_has_at_most_25_lines():
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
 
 
+RUN_EACH = """
+import json, sys, traceback
+
+errors = {}
+for page, code in json.load(sys.stdin).items():
+    try:
+        exec(compile(code, page, "exec"), {"__name__": page})
+        errors[page] = None
+    except BaseException:
+        errors[page] = traceback.format_exc()
+json.dump(errors, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """The error of each page, or None, from one process with both plug-ins installed."""
+    folder = tmp_path_factory.mktemp("plug-ins")
+    installed, report = folder / "installed", folder / "errors.json"
+    scripts, projects = {}, []
+    for page, (module, checks) in PAGES.items():
+        code, *usage = blocks_of(page, "python")
+        project = folder / module
+        project.mkdir()
+        (project / f"{module}.py").write_text(code, encoding="utf-8")
+        (project / "pyproject.toml").write_text(BUILD_SYSTEM + blocks_of(page, "toml")[0], encoding="utf-8")
+        projects.append(str(project))
+        scripts[page] = "\n".join([f"from {module} import *", checks, *usage])
+    install = [UV, "pip", "install", "--offline", "--quiet", "--no-deps", "--target", str(installed), *projects]
+    subprocess.run(install, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), *sys.path])}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", RUN_EACH, str(report)]
+    subprocess.run(command, input=json.dumps(scripts), text=True, check=True, env=environment, cwd=folder)
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(UV is None, reason="needs uv")
 @pytest.mark.parametrize("page", PAGES)
-def test_installed_plugin_passes_its_suite(page, tmp_path):
-    module, checks = PAGES[page]
-    code, *usage = blocks_of(page, "python")
-    project, installed = tmp_path / "project", tmp_path / "installed"
-    project.mkdir()
-    (project / f"{module}.py").write_text(code, encoding="utf-8")
-    (project / "pyproject.toml").write_text(BUILD_SYSTEM + blocks_of(page, "toml")[0], encoding="utf-8")
-    install = [UV, "pip", "install", "--offline", "--quiet", "--no-deps", "--target", str(installed), str(project)]
-    subprocess.run(install, check=True)
-    script = "\n".join([f"from {module} import *", checks, *usage])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), *sys.path])}
-    subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", script], check=True, env=environment, cwd=tmp_path
-    )
+def test_installed_plugin_passes_its_suite(errors, page):
+    assert errors[page] is None, errors[page]

@@ -123,7 +123,8 @@ class TestRanks:
     def test_failing_rank_stops_all_ranks(self, launched_runs, failing):
         errors = launched_runs.errors(f"rank {failing} fails")
         assert "this rank is broken" in errors[failing]
-        assert "another rank failed" in errors[1 - failing]
+        assert f"rank {failing} failed: " in errors[1 - failing]
+        assert "OSError: this rank is broken." in errors[1 - failing]
 
     def test_refuses_different_data_on_ranks(self, launched_runs):
         for error in launched_runs.errors("different data"):

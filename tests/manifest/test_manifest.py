@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import random
 
 import numpy as np
@@ -17,13 +18,16 @@ from torchvision.transforms import v2
 from lightning_poison.attacks.objectives import AvailabilityObjective
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.checks import printable
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import escape_cell, unescape_cell
 from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
 from lightning_poison.manifest.matching import content_hash, file_of
-from lightning_poison.sanitization.verdict import Evidence, Verdict
+from lightning_poison.manifest.rows import ManifestRow
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.testing.tiny_images import TinyImages
 
 SPEC = SampleSpec()
@@ -42,14 +46,14 @@ def verdict_of(dataset, removed, *, posterior=False, votes=None):
         keep=keep,
         labels=labels,
         suggested_labels=(labels + 1) % classes,
-        thresholds=torch.full((classes,), torch.inf if posterior else 0.35, dtype=torch.float64),
+        thresholds=torch.full((classes,), torch.inf if posterior else -0.5, dtype=torch.float64),
         evidence=Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003),
         calibration="wrong-label null" if posterior else "trusted",
         false_positive_rate=0.01,
         scorer="likelihood",
         fingerprint="0123456789abcdef" * 4,
         posterior=torch.arange(count).double() / count if posterior else None,
-        posterior_threshold=0.5 if posterior else None,
+        posterior_threshold=0.1 if posterior else None,
         votes=votes or {},
     )
 
@@ -80,7 +84,7 @@ def test_rows_contain_findings_of_verdict():
     row = manifest.rows[0]
     assert [each.sample_id for each in manifest.rows] == [4, 2]
     assert (row.label, row.label_name, row.suggested_label, row.suggested_name) == (1, "b", 2, "c")
-    assert (row.score, row.p_value, row.score_threshold) == (0.4, 1 / 6, 0.35)
+    assert (row.score, row.p_value, row.score_threshold) == (0.4, 1 / 6, -0.5)
     assert (row.posterior, row.posterior_threshold, row.path) == (None, None, "")
     assert (row.decision, row.fingerprint) == ("removed", "0123456789abcdef")
     assert row.content_hash == content_hash(dataset, 4, sample=SPEC) != manifest.rows[1].content_hash
@@ -89,7 +93,7 @@ def test_rows_contain_findings_of_verdict():
 def test_posterior_threshold_replaces_score_threshold():
     dataset = TinyImages(6)
     row = Manifest.from_verdict(verdict_of(dataset, [3], posterior=True), dataset).rows[0]
-    assert (row.posterior, row.posterior_threshold, row.score_threshold) == (0.5, 0.5, None)
+    assert (row.posterior, row.posterior_threshold, row.score_threshold) == (0.5, 0.1, None)
 
 
 def test_suggested_label_may_be_missing(tmp_path):
@@ -217,6 +221,19 @@ MALFORMED = [
     ("decision", "keep"),
     ("content_hash", "1.2E+31"),
     ("vote:pixels", "7"),
+    ("sample_id", "1\0"),
+    ("sample_id", "٣"),
+    ("sample_id", "9" * 16),
+    ("label", "-2"),
+    ("label_name", "a\0b"),
+    ("label_name", "a\tb"),
+    ("label_name", "n" * 4_097),
+    ("score", "1_0"),
+    ("score", "1e999"),
+    ("score", "Infinity"),
+    ("p_value", "nan"),
+    ("decision", "Removed"),
+    ("content_hash", "raw:" + "0" * 33),
 ]
 
 
@@ -228,8 +245,55 @@ def test_error_names_invalid_cell(tmp_path, column, value):
     edit_cell(path, 3, column, value)
     with pytest.raises(ManifestError, match=rf"`{column}` in line 3 of the manifest") as caught:
         read_manifest(path)
-    assert f"'{value}'" in str(caught.value).splitlines()[0]
+    assert str(path) in str(caught.value)
+    assert f"'{printable(value, limit=80)}'" in str(caught.value)
     assert "Correct the file" in str(caught.value)
+
+
+GOOD = {
+    "sample_id": 4, "label": 1, "suggested_label": None, "label_name": "cat", "suggested_name": "", "score": 9.5,
+    "p_value": 0.001, "posterior": None, "score_threshold": 8, "posterior_threshold": None, "decision": "removed",
+    "content_hash": f"raw:{0:032}", "fingerprint": "5f0c", "votes": {"a": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sample_id", -1), ("sample_id", 1.0), ("sample_id", True), ("sample_id", "4"), ("sample_id", np.int64(4)),
+        ("label", -2), ("suggested_label", -1), ("label_name", None), ("label_name", "n" * 4_097),
+        ("score", math.nan), ("score", "9"), ("p_value", 1.5), ("p_value", None), ("posterior", math.nan),
+        ("score_threshold", math.inf), ("posterior_threshold", 2), ("decision", "keep"), ("decision", None),
+        ("content_hash", "0"), ("fingerprint", 5), ("path", 5), ("votes", {"a": 2}), ("votes", {"a": None}),
+        ("votes", {5: 0.5}),
+    ],
+)  # fmt: skip
+def test_rows_are_held_to_the_rules_of_cells(name, value):
+    with pytest.raises(ValueError, match=rf"Expected `{'vote' if name == 'votes' else name}"):
+        ManifestRow(**{**GOOD, name: value})
+
+
+def test_numbers_of_numpy_and_long_texts_survive_the_file(tmp_path):
+    row = ManifestRow(**{**GOOD, "score": np.float64(0.1), "label": -1, "path": "\U0001f600" * 4_096})
+    Manifest((row,)).write(tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv").rows == (row,)
+
+
+def test_long_names_are_shortened(tmp_path):
+    dataset = TinyImages(6)
+    verdict = verdict_of(dataset, [4], votes={"v" * 200_000: torch.ones(6).double()})
+    manifest = write_manifest(tmp_path / "m.csv", verdict, dataset, class_names=["\0" * 50_000] * 3)
+    assert len(manifest.rows[0].label_name) == 4_096
+    assert read_manifest(tmp_path / "m.csv") == manifest
+
+
+def test_samples_without_a_label_may_be_kept_by_hand(tmp_path):
+    dataset = TinyImages(6)
+    verdict = verdict_of(dataset, [4])
+    verdict = dataclasses.replace(verdict, labels=torch.where(torch.arange(6) == 2, -1, verdict.labels))
+    manifest = write_manifest(tmp_path / "m.csv", verdict, dataset, kept_by_hand=torch.tensor([2]))
+    assert [(row.sample_id, row.label, row.score_threshold) for row in manifest.rows] == [(4, 1, -0.5), (2, -1, None)]
+    assert read_manifest(tmp_path / "m.csv") == manifest
 
 
 def test_refuses_invalid_files(tmp_path):
@@ -245,19 +309,24 @@ def test_refuses_invalid_files(tmp_path):
         good.replace("fingerprint", "fingerprint,note", 1): "also 'note'",
         good.replace("fingerprint", "fingerprint,label", 1): "one of them twice",
         good.replace("fingerprint", "fingerprint,vote:\\", 1): "backslash",
-        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "column names in which a backslash",
+        good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "names .* in which a backslash",
+        good.replace("fingerprint", "fingerprint,vote:a,vote:\\x61", 1): "different column names",
         good + "7,removed\n": "Expected 14 cells in line 4 .* but got 2",
+        good.replace("raw:", "raw:" + "0" * 200_000, 1): "cannot be read after line 1: field larger than",
+        good.replace("raw:", '"raw:', 1): "cannot be read after line 1: ",
         good + good.splitlines()[1]: "unique `sample_id` in each row, but got 4 twice",
         good + '"': "cannot be read",
         "": "no 'sample_id'",
     }
     for text, message in faults.items():
         path.write_text(text)
-        with pytest.raises(ManifestError, match=message):
+        with pytest.raises(ManifestError, match=message) as caught:
             read_manifest(path)
-    path.write_bytes(good.encode() + b"\xff")
-    with pytest.raises(ManifestError, match="UTF-8"):
-        read_manifest(path)
+        assert str(path) in str(caught.value)
+    for damaged in (good.encode() + b"\xff", good.encode("utf-16"), "label_nämé".encode("latin-1")):
+        path.write_bytes(damaged)
+        with pytest.raises(ManifestError, match=r"text in UTF-8, but .*m\.csv has another encoding"):
+            read_manifest(path)
 
 
 def test_reads_file_saved_by_spreadsheet(tmp_path):

@@ -20,7 +20,16 @@ def batch(size=6, features=5, classes=3):
 
 
 def head(**settings):
-    return LGMHead(5, 3, generator=seeded(1), **settings)
+    """Return a head on features as they are, with the formulas of the paper."""
+    return LGMHead(5, 3, generator=seeded(1), **{"normalize": False, **settings})
+
+
+def trained_statistics(model, generator, *, batches=200, size=32):
+    """Show a normalizing head batches with mean 7 and deviation 3 whose labels it cannot predict."""
+    for _ in range(batches):
+        features = 7 + 3 * torch.randn(size, model.feature_size, generator=generator)
+        model.loss(features, torch.randint(model.num_classes, (size,), generator=generator))
+    return model
 
 
 def test_softmax_of_logits_is_posterior():
@@ -80,14 +89,14 @@ def test_means_depend_on_generator_only():
 
 @pytest.mark.parametrize(("feature_size", "deviation"), [(2, 1.0), (32, 1.0), (512, 0.25)])
 def test_initial_means_have_stated_deviation(feature_size, deviation):
-    means = LGMHead(feature_size, 1000, generator=seeded()).means
+    means = LGMHead(feature_size, 1000, normalize=False, generator=seeded()).means
     assert means.std().item() == pytest.approx(deviation, rel=0.05)
 
 
 def test_state_dict_round_trip(tmp_path):
     model = head(covariance="diagonal", prior=torch.tensor([0.2, 0.3, 0.5]))
     torch.save(model.state_dict(), tmp_path / "head.pt")
-    loaded = LGMHead(5, 3, covariance="diagonal")
+    loaded = LGMHead(5, 3, covariance="diagonal", normalize=False)
     loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
     features, labels = batch()
     assert torch.equal(loaded(features, labels), model(features, labels))
@@ -116,10 +125,134 @@ def test_ignores_autocast():
 
 def test_meta_device_and_reset():
     with torch.device("meta"):
-        model = LGMHead(5, 3)
+        model = LGMHead(5, 3, normalize=False)
     model = model.to_empty(device="cpu")
     model.reset_parameters(seeded(1))
     assert torch.equal(model.means, head().means)
+
+
+def test_normalizing_head_on_meta_device_and_reset():
+    with torch.device("meta"):
+        model = LGMHead(5, 3)
+    model = model.to_empty(device="cpu")
+    model.reset_parameters(seeded(1))
+    fresh = LGMHead(5, 3, generator=seeded(1)).state_dict()
+    restored = {name: value for name, value in model.state_dict().items() if name != "log_prior"}
+    assert all(torch.equal(value, fresh[name]) for name, value in restored.items())
+
+
+def test_head_without_normalization_stores_no_statistics():
+    assert set(head().state_dict()) == {"means", "log_prior"}
+    assert set(LGMHead(5, 3).state_dict()) == {
+        *("means", "log_prior", "skill", "feature_mean", "feature_variance", "samples_seen")
+    }
+
+
+def test_normalizing_head_is_plain_before_its_first_step():
+    features, labels = batch()
+    model, plain = LGMHead(5, 3).eval(), head()
+    with torch.no_grad():
+        plain.means.copy_(model.means)
+    torch.testing.assert_close(model.normalized(features), features)
+    torch.testing.assert_close(model.log_likelihood(features, labels), plain.log_likelihood(features, labels))
+
+
+def test_training_normalizes_to_the_stated_total_variance():
+    features = 50 + 4 * torch.randn(64, 5, generator=seeded())
+    model = LGMHead(5, 3).train()
+    seen = model._features(features, update=True)
+    torch.testing.assert_close(seen.mean(dim=0), torch.zeros(5), atol=1e-3, rtol=0)
+    assert seen.square().sum(dim=1).mean().item() == pytest.approx(14 * math.log(3), rel=1e-4)
+    model.skill.fill_(1.0)
+    assert model._features(features).square().sum(dim=1).mean().item() == pytest.approx(0.6 * math.log(3), rel=1e-4)
+
+
+def test_logits_do_not_depend_on_offset_and_scale_of_the_features():
+    features, labels = batch(32)
+    reference = LGMHead(5, 3).loss(features, labels)
+    moved = LGMHead(5, 3).loss(100 + 1e-3 * features, labels)
+    torch.testing.assert_close(moved.total, reference.total, rtol=1e-3, atol=0)
+
+
+def test_shrinking_features_does_not_reduce_the_loss():
+    features, labels = batch(32)
+    features = features - features.mean(dim=0)
+    scale = torch.ones((), requires_grad=True)
+    model = LGMHead(5, 3)
+    model.skill.fill_(0.8)
+    model.loss(scale * features, labels).total.backward()
+    assert abs(scale.grad.item()) < 1e-3
+    plain = torch.ones((), requires_grad=True)
+    head().loss(plain * features, labels).total.backward()
+    assert plain.grad.item() > 1
+
+
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_running_statistics_approach_those_of_the_data(size):
+    model = trained_statistics(LGMHead(5, 3), seeded(), batches=600, size=size)
+    torch.testing.assert_close(model.feature_mean, torch.full((5,), 7.0), atol=2.0, rtol=0)
+    assert model.feature_variance.item() == pytest.approx(45, rel=0.4)
+
+
+def test_normalizing_head_keeps_determinants_at_one():
+    features, labels = batch()
+    model = LGMHead(5, 3, covariance="diagonal").eval()
+    before = model.log_likelihood(features, labels)
+    with torch.no_grad():
+        model.log_variances += torch.tensor([[3.0], [-1.0], [0.5]])
+    torch.testing.assert_close(model.log_likelihood(features, labels), before)
+
+
+def test_margin_and_weight_grow_with_skill():
+    features, labels = batch()
+    model = LGMHead(5, 3, margin=0.5, likelihood_weight=0.3).eval()
+    own = F.one_hot(labels, num_classes=3).bool()
+    for skill in (0.0, 0.6):
+        model.skill.fill_(skill)
+        distances = 0.5 * (model.normalized(features) - model.means[labels]).square().sum(dim=1)
+        change = (model(features) - model(features, labels))[own]
+        torch.testing.assert_close(change, skill * 0.5 * distances)
+        loss = model.loss(features, labels)
+        torch.testing.assert_close(loss.total, loss.classification + skill * 0.3 * loss.likelihood)
+
+
+def test_skill_is_low_for_random_labels_and_high_for_separable_classes():
+    assert trained_statistics(LGMHead(5, 3), seeded()).skill < 0.05
+    model, labels = LGMHead(3, 3), torch.arange(60) % 3
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.loss(F.one_hot(labels).float(), labels).total.backward()
+        optimizer.step()
+    assert model.skill > 0.8
+
+
+def test_evaluation_changes_no_statistics():
+    features, labels = batch(32)
+    model = trained_statistics(LGMHead(5, 3), seeded()).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    single = torch.cat([model(row[None]) for row in features])
+    torch.testing.assert_close(model(features), single)
+    model.loss(features, labels)
+    model.train().log_likelihood(features, labels)
+    model.likelihood_loss(features, labels)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("features", [torch.zeros(16, 5), torch.full((1, 5), 3.0), torch.zeros(0, 5)])
+def test_constant_features_give_finite_gradients(features):
+    model, features = LGMHead(5, 3), features.clone().requires_grad_()
+    model(features, torch.zeros(len(features), dtype=torch.int64)).sum().backward()
+    assert features.grad.isfinite().all()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_features_that_are_not_finite_leave_the_statistics():
+    model = trained_statistics(LGMHead(5, 3), seeded())
+    before = model.feature_mean.clone()
+    model.loss(torch.full((32, 5), torch.nan), torch.zeros(32, dtype=torch.int64))
+    assert torch.equal(model.feature_mean, before)
+    assert model.skill.isfinite()
 
 
 def test_parameter_groups_exempt_heads():
@@ -189,8 +322,9 @@ def one_thread():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("covariance", ["identity", "diagonal"])
-def test_learns_digits_with_flipped_labels(covariance):
+def test_learns_digits_with_flipped_labels(covariance, normalize):
     digits, generator = load_digits(), seeded()
     images, truth = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
     order = torch.randperm(len(images), generator=generator)
@@ -200,7 +334,7 @@ def test_learns_digits_with_flipped_labels(covariance):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
-    model = LGMHead(32, 10, covariance=covariance, generator=generator)
+    model = LGMHead(32, 10, covariance=covariance, normalize=normalize, generator=generator)
     optimizer = torch.optim.Adam([*net.parameters(), *model.parameters()], lr=3e-3)
     for _ in range(12):
         for part in train[torch.randperm(len(train), generator=generator)].split(64):

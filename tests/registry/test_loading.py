@@ -1,15 +1,21 @@
 """Tests with plug-ins on disk: modules next to the metadata of their distributions."""
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from importlib.metadata import entry_points
 
 import pytest
+import torch
 
+from lightning_poison import contexts
 from lightning_poison.entry_points import DISABLE_AUTOLOAD, DISABLED, GROUP, HOST
-from lightning_poison.registry.loading import OWN_SCORERS, load_all
+from lightning_poison.registry import registry
+from lightning_poison.registry.loading import BUNDLED_ATTACKS, OWN_SCORERS, load_all
 
 FIRST_PARTY = ",".join(point.name for point in entry_points(group=GROUP))
 
@@ -96,6 +102,86 @@ BROKEN = {
     "name with a colon": (GOOD.replace('{"thing": make}', "{'a:b': make}"), "hook", "a:b"),
     "name with an escape": (GOOD.replace('{"thing": make}', "{'a\\x1b[31m': make}"), "hook", "x1b"),
     "instance, not factory": (GOOD.replace('{"thing": make}', "{'thing': Thing()}"), "hook", "Thing"),
+    "BaseException at import": ("class E(BaseException): pass\nraise E('base')", "import", "E: base"),
+    "interrupts at import": ("raise KeyboardInterrupt('mine')", "import", "KeyboardInterrupt: mine"),
+    "generator exit at import": ("raise GeneratorExit", "import", "GeneratorExit"),
+    "stop iteration at import": ("raise StopIteration", "import", "StopIteration"),
+    "BaseException in hook": (GOOD.replace('return {"thing": make}', "raise BaseException('base')"), "hook", "base"),
+    "interrupts in hook": (GOOD.replace('return {"thing": make}', "raise KeyboardInterrupt"), "hook", "Interrupt"),
+    "recursion at import": ("def f(): f()\nf()", "import", "RecursionError"),
+    "recursion in hook": (GOOD.replace('return {"thing": make}', "return lightning_poison_attacks()"), "hook", "Recu"),
+    "error without text": (
+        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+        "import",
+        "E: <E whose text cannot be read>",
+    ),
+    "error whose text exits": (
+        "class E(Exception):\n    def __str__(self): raise SystemExit\nraise E",
+        "import",
+        "E: <E whose text cannot be read>",
+    ),
+    "error whose text interrupts": (
+        "class E(Exception):\n    def __str__(self): raise KeyboardInterrupt\nraise E",
+        "import",
+        "failed with E.",
+    ),
+    "error whose class has no name": (
+        "class M(type):\n    __name__ = property(lambda cls: 1 / 0)\n"
+        "class E(Exception, metaclass=M): pass\nraise E('odd')",
+        "import",
+        "E: odd",
+    ),
+    "error with control characters": ("raise ValueError('\\x1b[2J')", "import", r"\x1b[2J"),
+    "long error": ("raise ValueError('x' * 10**6)", "import", "x…"),
+    "summary raises": (
+        GOOD.replace(
+            "def make():",
+            "class F:\n        @property\n        def __doc__(self): raise ValueError('doc')\n"
+            "        def __call__(self): pass\n    def unused():",
+        ).replace('"thing": make', '"thing": F()'),
+        "hook",
+        "ValueError: doc",
+    ),
+    "attributes raise": (
+        "import sys\nclass M:\n    def __getattr__(self, name): raise ValueError('no ' + name)\n"
+        "sys.modules[__name__] = M()",
+        "register",
+        "ValueError: no ",
+    ),
+    "mapping raises": (
+        GOOD.replace('{"thing": make}', "E()").replace(
+            "class Thing:", "class E(dict):\n        def items(self): raise ValueError('items')\n    class Thing:"
+        ),
+        "hook",
+        "ValueError: items",
+    ),
+    "class raises": (
+        GOOD.replace('{"thing": make}', "E()").replace(
+            "class Thing:",
+            "class E:\n        @property\n        def __class__(self): raise ValueError('class')\n    class Thing:",
+        ),
+        "hook",
+        "ValueError: class",
+    ),
+    "name raises": (
+        GOOD.replace('"thing": make', 'N("thing"): make').replace(
+            "class Thing:", "class N(str):\n        def isprintable(self): raise ValueError('name')\n    class Thing:"
+        ),
+        "hook",
+        "got 'thing'",
+    ),
+    "empty name": (GOOD.replace('{"thing": make}', "{'': make}"), "hook", "''"),
+    "long name": (GOOD.replace('{"thing": make}', "{'x' * 10**6: make}"), "hook", "1 to 100 characters"),
+    "calls the registry": (
+        "from lightning_poison.registry import available_attacks\navailable_attacks()",
+        "import",
+        "a plug-in uses it while it is loaded",
+    ),
+    "calls the registry in hook": (
+        GOOD.replace('return {"thing": make}', "from lightning_poison import get_attack; get_attack('thing')"),
+        "hook",
+        "a plug-in uses it while it is loaded",
+    ),
 }
 
 
@@ -103,13 +189,21 @@ BROKEN = {
 def test_broken_plugin_is_recorded_and_others_load(install, source, phase, message):
     install("fake-broken", source, point="aaa")
     install("fake-good", point="good")
-    plugins = load_all()
+    registry._load_once.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="aaa"):
+            plugins = registry.load_plugins()
+    finally:
+        registry._load_once.cache_clear()
+        registry._reported.clear()
     assert [entry.source.plugin for entry in third_party(plugins)] == ["good"]
     (broken,) = plugins.broken
     assert (broken.source.distribution, broken.source.version, broken.phase) == ("fake-broken", "1.2", phase)
     assert message in str(broken)
     assert f"{DISABLED}=aaa" in str(broken)
     assert "\x1b" not in str(broken)
+    assert len(str(broken)) < 1000
+    assert repr(broken)
 
 
 def test_plugin_with_one_failing_hook_provides_nothing(install):
@@ -204,6 +298,117 @@ def test_loads_plugin_object(install):
     """
     install("fake-object", source, entry_points="[lightning_poison.plugins]\nobj = fake_object:plugin\n")
     assert [entry.name for entry in third_party(load_all())] == ["mine"]
+
+
+EQUAL = """
+    import sys
+    from lightning_poison.registry.hookspecs import hookimpl
+
+    class Plugin:
+        def __eq__(self, other):
+            raise ValueError("equal")
+
+        def __hash__(self):
+            raise ValueError("hash")
+
+        def __getattr__(self, name):
+            if name == "lightning_poison_scorers":
+                raise ValueError("attribute")
+            raise AttributeError(name)
+
+        @hookimpl
+        def lightning_poison_attacks(self):
+            return {"odd": dict}
+
+    plugin = Plugin()
+"""
+
+
+def test_plugin_that_cannot_be_compared_does_not_break_the_next(install):
+    install("fake-equal", EQUAL, entry_points="[lightning_poison.plugins]\naaa = fake_equal:plugin\n")
+    install("fake-good", point="good")
+    plugins = load_all()
+    assert "good" in [entry.source.plugin for entry in third_party(plugins)]
+    assert {each.source.plugin for each in plugins.broken} <= {"aaa"}
+
+
+def test_what_a_plugin_changes_of_the_process_is_restored(install, monkeypatch):
+    changes = """
+        import logging, os, random, sys, warnings
+        import torch
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(3)
+        random.seed(3)
+        warnings.simplefilter("ignore")
+        os.environ["EVIL"] = "1"
+        os.chdir("/")
+        logging.root.setLevel(1)
+        sys.path.insert(0, "/evil")
+        sys.stdout = None
+    """
+    hook = GOOD.replace("return {", "torch.set_num_threads(torch.get_num_threads() + 1); return {")
+    install("fake-good", textwrap.dedent(changes) + textwrap.dedent(hook))
+
+    def state():
+        return (
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+            torch.get_rng_state().tolist(),
+            torch.get_num_threads(),
+            list(warnings.filters),
+            dict(os.environ),
+            os.getcwd(),  # noqa: PTH109
+            logging.root.level,
+            list(sys.path),
+            sys.stdout,
+        )
+
+    before = state()
+    assert [entry.name for entry in third_party(load_all())] == ["thing"]
+    assert state() == before
+
+
+def test_printed_control_characters_are_escaped(install, capsys):
+    prints = "import sys\nprint('a\\x1b[2Jb\\tc')\nsys.stderr.write('d\\x07e\\n')\n"
+    install("fake-good", prints + textwrap.dedent(GOOD))
+    load_all()
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("a\\x1b[2Jb\tc\n", "d\\x07e\n")
+
+
+def test_plugin_that_hangs_is_named(install, monkeypatch, caplog):
+    install("fake-slow", "import time\ntime.sleep(0.3)\n" + textwrap.dedent(GOOD), point="slow")
+    original = contexts.warned_when_slow
+    monkeypatch.setattr("lightning_poison.registry.loading.warned_when_slow", lambda what: original(what, seconds=0.05))
+    load_all()
+    assert "Loading the plug-in slow (fake-slow 1.2) has taken 0.05 s and is not finished." in caplog.text
+
+
+def test_interrupt_of_the_user_ends_loading(install):
+    install("fake-slow", "import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_all()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_registry_is_usable_after_an_interrupt(install):
+    install("fake-slow", "import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    registry._load_once.cache_clear()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            registry.load_plugins()
+        with pytest.raises(KeyboardInterrupt):
+            registry.load_plugins()
+    finally:
+        registry._load_once.cache_clear()
+
+
+def test_bundled_attacks_are_those_of_the_repository(monkeypatch):
+    monkeypatch.delenv(DISABLED, raising=False)
+    monkeypatch.delenv(DISABLE_AUTOLOAD, raising=False)
+    found = {entry.name: entry.source.distribution for entry in load_all().attacks}
+    assert {name: each for name, each in found.items() if each in set(BUNDLED_ATTACKS.values())} == BUNDLED_ATTACKS
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
+import sys
+import threading
+import time
 import warnings
 
 import pytest
+import torch
 
 from lightning_poison.entry_points import Source
 from lightning_poison.errors import PluginError, UnknownNameError
@@ -70,6 +74,107 @@ def test_attacks_are_sorted_by_name(installed):
         ("frog", "swamp"),
         ("toad", "pond"),
     ]
+
+
+EVIL = {
+    "constructor": ({"__init__": lambda self: 1 / 0}, "the factory of the attack `frog` in pond .*ZeroDivisionError"),
+    "exit": ({"__init__": lambda self: sys.exit(3)}, "the factory of the attack `frog` in pond .*SystemExit"),
+    "name": ({"name": property(lambda self: 1 / 0)}, "the attack `frog` of pond .*ZeroDivisionError"),
+    "class": ({"__class__": property(lambda self: 1 / 0)}, None),
+    "craft": ({"craft": property(lambda self: 1 / 0)}, "the attack `frog` of pond .*ZeroDivisionError"),
+    "signature": ({"__signature__": property(lambda self: 1 / 0)}, None),
+    "repr": ({"__repr__": lambda self: 1 / 0, "name": None}, "the attack `frog` of pond .*to be a string"),
+}
+
+
+@pytest.mark.parametrize(("parts", "message"), EVIL.values(), ids=EVIL.keys())
+def test_failure_of_factory_names_plugin(installed, parts, message):
+    installed([entry(factory=type("Evil", (Frog,), {"__init__": object.__init__, **parts}))])
+    if message is None:
+        assert get_attack("frog").name == "frog"
+        return
+    with pytest.raises(PluginError, match=f"(?s){message}"):
+        get_attack("frog")
+
+
+def test_signature_that_cannot_be_shown(installed):
+    class Default:
+        def __repr__(self):
+            raise ValueError("default")
+
+    def make(*, steps=Default()):  # noqa: B008
+        return Frog()
+
+    installed([entry(factory=make)])
+    with pytest.raises(TypeError, match=r"stepz=3: .*\nThe signature is frog<Signature whose text cannot be read>"):
+        get_attack("frog", stepz=3)
+
+
+def test_refused_setting_keeps_its_type_and_names_the_attack(installed):
+    def make(*, steps):
+        raise ValueError("Expected `steps` to be positive, but got -1.")
+
+    installed([entry(factory=make)])
+    with pytest.raises(ValueError, match=r"^In the factory of the attack `frog` in pond .*: Expected `steps` to"):
+        get_attack("frog", steps=-1)
+
+
+def test_factory_leaves_process_as_it_was(installed):
+    def make():
+        torch.set_grad_enabled(False)
+        torch.manual_seed(3)
+        return Frog()
+
+    installed([entry(factory=make)])
+    before = torch.get_rng_state()
+    get_attack("frog")
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unknown_bundled_attack_names_distribution_to_install(installed, monkeypatch):
+    monkeypatch.setattr(registry, "plugin_distributions", list)
+    installed([entry("toad")])
+    with pytest.raises(
+        UnknownNameError, match=r"\(toad\), but got 'label-flip'.\nInstall .*pip install lightning-p.*-labels$"
+    ):
+        get_attack("label-flip")
+    with pytest.raises(UnknownNameError, match=r"Did you mean `label-flip`.*pip install lightning-poison-labels$"):
+        get_attack("labelflip")
+    with pytest.raises(UnknownNameError, match="Install the distribution that provides it"):
+        get_scorer("label-flip")
+
+
+def test_unknown_bundled_attack_that_is_disabled(installed):
+    installed([entry("toad")])
+    with pytest.raises(UnknownNameError, match="`lightning-poison-labels` is installed, but disabled: see LIGHT"):
+        get_attack("label-flip")
+
+
+def test_unrelated_broken_plugin_does_not_hide_what_to_install(installed, monkeypatch):
+    monkeypatch.setattr(registry, "plugin_distributions", list)
+    installed(broken=[IMPORT_FAILED])
+    with pytest.warns(RuntimeWarning), pytest.raises(UnknownNameError, match="pip install lightning-poison-coll"):
+        get_attack("poison-frog")
+
+
+def test_registry_waits_for_another_thread_that_loads(installed, monkeypatch):
+    loads = installed([entry()])
+    original = registry.load_all
+
+    def slowly():
+        time.sleep(0.1)
+        return original()
+
+    monkeypatch.setattr(registry, "load_all", slowly)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(load_plugins())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert len(loads) == 1
 
 
 def test_settings_are_passed_to_factory(installed):

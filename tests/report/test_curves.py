@@ -17,7 +17,8 @@ from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.report.curves import plot_features, plot_likelihood_histogram, plot_roc
 from lightning_poison.report.samples import plot_caught, plot_poison_beside_base
 from lightning_poison.report.style import save_figure
-from lightning_poison.sanitization.verdict import Evidence, Verdict
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.testing.tiny_images import TinyImages
 
 HOSTILE = r"$\undefined$ \$ ^_%" + "\x1b[31m"
@@ -50,7 +51,7 @@ def verdict_of(labels, removed):
         keep=keep,
         labels=labels,
         suggested_labels=(labels + 1) % 10,
-        thresholds=torch.zeros(10).double(),
+        thresholds=torch.full((10,), -1.0).double(),
         evidence=Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003),
         calibration="trusted",
         false_positive_rate=0.01,

@@ -90,6 +90,7 @@ def test_removes_backdoor_and_little_else(poisoned):
     assert set(verdict.ranking[:80].tolist()) <= set(chosen.tolist())
 
 
+@pytest.mark.slow
 def test_summary_and_file_list_groups(poisoned, tmp_path):
     verdict, _ = poisoned
     group = verdict.evidence.groups[0]

@@ -6,8 +6,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data import labeled_data
-from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.job import Job
 from lightning_poison.sanitization.sample_scores import out_of_fold_label_scores
@@ -16,9 +17,8 @@ from lightning_poison.sanitization.settings import DecisionSettings
 RUNTIME = LocalRuntime(precision="32", threads=1)
 
 
-def cross_fit(data, scorer, *, folds=3, runtime=RUNTIME, seed=0, sample=None, labels=None):
-    labels = data.tensors[1] if labels is None else labels
-    labeled = LabeledData(data, sample or SampleSpec(), labels)
+def cross_fit(data, scorer, *, folds=3, runtime=RUNTIME, seed=0, sample=None):
+    labeled = read_labeled(open_source(data, sample=sample), runtime=RUNTIME, name="data")
     settings = DecisionSettings(folds=folds, seed=seed)
     return out_of_fold_label_scores(Job(labeled, scorer, runtime, settings), scorer, number=0)
 
@@ -57,7 +57,7 @@ def test_result_does_not_depend_on_memory_limit(centroid_scorer, blobs, monkeypa
     assert torch.equal(cross_fit(data, centroid_scorer()), in_memory)
     points, labels = data.tensors
     odd = [{"left": x, "right": 0 * x, "y": int(y)} for x, y in zip(points, labels, strict=True)]
-    assert torch.equal(cross_fit(odd, centroid_scorer(), sample=SampleSpec("left", "y"), labels=labels), in_memory)
+    assert torch.equal(cross_fit(odd, centroid_scorer(), sample=SampleSpec("left", "y")), in_memory)
 
 
 class TwoRanks(LocalRuntime):
@@ -114,11 +114,3 @@ def test_announces_estimated_time(centroid_scorer, blobs, caplog):
     assert caplog.messages[0].endswith("cross-fitting the centroid scorer over 3 folds of 60 samples.")
     assert "cross-fitting the slow\\x1b[2J scorer over 3 folds" in caplog.messages[1]
     assert ", about " in caplog.messages[1]
-
-
-def test_refuses_wrong_list_of_labels(centroid_scorer, blobs):
-    data = blobs(60)
-    labels = data.tensors[1].clone()
-    labels[31] = (labels[31] + 1) % 3
-    with pytest.raises(ValueError, match="sample 31 to carry the label"):
-        cross_fit(data, centroid_scorer(), labels=labels)

@@ -209,6 +209,7 @@ def test_ignores_global_random_state(blobs):
     assert torch.equal(*scores)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("fails", [False, True])
 def test_restores_threads_and_random_states(blobs, centroid_scorer, fails):
     data, found, threads = Noisy(blobs(60)), states(), torch.get_num_threads()
@@ -332,21 +333,26 @@ def test_refuses_class_without_trusted_samples(blobs, centroid_scorer):
         sanitize(blobs(60), centroid_scorer(), trusted=blobs(60, classes=2))
 
 
-def test_refuses_class_with_fewer_samples_than_folds(blobs, centroid_scorer):
-    points, labels = blobs(60, classes=2).tensors
+def test_class_with_fewer_samples_than_folds_is_kept_and_named(blobs, centroid_scorer):
+    points, labels = blobs(300, classes=2, flipped=30).tensors
+    plain = sanitize(TensorDataset(points[2:], labels[2:]), centroid_scorer())
     labels[:2] = 2
-    with pytest.raises(ValueError, match=r"at most the 2 samples of class 2, but got 3\.\nUse fewer folds"):
-        sanitize(TensorDataset(points, labels), centroid_scorer())
+    verdict = sanitize(TensorDataset(points, labels), centroid_scorer())
+    assert verdict.judged.logical_not().nonzero().flatten().tolist() == [0, 1]
+    assert torch.equal(verdict.keep[2:], plain.keep)
+    assert "The 2 samples of class 2 are kept and not judged: too few of a class." in str(verdict)
+    assert "298 samples scored" in str(verdict)
 
 
-def test_refuses_wrong_label_outside_probes(blobs, centroid_scorer):
+def test_carried_labels_are_judged(blobs, centroid_scorer):
     class Listing(TensorDataset):
         def __getitem__(self, index):
             point, label = super().__getitem__(index)
-            return (point, (label + 1) % 3) if index == 50 else (point, label)
+            return (point, (label + 1) % 3) if index >= 270 else (point, label)
 
-    with pytest.raises(ValueError, match=r"sample 50 to carry the label \d that its data set lists"):
-        sanitize(Listing(*blobs(120).tensors), centroid_scorer())
+    with pytest.warns(UserWarning, match="30 of 300 differ, the first at sample 270"):
+        verdict = sanitize(Listing(*blobs(300).tensors), centroid_scorer())
+    assert (~verdict.keep)[270:].double().mean() > 0.9
 
 
 def test_refuses_control(blobs, centroid_scorer):
@@ -481,15 +487,16 @@ def test_names_difference_from_stored_decision(blobs, centroid_scorer):
     other.name = "another"
     with pytest.raises(DataChangedError, match=r"'centroid'.*'another'"):
         sanitize(data, other, trusted=trusted, known=known)
-    with pytest.raises(DataChangedError, match="other samples, labels or transforms"):
+    with pytest.raises(DataChangedError, match="other labels: 1 differ, the first at sample 270, which had 1 and now"):
         sanitize(blobs(300, flipped=29), centroid_scorer(), trusted=trusted, known=known)
 
 
-def test_names_label_that_is_not_a_class_index(blobs, centroid_scorer):
-    points, labels = blobs(60).tensors
+def test_single_odd_label_does_not_stop_the_others(blobs, centroid_scorer):
+    points, labels = blobs(300, flipped=30).tensors
     labels[7] = 2**31
-    with pytest.raises(ValueError, match=r"sample 7 has the label 2,147,483,648"):
-        sanitize(TensorDataset(points, labels), centroid_scorer())
+    verdict = sanitize(TensorDataset(points, labels), centroid_scorer())
+    assert "The only sample of class 2147483648 is kept" in str(verdict)
+    assert (~verdict.keep)[270:].double().mean() > 0.9
 
 
 def test_tuples_in_settings_are_not_changes(blobs, centroid_scorer):
@@ -498,7 +505,7 @@ def test_tuples_in_settings_are_not_changes(blobs, centroid_scorer):
             return {"range": (0.0, 1.0)}
 
     known = sanitize(blobs(300, flipped=30), Ranged())
-    with pytest.raises(DataChangedError, match="made for other samples, labels or transforms"):
+    with pytest.raises(DataChangedError, match="made for other labels: 1 differ"):
         sanitize(blobs(300, flipped=29), Ranged(), known=known)
 
 
@@ -526,10 +533,10 @@ def test_reads_unlisted_labels_once(blobs, centroid_scorer, trusting):
     for listed in (True, False):
         data, trusted = Streamed(blobs(900, flipped=90), listed), Streamed(blobs(600, seed=1), listed)
         found[listed] = sanitize(data, centroid_scorer(), trusted=trusted if trusting else None, runtime=runtime())
-        assert data.reads.sum() <= len(data) + 32
-        assert data.reads.min() == 1
+        assert data.reads.min() >= 2  # once, and again to test whether samples repeat
+        assert data.reads.sum() <= 2 * len(data) + 2 * 256 + 2  # the first block shows that reading is random
         if trusting:
-            assert trusted.reads.sum() <= len(trusted) + 32
+            assert trusted.reads.sum() <= 2 * len(trusted) + 2 * 256 + 2
     assert torch.equal(found[True].scores, found[False].scores)
     assert torch.equal(found[True].keep, found[False].keep)
     assert found[True].fingerprint == found[False].fingerprint

@@ -4,9 +4,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data import inference, labeled_data
-from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.data.labels import labels_of
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.source import open_source
+from lightning_poison.errors import PluginError
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization import with_trusted
@@ -59,7 +59,7 @@ class WithoutLabels(SetScorer):
 
 
 def labeled(data):
-    return LabeledData(data, SampleSpec(), labels_of(data))
+    return read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
 
 
 def job(data, scorer, *, runtime=RUNTIME, **settings):
@@ -151,8 +151,8 @@ def test_scorer_without_label_scores_needs_trusted_data(blobs):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (torch.zeros(3), "one for each of 360 samples, but got a float32 tensor"),
-        (torch.full((360,), torch.nan), "finite"),
+        (torch.zeros(3), r"one for each of 360 samples, but got a float32 tensor"),
+        (torch.full((360,), torch.nan), "finite numbers, but got NaN or infinite values at sample 0"),
     ],
 )
 def test_refuses_invalid_scores(blobs, scores, message):
@@ -162,9 +162,9 @@ def test_refuses_invalid_scores(blobs, scores, message):
         def score_features(self, features, labels):
             return scores
 
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises((PluginError, ValueError), match=message) as raised:
         with_trusted_data(job(blobs(60), Broken()), blobs(300, seed=1))
-    assert "the scores of bro\\x1bken" in str(raised.value)
+    assert "`score_features` of the scorer `bro\\x1bken`" in str(raised.value)
 
 
 def test_scorers_share_features(blobs, monkeypatch):

@@ -1,3 +1,7 @@
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 
 from lightning_poison.sanitization.settings import DecisionSettings
@@ -16,9 +20,34 @@ def test_fingerprint_excludes_limit_on_removal():
         ({"natural_error_rate": -0.1}, "`natural_error_rate`"),
         ({"max_removed": 0}, r"`max_removed`[\s\S]*Use 1 for no limit"),
         ({"seed": -1}, "`seed`"),
+        ({"seed": 2**70}, r"`seed` to be an integer below 2\*\*63"),
         ({"folds": 1}, "`folds` to be an integer of at least 2, but got 1"),
+        ({"folds": True}, "`folds` to be an integer of at least 2, but got True"),
+        ({"max_removed": True}, "`max_removed` to be a number"),
+        ({"remove_without_evidence": "no"}, "`remove_without_evidence` to be True or False, but got 'no'"),
     ],
 )
 def test_refuses_values_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         DecisionSettings(**arguments)
+
+
+def test_numpy_numbers_are_stored_as_python_numbers():
+    settings = DecisionSettings(
+        false_positive_rate=np.float64(0.02),
+        folds=np.int64(4),
+        natural_error_rate=np.float32(0.5),
+        remove_without_evidence=np.True_,
+        max_removed=np.int8(1),
+        seed=np.uint8(3),
+    )
+    values = dataclasses.asdict(settings)
+    assert values == {
+        "false_positive_rate": 0.02,
+        "folds": 4,
+        "natural_error_rate": 0.5,
+        "remove_without_evidence": True,
+        "max_removed": 1.0,
+        "seed": 3,
+    }
+    assert json.loads(json.dumps(values)) == values

@@ -1,7 +1,11 @@
+import re
+
+import numpy as np
 import pytest
 import torch
 
-from lightning_poison.sanitization.verdict import Evidence, Verdict
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import write_tensors
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
@@ -16,7 +20,7 @@ def verdict(**parts):
         "keep": torch.tensor([True, False, True, False]),
         "labels": torch.tensor([0, 1, 0, 1]),
         "suggested_labels": torch.tensor([0, 0, 0, -1]),
-        "thresholds": torch.tensor([1.5, torch.inf]).double(),
+        "thresholds": torch.tensor([1.5, 4.0]).double(),
         "evidence": Evidence(True, 0.5, 0.25, 0.75, 0.95, 0.003, PAIRS),
         "calibration": "trusted",
         "false_positive_rate": 0.01,
@@ -52,8 +56,8 @@ def test_save_and_load_keep_every_bit(tmp_path, parts):
 
 
 def test_saves_shared_tensors(tmp_path):
-    shared = torch.rand(4).double()
-    verdict(scores=shared, p_values=shared).save(tmp_path / "v")
+    shared = torch.tensor([0.1, 0.9, 0.2, 0.8]).double()
+    verdict(scores=shared, p_values=shared, thresholds=torch.full((2,), 0.5).double()).save(tmp_path / "v")
     assert torch.equal(Verdict.load(tmp_path / "v").p_values, shared)
 
 
@@ -61,11 +65,16 @@ def test_refuses_other_files(tmp_path):
     write_tensors(tmp_path / "v", {}, {"kind": "poison"})
     with pytest.raises(ValueError, match=r"kind 'verdict', but .* is of kind 'poison'"):
         Verdict.load(tmp_path / "v")
-    write_tensors(tmp_path / "v", {}, {"kind": "verdict"})
-    with pytest.raises(ValueError, match="Expected a complete verdict file"):
+    for version in (None, 2, "1", True, [1]):
+        write_tensors(tmp_path / "v", verdict().tensors(), {"kind": "verdict", **verdict().meta(), "version": version})
+        with pytest.raises(ValueError, match=r"`version` 1 of the verdict format, but .*v has"):
+            Verdict.load(tmp_path / "v")
+    write_tensors(tmp_path / "v", {}, {"kind": "verdict", "version": 1})
+    with pytest.raises(ValueError, match=r"a valid verdict file, but .*v has an invalid part. Expected `evidence`"):
         Verdict.load(tmp_path / "v")
-    write_tensors(tmp_path / "v", verdict().tensors(), {"kind": "verdict", **verdict().meta(), "odd\x1b[2J": 1})
-    with pytest.raises(ValueError, match=r"has invalid parts: .*odd\\x1b\[2J"):
+    header = {"kind": "verdict", "version": 1, **verdict().meta(), "odd\x1b[2J": 1}
+    write_tensors(tmp_path / "v", verdict().tensors(), header)
+    with pytest.raises(ValueError, match=r"has an invalid part. .* but got one with `odd\\x1b\[2J`"):
         Verdict.load(tmp_path / "v")
     with pytest.raises(FileNotFoundError):
         Verdict.load(tmp_path / "none")
@@ -73,7 +82,8 @@ def test_refuses_other_files(tmp_path):
 
 def test_ranking_by_posterior_then_p_value():
     posterior, p_values = torch.tensor([0.2, 0.9, 0.9, 0.1]).double(), torch.tensor([0.5, 0.3, 1e-9, 0.6]).double()
-    ranked = verdict(posterior=posterior, p_values=p_values, posterior_threshold=0.5)
+    keep = torch.tensor([True, False, False, True])
+    ranked = verdict(posterior=posterior, p_values=p_values, posterior_threshold=0.5, keep=keep)
     assert ranked.ranking.tolist() == [2, 1, 0, 3]
     assert verdict(p_values=torch.tensor([1e-30, 0.5, 1e-40, 0.5]).double()).ranking.tolist() == [2, 0, 1, 3]
 
@@ -119,12 +129,98 @@ def test_refuses_keep_that_is_not_boolean():
         verdict(keep=torch.zeros(4))
 
 
+NAN, INF = float("nan"), float("inf")
+INVALID = [
+    ({"scores": torch.tensor([0.1, NAN, 0.2, 7.0]).double()}, "`scores` to be finite, but got nan at position 1"),
+    ({"scores": torch.tensor([0.1, 5.0, INF, 7.0]).double()}, "`scores` to be finite, but got inf at position 2"),
+    ({"scores": torch.zeros(4)}, "`scores` to be float64, but got a float32 tensor"),
+    ({"scores": torch.zeros(4, 1).double()}, "`scores` to be one-dimensional and not empty"),
+    ({"scores": torch.zeros(0).double()}, "`scores` to be one-dimensional and not empty"),
+    (
+        {"p_values": torch.tensor([0.5, 0.0, 0.3, 1.0]).double()},
+        r"`p_values` to be in \(0, 1\], but got 0.0",
+    ),
+    (
+        {"p_values": torch.tensor([0.5, 0.5, NAN, 1.0]).double()},
+        r"`p_values` to be in \(0, 1\], but got nan",
+    ),
+    ({"labels": torch.tensor([0, 1, -2, 1])}, "`labels` to be at least -1, but got -2 at position 2"),
+    ({"labels": torch.tensor([0, 1, 2, 1])}, "`thresholds` to be one for each class up to 2, the largest label"),
+    ({"labels": torch.zeros(4)}, "`labels` to be int64, but got a float32"),
+    ({"suggested_labels": torch.tensor([0, 1, -2, 1])}, "`suggested_labels` to be at least -1, but got -2"),
+    (
+        {"thresholds": torch.tensor([1.0, NAN]).double()},
+        "`thresholds` to be finite or infinity, but got nan",
+    ),
+    ({"thresholds": torch.zeros(2, 2).double()}, "`thresholds` to be one-dimensional"),
+    (
+        {"posterior": torch.tensor([0.0, 1.5, 0, 0]).double()},
+        r"`posterior` to be in \[0, 1\], but got 1.5",
+    ),
+    ({"posterior": torch.ones(4).double()}, "`posterior_threshold` to be a number, since there is a `posterior`"),
+    ({"posterior_threshold": 0.5}, "`posterior_threshold` to be `None`, as `posterior`, but got 0.5"),
+    ({"posterior": torch.ones(4).double(), "posterior_threshold": NAN}, r"`posterior_threshold` to be a number in \[0"),
+    ({"votes": {"a": torch.ones(3).double()}}, r"`votes.a` to be of shape \(4,\)"),
+    ({"votes": {"a": torch.zeros(4).double()}}, r"`votes.a` to be in \(0, 1\], but got 0.0"),
+    ({"votes": [1]}, "`votes` to be a `Mapping`"),
+    (
+        {"keep": torch.tensor([True, True, False, True])},
+        "`keep` to be True for a sample with no score above .* 2",
+    ),
+    ({"labels": torch.tensor([0, -1, 0, 1])}, "`keep` to be True for a sample with no score above .* position 1"),
+    ({"calibration": "magic"}, "`calibration` to be one of 'trusted'"),
+    ({"calibration": ["trusted"]}, "`calibration` to be one of 'trusted'"),
+    ({"false_positive_rate": 1}, r"`false_positive_rate` to be a number in \(0, 1\), but got 1"),
+    ({"false_positive_rate": NAN}, r"`false_positive_rate` to be a number in \(0, 1\), but got nan"),
+    ({"scorer": 5}, "`scorer` to be a `str`, but got the int 5"),
+    ({"fingerprint": None}, "`fingerprint` to be a `str`"),
+    ({"settings": []}, "`settings` to be a `Mapping`"),
+    ({"evidence": {}}, "`evidence` to be a `Evidence`"),
+    ({"judged": torch.tensor([True, True, True, False])}, "`keep` to be True for a sample that is not judged"),
+    ({"judged": torch.ones(3) > 0}, r"`judged` to be of shape \(4,\)"),
+    ({"sample_digests": torch.zeros(4)}, "`sample_digests` to be int64"),
+    ({"notes": [5]}, "`notes` to be strings"),
+    ({"made_with": 5}, "`made_with` to be a `str`"),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), INVALID, ids=[next(iter(parts)) for parts, _ in INVALID])
+def test_invalid_parts_are_refused_when_made_and_in_files(tmp_path, parts, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        verdict(**parts)
+    if parts == {"votes": [1]}:
+        return  # the votes of a file are tensors
+    tensors, meta = verdict().tensors(), verdict().meta()
+    for name, value in parts.items():
+        if name == "votes":
+            tensors |= {f"votes.{member}": vote for member, vote in value.items()}
+        else:
+            (tensors if isinstance(value, torch.Tensor) else meta)[name] = value
+    write_tensors(tmp_path / "v", tensors, {"kind": "verdict", "version": 1, **meta})
+    with pytest.raises(ValueError, match=r"a valid verdict file, but .*v has an invalid part\. Expected `") as caught:
+        Verdict.load(tmp_path / "v")
+    assert parts == {"evidence": {}} or re.search(message, str(caught.value))
+
+
+def test_samples_kept_by_hand_may_be_above_the_threshold():
+    assert verdict(keep=torch.ones(4) > 0).keep.all()
+
+
+def test_numbers_of_numpy_are_stored_as_numbers_of_python(tmp_path):
+    evidence = Evidence(np.bool_(1), np.float32(0.5), 0, 1, np.float64(0.95), np.float32(0))
+    verdict(false_positive_rate=np.float32(0.25), evidence=evidence).save(tmp_path / "v")
+    loaded = Verdict.load(tmp_path / "v")
+    assert loaded.false_positive_rate == 0.25
+    assert loaded.evidence == evidence
+
+
 def test_accusers_of_removed_samples():
     votes = {
         "quiet": torch.tensor([0.5, 0.5, 0.5, 0.5]).double(),
         "a\x1b": torch.tensor([0.9, 0.01, 0.02, 0.9]).double(),
     }
-    found = verdict(keep=torch.tensor([False, False, False, True]), votes=votes)
+    thresholds = torch.zeros(2).double()
+    found = verdict(keep=torch.tensor([False, False, False, True]), thresholds=thresholds, votes=votes)
     assert found.accusers == {"a\x1b": 2, "quiet": 1}
     assert "\nsmallest p-value by a\\x1b 2, quiet 1" in str(found)
     assert verdict().accusers == {}

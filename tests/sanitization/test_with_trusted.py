@@ -5,15 +5,15 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data import inference, labeled_data
-from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.data.labels import labels_of
+from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import open_source
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization import with_trusted
 from lightning_poison.sanitization.job import Job
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.with_trusted import decide_by_trusted, judge_with_trusted
+from lightning_poison.sanitization.with_trusted import check_trusted, decide_by_trusted, judge_with_trusted
 from lightning_poison.sanitization.without_trusted import judge_without_trusted
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.statistics.thresholds import log_p_by_trusted
@@ -22,14 +22,18 @@ RUNTIME = LocalRuntime(precision="32", threads=1)
 FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
 
 
+def labeled(data, sample=None):
+    return read_labeled(open_source(data, sample=sample), runtime=RUNTIME, name="data")
+
+
 def job(data, scorer, *, sample=None, runtime=RUNTIME, **settings):
-    sample = sample or SampleSpec()
-    return Job(LabeledData(data, sample, labels_of(data, sample)), scorer, runtime, DecisionSettings(**settings))
+    return Job(labeled(data, sample), scorer, runtime, DecisionSettings(**settings))
 
 
 def with_trusted_data(job, trusted, sample=None):
-    sample = sample or SampleSpec()
-    return judge_with_trusted(job, LabeledData(trusted, sample, labels_of(trusted, sample)))
+    known = labeled(trusted, sample)
+    check_trusted(job.data, known)
+    return judge_with_trusted(job, known)
 
 
 def without_trusted_data(data, scorer, **parts):
@@ -152,7 +156,7 @@ def test_refuses_class_without_trusted_samples(blobs, centroid_scorer):
 
 
 def test_refuses_single_trusted_sample_of_class(blobs, centroid_scorer):
-    points, labels = blobs(300, classes=2).tensors
+    points, labels = blobs(300, classes=2, seed=1).tensors
     labels[7] = 2
     with pytest.raises(ValueError, match="at least two samples of class 2, but got 1"):
         with_trusted_data(job(blobs(60), centroid_scorer()), TensorDataset(points, labels))
@@ -160,7 +164,7 @@ def test_refuses_single_trusted_sample_of_class(blobs, centroid_scorer):
 
 @pytest.mark.filterwarnings(FEW)
 def test_accepts_single_trusted_sample_of_absent_class(blobs, centroid_scorer):
-    points, labels = blobs(300, classes=2).tensors
+    points, labels = blobs(300, classes=2, seed=1).tensors
     labels[7] = 2
     found = with_trusted_data(job(blobs(60, classes=2), centroid_scorer()), TensorDataset(points, labels))
     assert float(found.decision.keep.double().mean()) > 0.9
@@ -174,7 +178,7 @@ def test_refuses_labels_unknown_to_fitted_scorer(blobs, centroid_scorer):
         pytest.warns(UserWarning, match="33"),
         pytest.raises(ValueError, match="labels below 2, the number of classes of the scorer"),
     ):
-        with_trusted_data(job(blobs(60), scorer), blobs(99))
+        with_trusted_data(job(blobs(60), scorer), blobs(99, seed=1))
 
 
 @pytest.mark.filterwarnings(FEW)

@@ -140,6 +140,7 @@ def stripes():
     return TensorDataset(images, labels)
 
 
+@pytest.mark.slow
 def test_complies_with_contract():
     check_scorer(quick())
 

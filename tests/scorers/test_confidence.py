@@ -114,6 +114,7 @@ def test_scores_depend_on_the_generator(blobs):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_differentiable(on_digits, digits, kind):
     images = digits[1000:1010][0].clone().requires_grad_()

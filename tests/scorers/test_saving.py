@@ -5,11 +5,12 @@ from torch.utils.data import TensorDataset
 from lightning_poison.errors import NotFittedError
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.scorers.combined import CombinedScorer
+from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.deep_knn import DeepKNNScorer
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison.scorers.saving import load_scorer, save_scorer
-from lightning_poison.serialization import write_tensors
+from lightning_poison.serialization import read_tensors, write_tensors
 
 QUICK = FitSettings(epochs=1, batch_size=16, min_steps=0)
 
@@ -72,3 +73,64 @@ def test_refuses_set_scorers_and_combinations(scorer, tmp_path):
             TypeError, match=r"to be a `Scorer`, but got .*\n.*Save the members of a combination one by one"
         ):
             call(scorer, tmp_path / "scorer.safetensors")
+
+
+def rewrite(path, change):
+    tensors, meta = read_tensors(path, "scorer")
+    change(tensors, meta)
+    write_tensors(path, tensors, meta)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, meta: meta.update(version=2), "`version` 1 of the scorer format"),
+        (lambda tensors, meta: meta.update(settings=[1]), r"an invalid part\. Expected `settings` to be a `Mapping`"),
+        (lambda tensors, meta: meta.pop("settings"), r"an invalid part\. Expected `settings` to be a `Mapping`"),
+        (lambda tensors, meta: meta.update(scorer=["odd\x1b"]), r"contains the \['odd\\+x1b'\] scorer"),
+        (
+            lambda tensors, meta: tensors["model.head.means"].fill_(torch.nan),
+            "`model.head.means` to be free of NaN",
+        ),
+        (lambda tensors, meta: tensors.update(odd=torch.zeros(1)), "`odd` to be a tensor of this scorer"),
+        (lambda tensors, meta: tensors.pop("sample_shape"), "to be the state of"),
+        (
+            lambda tensors, meta: tensors.update({"model.head.means": tensors["model.head.means"].double()}),
+            "`model.head.means` to be a float32 tensor .*, but got a float64 tensor",
+        ),
+        (lambda tensors, meta: tensors.update(sample_shape=torch.tensor([1, 0, 8])), "`sample_shape` to be in"),
+        (
+            lambda tensors, meta: tensors.update(sample_shape=torch.zeros(3)),
+            "`sample_shape` to be a one-dim",
+        ),
+    ],
+)
+def test_invalid_parts_are_refused_and_change_nothing(images, tmp_path, change, message):
+    path, scorer = tmp_path / "scorer.safetensors", LikelihoodScorer(fit_settings=QUICK)
+    save_scorer(LikelihoodScorer(fit_settings=QUICK).fit(images), path)
+    rewrite(path, change)
+    before = dict(vars(scorer))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_scorer(scorer, path)
+    assert str(path) in str(caught.value)
+    assert vars(scorer) == before
+    assert not scorer.is_fitted
+
+
+def test_a_network_of_the_user_is_restored(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.Linear(2, 2))
+    scorer, path = ConfidenceScorer.from_module(network), tmp_path / "scorer.safetensors"
+    save_scorer(scorer, path)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    rewrite(path, lambda tensors, meta: tensors["model.1.weight"].zero_())
+    rewrite(path, lambda tensors, meta: tensors.update({"model.2.weight": torch.zeros(3, 3)}))
+    with pytest.raises(ValueError, match=r"an invalid part\. .*size mismatch for 2\.weight"):
+        load_scorer(scorer, path)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_refuses_to_save_weights_that_are_not_numbers(images, tmp_path):
+    fitted = PixelCountingScorer().fit(images)
+    fitted.means[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"`means` to be free of NaN, but got nan at position \(0, 0\)"):
+        save_scorer(fitted, tmp_path / "scorer.safetensors")

@@ -153,6 +153,63 @@ def test_resolves_relative_imports():
     assert _imported_names(source, "x.y") == ["x.a", "x.a.b", "c.d", "x.y", "x.y.f"]
 
 
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [AttributeError("boo"), ValueError("boo"), SystemExit("boo"), KeyError("boo")])
+def test_error_of_attack_names_method(error):
+    class Broken(Noise):
+        def craft(self, dataset, threat, **given):
+            raise error
+
+    with pytest.raises(
+        PluginError, match=f"`craft` of the attack `noise` to succeed, but .*{type(error).__name__}.*boo"
+    ):
+        check_attack(Broken)
+
+
+def test_error_of_constructor_and_name_are_attributed():
+    class Broken(Noise):
+        def __init__(self):
+            self.missing.more = 3
+
+    with pytest.raises(PluginError, match="the factory `Broken` to succeed, but it raised AttributeError"):
+        check_attack(Broken)
+    with pytest.raises(PluginError, match="`Nameless` to succeed, but it raised ZeroDivisionError"):
+        check_attack(type("Nameless", (Noise,), {"name": property(lambda self: 1 / 0)}))
+
+
+def test_refuses_craft_with_other_arguments():
+    class Short(Noise):
+        def craft(self, dataset, threat, generator):
+            raise NotImplementedError
+
+    with pytest.raises(
+        PluginError,
+        match=r"`noise` to define `craft\(self, dataset, threat, \*, surrogates, holdout, gen.*got craft\(dataset",
+    ):
+        check_attack(Short)
+
+
+def test_error_of_objective_names_attack(monkeypatch):
+    monkeypatch.setattr(AvailabilityObjective, "success", lambda *given, **named: raise_(AttributeError("boo")))
+    with pytest.raises(PluginError, match=r"the objective of the attack `noise` to succeed.*AttributeError: boo"):
+        check_attack(Noise)
+
+
+def test_refuses_other_result_at_the_second_run():
+    class Forgets(Noise):
+        calls = 0
+
+        def craft(self, dataset, threat, **given):
+            self.calls += 1
+            return super().craft(dataset, threat, **given) if self.calls < 3 else None
+
+    with pytest.raises(PluginError, match=r"`craft` of the attack `noise`.*AttributeError"):
+        check_attack(Forgets())
+
+
 def test_refuses_object_that_is_not_an_attack():
     with pytest.raises(PluginError, match=r"SimpleNamespace\.name"):
         check_attack(lambda: SimpleNamespace())

@@ -417,3 +417,53 @@ def test_refuses_a_later_batch_out_of_range(kit):
         kit.trainer(AdversarialTraining(kit.PLAIN)).fit(model, kit.loader(TensorDataset(images, LABELS.repeat(2))))
     assert len(model.seen) == 1
     kit.assert_restored(model)
+
+
+MULTI = (torch.arange(24).reshape(8, 3) % 5 < 2).float()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=repr)
+@pytest.mark.parametrize("sample", [None, SampleSpec()], ids=["detected", "named"])
+def test_refuses_multi_label_targets_under_the_default_loss(refused, recipe, sample):
+    """A softmax would be attacked, but the module is trained with another loss."""
+    refused((IMAGES, MULTI), ValueError, "as in multi-label.*\n.*pass the loss of", recipe=recipe, sample=sample)
+
+
+def test_refuses_a_forward_with_more_arguments(refused, kit):
+    class TwoArguments(kit.NoStep):
+        def forward(self, inputs, labels):
+            return F.cross_entropy(super().forward(inputs), labels)
+
+    message = r"`logits` to be what TwoArguments returns for inputs alone, but got .*`forward\(inputs, labels\)`.\nName"
+    refused((IMAGES, LABELS), TypeError, message, model=TwoArguments())
+
+
+class MultiLabel(pl.LightningModule):
+    """Outputs for three labels, of which several may be true."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(36, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def each_binary_cross_entropy(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+
+
+@pytest.mark.parametrize("recipe", [Madry(), Free()], ids=repr)
+def test_multi_label_targets_with_their_own_loss(kit, recipe):
+    callback = AdversarialTraining(kit.PLAIN, recipe=recipe, loss=each_binary_cross_entropy)
+    running = kit.trainer(callback)
+    running.fit(MultiLabel(), DataLoader([(IMAGES, MULTI)] * 2, batch_size=None))
+    assert running.global_step == 2
+    assert "train/robust_loss" in running.callback_metrics
+    assert "train/robust_accuracy" not in running.callback_metrics

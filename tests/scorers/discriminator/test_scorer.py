@@ -73,6 +73,7 @@ class TestDetection:
             assert roc_auc_score(wrong, on_digits.score_batch(images, carried)) > 0.97
             assert float((on_digits.score_labels(images).argmin(1) == labels).float().mean()) > 0.85
 
+    @pytest.mark.slow
     def test_detects_unseen_noise(self, on_digits, digits):
         images, labels = held_out(digits)
         pattern = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)

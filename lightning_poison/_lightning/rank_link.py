@@ -1,0 +1,385 @@
+"""`RankLink`: ranks wait for each other, and learn within a minute that another one has failed, was killed or stopped.
+
+Ranks exchange short texts through the key-value store of `torch.distributed`. A thread does so once a second, because a
+request blocks for as long as the process that hosts the store is stopped. The main thread only reads what the thread
+has found, so it can be interrupted at any time.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import distributed
+
+from lightning_poison._lightning.rank_board import RankBoard, Status
+from lightning_poison.checks import describe_error, printable, type_name
+from lightning_poison.errors import RankFailedError
+
+SECONDS_BETWEEN_BEATS = 1.0
+
+SILENT_AFTER = 45
+"""A rank that has not sent a beat for this many seconds counts as stopped. Long steps do not delay beats."""
+
+NOTICE_EVERY = 60
+"""Seconds of waiting between two messages about the ranks that others wait for."""
+
+FAREWELL_SECONDS = 10
+"""How long rank 0, which hosts the store, stays at most so that the other ranks learn of a failure."""
+
+SHORTEST_PATIENCE = 600.0
+"""A single step may take this many seconds, or the strategy's time-out if that is longer."""
+
+_SIGTERM = "SIGTERMException"
+"""What Lightning raises after the signal, in both of its namespaces."""
+
+_DELIVERY_SECONDS = 5
+_SECONDS_TO_LEARN = 4
+_LONGEST_PAUSE = 0.25
+
+
+class RankLink:
+    """One rank's connection to the others.
+
+    Args:
+        connect: Returns a connection to the store that no other thread uses; called in the thread.
+        rank: Number of this rank.
+        world_size: Number of ranks.
+        patience: Longest duration of a single step, in seconds.
+        announce: Shows a message; called on rank 0, in the main thread.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        rank: int,
+        world_size: int,
+        *,
+        patience: float = SHORTEST_PATIENCE,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.rank, self.world_size, self.patience = rank, world_size, patience
+        self._connect, self._announce = connect, announce
+        self._board: Any = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._actions: list[Callable[[], None]] = []
+        self._agreement = 0
+        self._flag: bool | None = None
+        self._result: bool | None = None
+        self._failed: RankFailedError | None = None
+        self._fatal: RankFailedError | None = None
+        self._depth = self._scope = self._done_scope = 0
+        self._doing, self._progress, self._steps, self._since = "", "", 0, time.monotonic()
+        self._trips, self._last_trip = 0, time.monotonic()
+        self._beats = self._idle = self._waited = self._silent = self._steps_seen = 0
+        self._next_beat = 0.0
+        self._last_seen = self._notice = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this rank sends beats and watches the next one."""
+        return self._thread is not None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this rank takes part in the scoring at the moment."""
+        return self._depth > 0
+
+    def start(self) -> None:
+        """Start to send beats and to watch the next rank."""
+        if self._thread is None:
+            self._scope += 1
+            self._last_trip = time.monotonic()
+            self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sending beats. Rank 0 first waits until the other ranks do so or know of a failure."""
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._actions.append(self._say_goodbye)
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(_DELIVERY_SECONDS + FAREWELL_SECONDS * (self.rank == 0))
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Count the time inside as work of this rank: a step that exceeds the limit ends all ranks."""
+        was_running = self.is_running
+        self.start()
+        self._depth += 1
+        self.report("")
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if not was_running:
+            self.stop()
+
+    def report(self, doing: str, progress: str = "") -> None:
+        """Report that a step was finished, or that another part of the work starts.
+
+        Args:
+            doing: Name of this part of the work.
+            progress: How much of it is done.
+        """
+        if doing != self._doing:
+            self._doing, self._since = doing, time.monotonic()
+        self._progress = progress
+        self._steps += 1
+
+    def check(self) -> None:
+        """Raise if another rank has failed.
+
+        Raises:
+            RankFailedError: If one has.
+        """
+        if time.monotonic() - self._last_trip > SILENT_AFTER:
+            with self._changed:  # after this process itself was stopped, the thread needs a moment
+                if not self._makes_trip(_DELIVERY_SECONDS):
+                    self._set_fatal(_host_is_silent())
+        failure = self._fatal or self._failed
+        if failure is not None:
+            raise RankFailedError(*failure.args)
+
+    def agree(self, flag: bool = True, *, check: Callable[[], None] = lambda: None) -> bool:
+        """Wait for all ranks and return whether the flag is set on each.
+
+        Args:
+            flag: The flag of this rank.
+            check: Called while waiting; may raise.
+
+        Raises:
+            RankFailedError: If another rank has failed, was killed, is stopped or does not arrive in time.
+        """
+        with self._changed:
+            agreement = self._agreement
+            self._flag, self._result, self._waited = flag, None, 0
+            self._actions.append(lambda: self._board.arrive(agreement, flag=flag))
+            self._changed.notify_all()
+        quiet = 0
+        try:
+            while (result := self._own_result()) is None:
+                with self._changed:
+                    quiet = 0 if self._makes_trip(SECONDS_BETWEEN_BEATS) else quiet + 1
+                    notice, self._notice = self._notice, ""
+                    if quiet > SILENT_AFTER:
+                        self._set_fatal(_host_is_silent())
+                if self._own_result() is None:
+                    self.check()
+                    check()
+                if notice and self.rank == 0:
+                    self._announce(notice)
+            return result
+        finally:
+            self._next_agreement()
+
+    def fail(self, error: BaseException) -> None:
+        """Let the other ranks raise in this agreement, and do not wait for them."""
+        if not isinstance(error, RankFailedError):
+            agreement, failure = self._agreement, _failure(self.rank, error)
+            self._deliver(lambda: self._board.report(failure, agreement))
+        self._next_agreement()
+
+    def abort(self, error: BaseException) -> None:
+        """Let the other ranks raise in this and every later agreement."""
+        failure = _failure(self.rank, error)
+        self._deliver(lambda: self._board.report(failure))
+
+    def failure_of_other(self, error: BaseException) -> RankFailedError | None:
+        """Return the failure of another rank that may be the cause of an error, or `None` if none is known.
+
+        A collective fails a moment before it is known which rank has ended.
+        """
+        if isinstance(error, RankFailedError):
+            return error
+        with self._changed:
+            if type(error) is RuntimeError or isinstance(error, distributed.DistError):
+                self._changed.wait_for(lambda: self._fatal or self._failed, _SECONDS_TO_LEARN)
+            failure = self._fatal or self._failed
+        return None if failure is None or failure.rank == self.rank else RankFailedError(*failure.args)
+
+    @contextmanager
+    def naming_failures(self) -> Iterator[None]:
+        """If a collective fails because of another rank, raise an error that names it.
+
+        Raises:
+            RankFailedError: In this case.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            cause = self.failure_of_other(error)
+            if cause is None:
+                raise
+            raise cause from error
+
+    def unlinked_ranks(self) -> list[int]:
+        """Return the ranks that have not opened their link; rank 0 if its store cannot be reached."""
+        found = [0]
+        self._deliver(lambda: found.__setitem__(slice(None), self._board.unlinked()))
+        return found
+
+    def _own_result(self) -> bool | None:
+        return self._result
+
+    def _makes_trip(self, seconds: float) -> bool:
+        """Return whether the thread reaches the store within some seconds, or a failure is known."""
+        trips = self._trips
+        return self._changed.wait_for(lambda: self._trips != trips or self._fatal is not None, seconds)
+
+    def _deliver(self, action: Callable[[], None]) -> None:
+        delivered = threading.Event()
+
+        def deliver() -> None:
+            action()
+            delivered.set()
+
+        with self._changed:
+            if self._thread is None or self._fatal is not None:
+                return
+            self._actions.append(deliver)
+            self._changed.notify_all()
+        delivered.wait(_DELIVERY_SECONDS)
+
+    def _next_agreement(self) -> None:
+        with self._changed:
+            self._agreement += 1
+            self._flag = self._failed = None
+            self._steps += 1
+
+    def _set_fatal(self, failure: RankFailedError) -> None:
+        if self._fatal is None:
+            self._fatal = failure
+
+    def _run(self) -> None:
+        """Send beats, and read failures and arrivals, until `stop`."""
+        thread = threading.current_thread()
+        try:
+            if self._board is None:
+                self._board = RankBoard(self._connect(), self.rank, self.world_size)
+            pause = 0.0
+            while True:
+                is_last = self._thread is not thread
+                self._trip()
+                if is_last:
+                    return
+                with self._changed:
+                    waits = self._flag is not None and self._result is None
+                    pause = min(_LONGEST_PAUSE, 1.3 * pause + 0.001) if waits else 0.0
+                    if not self._actions:
+                        self._changed.wait(pause or SECONDS_BETWEEN_BEATS)
+        except Exception as error:  # noqa: BLE001 (whatever ends the connection is reported by the main thread)
+            with self._changed:
+                lost = "its process was killed or its machine failed, and the connection to it was lost"
+                self._set_fatal(RankFailedError(0, f"{lost} ({describe_error(error, limit=100)})"))
+                self._changed.notify_all()
+
+    def _trip(self) -> None:
+        with self._changed:
+            actions, self._actions = self._actions, []
+        for action in actions:
+            action()
+        with self._changed:
+            agreement, flag = self._agreement, self._flag
+        failed, fatal = self._board.failure(agreement), self._board.failure()
+        # Read after the failures: a rank may fail after an agreement that others still wait for.
+        result = self._board.result(agreement) if flag is not None else None
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + SECONDS_BETWEEN_BEATS
+            self._beat(waits=flag is not None, agreement=agreement)
+            self._watch()
+        with self._changed:
+            if agreement == self._agreement:
+                if result is not None and self._flag is not None:
+                    self._result = result
+                self._failed = failed
+            if fatal is not None:
+                self._set_fatal(fatal)
+            self._trips += 1
+            self._last_trip = time.monotonic()
+            self._changed.notify_all()
+        if failed is not None or fatal is not None:
+            self._done()
+
+    def _beat(self, *, waits: bool, agreement: int) -> None:
+        self._beats += 1
+        self._idle = 0 if waits or not self._depth or self._steps != self._steps_seen else self._idle + 1
+        self._steps_seen = self._steps
+        state = "waiting" if waits else "working" if self._depth else "away"
+        doing = printable(f"{self._doing}{self._progress}")
+        seconds = int(time.monotonic() - self._since)
+        self._board.write_status(Status(state, agreement + waits, doing, seconds, self._beats))
+        if self._idle > self.patience:
+            limit = f"it has not made progress for {_duration(self.patience)}"
+            self._report(self.rank, f"{limit}: {self._doing}" if self._doing else limit)
+        if waits:
+            self._waited += 1
+            if self._waited % NOTICE_EVERY == 0:
+                self._survey(agreement)
+
+    def _watch(self) -> None:
+        """Report the next rank if its process has ended, or it has sent no beat for too long.
+
+        A process of this machine that runs may block all of its threads for a while; it is not silent.
+        """
+        watched = (self.rank + 1) % self.world_size
+        status = self._board.status(watched)
+        if status is None or status.state == "resting" or str(status) != self._last_seen:
+            self._last_seen, self._silent = str(status), 0
+            return
+        self._silent += 1
+        state = self._board.process_state(watched)
+        if state == "ended" and self._silent > 1:
+            self._report(watched, "its process was killed or has ended without an error")
+        elif self._silent > SILENT_AFTER and state != "running":
+            way = "its process is stopped" if state == "stopped" else "it is stopped, or its machine cannot be reached"
+            self._report(watched, f"it has not responded for {SILENT_AFTER} s; {way}")
+
+    def _survey(self, agreement: int) -> None:
+        """Describe the ranks that have not arrived, and report one that is not even at work for too long."""
+        late = []
+        for rank in range(self.world_size):
+            status = self._board.status(rank)
+            if rank == self.rank or (status is not None and status.arrived > agreement):
+                continue
+            if (status is None or status.state in ("away", "resting")) and self._waited >= self.patience:
+                self._report(rank, f"it has not requested the training data for {_duration(self.patience)}")
+            working = status is not None and status.doing
+            late.append(f"rank {rank}" + (f" ({status.doing}, for {_duration(status.seconds)})" if working else ""))
+        if late:
+            names = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
+            self._notice = f"Waiting for {names}."
+
+    def _done(self) -> None:
+        if self._done_scope != self._scope:
+            self._done_scope = self._scope
+            self._board.leave(self._scope)
+
+    def _say_goodbye(self) -> None:
+        self._done()
+        if self.rank == 0:
+            gone = None if self._fatal is None else self._fatal.rank
+            self._board.wait_for_leave(self._scope, FAREWELL_SECONDS, without=gone)
+        self._board.write_status(Status("resting", self._agreement))
+
+    def _report(self, rank: int, reason: str) -> None:
+        self._board.report(RankFailedError(rank, reason))
+
+
+def _failure(rank: int, error: BaseException) -> RankFailedError:
+    """Return what others raise; an error that another rank caused keeps that rank and its reason."""
+    if isinstance(error, RankFailedError):
+        return error
+    is_interrupt = type_name(error) == _SIGTERM
+    return RankFailedError(rank, "it received SIGTERM" if is_interrupt else describe_error(error), is_interrupt)
+
+
+def _host_is_silent() -> RankFailedError:
+    return RankFailedError(0, f"it has not responded for {SILENT_AFTER} s; it is stopped, or cannot be reached")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

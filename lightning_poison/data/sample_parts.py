@@ -1,0 +1,202 @@
+"""The parts of a sample of any structure, and which of them are the input and the label."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_poison.checks import describe, printable
+from lightning_poison.data.label_forms import class_index
+
+INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
+LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
+
+_NUMBER_NAMES = ("id", "idx", "index", "uid", "sample_id", "image_id")
+"""Names of integers that number the samples, and are no labels."""
+
+NO_SAMPLE = "Repair the sample, or leave it out: `Subset(dataset, indices)`."
+"""What to do with a sample that is `None`."""
+
+
+class AmbiguousLabelError(ValueError):
+    """Several parts of a sample could be its label.
+
+    Args:
+        message: What was expected, and what came.
+        inputs: Path of the input.
+        candidates: Paths of the parts that could be the label.
+    """
+
+    def __init__(self, message: str, inputs: str, candidates: Sequence[str]) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+        self.candidates = candidates
+
+
+class Leaf(NamedTuple):
+    """A part of a sample that has no parts itself."""
+
+    path: str
+    name: str
+    value: Any
+
+
+def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = ()) -> tuple[str, str]:
+    """Detect the paths of the input and the label of a sample; see `SampleSpec.detect`.
+
+    Args:
+        sample: One sample, or one collated batch.
+        batched: Whether it is a batch.
+        probabilities: Paths of class probabilities, which may be the label.
+
+    Raises:
+        ValueError: If the paths are ambiguous.
+
+    Example:
+        >>> detect_paths({"pixels": torch.zeros(1, 8, 8), "index": 17, "kind": 3}, batched=False)
+        ('pixels', 'kind')
+    """
+    leaves = list(leaves_of(sample))
+    found = [leaf for leaf in leaves if leaf.path not in probabilities and _is_input(leaf.value, batched=batched)]
+    labels = [leaf for leaf in leaves if leaf.path in probabilities] + _possible_labels(leaves, batched=batched)
+    is_pair = isinstance(sample, list | tuple) and len(sample) == 2 and not batched
+    is_pair = is_pair and not isinstance(sample[1], list | tuple)
+    inputs = _input_of(found, labels, is_pair=is_pair)
+    if inputs is not None:
+        if inputs == "0" and "1" in probabilities:
+            return "0", "1"
+        labels = [leaf for leaf in labels if leaf.path != inputs]
+        others = [] if batched else [leaf for leaf in leaves if leaf.path != inputs]
+        chosen = _named(labels, LABEL_NAMES) or _named(others, LABEL_NAMES)
+        if chosen is None and len(labels) == 1:
+            chosen = labels[0].path
+        if chosen is None and not labels and is_pair and inputs == "0":
+            chosen = "1"
+        if chosen is not None:
+            return inputs, chosen
+    message = _undetected(sample, labels, inputs, "batch" if batched else "sample")
+    if inputs is not None and len(labels) > 1:
+        raise AmbiguousLabelError(message, inputs, [leaf.path for leaf in labels])
+    raise ValueError(message)
+
+
+def _input_of(found: list[Leaf], labels: list[Leaf], *, is_pair: bool) -> str | None:
+    """Return the path of the input among the parts that may be one."""
+    if len(found) == 1:
+        return found[0].path
+    if (named := _named(found, INPUT_NAMES)) is not None:
+        return named
+    paths, possible = [leaf.path for leaf in found], [leaf.path for leaf in labels]
+    if "0" in paths and ("1" in possible or is_pair):
+        return "0"
+    others = [path for path in paths if path not in possible]
+    return others[0] if len(others) == 1 else None
+
+
+def _named(leaves: list[Leaf], names: Sequence[str]) -> str | None:
+    named = [leaf.path for leaf in leaves if leaf.name.lower() in names]
+    return named[0] if len(named) == 1 else None
+
+
+def _undetected(sample: Any, labels: list[Leaf], inputs: str | None, what: str) -> str:
+    way = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as "
+    if sample is None:
+        return f"Expected a {what} with one input and one integer label, but got None.\n{NO_SAMPLE}"
+    if len(labels) > 1 and inputs is not None:
+        paths = [f"`{printable(leaf.path)}`" for leaf in labels]
+        way = f"{', '.join(paths[:-1])} and {paths[-1]} could each be the label.\n{way}"
+        way += f"`SampleSpec({printable(repr(inputs))}, {printable(repr(labels[-1].path))})`."
+    else:
+        way += "`SampleSpec('image', 'meta.y')`."
+    return (
+        f"Expected a {what} with one input (an image or a vector) and one integer label, but got\n"
+        f"{structure_of(sample)}\n{way}"
+    )
+
+
+def structure_of(sample: Any) -> str:
+    """Describe the parts of a sample, one per line.
+
+    Example:
+        >>> print(structure_of({"image": torch.zeros(1, 8, 8), "meta": {"y": 3, "name": "a"}}))
+            image: a float32 tensor of shape (1, 8, 8)
+            meta.y: int 3
+            meta.name: str
+    """
+    leaves = list(leaves_of(sample))[:20]
+    lines = [f"    {printable(leaf.path)}: {_describe_leaf(leaf.value)}" for leaf in leaves]
+    return "\n".join(lines) or f"    {_describe_leaf(sample)}"
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if isinstance(leaf, bool | int | float | np.number):
+        return f"{type(leaf).__name__} {printable(leaf, limit=40)}"
+    return describe(leaf) if isinstance(leaf, Tensor | np.ndarray) else type(leaf).__name__
+
+
+def _is_input(leaf: Any, *, batched: bool) -> bool:
+    if isinstance(leaf, Image.Image) or _is_vector(leaf):
+        return not batched
+    if isinstance(leaf, np.ndarray | Tensor):
+        return leaf.ndim >= 1 + batched
+    return False
+
+
+def _possible_labels(leaves: list[Leaf], *, batched: bool) -> list[Leaf]:
+    """Return the parts that may be the label.
+
+    These are integers, or, without integers, booleans and floats. Whether a part of a batch may be one depends on its
+    shape and type only, so it is the same in all batches.
+    """
+    leaves = [leaf for leaf in leaves if leaf.name.lower() not in _NUMBER_NAMES]
+    if not batched:
+        possible = [leaf for leaf in leaves if not isinstance(leaf.value, str) and class_index(leaf.value) is not None]
+        integers = [leaf for leaf in possible if not _is_float(leaf.value)]
+        return integers or possible
+    numbers = [leaf for leaf in leaves if isinstance(leaf.value, Tensor) and leaf.value.ndim == 1]
+    columns = [leaf for leaf in leaves if isinstance(leaf.value, Tensor) and leaf.value.shape[1:] == (1,)]
+    whole = [leaf for leaf in numbers if not leaf.value.is_floating_point() and leaf.value.dtype != torch.bool]
+    return whole or numbers or columns
+
+
+def _is_float(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    return isinstance(value, float | np.floating) or (isinstance(value, np.ndarray) and value.dtype.kind == "f")
+
+
+def is_label_place(leaf: Leaf) -> bool:
+    """Whether a part follows the input or has the name of a label."""
+    return leaf.path == "1" or leaf.name.lower() in LABEL_NAMES
+
+
+def _is_vector(value: Any) -> bool:
+    """Whether a list contains numbers, at least two."""
+    if not isinstance(value, list | tuple) or len(value) < 2 or hasattr(value, "_fields"):
+        return False
+    return all(isinstance(each, int | float | np.number) for each in value)
+
+
+def leaves_of(value: Any, prefix: str = "") -> Iterator[Leaf]:
+    """Yield the parts of a sample that have no parts themselves. Lists of numbers inside of a sample are vectors."""
+    names = getattr(value, "_fields", None) if isinstance(value, tuple) else None
+    for key, child in _children(value):
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if _children(child) and not _is_vector(child):
+            yield from leaves_of(child, path)
+        else:
+            yield Leaf(path, str(names[key] if names else key), child)
+
+
+def _children(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []

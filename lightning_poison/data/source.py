@@ -1,0 +1,233 @@
+"""`Source`: a data set as the user passed it, and how its samples are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_poison.checks import expected
+from lightning_poison.data.inputs import dtype_of, stack_inputs
+from lightning_poison.data.labels import UNLABELED, as_label, claimed_labels, read_sample, spec_of
+from lightning_poison.data.map_style_data import drawn_positions, map_style
+from lightning_poison.data.reading import ReadSettings, run_in_worker
+from lightning_poison.data.sample_digests import SampleDigests
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.randomness import seeded_rng
+
+_TRIED = 100
+"""Number of samples among which one is sought that is not `None`."""
+
+_PROBES = 8
+"""Number of samples that are read both alone and together to compare `__getitem__` with `__getitems__`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A map-style data set of N samples, and how they are read.
+
+    Args:
+        dataset: Map-style data set.
+        sample: Paths of input and label in a sample, or in a batch of one if `collated`.
+        settings: Workers and their settings.
+        collated: Whether a sample must pass through the loader's `collate_fn`, in a batch of one.
+        shape: Shape of one input.
+        dtype: Data type of one input, as the data set returns it.
+        listed: Labels that the data set lists, int64 `(N,)`; `None` if it lists none.
+        seed: Seed of the reads whose digests are recorded, if samples are drawn at random.
+        digests: Digests of the samples read so far.
+    """
+
+    dataset: Any
+    sample: SampleSpec
+    settings: ReadSettings = field(default_factory=ReadSettings)
+    collated: bool = False
+    shape: tuple[int, ...] = ()
+    dtype: str | None = None
+    listed: Tensor | None = None
+    seed: int = 0
+    digests: SampleDigests = field(default_factory=lambda: SampleDigests(0))
+
+    def parts(self, samples: list[Any], positions: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        """Return the inputs and the labels of samples.
+
+        A sample that is `None`, which the `collate_fn` of a loader may leave out of its batches, has the input `None`
+        and no label.
+        """
+        collate = self.settings.collate_fn
+        if collate is None:
+            return self.sample.split(samples, positions)
+        present = [place for place, each in enumerate(samples) if each is not None]
+        inputs, labels = [None] * len(samples), [UNLABELED] * len(samples)
+        if self.collated:
+            batches = [collate([samples[place]]) for place in present]
+            found = (
+                [self.sample.inputs_in(each)[0] for each in batches],
+                [self.sample.labels_in(each)[0] for each in batches],
+            )
+        else:
+            found = self.sample.split([samples[place] for place in present], [positions[place] for place in present])
+        for place, own_input, own_label in zip(present, *found, strict=True):
+            inputs[place], labels[place] = own_input, own_label
+        return inputs, labels
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A map-style data set, the positions of the samples that count, and how they are read.
+
+    Args:
+        dataset: Map-style data set of N samples.
+        positions: Positions of the samples that a loader can draw, int64 ascending. Default: all.
+        settings: Workers and their settings.
+    """
+
+    dataset: Any
+    positions: Tensor | None = None
+    settings: ReadSettings = field(default_factory=ReadSettings)
+
+
+def readable(data: Any, name: str) -> Readable:
+    """Return an argument that is a data set, or a loader of one, as a `Readable`.
+
+    Args:
+        data: Map-style data set, a loader of one, or a `Readable`.
+        name: Name of the argument, for errors.
+
+    Raises:
+        UnsupportedDataError: See `map_style`.
+
+    Example:
+        >>> from torch.utils.data import DataLoader, SubsetRandomSampler
+        >>> loader = DataLoader(list(range(10)), sampler=SubsetRandomSampler([7, 2]), num_workers=2)
+        >>> found = readable(loader, "trusted")
+        >>> found.positions, found.settings.num_workers
+        (tensor([2, 7]), 2)
+    """
+    if isinstance(data, Readable):
+        return data
+    dataset = map_style(data, name)
+    if not isinstance(data, DataLoader):
+        return Readable(dataset)
+    return Readable(data.dataset, drawn_positions(data), ReadSettings.of(data))
+
+
+def open_source(
+    dataset: Any,
+    *,
+    sample: SampleSpec | None,
+    settings: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
+    seed: int = 0,
+) -> Source:
+    """Inspect a data set, in a worker process if it has workers: find input and label, and test how it is read.
+
+    Args:
+        dataset: Map-style data set of at least one sample.
+        sample: Paths of input and label in a sample. Default: detected.
+        settings: Workers and their settings.
+        seed: Seed of random transforms.
+
+    Raises:
+        UnreadableSampleError: If one of the samples cannot be read.
+        ValueError: If input or label cannot be found, or `__getitems__` returns other samples than `__getitem__`.
+
+    Example:
+        >>> open_source([{"image": torch.zeros(1, 8, 8), "label": 3}], sample=None).sample
+        SampleSpec(inputs='image', labels='label')
+    """
+    found = run_in_worker(partial(_inspect, sample=sample, settings=settings, seed=seed), dataset, settings)
+    parts = {**found._asdict(), "digests": SampleDigests(len(dataset))}
+    return Source(dataset, settings=settings, seed=seed, **parts)
+
+
+class _Inspection(NamedTuple):
+    sample: SampleSpec
+    collated: bool
+    shape: tuple[int, ...]
+    dtype: str
+    listed: Tensor | None
+
+
+def _inspect(dataset: Any, *, sample: SampleSpec | None, settings: ReadSettings, seed: int) -> _Inspection:
+    with seeded_rng(seed, 0):
+        index, first = _first_sample(dataset, settings)
+        source = _source_of(dataset, first, index, sample, settings, seed)
+        shape = tuple(_input_of(source, first, index).shape[1:])
+        _check_batched_reads(source)
+        dtype = dtype_of(source.parts([first], [index])[0][0])
+    return _Inspection(source.sample, source.collated, shape, dtype, claimed_labels(dataset))
+
+
+def _first_sample(dataset: Any, settings: ReadSettings) -> tuple[int, Any]:
+    """Return the position of a sample, and the sample: the first, or, with a `collate_fn`, the first but `None`."""
+    tried = 1 if settings.collate_fn is None else min(len(dataset), _TRIED)
+    read = ((index, read_sample(dataset, index)) for index in range(tried))
+    return next((each for each in read if each[1] is not None), (0, None))
+
+
+def _source_of(
+    dataset: Any, first: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, seed: int
+) -> Source:
+    """Return a source that reads the first sample, through `collate_fn` if it cannot be read without."""
+    try:
+        source = Source(dataset, sample or spec_of(dataset), settings, seed=seed)
+        _input_of(source, first, index)
+        return source
+    except (ValueError, UnreadableSampleError):
+        collated = _collated_source(dataset, first, index, sample, settings, seed)
+        if collated is None:
+            raise
+        return collated
+
+
+def _collated_source(
+    dataset: Any, first: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, seed: int
+) -> Source | None:
+    """Return a source that reads samples through `collate_fn`, or `None` if the first one cannot be read so either."""
+    if settings.collate_fn is None:
+        return None
+    try:
+        batch = settings.collate_fn([first])
+        source = Source(dataset, sample or SampleSpec.detect(batch, batched=True), settings, True, seed=seed)
+        _input_of(source, first, index)
+    except Exception:  # noqa: BLE001 (the error about the sample itself is the useful one)
+        return None
+    return source
+
+
+def _input_of(source: Source, sample: Any, index: int) -> torch.Tensor:
+    inputs, labels = source.parts([sample], [index])
+    as_label(labels[0], index)
+    return stack_inputs(inputs, [index])
+
+
+def _check_batched_reads(source: Source) -> None:
+    """Compare samples read together, by `__getitems__`, with the same samples read one by one."""
+    batched = getattr(source.dataset, "__getitems__", None)
+    if batched is None or source.collated:
+        return
+    length = len(source.dataset)
+    positions = list(dict.fromkeys(np.random.default_rng(0).permutation(length)[:_PROBES].tolist()))
+    try:
+        together = list(batched(positions))
+    except Exception:  # noqa: BLE001 (samples are then read one by one)
+        return
+    kind = type(source.dataset).__name__
+    if len(together) != len(positions):
+        raise ValueError(
+            f"Expected `__getitems__` of {kind} to return {len(positions)} samples, but got {len(together)}.\n"
+            "Correct it, or remove it: samples are then read with `__getitem__`."
+        )
+    for index, sample in zip(positions, together, strict=True):
+        alone = read_sample(source.dataset, index)
+        label, own = (as_label(source.parts([each], [index])[1][0], index) for each in (sample, alone))
+        if label != own:
+            raise ValueError(
+                expected("__getitems__", f"in the order of its indices, with label {own} at sample {index}", label)
+                + f"\nIt returns other samples than `__getitem__` of {kind}. Correct it, or remove it."
+            )

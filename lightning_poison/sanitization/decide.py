@@ -1,0 +1,322 @@
+"""`decide`: read and check the data, look for an earlier decision about them, or score, calibrate and decide."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import printable
+from lightning_poison.data.fingerprints import check_json, fingerprint
+from lightning_poison.data.labeled_data import LabeledData, digest_all, read_labeled
+from lightning_poison.data.labels import UNLABELED, check_class_labels
+from lightning_poison.data.reading import handles_dropped
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Readable, open_source, readable
+from lightning_poison.errors import DataChangedError
+from lightning_poison.randomness import isolated_rng
+from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
+from lightning_poison.sanitization.by_groups import judge_by_groups
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.job import Job, Outcome
+from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
+from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.stored_decision import StoredDecision, marks_of
+from lightning_poison.sanitization.units import FileUnits, decision_key, open_units
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.sanitization.with_trusted import check_trusted, judge_with_trusted
+from lightning_poison.sanitization.without_trusted import judge_without_trusted
+from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_of
+from lightning_poison.scorers.protocol import SetScorer
+
+_VERDICT = "verdict"
+
+_NO_REPEAT = (
+    "The inputs of the training set differ whenever they are read: its transforms draw from a generator of their own. "
+    "A stored decision about them is checked by labels and number alone. To have every sample checked, and scored "
+    "without augmentation, pass `score_dataset=`, the same samples under an evaluation transform."
+)
+
+
+def decide(
+    dataset: Any,
+    scorer: AnyScorer,
+    *,
+    settings: DecisionSettings,
+    trusted: Any = None,
+    sample: SampleSpec | None = None,
+    runtime: Runtime | None = None,
+    known: Verdict | StoredDecision | None = None,
+    candidates: Sequence[Verdict] = (),
+    cache: str | Path | None = None,
+) -> Verdict | StoredDecision:
+    """Make a decision, however much it removes. Arguments and errors are those of `sanitize`, except for these.
+
+    Args:
+        dataset: Also a `Readable`.
+        scorer: See `sanitize`.
+        settings: Settings of the decision.
+        trusted: See `sanitize`.
+        sample: See `sanitize`.
+        runtime: See `sanitize`.
+        known: Also a stored decision. If it was made for this data set with these settings, it is returned.
+        candidates: Verdicts, one of which is returned if it was made for this data set with these settings by this
+            version of the package.
+        cache: See `sanitize`.
+    """
+    runtime = runtime or LocalRuntime()
+    with all_ranks(runtime):
+        judged = readable(dataset, "dataset")
+        known_clean = readable(trusted, "trusted") if trusted is not None else None
+        described = {"scorer": settings_of(scorer), **settings.fingerprinted(), "trusted": None}
+        check_json(described, "settings")
+    _check_same_settings(described, runtime)
+    with isolated_rng(settings.seed, runtime.device), ExitStack() as stack:
+        for each in (judged, known_clean):
+            if each is not None and not each.settings.num_workers:
+                stack.enter_context(handles_dropped(each.dataset))
+        reference = None
+        if known_clean is not None:
+            reference = _read(known_clean, sample, settings.seed, runtime, "trusted data")
+            digest_all(reference, runtime)
+            described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
+        described["fitted"] = weights_of(scorer)
+        data = _read(judged, sample, settings.seed, runtime, "training data")
+        with all_ranks(runtime):
+            check_class_labels(data.labels, judged.dataset)
+            length = len(judged.dataset)
+            part = judged_part(data, scorer, folds=settings.folds, trusted=reference, length=length)
+            if part.trusted is not None:
+                check_trusted(part.data, part.trusted)
+        return _Decision(judged.dataset, data, part, described, scorer, settings, runtime).make(
+            known, candidates, cache
+        )
+
+
+def _read(readable: Readable, sample: SampleSpec | None, seed: int, runtime: Runtime, name: str) -> LabeledData:
+    settings = readable.settings
+    if not settings.num_workers and runtime.num_workers:
+        settings = replace(settings, num_workers=runtime.num_workers)
+    with all_ranks(runtime):
+        source = open_source(readable.dataset, sample=sample, settings=settings, seed=seed)
+        data = read_labeled(source, positions=readable.positions, runtime=runtime, name=name)
+    return replace(data, repeats=runtime.all_true(data.repeats))
+
+
+def _fingerprint(dataset: Any, data: LabeledData, settings: Mapping[str, Any]) -> str:
+    """Return the fingerprint of data, of which all samples have been read, and of settings."""
+    return fingerprint(dataset, data.labels, settings, digests=data.sample_digests if data.repeats else None)
+
+
+def _check_same_settings(described: Mapping[str, Any], runtime: Runtime) -> None:
+    own = json.dumps(described, sort_keys=True)
+    first = runtime.broadcast(own)
+    if runtime.all_true(own == first):
+        return
+    expected_here = json.loads(first)
+    changed = [f"`{name}={value!r}`" for name, value in described.items() if value != expected_here.get(name)]
+    there = [f"`{name}={expected_here[name]!r}`" for name in described if described[name] != expected_here.get(name)]
+    raise ValueError(
+        f"Expected the same settings on every rank, but rank 0 has {printable(', '.join(there) or 'others')} and this "
+        f"one, rank {runtime.rank}, {printable(', '.join(changed) or 'the same as rank 0')}.\n"
+        "Build the sanitizer from the same values on every rank."
+    )
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """A decision about data that are read."""
+
+    dataset: Any
+    data: LabeledData
+    part: JudgedPart
+    described: Mapping[str, Any]
+    scorer: AnyScorer
+    settings: DecisionSettings
+    runtime: Runtime
+
+    def make(
+        self, known: Verdict | StoredDecision | None, candidates: Sequence[Verdict], cache: str | Path | None
+    ) -> Verdict | StoredDecision:
+        """Return the known decision if it fits, or a candidate or a stored verdict that fits, or score."""
+        read = _fingerprint(self.dataset, self.data, self.described)
+        if not self.runtime.all_true(self.runtime.broadcast(read) == read):
+            raise DataChangedError(
+                "Expected the same data set on every rank, but ranks hold other samples or labels.\n"
+                "Give every rank the whole data set in the same order; the Trainer's sampler distributes it. Pass "
+                "`generator=torch.Generator().manual_seed(0)` to `random_split`, and seed whatever else draws samples."
+            )
+        if not self.data.repeats:
+            self.runtime.announce(_NO_REPEAT)
+        key = decision_key(self.scorer, self.described, read, self.runtime)
+        units = self._open(cache, key)
+        if known is not None:
+            self._confirm(known)
+            return self._full(known, units) if isinstance(known, StoredDecision) else known
+        found = [*candidates, *_stored_verdict(units)]
+        if not self.runtime.all_true(not found):
+            digest_all(self.data, self.runtime)
+            current = _fingerprint(self.dataset, self.data, self.described)
+            fitting = [each for each in found if each.made_with == key and each.fingerprint == current]
+            made = self.runtime.broadcast(fitting[0] if fitting else None)
+            if made is not None:
+                return made
+        before = self.runtime.units
+        try:
+            self.runtime.units = units if units is not None else before
+            verdict = self._verdict(self._outcome(), key)
+        finally:
+            self.runtime.units = before
+        if units is not None:
+            units.save(_VERDICT, verdict.tensors(), verdict.meta())
+            units.keep_only(_VERDICT)
+        return verdict
+
+    def _open(self, cache: str | Path | None, key: str) -> FileUnits | None:
+        """Open the units of this decision, and remove any that were computed from other samples."""
+        if cache is None:
+            return None
+        units = open_units(cache, key, self.data.source.digests, self.runtime.rank)
+        if not self.runtime.all_true(units.is_empty):
+            digest_all(self.data, self.runtime)
+        with all_ranks(self.runtime):
+            if not units.samples_match():
+                units.clear()
+        return units
+
+    def _full(self, stored: StoredDecision, units: FileUnits | None) -> Verdict | StoredDecision:
+        """Return the verdict of a stored decision if it is in the units, with samples kept by hand; or the decision."""
+        for verdict in _stored_verdict(units):
+            keeps = torch.equal(verdict.keep | stored.keep, stored.keep)
+            if keeps and verdict.fingerprint == stored.fingerprint:
+                return verdict.with_kept(stored.keep.nonzero().flatten())
+        return stored
+
+    def _confirm(self, known: Verdict | StoredDecision) -> None:
+        digest_all(self.data, self.runtime)
+        if not self.runtime.all_true(known.fingerprint == _fingerprint(self.dataset, self.data, self.described)):
+            raise DataChangedError(_changed(known, self.described, self.data))
+
+    def _outcome(self) -> Outcome:
+        job = Job(self.part.data, self.scorer, self.runtime, self.settings)
+        if self.part.trusted is not None:
+            return judge_with_trusted(job, self.part.trusted)
+        if isinstance(self.scorer, SetScorer) and self.scorer.finds_groups:
+            return judge_by_groups(job, self.scorer)
+        return judge_without_trusted(job)
+
+    def _verdict(self, outcome: Outcome, key: str) -> Verdict:
+        """Return the verdict on the whole data set, with the classes numbered as the data set numbers them."""
+        digest_all(self.data, self.runtime)
+        decision, classes = outcome.decision, self.part.classes
+        suggested = outcome.suggested_labels
+        suggested = torch.where(suggested >= 0, classes[suggested.clamp_min(0)], suggested)
+        thresholds = torch.full((int(classes[-1]) + 1,), torch.inf, dtype=torch.float64)
+        thresholds[classes[: len(decision.thresholds)]] = decision.thresholds
+        spread = _Spread(self.part.data.positions, len(self.dataset))
+        labels = torch.full((len(self.dataset),), UNLABELED)
+        labels[self.data.positions] = self.data.labels
+        digests = spread(torch.zeros(len(self.data), dtype=torch.int64), 0)
+        digests[self.data.positions] = self.data.sample_digests
+        posterior = decision.posterior
+        return Verdict(
+            scores=spread(outcome.scores, 0),
+            p_values=spread(decision.p_values, 1),
+            keep=spread(decision.keep, True),
+            labels=labels,
+            suggested_labels=spread(suggested, UNLABELED),
+            thresholds=thresholds,
+            evidence=_renumbered(decision.evidence, classes),
+            calibration=outcome.calibration,
+            false_positive_rate=self.settings.false_positive_rate,
+            scorer=self.scorer.name,
+            fingerprint=_fingerprint(self.dataset, self.data, self.described),
+            settings=dict(self.described),
+            posterior=None if posterior is None else spread(posterior, 0),
+            posterior_threshold=decision.posterior_threshold,
+            votes={name: spread(vote, 1) for name, vote in outcome.votes.items()},
+            judged=None if len(self.part.data) == len(self.dataset) else spread(torch.ones_like(decision.keep), False),
+            sample_digests=digests if self.data.repeats else None,
+            notes=self.part.notes,
+            made_with=key,
+        )
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Spreads values of the judged samples over the whole data set."""
+
+    positions: Tensor
+    length: int
+
+    def __call__(self, values: Tensor, default: float) -> Tensor:
+        if len(values) == self.length:
+            return values
+        spread = torch.full((self.length,), default, dtype=values.dtype)
+        if len(values) == len(self.positions):
+            spread[self.positions] = values
+        return spread
+
+
+def _renumbered(evidence: Evidence, classes: Tensor) -> Evidence:
+    def number(label: int) -> int:
+        return int(classes[label])
+
+    pairs = tuple(
+        replace(each, labeled=number(each.labeled), predicted=number(each.predicted)) for each in evidence.pairs
+    )
+    groups = tuple(replace(each, label=number(each.label)) for each in evidence.groups)
+    return replace(evidence, pairs=pairs, groups=groups)
+
+
+def _stored_verdict(units: FileUnits | None) -> list[Verdict]:
+    stored = units.load(_VERDICT) if units is not None else None
+    if stored is None:
+        return []
+    try:
+        return [Verdict.from_saved(stored[1], stored[0])]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def _changed(known: Verdict | StoredDecision, described: Mapping[str, Any], data: LabeledData) -> str:
+    """Return the message for a stored decision that was made for other settings, samples or labels."""
+    now, then = (json.loads(json.dumps(dict(each))) for each in (described, known.settings))
+    changed = [name for name in now if now[name] != then.get(name)]
+    if changed:
+        parts = "; ".join(f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in changed)
+        what = f"the settings {printable(parts, limit=400)}"
+    else:
+        what = _changed_samples(known, data)
+    return (
+        f"Expected the data and settings of the stored decision about {len(known):,} samples, but it was made for "
+        f"{what}.\nRestore them, or use a new sanitizer without the stored decision."
+    )
+
+
+def _changed_samples(known: Verdict | StoredDecision, data: LabeledData) -> str:
+    length = len(data.source.dataset)
+    if len(known) != length:
+        return f"{len(known):,} samples, and there are {length:,}"
+    if isinstance(known, Verdict):
+        then = known.labels[data.positions]
+        changed = (then != data.labels).nonzero().flatten()
+        if len(changed):
+            place = int(changed[0])
+            return (
+                f"other labels: {len(changed):,} differ, the first at sample {int(data.positions[place])}, which had "
+                f"{int(then[place])} and now has {int(data.labels[place])}"
+            )
+        marks = None if known.sample_digests is None else marks_of(known.sample_digests)
+    else:
+        marks = known.marks
+    if marks is None or not data.repeats:
+        return "other samples, labels or transforms, or transforms that draw from a generator of their own"
+    differing = data.positions[marks[data.positions] != marks_of(data.sample_digests)]
+    if not len(differing):
+        return "other samples, labels or transforms"
+    return f"other inputs: {len(differing):,} of {len(data):,} samples differ, the first at sample {int(differing[0])}"

@@ -1,0 +1,105 @@
+"""`Evidence`: whether there is poison in a data set, and how much."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, positive_int, share
+from lightning_poison.serialization import from_json
+from lightning_poison.statistics.contamination import SuspectPair
+from lightning_poison.statistics.group_effects import SuspectGroup
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether there is poison, and how much.
+
+    Args:
+        present: Whether the lower end of the interval is above the natural error rate, or, if the data were judged by
+            groups, whether a group is poison.
+        contamination: Estimated share of the data set that is poison, in [0, 1].
+        low: Lower end of the interval around it.
+        high: Upper end of the interval.
+        confidence: Nominal coverage of the interval.
+        natural_error_rate: Share of wrong labels that does not count as evidence.
+        pairs: Pairs of classes with many wrong labels, most first.
+        groups: Groups of samples that are separated from their class, largest first.
+
+    Raises:
+        ValueError: If a value is out of its range, or `contamination` is outside its interval.
+
+    Example:
+        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
+        evidence of poison: an estimated 2.10 % of the samples (1.50 to 3.00 %, 95 % interval;
+        natural error rate 0.30 %)
+    """
+
+    present: bool
+    contamination: float
+    low: float
+    high: float
+    confidence: float
+    natural_error_rate: float
+    pairs: tuple[SuspectPair, ...] = ()
+    groups: tuple[SuspectGroup, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "present", boolean("present", self.present))
+        for name in ("contamination", "low", "high", "natural_error_rate"):
+            object.__setattr__(self, name, share(name, getattr(self, name)))
+        object.__setattr__(self, "confidence", fraction("confidence", self.confidence))
+        if not self.low - _ROUNDING <= self.contamination <= self.high + _ROUNDING:
+            what = f"between `low` and `high`, {self.low:g} and {self.high:g}"
+            raise ValueError(expected("contamination", what, self.contamination))
+        for number, pair in enumerate(instance("pairs", self.pairs, tuple)):
+            _check_pair(f"pairs[{number}]", pair)
+        for number, group in enumerate(instance("groups", self.groups, tuple)):
+            _check_group(f"groups[{number}]", group)
+
+    def __str__(self) -> str:
+        found = "evidence of poison" if self.present else "no evidence of poison"
+        interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
+        natural = f"natural error rate {100 * self.natural_error_rate:.2f} %"
+        return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
+
+    def meta(self) -> dict[str, Any]:
+        """Return the evidence as JSON values, for `from_meta`."""
+        pairs, groups = ([dict(vars(each)) for each in several] for several in (self.pairs, self.groups))
+        return {**vars(self), "pairs": pairs, "groups": groups}
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Build the evidence from what `meta` returned.
+
+        Raises:
+            ValueError: If a value is missing, unknown, or invalid.
+        """
+        parts: dict[str, Any] = dict(instance("evidence", meta, Mapping))
+        kinds: dict[str, type[Any]] = {"pairs": SuspectPair, "groups": SuspectGroup}
+        for name, kind in kinds.items():
+            listed = enumerate(instance(name, parts.get(name, []), list))
+            parts[name] = tuple(from_json(kind, each, f"{name}[{number}]") for number, each in listed)
+        return from_json(cls, parts, "evidence")
+
+
+_ROUNDING = 1e-6
+"""How far an estimate may be outside its interval."""
+
+
+def _check_pair(name: str, pair: Any) -> None:
+    instance(name, pair, SuspectPair)
+    for each in ("labeled", "predicted", "count"):
+        positive_int(f"{name}.{each}", getattr(pair, each), minimum=0)
+    for each in ("estimate", "low", "high"):
+        not_negative(f"{name}.{each}", getattr(pair, each))
+    share(f"{name}.p_value", pair.p_value)
+
+
+def _check_group(name: str, group: Any) -> None:
+    instance(name, group, SuspectGroup)
+    for each in ("label", "size"):
+        positive_int(f"{name}.{each}", getattr(group, each), minimum=0)
+    not_negative(f"{name}.separation", group.separation)
+    share(f"{name}.transfer", group.transfer)
+    share(f"{name}.resemblance", group.resemblance)
+    boolean(f"{name}.is_poison", group.is_poison)

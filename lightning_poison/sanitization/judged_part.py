@@ -1,0 +1,124 @@
+"""Which samples can be judged, and how their classes are numbered meanwhile."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import expected
+from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.labels import UNLABELED
+from lightning_poison.sanitization.scorer_calls import call_check_set
+from lightning_poison.scorers.inspection import AnyScorer, members_of
+from lightning_poison.scorers.protocol import SetScorer
+
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class JudgedPart:
+    """The samples that are judged, with classes numbered from 0 without gaps.
+
+    Args:
+        data: The samples.
+        trusted: The known-clean samples, if any, with their classes numbered alike.
+        classes: The class index in the data set of each class, int64 `(C,)`.
+        notes: Sentences about what is not judged, and why.
+    """
+
+    data: LabeledData
+    trusted: LabeledData | None
+    classes: Tensor
+    notes: tuple[str, ...]
+
+
+def judged_part(
+    data: LabeledData, scorer: AnyScorer, *, folds: int, trusted: LabeledData | None, length: int
+) -> JudgedPart:
+    """Select the samples that can be judged: those with a label, in classes that are large enough.
+
+    Args:
+        data: The samples that may be judged.
+        scorer: The scorer. If it is fitted, classes keep their numbers.
+        folds: Number of folds for cross-fitting, below which a class is too small without trusted data.
+        trusted: Known-clean samples. Optional.
+        length: Number of samples of the whole data set.
+
+    Raises:
+        ValueError: If fewer than two classes remain.
+    """
+    notes = []
+    if (unread := length - len(data)) > 0:
+        notes.append(f"{unread:,} samples that the sampler never draws are not judged.")
+    labeled = data.labels != UNLABELED
+    if (without := int((~labeled).sum())) > 0:
+        notes.append(f"{without:,} samples without a label are kept and not judged.")
+    keep = labeled.clone()
+    if trusted is None:
+        for number in _too_small(data.labels, keep, scorer, folds):
+            keep &= data.labels != number
+    small = torch.unique(data.labels[labeled & ~keep])
+    if len(small):
+        notes.append(_small_note(small, int((labeled & ~keep).sum())))
+    data = data.select(keep.nonzero().flatten()) if not bool(keep.all()) else data
+    if len(data) == 0 or len(torch.unique(data.labels)) < 2:
+        came = f"class {int(data.labels[0])} alone" if len(data) else "none"
+        hint = " ".join(notes) or "A label can only be wrong if there is another class."
+        raise ValueError(expected("dataset", "data of at least two classes", came, hint))
+    if any(_is_fitted(member) for member in members_of(scorer).values()):
+        largest = max(int(each.labels.max()) for each in (data, trusted) if each is not None)
+        return JudgedPart(data, trusted, torch.arange(largest + 1), tuple(notes))
+    present = data.labels if trusted is None else torch.cat([data.labels, trusted.labels])
+    classes = torch.unique(present)
+    if len(classes) < int(classes[-1]) + 1:
+        data = data.relabeled(torch.searchsorted(classes, data.labels))
+        trusted = None if trusted is None else trusted.relabeled(torch.searchsorted(classes, trusted.labels))
+    return JudgedPart(data, trusted, classes, tuple(notes))
+
+
+def _is_fitted(member: Any) -> bool:
+    if isinstance(member, SetScorer):
+        return member.feature_model is not None and member.feature_model.is_fitted
+    return bool(member.is_fitted)
+
+
+def _too_small(labels: Tensor, keep: Tensor, scorer: AnyScorer, folds: int) -> list[int]:
+    """Return the classes with too few samples for the folds, or for a set scorer."""
+    numbers, counts = torch.unique(labels[keep], return_counts=True)
+    crossed = [each for each in members_of(scorer).values() if not _is_fitted(each)]
+    needed = folds if any(not _by_groups(each) for each in crossed) else 1
+    small = set(numbers[counts < needed].tolist())
+    by_size: Sequence[int] = numbers[counts.argsort(stable=True)].tolist()
+    for member in members_of(scorer).values():
+        if isinstance(member, SetScorer):
+            small |= _refused(member, labels[keep], by_size, small)
+    return sorted(small)
+
+
+def _by_groups(member: Any) -> bool:
+    return isinstance(member, SetScorer) and member.finds_groups
+
+
+def _refused(member: SetScorer, labels: Tensor, by_size: Sequence[int], small: set[int]) -> set[int]:
+    """Return the smallest classes without which a set scorer accepts the set; none if it never does."""
+    left_out = set(small)
+    while True:
+        rest = labels[~torch.isin(labels, torch.tensor(sorted(left_out), dtype=torch.int64))]
+        if len(torch.unique(rest)) < 2:
+            return set()
+        try:
+            call_check_set(member, rest)
+        except ValueError:
+            left_out.add(next(number for number in by_size if number not in left_out))
+        else:
+            return left_out
+
+
+def _small_note(small: Tensor, count: int) -> str:
+    listed = ", ".join(str(number) for number in small[:_LISTED].tolist())
+    more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
+    noun = "class" if len(small) == 1 else "classes"
+    samples = f"The {count:,} samples of" if count > 1 else "The only sample of"
+    return f"{samples} {noun} {listed}{more} {'are' if count > 1 else 'is'} kept and not judged: too few of a class."

@@ -1,0 +1,32 @@
+import hashlib
+
+import torch
+
+from lightning_poison.data.sample_digests import SampleDigests, digest_samples
+
+
+def test_digest_is_sha256_of_shape_and_values():
+    inputs = torch.arange(6.0).view(2, 3)
+    expected = hashlib.sha256(b"(3,)" + inputs[1].numpy().tobytes()).digest()[:8]
+    assert int(digest_samples(inputs)[1]) == int.from_bytes(expected, "little", signed=True)
+
+
+def test_digest_depends_on_shape_and_on_every_value():
+    inputs = torch.zeros(1, 4)
+    found = {
+        int(digest_samples(each)) for each in (inputs, inputs.view(1, 2, 2), *(inputs + row for row in torch.eye(4)))
+    }
+    assert len(found) == 6
+
+
+def test_digest_does_not_depend_on_memory_layout():
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(digest_samples(images), digest_samples(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_first_digest_stays():
+    digests = SampleDigests(4)
+    digests.add(torch.tensor([1, 3]), torch.tensor([5, 6]))
+    digests.add(torch.tensor([3, 0]), torch.tensor([7, 8]))
+    assert digests.values.tolist() == [8, 5, 0, 6]
+    assert digests.missing.tolist() == [2]

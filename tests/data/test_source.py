@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
+
+from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.reading import ReadSettings
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Readable, open_source, readable
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.runtime import LocalRuntime
+
+
+class Batched(Dataset):
+    """Reads several samples at once, through `reorder`."""
+
+    def __init__(self, reorder):
+        self.reorder = reorder
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return torch.full((2,), float(index)), index % 5
+
+    def __getitems__(self, indices):
+        return [self[index] for index in self.reorder(indices)]
+
+
+def test_accepts_batched_reads_in_order():
+    assert open_source(Batched(list), sample=None).sample == SampleSpec()
+
+
+@pytest.mark.parametrize("reorder", [sorted, lambda indices: indices[::-1]])
+def test_refuses_batched_reads_in_another_order(reorder):
+    with pytest.raises(ValueError, match="`__getitems__` to be in the order of its indices, with label"):
+        open_source(Batched(reorder), sample=None)
+
+
+def test_refuses_batched_reads_of_another_length():
+    with pytest.raises(ValueError, match="`__getitems__` of Batched to return 8 samples, but got 7"):
+        open_source(Batched(lambda indices: indices[1:]), sample=None)
+
+
+def images():
+    return [(Image.new("L", (4, 4), color=10 * index), index % 2) for index in range(6)]
+
+
+def to_tensors(samples):
+    pixels = torch.stack([torch.from_numpy(np.array(image)).float()[None] / 255 for image, _ in samples])
+    return {"pixel_values": pixels, "labels": torch.tensor([label for _, label in samples])}
+
+
+def test_reads_through_collate_fn_if_samples_are_no_tensors():
+    source = open_source(images(), sample=None, settings=ReadSettings(collate_fn=to_tensors))
+    assert (source.collated, source.sample) == (True, SampleSpec("pixel_values", "labels"))
+    data = read_labeled(source, runtime=LocalRuntime(), name="images")
+    assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert torch.equal(data.dataset.inputs[:, 0, 0, 0], torch.arange(0, 60, 10) / 255)
+
+
+def test_does_not_collate_tensors():
+    source = open_source([(torch.zeros(2), 1)], sample=None, settings=ReadSettings(collate_fn=to_tensors))
+    assert not source.collated
+
+
+def test_names_the_sample_if_collate_fn_does_not_help():
+    with pytest.raises(UnreadableSampleError, match="PIL image"):
+        open_source(images(), sample=None)
+    with pytest.raises(UnreadableSampleError, match="PIL image"):
+        open_source(images(), sample=None, settings=ReadSettings(collate_fn=lambda samples: samples))
+
+
+def test_readable_of_loader_and_data_set():
+    data = TensorDataset(torch.zeros(6, 2), torch.zeros(6).long())
+    found = readable(DataLoader(data, sampler=SubsetRandomSampler([4, 1])), "trusted")
+    assert found.dataset is data
+    assert found.positions.tolist() == [1, 4]
+    assert readable(data, "trusted") == Readable(data)
+    assert readable(found, "trusted") is found
+
+
+def dropping(samples):
+    present = [sample for sample in samples if sample is not None]
+    return torch.stack([image for image, _ in present]), torch.tensor([label for _, label in present])
+
+
+def test_samples_that_collate_fn_leaves_out_have_no_label():
+    data = [None if index % 3 == 0 else (torch.full((2,), float(index)), index % 2) for index in range(12)]
+    source = open_source(data, sample=None, settings=ReadSettings(collate_fn=dropping))
+    found = read_labeled(source, runtime=LocalRuntime(), name="data")
+    assert found.labels.tolist() == [-1, 1, 0, -1, 0, 1] * 2
+    assert found.dataset.inputs[:, 0].tolist() == [0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11]
+
+
+def test_sample_that_is_none_is_named():
+    data = [None if index == 4 else (torch.zeros(2), index % 2) for index in range(12)]
+    with pytest.raises(UnreadableSampleError, match="sample 4 with an input and a label, but got None"):
+        read_labeled(open_source(data, sample=None), runtime=LocalRuntime(), name="data")

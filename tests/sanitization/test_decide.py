@@ -1,0 +1,227 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
+
+from lightning_poison.data.labels import UNLABELED
+from lightning_poison.data.source import readable
+from lightning_poison.errors import DataChangedError
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.decide import decide
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.stored_decision import StoredDecision
+
+SETTINGS = DecisionSettings()
+
+
+def runtime():
+    return LocalRuntime(precision="32", threads=1)
+
+
+def changed(data, index):
+    points = data.tensors[0].clone()
+    points[index] += 1
+    return TensorDataset(points, data.tensors[1])
+
+
+@pytest.fixture
+def data(blobs):
+    return blobs(300, flipped=30)
+
+
+class Counting:
+    """Counts the fits of a scorer class."""
+
+    def __init__(self, scorer):
+        self.fits = 0
+        outer, fit = self, scorer.fit
+
+        def counted(self, trusted, **parts):
+            outer.fits += 1
+            return fit(self, trusted, **parts)
+
+        scorer.fit = counted
+
+
+@pytest.mark.parametrize("index", [0, 17, 299])
+def test_one_exchanged_sample_is_found_and_named(data, centroid_scorer, index):
+    known = sanitize(data, centroid_scorer(), runtime=runtime())
+    assert sanitize(data, centroid_scorer(), known=known, runtime=runtime()) is known
+    with pytest.raises(DataChangedError, match=f"1 of 300 samples differ, the first at sample {index}"):
+        sanitize(changed(data, index), centroid_scorer(), known=known, runtime=runtime())
+    stored = StoredDecision.from_state(StoredDecision.of(known).state())
+    assert decide(data, centroid_scorer(), settings=SETTINGS, known=stored, runtime=runtime()) is stored
+    with pytest.raises(DataChangedError, match=f"the first at sample {index}"):
+        decide(changed(data, index), centroid_scorer(), settings=SETTINGS, known=stored, runtime=runtime())
+
+
+def test_finished_decision_is_not_repeated(tmp_path, data, centroid_scorer, monkeypatch):
+    count = Counting(centroid_scorer)
+    first = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    again = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    assert count.fits == 3
+    assert torch.equal(first.scores, again.scores)
+    assert str(first) == str(again)
+
+
+@pytest.mark.parametrize("what", ["data", "settings", "weights"])
+def test_decision_about_something_else_is_not_taken(tmp_path, data, centroid_scorer, what):
+    sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    count = Counting(centroid_scorer)
+    if what == "data":
+        sanitize(changed(data, 17), centroid_scorer(), cache=tmp_path, runtime=runtime())
+    elif what == "settings":
+        sanitize(data, centroid_scorer(), seed=1, cache=tmp_path, runtime=runtime())
+    else:
+        sanitize(data, centroid_scorer().fit(data), cache=tmp_path, runtime=runtime())
+    assert count.fits == (1 if what == "weights" else 3)
+
+
+def test_interrupted_decision_continues(tmp_path, data, centroid_scorer):
+    plain = sanitize(data, centroid_scorer(), runtime=runtime())
+    fit = centroid_scorer.fit
+    calls = []
+
+    def fail_at_third(self, trusted, **parts):
+        calls.append(len(trusted))
+        if len(calls) == 3:
+            raise ValueError("interrupted")
+        return fit(self, trusted, **parts)
+
+    centroid_scorer.fit = fail_at_third
+    with pytest.raises(ValueError, match="interrupted"):
+        sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    continued = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    assert len(calls) == 4  # the first two folds are not fitted again
+    assert torch.equal(continued.scores, plain.scores)
+    assert torch.equal(continued.keep, plain.keep)
+
+
+def test_cache_that_cannot_be_written_costs_nothing(tmp_path, data, centroid_scorer):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="Unfinished work is not saved"):
+        verdict = sanitize(data, centroid_scorer(), cache=tmp_path / "file", runtime=runtime())
+    assert torch.equal(verdict.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)
+
+
+def test_samples_that_are_never_drawn_are_not_judged(data, centroid_scorer):
+    drawn = torch.arange(0, 300, 2)
+    loader = DataLoader(data, batch_size=32, sampler=SubsetRandomSampler(drawn.tolist()))
+    verdict = sanitize(loader, centroid_scorer(), runtime=runtime())
+    assert verdict.judged.nonzero().flatten().tolist() == drawn.tolist()
+    assert verdict.keep[1::2].all()
+    alone = sanitize(TensorDataset(*(each[::2] for each in data.tensors)), centroid_scorer(), runtime=runtime())
+    assert torch.equal(verdict.keep[::2], alone.keep)
+    assert "150 samples that the sampler never draws are not judged." in str(verdict)
+    assert (verdict.labels[1::2] == UNLABELED).all()
+
+
+def test_evidence_has_the_class_numbers_of_the_data(blobs, centroid_scorer):
+    points, labels = blobs(600, flipped=60).tensors
+    numbers = torch.tensor([11, 500, 70])
+    plain = sanitize(TensorDataset(points, labels), centroid_scorer(), runtime=runtime())
+    verdict = sanitize(TensorDataset(points, numbers[labels]), centroid_scorer(), runtime=runtime())
+    order = numbers.sort().values  # classes are judged in this order
+    assert {pair.labeled for pair in verdict.evidence.pairs} <= set(numbers.tolist())
+    assert set(verdict.suggested_labels.tolist()) == set(numbers.tolist())
+    assert len(verdict.thresholds) == int(order[-1]) + 1
+    assert abs(float(plain.keep.double().mean()) - float(verdict.keep.double().mean())) < 0.01
+
+
+class Jittered(Dataset):
+    """Augments with a generator of its own."""
+
+    def __init__(self, data):
+        self.data, self.generator = data, torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        point, label = self.data[index]
+        return point + 0.01 * torch.rand(point.shape, generator=self.generator), int(label)
+
+
+def test_own_generator_does_not_look_like_other_data(data, centroid_scorer, caplog):
+    caplog.set_level("INFO")
+    known = sanitize(Jittered(data), centroid_scorer(), runtime=runtime())
+    assert known.sample_digests is None
+    assert "its transforms draw from a generator of their own" in caplog.text
+    assert sanitize(Jittered(data), centroid_scorer(), known=known, runtime=runtime()) is known
+    labels = data.tensors[1].clone()
+    labels[5] = (labels[5] + 1) % 3
+    with pytest.raises(DataChangedError, match="other labels: 1 differ, the first at sample 5"):
+        sanitize(Jittered(TensorDataset(data.tensors[0], labels)), centroid_scorer(), known=known, runtime=runtime())
+
+
+class Lazy(TensorDataset):
+    """Opens a file on first access."""
+
+    file = None
+
+    def __getitem__(self, index):
+        self.file = self.file or "open"
+        return super().__getitem__(index)
+
+
+def test_no_handle_is_left_open(data, centroid_scorer):
+    lazy = Lazy(*data.tensors)
+    sanitize(lazy, centroid_scorer(), runtime=runtime())
+    assert lazy.file is None
+
+
+def test_nothing_is_read_here_if_the_loader_has_workers(data, centroid_scorer):
+    class Guarded(TensorDataset):
+        def __getitem__(self, index):
+            assert torch.utils.data.get_worker_info() is not None
+            return super().__getitem__(index)
+
+    loader = DataLoader(Guarded(*data.tensors), batch_size=32, num_workers=1)
+    known = sanitize(loader, centroid_scorer(), runtime=runtime())
+    assert torch.equal(known.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        sanitize(Guarded(*data.tensors), centroid_scorer(), runtime=runtime())
+
+
+def test_ranks_with_other_settings_are_told_so(data, centroid_scorer, several_ranks):
+    def run(one):
+        rate = 0.01 if one.rank == 0 else 0.02
+        return decide(data, centroid_scorer(), settings=DecisionSettings(false_positive_rate=rate), runtime=one)
+
+    found = several_ranks(2, run)
+    assert all(isinstance(each, ValueError) for each in found)
+    assert "rank 0 has `false_positive_rate=0.01` and this one, rank 1, `false_positive_rate=0.02`" in str(found[1])
+
+
+def test_ranks_with_other_data_are_told_so(blobs, centroid_scorer, several_ranks):
+    found = several_ranks(
+        2, lambda one: decide(blobs(90, seed=one.rank), centroid_scorer(), settings=SETTINGS, runtime=one)
+    )
+    assert all(isinstance(each, DataChangedError) for each in found)
+    assert "generator=torch.Generator().manual_seed(0)" in str(found[0])
+
+
+def test_trusted_samples_that_are_judged_are_refused(blobs, centroid_scorer):
+    data = blobs(300, flipped=30)
+    for trusted, count in ((data, 300), (TensorDataset(*(each[:150] for each in data.tensors)), 150)):
+        with pytest.raises(ValueError, match=f"but {count} of {count} are in the training data too"):
+            sanitize(data, centroid_scorer(), trusted=trusted, runtime=runtime())
+
+
+IMAGES = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0)).square()
+
+
+@pytest.mark.parametrize(
+    ("change", "came"),
+    [(lambda x: 255 * x, "0.* to 25.*"), (lambda x: 2 * x - 1, "-1 to"), (lambda x: 1 - x, "mean 0.6")],
+)
+def test_trusted_samples_of_another_scale_are_named(centroid_scorer, change, came):
+    data = TensorDataset(IMAGES[:300], torch.arange(300) % 2)
+    trusted = TensorDataset(change(IMAGES[300:]), torch.arange(100) % 2)
+    with pytest.raises(ValueError, match=f"on the scale of the training data, .* but got .*{came}"):
+        sanitize(data, centroid_scorer(), trusted=trusted, runtime=runtime())
+
+
+def test_readable_is_accepted(data, centroid_scorer):
+    made = decide(readable(data, "dataset"), centroid_scorer(), settings=SETTINGS, runtime=runtime())
+    assert torch.equal(made.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)

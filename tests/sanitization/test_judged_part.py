@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.source import open_source
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.judged_part import judged_part
+from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.scorers.protocol import SetScorer
+
+
+def read(labels):
+    labels = torch.tensor(labels)
+    points = torch.arange(2.0 * len(labels)).view(-1, 2)
+    return read_labeled(open_source(TensorDataset(points, labels), sample=None), runtime=LocalRuntime(), name="data")
+
+
+def part(labels, scorer=None, *, folds=3, trusted=None):
+    data = read(labels)
+    known = None if trusted is None else read(trusted)
+    return judged_part(data, scorer or LikelihoodScorer(), folds=folds, trusted=known, length=len(data))
+
+
+def test_everything_is_judged():
+    found = part([0, 1] * 5)
+    assert len(found.data) == 10
+    assert (found.classes.tolist(), found.notes) == ([0, 1], ())
+
+
+def test_unlabeled_samples_are_not_judged():
+    found = part([0, -1, 1] * 5)
+    assert found.data.labels.tolist() == [0, 1] * 5
+    assert found.data.positions.tolist() == [0, 2, 3, 5, 6, 8, 9, 11, 12, 14]
+    assert found.notes == ("5 samples without a label are kept and not judged.",)
+
+
+def test_small_classes_are_named():
+    found = part([0, 1] * 5 + [2, 2, 7])
+    assert found.classes.tolist() == [0, 1]
+    assert found.notes == ("The 3 samples of classes 2, 7 are kept and not judged: too few of a class.",)
+
+
+def test_long_tails_are_listed_in_part():
+    found = part([0, 1] * 5 + list(range(2, 32)))
+    assert found.notes[0].startswith("The 30 samples of classes 2, 3, 4, 5, 6, 7, 8, 9 and 22 more are kept")
+
+
+def test_with_trusted_data_a_class_may_be_small():
+    found = part([0, 1] * 5 + [2], trusted=[0, 1, 2] * 5)
+    assert (len(found.data), found.notes) == (11, ())
+
+
+def test_classes_are_numbered_without_gaps():
+    found = part([4, 1_000_000] * 5, trusted=[4, 9, 1_000_000] * 5)
+    assert found.classes.tolist() == [4, 9, 1_000_000]
+    assert found.data.labels.tolist() == [0, 2] * 5
+    assert found.trusted.labels.tolist() == [0, 1, 2] * 5
+
+
+def test_classes_of_a_fitted_scorer_keep_their_numbers(centroid_scorer, blobs):
+    found = part([0, 2] * 5, centroid_scorer().fit(blobs(90)))
+    assert found.data.labels.tolist() == [0, 2] * 5
+    assert found.classes.tolist() == [0, 1, 2]
+
+
+def test_classes_that_a_set_scorer_refuses_are_not_judged():
+    class Demanding(SetScorer):
+        name = "demanding"
+        scores_labels = True
+
+        def score_features(self, features, labels):
+            return features[:, 0]
+
+        def score_feature_labels(self, features, labels):
+            return features
+
+        def check_set(self, labels):
+            if int(torch.bincount(labels)[torch.unique(labels)].min()) < 6:
+                raise ValueError("too few")
+
+    found = part([0, 1] * 8 + [2] * 4, Demanding())
+    assert found.classes.tolist() == [0, 1]
+    assert "class 2" in found.notes[0]
+
+
+@pytest.mark.parametrize(("labels", "message"), [([0] * 9, "class 0 alone"), ([-1] * 9, "none"), ([0, 1], "none")])
+def test_refuses_fewer_than_two_classes(labels, message):
+    with pytest.raises(ValueError, match=f"data of at least two classes, but got {message}"):
+        part(labels)

@@ -117,7 +117,13 @@ def train(network: str, head: str, data: LabeledImages, rate: float, epochs: int
     return module.eval()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
+def images_of(root: Any, name: str, *, training: bool) -> LabeledImages:
+    """Return all images of a data set, as uint8, and their labels."""
+    images, labels = (load_mnist if name == "MNIST" else load_cifar)(root, train=training)
+    return (255 * images).round().byte(), labels
+
+
 def load(root: Any, name: str, seed: int) -> TrainTestImages:
     """Return training and test images; the seed draws which."""
     generator = torch.Generator().manual_seed(seed)
@@ -127,14 +133,12 @@ def load(root: Any, name: str, seed: int) -> TrainTestImages:
         order = torch.randperm(len(labels), generator=generator)
         train_part, test_part = order[:1200], order[1200:]
         return TrainTestImages(images[train_part], labels[train_part], images[test_part], labels[test_part])
-    source, count, mean, deviation = (
-        (load_mnist, 3000, 0.1307, 0.3081) if name == "MNIST" else (load_cifar, 5000, 0.47, 0.25)
-    )
+    count, mean, deviation = (3000, 0.1307, 0.3081) if name == "MNIST" else (5000, 0.47, 0.25)
     parts: list[Tensor] = []
     for training, size in ((True, count), (False, 5000)):
-        images, labels = source(root, train=training)
+        images, labels = images_of(root, name, training=training)
         chosen = torch.randperm(len(labels), generator=generator)[:size]
-        parts += [(images[chosen] - mean) / deviation, labels[chosen]]
+        parts += [(images[chosen].float() / 255 - mean) / deviation, labels[chosen]]
     return TrainTestImages(*parts)
 
 

@@ -38,10 +38,11 @@ _MAX_PREFIX = 50
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` on success, delete it on error.
 
-    The content is on the disk before the file is renamed. Temporary files of the same target that a killed run left
+    With `durable`, the content is on the disk before the file is renamed, so that it also survives the end of the
+    system, not only that of the process. Temporary files of the same target that a killed run left
     behind more than an hour ago are deleted.
 
     Raises:
@@ -64,10 +65,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = _create_partial(target)
     try:
         yield partial
-        _sync(partial, os.O_RDWR)
+        if durable:
+            _sync(partial, os.O_RDWR)
         partial.replace(target)
-        with contextlib.suppress(OSError):  # not every system can open a folder
-            _sync(target.parent, os.O_RDONLY)
+        if durable:
+            with contextlib.suppress(OSError):  # not every system can open a folder
+                _sync(target.parent, os.O_RDONLY)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -99,8 +102,16 @@ def check_writable(directory: str | os.PathLike[str], names: tuple[str, ...]) ->
             partial.unlink(missing_ok=True)
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, durable: bool = True
+) -> None:
     """Write tensors and a JSON object to one safetensors file, atomically, with a checksum of each.
+
+    Args:
+        path: File to write.
+        tensors: Tensors by name.
+        meta: JSON object.
+        durable: See `atomic_path`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -115,7 +126,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
-    with atomic_path(path) as partial:
+    with atomic_path(path, durable=durable) as partial:
         partial.write_bytes(content)
 
 

@@ -238,7 +238,7 @@ class _BlockReader(Reader):
     def _stacked(self, inputs: list[Any], positions: list[int]) -> Tensor:
         """Return the inputs as one tensor, with zeros for samples that are `None`."""
         present = [place for place, value in enumerate(inputs) if value is not None]
-        if len(present) == len(inputs):
+        if len(present) == len(inputs) or self._source.settings.collate_fn is None:
             return stack_inputs(inputs, positions, dtype=self._source.dtype)
         stacked = torch.zeros(len(inputs), *self._source.shape)
         if present:

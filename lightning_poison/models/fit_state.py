@@ -110,6 +110,7 @@ class FitState:
                 )
             ]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
+            _match_layout(optimizer)
         for name, extra in self._extras.items():
             extra.load_state_dict(_below(tensors, f"extra.{name}."))
         for name, generator in self._generators.items():
@@ -117,6 +118,14 @@ class FitState:
         torch.set_rng_state(tensors["global"])
         if "global.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["global.cuda"], self._runtime.device)
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give averages the memory layout of their parameters: with another, kernels round differently."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

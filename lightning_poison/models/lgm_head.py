@@ -23,14 +23,17 @@ _UNIT_SIZE = 32
 _VARIANCES = 14.0, 0.6
 """Total variance of normalized features at a skill of 0 and of 1, in units of log C nats."""
 
+_VARIANCE_EXPONENT = 0.7
+"""The logarithm of the total variance falls with this power of the skill: compact clusters before a skill of 1."""
+
 _MEANS_SCALE = 0.1
 """Deviation of the initial means of a normalizing head, relative to that of the features."""
 
 _FULL_BATCH = 16
 """Batch size from which on the variance of a batch alone normalizes it."""
 
-_STATISTICS_MOMENTUM = 0.02
-"""Weight of a full batch in the running statistics of the features."""
+_MOMENTUM = 0.02
+"""Weight of a batch in the running statistics of the features and the labels."""
 
 _SKILL_MOMENTUM = 0.05
 """Weight of a batch in the skill."""
@@ -77,11 +80,12 @@ class LGMHead(nn.Module):
         log_variances: Parameter `(C, D)`, or `None` for identity covariances. Clamped to [−10, 10] when used. For
             normalized features, whose scale is given, the mean over each class is subtracted: |Σ_k| = 1.
         log_prior: log p(k), buffer `(C,)`.
-        skill: 1 − cross-entropy / log C, at least 0, averaged over about 20 training batches; buffer, a scalar in
-            [0, 1]. `None` without normalization, as are the next three.
+        skill: 1 − cross-entropy / entropy of the labels, at least 0, averaged over about 20 training batches; buffer, a
+            scalar in [0, 1]. `None` without normalization, as are the next four.
         feature_mean: Running mean of the features, buffer `(D,)`.
         feature_variance: Running total variance of the features, buffer, a scalar.
         samples_seen: Number of samples in the running statistics, buffer, an int64 scalar.
+        label_shares: Running shares of the labels, buffer `(C,)`.
 
     Raises:
         ValueError: If an argument is out of range. Every method raises it for a wrong shape, dtype or label.
@@ -99,6 +103,7 @@ class LGMHead(nn.Module):
     feature_mean: Tensor | None
     feature_variance: Tensor | None
     samples_seen: Tensor | None
+    label_shares: Tensor | None
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ class LGMHead(nn.Module):
         self.register_buffer("skill", torch.empty(()) if normalize else None)
         self.register_buffer("feature_mean", torch.empty(feature_size) if normalize else None)
         self.register_buffer("feature_variance", torch.empty(()) if normalize else None)
+        self.register_buffer("label_shares", torch.empty(num_classes) if normalize else None)
         self.register_buffer("samples_seen", torch.empty((), dtype=torch.int64) if normalize else None)
         self.reset_parameters(generator)
 
@@ -149,6 +155,7 @@ class LGMHead(nn.Module):
                 (self.feature_mean, 0.0),
                 (self.feature_variance, first_variance),
                 (self.samples_seen, 0),
+                (self.label_shares, 1 / self.num_classes),
             ):
                 if buffer is not None:
                     buffer.fill_(value)
@@ -273,19 +280,19 @@ class LGMHead(nn.Module):
             return self.normalized(features)
         with full_precision(features.device):
             wide = _at_least_float32(features)
-            share = min(1.0, len(wide) / _FULL_BATCH)
             if update:
-                momentum = len(wide) / (self.samples_seen + len(wide)).clamp_max(
-                    round(len(wide) / (_STATISTICS_MOMENTUM * share))
-                )
+                momentum = len(wide) / (self.samples_seen + len(wide)).clamp_max(round(len(wide) / _MOMENTUM))
                 with torch.no_grad():
                     _move(self.feature_mean, wide.mean(dim=0), momentum)
             mean = self.feature_mean.clone()
-            batch_variance = (wide - mean).square().sum(dim=1).mean()
-            normalized = self._scaled(wide, mean, share * batch_variance + (1 - share) * self.feature_variance)
+            own = (wide - mean).square().sum(dim=1).mean().clamp_min(_TINY)
+            share = min(1.0, len(wide) / _FULL_BATCH)
+            with torch.no_grad():
+                correction = (share * own + (1 - share) * self.feature_variance) / own
+            normalized = self._scaled(wide, mean, own * correction)
             if update:
                 with torch.no_grad():
-                    _move(self.feature_variance, batch_variance, momentum)
+                    _move(self.feature_variance, own, momentum)
                     self.samples_seen += len(wide)
         return normalized
 
@@ -294,7 +301,7 @@ class LGMHead(nn.Module):
         skill = self.skill if self.skill is not None else torch.zeros((), device=features.device)
         with full_precision(features.device):
             first, last = (factor * log(self.num_classes) for factor in _VARIANCES)
-            total = first * (last / first) ** _at_least_float32(skill)
+            total = first * (last / first) ** _at_least_float32(skill).pow(_VARIANCE_EXPONENT)
             scale = (total / _at_least_float32(variance).clamp_min(_TINY)).sqrt()
             return (_at_least_float32(features) - mean) * scale
 
@@ -302,11 +309,16 @@ class LGMHead(nn.Module):
         """Return the logits of normalized features with the present margin. In training mode, update the skill."""
         log_variances = self._log_variances()
         margin: float | Tensor = self.margin
-        if self.skill is not None:
+        if self.skill is not None and self.label_shares is not None:
             if self.training and len(features):
                 with torch.no_grad():
                     logits = lgm.posterior_logits(features, self.means, log_variances, log_prior=self.log_prior)
-                    explained = 1 - F.cross_entropy(logits, labels) / log(self.num_classes)
+                    counts = torch.zeros_like(self.label_shares).index_add_(
+                        0, labels, torch.ones_like(labels, dtype=self.label_shares.dtype)
+                    )
+                    _move(self.label_shares, counts / len(labels), _MOMENTUM)
+                    entropy = torch.special.entr(_at_least_float32(self.label_shares)).sum()
+                    explained = 1 - F.cross_entropy(logits, labels) / entropy.clamp_min(_TINY)
                     _move(self.skill, explained.nan_to_num(0.0).clamp(0, 1), _SKILL_MOMENTUM)
             margin = self.margin * self.skill.clone()
         return lgm.margin_logits(features, labels, self.means, log_variances, margin=margin, log_prior=self.log_prior)

@@ -14,12 +14,13 @@ BETTER_SCORER_HINT = (
 )
 
 
-def check_agreement(labels: Tensor, predictions: Tensor) -> None:
+def check_agreement(labels: Tensor, predictions: Tensor, *, hint: str = BETTER_SCORER_HINT) -> None:
     """Raise if predictions and labels barely agree.
 
     Args:
         labels: Labels, int64 `(N,)`.
         predictions: Predicted labels, int64 `(N,)`.
+        hint: What to do about it, for the message.
 
     Raises:
         InconclusiveError: If Cohen's κ of the two (*A coefficient of agreement for nominal scales*, 1960) is below
@@ -37,5 +38,5 @@ def check_agreement(labels: Tensor, predictions: Tensor) -> None:
         raise InconclusiveError(
             f"Expected predictions that agree with the labels, Cohen's κ at least {MIN_AGREEMENT:g}, but got "
             f"{agreement:.2f}: the scorer has not learned the labels, so its scores are not informative.\n"
-            f"{BETTER_SCORER_HINT}"
+            f"{hint}"
         )

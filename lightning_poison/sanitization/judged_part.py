@@ -14,6 +14,9 @@ from lightning_poison.sanitization.scorer_calls import call_check_set
 from lightning_poison.scorers.inspection import AnyScorer, members_of
 from lightning_poison.scorers.protocol import SetScorer
 
+MAX_CLASS_NUMBER = 1_000_000
+"""Class numbers from here on are refused."""
+
 _LISTED = 8
 
 
@@ -67,6 +70,7 @@ def judged_part(
         came = f"class {int(data.labels[0])} alone" if len(data) else "none"
         hint = " ".join(notes) or "A label can only be wrong if there is another class."
         raise ValueError(expected("dataset", "data of at least two classes", came, hint))
+    _check_numbers(data, trusted)
     if any(_is_fitted(member) for member in members_of(scorer).values()):
         largest = max(int(each.labels.max()) for each in (data, trusted) if each is not None)
         return JudgedPart(data, trusted, torch.arange(largest + 1), tuple(notes))
@@ -76,6 +80,16 @@ def judged_part(
         data = data.relabeled(torch.searchsorted(classes, data.labels))
         trusted = None if trusted is None else trusted.relabeled(torch.searchsorted(classes, trusted.labels))
     return JudgedPart(data, trusted, classes, tuple(notes))
+
+
+def _check_numbers(data: LabeledData, trusted: LabeledData | None) -> None:
+    """Raise if a class number is so large that a list with an entry for each number would not fit into memory."""
+    largest = max(int(each.labels.max()) for each in (data, trusted) if each is not None)
+    if largest >= MAX_CLASS_NUMBER:
+        raise ValueError(
+            f"Expected class indices below {MAX_CLASS_NUMBER:,}, but got a class {largest:,} with several samples.\n"
+            "Number the classes from 0: `torch.unique(labels, return_inverse=True)[1]`."
+        )
 
 
 def _is_fitted(member: Any) -> bool:

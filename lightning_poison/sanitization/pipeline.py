@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lightning_poison.checks import expected, instance, printable, with_method
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.decide import decide
@@ -103,6 +103,7 @@ def sanitize(
         seed=seed,
     )
     check_scorer_argument(scorer)
+    check_sample_spec(sample)
     if known is not None:
         instance("known", known, Verdict, hint="Read a file with `Verdict.load(path)`.")
     if runtime is not None:

@@ -29,7 +29,7 @@ _SAMPLES = "samples"
 
 
 class FileUnits:
-    """Units as files of one folder, each written atomically.
+    """Units as files of one folder, each written atomically and with checksums.
 
     A file that cannot be written is reported once and costs nothing but the possibility to continue.
 
@@ -111,11 +111,12 @@ class FileUnits:
             tensors, meta = read_tensors(path, _KIND)
         except (OSError, ValueError):
             return None
-        return tensors, dict(meta["content"])
+        content = meta.get("content")
+        return (tensors, content) if isinstance(content, dict) else None
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         try:
-            write_tensors(path, tensors, {"kind": _KIND, "content": dict(meta)})
+            write_tensors(path, tensors, {"kind": _KIND, "content": dict(meta)}, durable=False)
         except OSError as error:
             _warn_once(str(self.folder), f"{type(error).__name__}: {printable(error)}")
 

@@ -42,6 +42,11 @@ _MAX_RATIO = 1.8
 _MAX_SHARED = 0.005
 """Share of the trusted samples that may be equal to samples of the training data, beyond what is usual in the data."""
 
+_TRUSTED_HINT = (
+    "Check the labels of `trusted`: are they correct, and numbered as those of the training data? Otherwise give the "
+    "scorer a stronger `backbone=` or a longer fit, or more `trusted` samples."
+)
+
 _TWO_SIDED = 1.96
 
 
@@ -255,4 +260,4 @@ def _check_learned(labels: Tensor, predictions: Tensor) -> None:
     """Raise if the labels of held-out trusted samples are not those that a scorer predicts, if it predicts labels."""
     predicted = predictions >= 0
     if bool(predicted.any()):
-        check_agreement(labels[predicted], predictions[predicted])
+        check_agreement(labels[predicted], predictions[predicted], hint=_TRUSTED_HINT)

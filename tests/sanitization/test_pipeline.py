@@ -279,7 +279,7 @@ def test_every_rank_gets_verdict_of_single_rank(blobs, centroid_scorer, several_
             return sanitize(data, centroid_scorer(), runtime=runtime, **more)
 
         for found in several_ranks(size, work):
-            assert found.meta() == alone.meta()
+            assert {**found.meta(), "made_with": ""} == {**alone.meta(), "made_with": ""}  # other threads
             for name, tensor in alone.tensors().items():
                 assert torch.equal(found.tensors()[name], tensor)
 

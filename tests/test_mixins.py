@@ -71,6 +71,31 @@ def test_separates_flipped_digits(mislabeled_digits, precision):
     assert (logits.argmax(dim=1) == test_labels).float().mean() > 0.92
 
 
+@pytest.mark.slow
+def test_learns_behind_a_relu_and_dropout_with_sgd(mislabeled_digits):
+    """The paper's loss alone pulls all features of such a network to one point."""
+
+    class Ordinary(LGMMixin, lightning.pytorch.LightningModule):
+        def __init__(self):
+            super().__init__()
+            convolutions = [nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten()]
+            self.net = nn.Sequential(*convolutions, nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.3))
+            self.add_lgm_head("net", 64, num_classes=10)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+    images, _, truth, test_images, test_labels = mislabeled_digits
+    mean, deviation = images.mean(), images.std()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Ordinary()
+        fit(lightning.pytorch, model, ((images - mean) / deviation).view(-1, 1, 8, 8), truth, epochs=6)
+    with torch.no_grad():
+        logits = model.eval()(((test_images - mean) / deviation).view(-1, 1, 8, 8))
+    assert (logits.argmax(dim=1) == test_labels).float().mean() > 0.94
+
+
 @pytest.mark.parametrize("namespace", NAMESPACES)
 def test_both_namespaces_log_both_terms(mislabeled_digits, namespace):
     model = make_class(namespace)()

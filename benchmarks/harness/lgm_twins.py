@@ -32,11 +32,11 @@ class Recipe(LightningModule):
 
 
 class LGMClassifier(LGMMixin, Recipe):
-    """A network with an LGM head. Default: margin 1, likelihood weight 1, identity covariance."""
+    """A network with an LGM head and the loss of the paper. Default: margin 1, likelihood weight 1, identity."""
 
     def __init__(self, body: nn.Module, feature_size: int, *, learning_rate: float, **head: Any) -> None:
         super().__init__(body, learning_rate)
-        self.add_lgm_head("body", feature_size=feature_size, num_classes=10, **head)
+        self.add_lgm_head("body", feature_size=feature_size, num_classes=10, normalize=False, **head)
 
 
 class SoftmaxClassifier(Recipe):

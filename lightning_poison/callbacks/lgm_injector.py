@@ -53,8 +53,9 @@ class LGMInjector(CallbackBase):
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> LGMInjector("layer").apply(BoringModel()).layer
-        LGMHead(feature_size=32, num_classes=2, margin=1, likelihood_weight=1, covariance='identity', normalize=True)
+        >>> head = LGMInjector("layer").apply(BoringModel()).layer
+        >>> type(head).__name__, head.feature_size, head.num_classes
+        ('LGMHead', 32, 2)
     """
 
     def __init__(

@@ -56,6 +56,8 @@ class Classifier(LightningModule):
 class LGMClassifier(LGMMixin, LightningModule):
     """Classifier with an LGM head, which provides log-likelihoods.
 
+    The head has the loss of the paper: the attack's settings were chosen for features at that scale.
+
     Args:
         extractor: Maps inputs to features `(B, feature_size)`.
         feature_size: Length of a feature vector.
@@ -74,7 +76,7 @@ class LGMClassifier(LGMMixin, LightningModule):
         super().__init__()
         self.extractor = extractor
         self.learning_rate = learning_rate
-        self.add_lgm_head("extractor", feature_size=feature_size, num_classes=num_classes)
+        self.add_lgm_head("extractor", feature_size=feature_size, num_classes=num_classes, normalize=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters."""

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_poison.checks import describe, expected, not_negative, one_of, positive_int
-from lightning_poison.contexts import full_precision
 from lightning_poison.models import lgm
 from lightning_poison.models.lgm import LGMLoss
+from lightning_poison.models.lgm_normalization import FIRST_VARIANCE, FeatureNormalization
 
 Covariance = Literal["identity", "diagonal"]
 
@@ -20,26 +20,8 @@ LOG_VARIANCE_BOUND = 10.0
 _UNIT_SIZE = 32
 """Feature size above which the initial means are scaled down to keep their distances."""
 
-_VARIANCES = 14.0, 0.6
-"""Total variance of normalized features at a skill of 0 and of 1, in units of log C nats."""
-
-_VARIANCE_EXPONENT = 0.7
-"""The logarithm of the total variance falls with this power of the skill: compact clusters before a skill of 1."""
-
 _MEANS_SCALE = 0.1
 """Deviation of the initial means of a normalizing head, relative to that of the features."""
-
-_FULL_BATCH = 16
-"""Batch size from which on the variance of a batch alone normalizes it."""
-
-_MOMENTUM = 0.02
-"""Weight of a batch in the running statistics of the features and the labels."""
-
-_SKILL_MOMENTUM = 0.05
-"""Weight of a batch in the skill."""
-
-_TINY = 1e-12
-"""Smallest total variance that features are divided by."""
 
 
 class LGMHead(nn.Module):
@@ -52,13 +34,12 @@ class LGMHead(nn.Module):
     summed, and in the scale of the initial means.
 
     The plain loss can be reduced by shrinking all features and means to one point instead of separating the classes,
-    and a network behind a ReLU or dropout does not recover from that. By default the head therefore centers features on
-    their running mean and divides them by one scale, computed from the batch in training, so that their total variance
-    is given. The margin and λ start at 0 and grow with `skill`, the share of the uncertainty about the labels that the
-    head explains. The total variance falls at the same time, from 14 log C to 0.6 log C, which makes the clusters of
-    the classes compact. Batches of fewer than 16 samples are scaled with the running variance in part. Likelihoods are
-    those of the normalized features, and in evaluation mode and for `log_likelihood` the statistics are fixed. With
-    `normalize=False` the loss is that of the paper from the first step.
+    and a network behind a ReLU or dropout does not recover from that. By default the head therefore normalizes features
+    as batch normalization does, but with one scale for all of them, so that their total variance is given. The margin
+    and λ start at 0 and grow with skill³; the skill is the share of the uncertainty about labels that is explained.
+    The total variance falls at the same time, which makes the clusters of the classes compact (`FeatureNormalization`).
+    Likelihoods are those of the normalized features, and in evaluation mode and for `log_likelihood` the statistics are
+    fixed. With `normalize=False` the loss is that of the paper from the first step.
 
     Logits and likelihoods are float32 or higher, regardless of the precision of the features and of autocast. Exclude
     `means` and `log_variances` from weight decay: see `lgm_parameter_groups`.
@@ -70,7 +51,7 @@ class LGMHead(nn.Module):
         likelihood_weight: λ, at least 0, the weight of the likelihood term in `loss`. Default: 1.
         covariance: `"identity"`, or `"diagonal"` for one learned variance per class and feature. Default: `"identity"`.
         prior: p(k), `(C,)`, positive numbers that sum to 1. Default: equally frequent classes.
-        normalize: Normalize features, and let the margin and λ grow with `skill`. Default: `True`.
+        normalize: Normalize features, and let the margin and λ grow with what the head has learned. Default: `True`.
         generator: Source of the initial means, close to 0 if features are normalized. Otherwise they are drawn from
             N(0, 1), or from N(0, 32 / D) if D is above 32, so that the expected squared distance between two of them is
             at most 64. PyTorch's global generator is not used. Default: a fixed seed.
@@ -80,12 +61,7 @@ class LGMHead(nn.Module):
         log_variances: Parameter `(C, D)`, or `None` for identity covariances. Clamped to [−10, 10] when used. For
             normalized features, whose scale is given, the mean over each class is subtracted: |Σ_k| = 1.
         log_prior: log p(k), buffer `(C,)`.
-        skill: 1 − cross-entropy / entropy of the labels, at least 0, averaged over about 20 training batches; buffer, a
-            scalar in [0, 1]. `None` without normalization, as are the next four.
-        feature_mean: Running mean of the features, buffer `(D,)`.
-        feature_variance: Running total variance of the features, buffer, a scalar.
-        samples_seen: Number of samples in the running statistics, buffer, an int64 scalar.
-        label_shares: Running shares of the labels, buffer `(C,)`.
+        normalization: The statistics of the features and the skill of the head, or `None` without normalization.
 
     Raises:
         ValueError: If an argument is out of range. Every method raises it for a wrong shape, dtype or label.
@@ -99,11 +75,6 @@ class LGMHead(nn.Module):
     """
 
     log_prior: Tensor
-    skill: Tensor | None
-    feature_mean: Tensor | None
-    feature_variance: Tensor | None
-    samples_seen: Tensor | None
-    label_shares: Tensor | None
 
     def __init__(
         self,
@@ -126,13 +97,8 @@ class LGMHead(nn.Module):
         self.means = nn.Parameter(torch.empty(num_classes, feature_size))
         diagonal = covariance == "diagonal"
         self.log_variances = nn.Parameter(torch.empty_like(self.means)) if diagonal else None
-        self.normalize = normalize
+        self.normalization = FeatureNormalization(feature_size, num_classes) if normalize else None
         self.register_buffer("log_prior", _log_prior(prior, num_classes))
-        self.register_buffer("skill", torch.empty(()) if normalize else None)
-        self.register_buffer("feature_mean", torch.empty(feature_size) if normalize else None)
-        self.register_buffer("feature_variance", torch.empty(()) if normalize else None)
-        self.register_buffer("label_shares", torch.empty(num_classes) if normalize else None)
-        self.register_buffer("samples_seen", torch.empty((), dtype=torch.int64) if normalize else None)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -143,22 +109,12 @@ class LGMHead(nn.Module):
         """
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randn(self.means.shape, generator=generator, device=generator.device)
-        first_variance = _VARIANCES[0] * log(self.num_classes)
-        if self.normalize:
-            scale = _MEANS_SCALE * (first_variance / self.feature_size) ** 0.5
-        else:
-            scale = min(1.0, _UNIT_SIZE / self.feature_size) ** 0.5
+        scale = min(1.0, _UNIT_SIZE / self.feature_size) ** 0.5
+        if self.normalization is not None:
+            self.normalization.reset_parameters()
+            scale = _MEANS_SCALE * (FIRST_VARIANCE * log(self.num_classes) / self.feature_size) ** 0.5
         with torch.no_grad():
             self.means.copy_(drawn * scale)
-            for buffer, value in (
-                (self.skill, 0.0),
-                (self.feature_mean, 0.0),
-                (self.feature_variance, first_variance),
-                (self.samples_seen, 0),
-                (self.label_shares, 1 / self.num_classes),
-            ):
-                if buffer is not None:
-                    buffer.fill_(value)
             if self.log_variances is not None:
                 self.log_variances.zero_()
 
@@ -171,14 +127,13 @@ class LGMHead(nn.Module):
         Returns:
             `(B, D)`. Without normalization and before the first training step, the features.
         """
-        if self.feature_mean is None or self.feature_variance is None:
-            return features
-        return self._scaled(features, self.feature_mean, self.feature_variance)
+        normalized: Tensor = features if self.normalization is None else self.normalization(features)
+        return normalized
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return logits.
 
-        A head that normalizes uses the variance of the batch in training mode, and updates its statistics.
+        A head that normalizes uses the statistics of the batch in training mode, and updates its own.
 
         Args:
             features: Features, `(B, D)`.
@@ -191,7 +146,7 @@ class LGMHead(nn.Module):
         self._check(features, labels)
         features = self._features(features, update=True)
         if labels is None:
-            return lgm.posterior_logits(features, self.means, self._log_variances(), log_prior=self.log_prior)
+            return self._posterior_logits(features)
         return self._margin_logits(features, labels)
 
     def loss(self, features: Tensor, labels: Tensor) -> LGMLoss:
@@ -224,9 +179,16 @@ class LGMHead(nn.Module):
         return lgm.likelihood_loss(self._features(features), labels, self.means, self._log_variances())
 
     @property
+    def normalize(self) -> bool:
+        """Whether the head normalizes features."""
+        return self.normalization is not None
+
+    @property
     def current_likelihood_weight(self) -> float | Tensor:
-        """λ times `skill`, the weight of the likelihood term at this point of the training."""
-        return self.likelihood_weight if self.skill is None else self.likelihood_weight * self.skill.clone()
+        """λ, times the ramp of a head that normalizes: the weight of the likelihood term at this point of training."""
+        if self.normalization is None:
+            return self.likelihood_weight
+        return self.likelihood_weight * self.normalization.ramp
 
     def log_likelihood(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(f | y), or without labels the marginal log p(f), in nats.
@@ -269,59 +231,22 @@ class LGMHead(nn.Module):
         )
 
     def _features(self, features: Tensor, *, update: bool = False) -> Tensor:
-        """Return normalized features; in training mode with the variance of this batch, so that it is not reduced.
-
-        The mean is a running one in both modes. A loss that is computed on features centered on their own batch does
-        not depend on the mean, which then drifts faster than its running average follows.
-        """
-        if self.feature_mean is None or self.feature_variance is None or self.samples_seen is None:
-            return features
-        if not self.training or not len(features):
-            return self.normalized(features)
-        with full_precision(features.device):
-            wide = _at_least_float32(features)
-            if update:
-                momentum = len(wide) / (self.samples_seen + len(wide)).clamp_max(round(len(wide) / _MOMENTUM))
-                with torch.no_grad():
-                    _move(self.feature_mean, wide.mean(dim=0), momentum)
-            mean = self.feature_mean.clone()
-            own = (wide - mean).square().sum(dim=1).mean().clamp_min(_TINY)
-            share = min(1.0, len(wide) / _FULL_BATCH)
-            with torch.no_grad():
-                correction = (share * own + (1 - share) * self.feature_variance) / own
-            normalized = self._scaled(wide, mean, own * correction)
-            if update:
-                with torch.no_grad():
-                    _move(self.feature_variance, own, momentum)
-                    self.samples_seen += len(wide)
-        return normalized
-
-    def _scaled(self, features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Center features and give them the total variance that belongs to the present skill."""
-        skill = self.skill if self.skill is not None else torch.zeros((), device=features.device)
-        with full_precision(features.device):
-            first, last = (factor * log(self.num_classes) for factor in _VARIANCES)
-            total = first * (last / first) ** _at_least_float32(skill).pow(_VARIANCE_EXPONENT)
-            scale = (total / _at_least_float32(variance).clamp_min(_TINY)).sqrt()
-            return (_at_least_float32(features) - mean) * scale
+        """Return normalized features; in training mode with the statistics of this batch."""
+        return features if self.normalization is None else self.normalization.of_batch(features, update=update)
 
     def _margin_logits(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits of normalized features with the present margin. In training mode, update the skill."""
-        log_variances = self._log_variances()
+        """Return the logits of normalized features with the present margin, after an update of the skill."""
         margin: float | Tensor = self.margin
-        if self.skill is not None and self.label_shares is not None:
-            if self.training and len(features):
-                with torch.no_grad():
-                    logits = lgm.posterior_logits(features, self.means, log_variances, log_prior=self.log_prior)
-                    counts = torch.zeros_like(self.label_shares).index_add_(
-                        0, labels, torch.ones_like(labels, dtype=self.label_shares.dtype)
-                    )
-                    _move(self.label_shares, counts / len(labels), _MOMENTUM)
-                    entropy = torch.special.entr(_at_least_float32(self.label_shares)).sum()
-                    explained = 1 - F.cross_entropy(logits, labels) / entropy.clamp_min(_TINY)
-                    _move(self.skill, explained.nan_to_num(0.0).clamp(0, 1), _SKILL_MOMENTUM)
-            margin = self.margin * self.skill.clone()
-        return lgm.margin_logits(features, labels, self.means, log_variances, margin=margin, log_prior=self.log_prior)
+        if self.normalization is not None:
+            with torch.no_grad():
+                self.normalization.learn(self._posterior_logits(features), labels)
+            margin = self.margin * self.normalization.ramp
+        return lgm.margin_logits(
+            features, labels, self.means, self._log_variances(), margin=margin, log_prior=self.log_prior
+        )
+
+    def _posterior_logits(self, features: Tensor) -> Tensor:
+        return lgm.posterior_logits(features, self.means, self._log_variances(), log_prior=self.log_prior)
 
     def _log_variances(self) -> Tensor | None:
         if self.log_variances is None:
@@ -337,16 +262,6 @@ class LGMHead(nn.Module):
             raise ValueError(expected("features", f"of shape (B, {self.feature_size})", describe(features), hint))
         if labels is not None:
             _check_labels(labels, len(features), self.num_classes)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _move(average: Tensor, value: Tensor, momentum: float | Tensor) -> None:
-    """Move a running average toward a value, unless that is not finite, without a synchronization."""
-    moved = average + momentum * (value - average)
-    average.copy_(torch.where(moved.isfinite(), moved, average))
 
 
 def lgm_parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

@@ -250,11 +250,11 @@ def test_normalized_step_matches_manual_computation(mislabeled_digits):
         optimizer.zero_grad()
         features = net[:-1](batch)
         classification = F.cross_entropy(head(features, own), own)
-        (classification + 0.3 * head.skill.clone() * head.likelihood_loss(features, own)).backward()
+        (classification + 0.3 * head.normalization.ramp * head.likelihood_loss(features, own)).backward()
         optimizer.step()
     torch.testing.assert_close(model.net.fc.means, head.means)
     torch.testing.assert_close(model.net.features.weight, net.features.weight)
-    assert torch.equal(model.net.fc.feature_mean, head.feature_mean)
+    assert torch.equal(model.net.fc.normalization.mean, head.normalization.mean)
 
 
 def test_head_has_sizes_dtype_and_mode_of_the_layer():

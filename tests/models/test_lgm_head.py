@@ -143,9 +143,7 @@ def test_normalizing_head_on_meta_device_and_reset():
 
 def test_head_without_normalization_stores_no_statistics():
     assert set(head().state_dict()) == {"means", "log_prior"}
-    assert set(LGMHead(5, 3).state_dict()) == {
-        *("means", "log_prior", "skill", "feature_mean", "feature_variance", "samples_seen", "label_shares")
-    }
+    assert {name.partition(".")[0] for name in LGMHead(5, 3).state_dict()} == {"means", "log_prior", "normalization"}
 
 
 def test_normalizing_head_is_plain_before_its_first_step():
@@ -163,7 +161,7 @@ def test_training_normalizes_to_the_stated_total_variance():
     seen = model._features(features, update=True)
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(5), atol=1e-3, rtol=0)
     assert seen.square().sum(dim=1).mean().item() == pytest.approx(14 * math.log(3), rel=1e-4)
-    model.skill.fill_(1.0)
+    model.normalization.skill.fill_(1.0)
     assert model._features(features).square().sum(dim=1).mean().item() == pytest.approx(0.6 * math.log(3), rel=1e-4)
 
 
@@ -179,7 +177,7 @@ def test_shrinking_features_does_not_reduce_the_loss():
     features = features - features.mean(dim=0)
     scale = torch.ones((), requires_grad=True)
     model = LGMHead(5, 3)
-    model.skill.fill_(0.8)
+    model.normalization.skill.fill_(0.8)
     model.loss(scale * features, labels).total.backward()
     assert abs(scale.grad.item()) < 1e-3
     plain = torch.ones((), requires_grad=True)
@@ -190,8 +188,8 @@ def test_shrinking_features_does_not_reduce_the_loss():
 @pytest.mark.parametrize("size", [1, 4, 32])
 def test_running_statistics_approach_those_of_the_data(size):
     model = trained_statistics(LGMHead(5, 3), seeded(), batches=600, size=size)
-    torch.testing.assert_close(model.feature_mean, torch.full((5,), 7.0), atol=2.0, rtol=0)
-    assert model.feature_variance.item() == pytest.approx(45, rel=0.4)
+    torch.testing.assert_close(model.normalization.mean, torch.full((5,), 7.0), atol=2.0, rtol=0)
+    assert model.normalization.variance.item() == pytest.approx(45, rel=0.4)
 
 
 def test_normalizing_head_keeps_determinants_at_one():
@@ -208,23 +206,23 @@ def test_margin_and_weight_grow_with_skill():
     model = LGMHead(5, 3, margin=0.5, likelihood_weight=0.3).eval()
     own = F.one_hot(labels, num_classes=3).bool()
     for skill in (0.0, 0.6):
-        model.skill.fill_(skill)
+        model.normalization.skill.fill_(skill)
         distances = 0.5 * (model.normalized(features) - model.means[labels]).square().sum(dim=1)
         change = (model(features) - model(features, labels))[own]
-        torch.testing.assert_close(change, skill * 0.5 * distances)
+        torch.testing.assert_close(change, skill**3 * 0.5 * distances)
         loss = model.loss(features, labels)
-        torch.testing.assert_close(loss.total, loss.classification + skill * 0.3 * loss.likelihood)
+        torch.testing.assert_close(loss.total, loss.classification + skill**3 * 0.3 * loss.likelihood)
 
 
 def test_skill_is_low_for_random_labels_and_high_for_separable_classes():
-    assert trained_statistics(LGMHead(5, 3), seeded()).skill < 0.05
+    assert trained_statistics(LGMHead(5, 3), seeded()).normalization.skill < 0.05
     model, labels = LGMHead(3, 3), torch.arange(60) % 3
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
         model.loss(F.one_hot(labels).float(), labels).total.backward()
         optimizer.step()
-    assert model.skill > 0.7
+    assert model.normalization.skill > 0.7
 
 
 def test_evaluation_changes_no_statistics():
@@ -249,10 +247,10 @@ def test_constant_features_give_finite_gradients(features):
 
 def test_features_that_are_not_finite_leave_the_statistics():
     model = trained_statistics(LGMHead(5, 3), seeded())
-    before = model.feature_mean.clone()
+    before = model.normalization.mean.clone()
     model.loss(torch.full((32, 5), torch.nan), torch.zeros(32, dtype=torch.int64))
-    assert torch.equal(model.feature_mean, before)
-    assert model.skill.isfinite()
+    assert torch.equal(model.normalization.mean, before)
+    assert model.normalization.skill.isfinite()
 
 
 def test_parameter_groups_exempt_heads():

@@ -21,6 +21,16 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
+LONGEST = ("tests/integration/", "tests/demo/", "plugins/lightning-poison-collisions/", "tests/scorers/discriminator/")
+"""Where the longest files are."""
+
+
+def pytest_collection_modifyitems(items):
+    """Let workers start with the longest files, so that none waits for another at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers():
     """Restore the handler of SIGINT, which Lightning sets to ignore the signal after a `KeyboardInterrupt`."""

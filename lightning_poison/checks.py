@@ -1,5 +1,7 @@
 """Argument checks with uniform error messages: expected, received, and how to fix it."""
 
+import os
+import re
 import sys
 from collections.abc import Collection
 from numbers import Integral, Real
@@ -7,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line formats messages without torch, whose import takes seconds
     from torch import Tensor
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Start of an address such as `s3://bucket`, of which `Path` leaves one slash. Drive letters are no addresses."""
 
 
 def fraction(name: str, value: float, *, hint: str = "") -> float:
@@ -184,6 +189,29 @@ def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
     return value
 
 
+def local_path(name: str, value: Any, *, hint: str = "") -> Any:
+    """Return `value` if it is a path of the local file system, as `str` or `Path`.
+
+    Example:
+        >>> local_path("cache", "s3://bucket/work", hint="Copy the files after training.")
+        Traceback (most recent call last):
+        ValueError: Expected `cache` to be a folder of a local file system, but got 's3://bucket/work'.
+        Copy the files after training.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(expected(name, "a path, as `str` or `Path`", describe(value), hint))
+    try:
+        is_usable = str(value) != "" and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        is_usable = False
+    shown = repr(printable(os.fspath(value)))
+    if not is_usable:
+        raise ValueError(expected(name, "a path of the file system", shown, hint))
+    if _URL.match(os.fspath(value)):
+        raise ValueError(expected(name, "a folder of a local file system", shown, hint))
+    return value
+
+
 def describe(value: Any) -> str:
     """Describe a value by type and shape, with its content only if it is a number, a string or `None`.
 
@@ -262,6 +290,34 @@ def describe_error(error: BaseException, *, limit: int = 500) -> str:
     """
     message = " ".join(safe_text(error)[: 4 * limit].split()).rstrip(".")
     return printable(f"{type_name(error)}: {message}" if message else type_name(error), limit=limit)
+
+
+def plain_numbers(settings: Any) -> None:
+    """Replace NumPy numbers among the fields of a frozen dataclass by Python numbers, which are JSON values.
+
+    Example:
+        >>> import dataclasses, numpy
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     epochs: int
+        ...     def __post_init__(self):
+        ...         plain_numbers(self)
+        >>> Settings(numpy.int64(3))
+        Settings(epochs=3)
+    """
+    for name, value in list(vars(settings).items()):
+        if type(value).__module__ == "numpy" and not getattr(value, "shape", None):
+            object.__setattr__(settings, name, value.item())
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer, of Python or NumPy, and no truth value.
+
+    Example:
+        >>> is_integer(3), is_integer(True), is_integer(3.0)
+        (True, False, False)
+    """
+    return _is_number(value, Integral)
 
 
 def _is_tensor(value: Any) -> bool:

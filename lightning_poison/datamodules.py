@@ -1,7 +1,7 @@
 """DataModules around another DataModule or around loaders: sanitized, or poisoned for an evaluation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.scorers.recommended import Preset
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
@@ -35,7 +36,8 @@ class SanitizedDataModule(DataModuleWrapper):
 
     Args:
         data: A DataModule, a training DataLoader, or a collection of training loaders.
-        scorer: How suspicious a sample is.
+        scorer: How suspicious a sample is. Or a preset by its name, see `RecommendedScorer`: `"fast"`, `"balanced"` or
+            `"thorough"`. Default: `"balanced"`.
         trusted: Known-clean samples. This and all other arguments are described in `Sanitizer`.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1).
         action: `"remove"` serves the kept samples, `"flag"` only reports.
@@ -46,6 +48,8 @@ class SanitizedDataModule(DataModuleWrapper):
         natural_error_rate: Share of wrong labels that does not count as evidence of poison.
         remove_without_evidence: Whether to remove suspicious samples without evidence.
         max_removed: Largest share of the data set that may be removed.
+        groups: Group of each sample of the training set.
+        known: Earlier verdict, or the path of its file, used instead of scoring.
         manifest: Manifest of an earlier run; samples kept by hand in it are kept.
         dirpath: Local directory of the written files, tried before anything is scored.
         seed: The only source of randomness.
@@ -67,7 +71,7 @@ class SanitizedDataModule(DataModuleWrapper):
     def __init__(
         self,
         data: AnyData,
-        scorer: AnyScorer,
+        scorer: AnyScorer | Preset = "balanced",
         *,
         trusted: AnyDataset = None,
         false_positive_rate: float = 0.01,
@@ -78,7 +82,9 @@ class SanitizedDataModule(DataModuleWrapper):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
-        loaders: Sequence[str] | None = None,
+        groups: Sequence[int | str | None] | Callable[[int], Any] | None = None,
+        known: Verdict | str | Path | None = None,
+        loaders: Sequence[str | int] | None = None,
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
         cache: bool = True,
@@ -135,12 +141,16 @@ class SanitizedDataModule(DataModuleWrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the verdicts and the state of the inner DataModule."""
-        return {**super().state_dict(), "sanitizer": self.loader_sanitizer.state()}
+        return {**super().state_dict(), self._state_key: self.loader_sanitizer.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore stored verdicts and the state of the inner DataModule."""
         super().load_state_dict(state_dict)
-        self.loader_sanitizer.restore(state_dict.get("sanitizer", {}))
+        self.loader_sanitizer.restore(state_dict.get(self._state_key, {}))
+
+    @property
+    def _state_key(self) -> str:
+        return f"Sanitizer[{self.loader_sanitizer.settings.name}]"
 
 
 class PoisonedDataModule(DataModuleWrapper):

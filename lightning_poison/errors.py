@@ -62,6 +62,10 @@ class NotFittedError(RuntimeError):
     """A scorer must be fitted before it can score."""
 
 
+class MissingEncoderError(ImportError):
+    """A pretrained network, or the package that builds it, is not on this machine."""
+
+
 class PluginError(RuntimeError):
     """A plug-in failed to load, or its attack or scorer returned something that breaks the contract."""
 
@@ -72,3 +76,17 @@ class ManifestError(ValueError):
 
 class UnknownNameError(LookupError):
     """No installed plug-in provides an attack or scorer of this name."""
+
+
+def is_signal(error: BaseException) -> bool:
+    """Return whether an error asks the process to end, as Lightning's `SIGTERMException` does, and is no fault of code.
+
+    A plain `SystemExit`, raised by `sys.exit()`, is a fault if it comes from a data set.
+
+    Example:
+        >>> class SIGTERMException(SystemExit):
+        ...     pass
+        >>> is_signal(SIGTERMException()), is_signal(SystemExit(3)), is_signal(ValueError())
+        (True, False, False)
+    """
+    return isinstance(error, SystemExit) and type(error) is not SystemExit

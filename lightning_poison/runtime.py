@@ -2,15 +2,16 @@
 
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import one_of, positive_int
+from lightning_poison.checks import boolean, describe_error, expected, one_of, positive_int, printable
 
 _logger = logging.getLogger(__name__)
 
@@ -150,19 +151,36 @@ class SilentProgress:
         """Do nothing."""
 
 
+class _Bar:
+    def __init__(self, update: Callable[[int], Any]) -> None:
+        self._update = update
+
+    def advance(self, steps: int = 1) -> None:
+        self._update(steps)
+
+
 class LocalRuntime:
     """One process without a Trainer.
 
     Args:
-        device: Device to compute on. Default: `"cpu"`.
+        device: Device to compute on, one that is available: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`. Default: `"cpu"`.
         precision: `"bf16"` runs networks under bfloat16 autocast, `"32"` does not, and `"auto"` uses bfloat16 if the
             device has instructions for it. Default: `"auto"`.
         threads: Number of CPU threads. Default: half the cores, at most four.
         num_workers: Number of processes that read samples. The result does not depend on it. Default: 0.
+        quiet: Whether to show neither progress bars, which appear if standard error is a terminal, nor messages, one
+            line each, which are written there unless logging shows them. Default: `False`.
+
+    Raises:
+        ValueError: If an argument is out of range, or the device is unknown or not available.
 
     Example:
         >>> LocalRuntime().world_size
         1
+        >>> LocalRuntime("gpu")
+        Traceback (most recent call last):
+        ValueError: Expected `device` to be an available device, such as 'cpu' or 'cuda', but got 'gpu'.
+        For an NVIDIA GPU write `LocalRuntime('cuda')`.
     """
 
     rank = 0
@@ -175,12 +193,14 @@ class LocalRuntime:
         precision: str = "auto",
         threads: int = DEFAULT_THREADS,
         num_workers: int = 0,
+        quiet: bool = False,
     ) -> None:
         one_of("precision", precision, ("auto", "32", "bf16"))
-        self.device = torch.device(device)
+        self.device = _available(device)
         self.bf16 = has_fast_bf16(self.device) if precision == "auto" else precision == "bf16"
         self.threads = positive_int("threads", threads)
         self.num_workers = positive_int("num_workers", num_workers, minimum=0)
+        self.quiet = boolean("quiet", quiet)
         self.units: Units = NoUnits()
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -203,13 +223,23 @@ class LocalRuntime:
         """Do nothing."""
 
     @contextmanager
-    def progress(self, total: int, description: str) -> Iterator[Progress]:  # noqa: ARG002 (nothing is shown)
-        """Show nothing."""
-        yield SilentProgress()
+    def progress(self, total: int, description: str) -> Iterator[Progress]:
+        """Show a progress bar if standard error is a terminal."""
+        if self.quiet or not total or sys.stderr is None or not sys.stderr.isatty():
+            yield SilentProgress()
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=description, leave=False, dynamic_ncols=True, file=sys.stderr) as bar:
+            yield _Bar(bar.update)
 
     def announce(self, message: str) -> None:
-        """Log at level INFO."""
+        """Log at level INFO, and write to standard error if no log shows it."""
         _logger.info(message)
+        is_logged = _logger.isEnabledFor(logging.INFO) and _logger.hasHandlers()
+        if not self.quiet and not is_logged and sys.stderr is not None:
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
 
 
 class SingleRank:
@@ -218,6 +248,7 @@ class SingleRank:
     Args:
         runtime: The other runtime.
         units: Storage of half-finished work. Default: that of `runtime`.
+        quiet: Whether to show nothing. Default: `False`.
 
     Example:
         >>> SingleRank(LocalRuntime()).world_size
@@ -227,14 +258,15 @@ class SingleRank:
     rank = 0
     world_size = 1
 
-    def __init__(self, runtime: Runtime, *, units: Units | None = None) -> None:
+    def __init__(self, runtime: Runtime, *, units: Units | None = None, quiet: bool = False) -> None:
         self.device = runtime.device
         self.threads = runtime.threads
         self.num_workers = runtime.num_workers
         self.units = runtime.units if units is None else units
         self.autocast = runtime.autocast
-        self.progress = runtime.progress
-        self.announce = runtime.announce
+        shown = LocalRuntime(quiet=True) if quiet else runtime
+        self.progress = shown.progress
+        self.announce = shown.announce
 
     def reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the tensor."""
@@ -250,6 +282,32 @@ class SingleRank:
 
     def agree(self, error: BaseException | None = None) -> None:
         """Do nothing."""
+
+
+def _available(device: Any) -> torch.device:
+    """Return a device that computes. The CUDA driver is not started, since forked workers could not use it then."""
+    try:
+        if device is None or isinstance(device, bool):
+            raise TypeError
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(_unavailable(device, "For an NVIDIA GPU write `LocalRuntime('cuda')`.")) from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            what = f"PyTorch sees {count} CUDA devices" if count else "PyTorch sees no CUDA device"
+            raise ValueError(_unavailable(device, f"{what}. Check the driver and the installed version of PyTorch."))
+    elif found.type != "cpu":
+        try:
+            torch.zeros(1, device=found).item()
+        except Exception as error:
+            raise ValueError(_unavailable(device, f"It cannot compute: {describe_error(error, limit=120)}")) from error
+    return found
+
+
+def _unavailable(device: Any, hint: str) -> str:
+    came = printable(repr(str(device) if isinstance(device, torch.device) else device))
+    return expected("device", "an available device, such as 'cpu' or 'cuda'", came, hint)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

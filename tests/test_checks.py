@@ -1,11 +1,17 @@
+import json
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_poison import checks
+from lightning_poison.adversarial.adversaries import FGSM, PGD
+from lightning_poison.attacks.threat import Threat
+from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.models.fitting import FitSettings
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.5, 1.5, float("nan"), True, "0.5", None])
@@ -126,3 +132,41 @@ def test_hint_is_on_its_own_line():
 def test_printable_escapes_and_shortens():
     assert checks.printable("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
     assert len(checks.printable("x" * 500)) == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ("", ValueError, "a path of the file system, but got ''"),
+        ("a\0b", ValueError, "a path of the file system"),
+        ("s3://bucket/x", ValueError, "a folder of a local file system, but got 's3://bucket/x'"),
+        (Path("gs://bucket/x"), ValueError, "a folder of a local file system"),
+        (5, TypeError, "a path, as `str` or `Path`, but got 5"),
+        (b"here", TypeError, "but got bytes"),
+        (True, TypeError, "but got True"),
+    ],
+)
+def test_local_path(value, kind, message):
+    with pytest.raises(kind, match=f"`cache` to be {message}" if kind is ValueError else message):
+        checks.local_path("cache", value)
+
+
+@pytest.mark.parametrize("value", ["here", Path("here"), "C:/here", "a b/ä"])
+def test_local_path_accepts_folders(value):
+    assert checks.local_path("cache", value) is value
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda: FitSettings(epochs=np.int64(3), learning_rate=np.float32(0.5), shift=np.int32(1)),
+        lambda: PGD(np.float32(0.25), np.float64(0.125), steps=np.int64(2)),
+        lambda: FGSM(np.float32(0.25)),
+        lambda: Threat(budget=np.int64(3), epsilon=np.float32(0.5)),
+        lambda: PixelRange(levels=np.int64(17)),
+    ],
+)
+def test_numpy_numbers_are_stored_as_python_numbers(settings):
+    found = vars(settings())
+    assert not [name for name, value in found.items() if type(value).__module__ == "numpy"]
+    json.dumps({name: value for name, value in found.items() if isinstance(value, int | float)})

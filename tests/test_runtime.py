@@ -1,5 +1,7 @@
 import copy
+import io
 import logging
+import sys
 
 import pytest
 import torch
@@ -117,3 +119,64 @@ def test_single_rank_has_no_collectives(several_ranks):
         return alone.rank, alone.world_size, alone.all_true(runtime.rank == 0), alone.broadcast(runtime.rank)
 
     assert several_ranks(2, work) == [(0, 1, True, 0), (0, 1, False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "but got 'gpu'.\nFor an NVIDIA GPU write"),
+        (None, "but got None"),
+        (True, "but got True"),
+        (["cuda"], "but got "),
+        ("meta", "but got 'meta'.\nIt cannot compute"),
+        (torch.device("meta"), "but got 'meta'"),
+        ("cuda:99", r"but got 'cuda:99'.\nPyTorch sees (no|\d+) CUDA device"),
+    ],
+)
+def test_refuses_devices_that_do_not_compute(device, message):
+    with pytest.raises(ValueError, match=f"`device` to be an available device, .*{message}"):
+        LocalRuntime(device)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_shows_progress_on_a_terminal(monkeypatch):
+    shown = {}
+    for quiet in (False, True):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stderr", stream)
+        with LocalRuntime(quiet=quiet).progress(4, "Fitting") as bar:
+            bar.advance(3)
+        shown[quiet] = stream.getvalue()
+    assert "Fitting" in shown[False]
+    assert not shown[True]
+
+
+def test_shows_messages_in_one_line_without_a_terminal(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with LocalRuntime().progress(4, "Fitting") as bar:
+        bar.advance()
+    LocalRuntime(quiet=True).announce("hidden")
+    SingleRank(LocalRuntime(), quiet=True).announce("hidden")
+    LocalRuntime().announce("3 folds, about 4 s.")
+    assert stream.getvalue() == "3 folds, about 4 s.\n"
+
+
+def test_does_not_repeat_messages_that_are_logged(monkeypatch, caplog):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        LocalRuntime().announce("hello")
+    assert caplog.messages == ["hello"]
+    assert not stream.getvalue()
+
+
+def test_works_without_standard_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    LocalRuntime().announce("hello")
+    with LocalRuntime().progress(4, "Fitting") as bar:
+        bar.advance()

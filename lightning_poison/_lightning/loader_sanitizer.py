@@ -41,7 +41,7 @@ from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.labels import labels_of
-from lightning_poison.data.map_style_data import drawn_positions
+from lightning_poison.data.map_style_data import check_length, drawn_positions
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.source import Readable
 from lightning_poison.data.views import SanitizedDataset
@@ -49,7 +49,7 @@ from lightning_poison.errors import DataChangedError
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.runtime import Runtime, all_ranks
 from lightning_poison.sanitization.decide import decide
-from lightning_poison.sanitization.pipeline import check_removal
+from lightning_poison.sanitization.pipeline import check_removal, known_verdict
 from lightning_poison.sanitization.stored_decision import StoredDecision
 from lightning_poison.sanitization.verdict import Verdict
 
@@ -295,17 +295,19 @@ class LoaderSanitizer:
         settings, dataset, reading = self.settings, loader.dataset, ReadSettings.of(loader)
         scored = dataset if settings.score_dataset is None else settings.score_dataset
         with all_ranks(runtime):
+            check_length(scored, "the data set")
             self._check_score_dataset(dataset, reading)
             self._kept_by_hand[path] = self._read_kept_by_hand(scored, reading)
+            drawn = drawn_positions(loader)
         stored = self._stored.get(path) if path not in self._masks else None
         made = decide(
-            Readable(scored, drawn_positions(loader), reading),
+            Readable(scored, drawn, reading),
             settings.scorer,
             settings=settings.decision,
             trusted=settings.trusted,
             sample=settings.sample,
             runtime=runtime,
-            known=self._restored.get(path, stored) if stored is not None else None,
+            known=self._restored.get(path, stored) if stored is not None else known_verdict(settings.known),
             candidates=[each[path] for each in (self._unedited, self._candidates) if path in each],
             cache=cache_directory(trainer, settings.dirpath) if settings.cache else None,
         )
@@ -341,8 +343,9 @@ class LoaderSanitizer:
             self._files[path] = str((target / VERDICT_FILE).absolute())
 
     def _check_single(self, count: int) -> None:
-        for name in ("score_dataset", "manifest"):
-            if getattr(self.settings, name) is not None and count != 1:
+        used = {name: getattr(self.settings, name) for name in ("score_dataset", "manifest", "known")}
+        for name, value in {**used, "groups": self.settings.decision.groups}.items():
+            if value is not None and count != 1:
                 hint = "It applies to a single data set. Score the others with `sanitize`."
                 raise ValueError(expected(name, "used with one training loader", str(count), hint))
 
@@ -352,7 +355,7 @@ class LoaderSanitizer:
             return
         same = len(view) == len(dataset)
         if same:
-            find = partial(labels_of, spec=self.settings.sample)
+            find = partial(labels_of, spec=self.settings.sample, unlabeled=True)
             same = torch.equal(run_in_worker(find, view, reading), run_in_worker(find, dataset, reading))
         if not same:
             raise ValueError(

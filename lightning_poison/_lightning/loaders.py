@@ -21,6 +21,7 @@ from lightning_poison._lightning.samplers import (
 )
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import expected, printable
+from lightning_poison.data.map_style_data import check_length
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.runtime import Runtime, all_ranks
@@ -55,7 +56,7 @@ def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") ->
     return change(path, tree)
 
 
-def select_loaders(loaders: Any, wanted: Sequence[str] | None) -> dict[str, Any]:
+def select_loaders(loaders: Any, wanted: Sequence[str | int] | None) -> dict[str, Any]:
     """Return the training loaders of a collection by path, all or some.
 
     Args:
@@ -77,7 +78,7 @@ def select_loaders(loaders: Any, wanted: Sequence[str] | None) -> dict[str, Any]
     if wanted is None:
         return found
     chosen: set[str] = set()
-    for name in wanted:
+    for name in map(str, wanted):
         starts = (name, f"[{name!r}]", f"[{name}]")
         of_name = {path for path in found if any(f"{path}[".startswith(f"{start}[") for start in starts if start)}
         of_name |= {name} & found.keys()
@@ -100,6 +101,7 @@ def check_indexable(loader: Any, path: str, *, way: str = "") -> DataLoader[Any]
 
     Raises:
         UnsupportedDataError: If it is not a torch DataLoader, or its data set is iterable only.
+        ValueError: If its data set is empty.
     """
     where = f"the training loader {printable(path)}" if path else "the training loader"
     if not isinstance(loader, DataLoader):
@@ -113,6 +115,7 @@ def check_indexable(loader: Any, path: str, *, way: str = "") -> DataLoader[Any]
             "Samples are filtered by index. Write the stream to files once and read them by index, or call `sanitize` "
             f"on a finite part of it and filter the stream by the verdict.{way}"
         )
+    check_length(loader.dataset, f"the data set of {where}")
     return loader
 
 

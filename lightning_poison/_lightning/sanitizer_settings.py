@@ -1,16 +1,16 @@
 """`SanitizerSettings`: the arguments that the `Sanitizer` callback and `SanitizedDataModule` share."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from lightning_poison.checks import boolean, describe, expected, instance, one_of, printable
+from lightning_poison.checks import boolean, expected, instance, is_integer, local_path, one_of, printable
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.sanitization.pipeline import check_scorer_argument
+from lightning_poison.sanitization.pipeline import check_scorer_argument, known_verdict
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.scorers.recommended import scorer_from
 
 Action = Literal["remove", "flag"]
 
@@ -22,12 +22,13 @@ _MAX_NAME = 100
 class SanitizerSettings:
     """The arguments of `Sanitizer`, with those of the decision in `decision`; see there for values and errors."""
 
-    scorer: AnyScorer
+    scorer: Any = "balanced"
     trusted: Any = None
     action: Action = "remove"
     sample: SampleSpec | None = None
     score_dataset: Any = None
-    loaders: Sequence[str] | None = None
+    loaders: Sequence[str | int] | None = None
+    known: Verdict | str | Path | None = None
     manifest: str | Path | None = None
     dirpath: str | Path | None = None
     cache: bool = True
@@ -35,28 +36,33 @@ class SanitizerSettings:
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", scorer_from(self.scorer))
         check_scorer_argument(self.scorer)
         one_of("action", self.action, ("remove", "flag"))
         if self.sample is not None:
             hint = "Name the parts by their paths: `sample=SampleSpec(inputs=..., labels=...)`."
             instance("sample", self.sample, SampleSpec, hint=hint)
         self._check_loaders()
-        for name in ("manifest", "dirpath"):
-            _check_path(name, getattr(self, name))
-        if "://" in str(self.dirpath):
-            hint = "Copy the files from there after training."
-            raise ValueError(expected("dirpath", "a folder of a local file system", printable(self.dirpath), hint))
-        boolean("cache", self.cache)
+        hints = {"manifest": "Copy the file first.", "dirpath": "Copy the files from a local folder after training."}
+        for name, hint in hints.items():
+            if getattr(self, name) is not None:
+                local_path(name, getattr(self, name), hint=hint)
+        object.__setattr__(self, "known", known_verdict(self.known))
+        boolean("cache", self.cache, hint="The cache is in the folder `cache/` below `dirpath`.")
         _check_name(self.name)
 
     def _check_loaders(self) -> None:
         given = self.loaders
         if given is None:
             return
+        if isinstance(given, list | tuple):
+            given = [str(int(each)) if is_integer(each) else each for each in given]
+            object.__setattr__(self, "loaders", given)
         is_list = isinstance(given, Sequence) and not isinstance(given, str)
         if not is_list or not given or not all(isinstance(each, str) for each in given):
-            hint = "Write the keys of loaders in their collection, as in `loaders=['labeled']`."
-            raise ValueError(expected("loaders", "a list of at least one text", printable(repr(given)), hint))
+            hint = "Write their keys or positions in the collection, as in `loaders=['labeled']` or `loaders=[0]`."
+            what = "a list of keys or positions of training loaders"
+            raise ValueError(expected("loaders", what, printable(repr(given)), hint))
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
@@ -64,19 +70,6 @@ class SanitizerSettings:
         decision = {each.name: arguments[each.name] for each in fields(DecisionSettings)}
         own = {each.name: arguments[each.name] for each in fields(cls) if each.name != "decision"}
         return cls(**own, decision=DecisionSettings(**decision))
-
-
-def _check_path(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TypeError(expected(name, "a path, as `str` or `Path`", describe(value)))
-    try:
-        is_usable = str(value) != "" and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        is_usable = False
-    if not is_usable:
-        raise ValueError(expected(name, "a path of the file system", repr(printable(value))))
 
 
 def _check_name(name: Any) -> None:

@@ -94,6 +94,7 @@ class PGD:
             check_radius(self.step_size, self.norm, name="step_size")
         checks.positive_int("steps", self.steps)
         check_settings(self.norm, self.steps, self.restarts, self.random_start)
+        checks.plain_numbers(self)
 
     def perturb(
         self,
@@ -156,6 +157,7 @@ class FGSM:
 
     def __post_init__(self) -> None:
         self.as_pgd()
+        checks.plain_numbers(self)
 
     @property
     def steps(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_poison.adversarial.adversaries import PGD, Adversary
 from lightning_poison.adversarial.batch import AttackedBatch, is_correct
-from lightning_poison.checks import fraction, positive_int
+from lightning_poison.checks import fraction, plain_numbers, positive_int
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class CollapseGuard:
         for name in ("samples", "steps", "fallback_steps"):
             positive_int(name, getattr(self, name))
         fraction("share", self.share)
+        plain_numbers(self)
 
     def latest(self, batches: Sequence[AttackedBatch]) -> list[AttackedBatch]:
         """Return the last batches that contain `samples` samples in total, or all if there are fewer."""

@@ -38,6 +38,7 @@ class Threat:
         checks.positive_int("budget", self.budget, hint="For a share of the data set use `Threat.of_fraction`.")
         if self.epsilon is not None:
             checks.epsilon(self.epsilon)
+        checks.plain_numbers(self)
 
     @classmethod
     def of_fraction(

@@ -1,6 +1,6 @@
 """`Sanitizer`: keeps suspicious samples out of an existing training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from lightning_poison._lightning.yaml_types import AnyDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.scorers.recommended import Preset
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Sanitizer(CallbackBase):
     mask is stored in checkpoints, so a resumed run does not score again.
 
     Args:
-        scorer: How suspicious a sample is.
+        scorer: How suspicious a sample is. Or a preset by its name, see `RecommendedScorer`: `"fast"`, `"balanced"` or
+            `"thorough"`. Default: `"balanced"`.
         trusted: Known-clean samples: a map-style data set or a loader of one. Default: no trusted data.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1).
         action: `"remove"` trains on the kept samples, `"flag"` only reports.
@@ -43,6 +45,11 @@ class Sanitizer(CallbackBase):
         natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
         remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
         max_removed: Largest share of the data set that may be removed, in (0, 1]; exceeding it is an error.
+        groups: Group of each sample of the training set, such as its patient, its video or the original of which it is
+            an augmentation: integers or texts, or a function of the index of a sample. See `sanitize`. Default: only
+            copies are kept together.
+        known: Earlier verdict, or the path of its file, `verdict.safetensors`. It is used instead of scoring, and must
+            have been made for the same data and settings. Default: none.
         manifest: Manifest of an earlier run; samples kept by hand in it are kept. Default: none.
         dirpath: Local directory of the written files, tried before anything is scored. Default: see above. If the
             default cannot be written, a warning says so, and training goes on.
@@ -57,15 +64,13 @@ class Sanitizer(CallbackBase):
         ValueError: If an argument is out of range, or `scorer` is a control.
 
     Example:
-        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
-        >>> callback = Sanitizer(LikelihoodScorer(), false_positive_rate=0.005)
-        >>> callback.state_key
+        >>> Sanitizer().state_key
         'Sanitizer[sanitizer]'
     """
 
     def __init__(
         self,
-        scorer: AnyScorer,
+        scorer: AnyScorer | Preset = "balanced",
         *,
         trusted: AnyDataset = None,
         false_positive_rate: float = 0.01,
@@ -76,7 +81,9 @@ class Sanitizer(CallbackBase):
         natural_error_rate: float = NATURAL_ERROR_RATE,
         remove_without_evidence: bool = False,
         max_removed: float = 0.5,
-        loaders: Sequence[str] | None = None,
+        groups: Sequence[int | str | None] | Callable[[int], Any] | None = None,
+        known: Verdict | str | Path | None = None,
+        loaders: Sequence[str | int] | None = None,
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
         cache: bool = True,

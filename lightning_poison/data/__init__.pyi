@@ -2,6 +2,7 @@ from .blocks import Block as Block
 from .blocks import MemoryDataset as MemoryDataset
 from .blocks import index_blocks as index_blocks
 from .blocks import read_blocks as read_blocks
+from .embeddings import EmbeddingDataset as EmbeddingDataset
 from .inference import score_set as score_set
 from .labels import labels_of as labels_of
 from .labels import read_sample as read_sample

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, printable
+from lightning_poison.checks import expected
 from lightning_poison.data.inputs import stack_inputs
-from lightning_poison.data.labels import LabeledPairs, as_label, read_sample
+from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample
+from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
 from lightning_poison.data.reading import Reader, ReadSettings, portable
 from lightning_poison.data.sample_digests import digest_samples
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import UnreadableSampleError, is_signal
 from lightning_poison.randomness import seeded_rng
 
 BLOCK_SIZE = 256
@@ -33,11 +34,13 @@ class Block:
         indices: Positions in the data set that was read, int64 `(B,)`.
         inputs: Inputs, float32 `(B, ...)`.
         labels: Labels, int64 `(B,)`.
+        is_random: Whether reading drew from the global random states, as random transforms do.
     """
 
     indices: Tensor
     inputs: Tensor
     labels: Tensor
+    is_random: bool = False
 
 
 def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
@@ -169,13 +172,13 @@ def read_blocks(
         source, positions = dataset.source, [dataset.indices[block] for block in blocks]
     for block, read in zip(blocks, _read(source, positions, seed), strict=True):
         if isinstance(dataset, SelectedDataset):
-            yield Block(block, read.inputs, dataset.labels_read(block, read.labels))
+            yield Block(block, read.inputs, dataset.labels_read(block, read.labels), read.is_random)
             continue
         if int(read.labels.min()) < 0:
             place = int(read.labels.argmin())
             what, hint = "integers of at least 0", "Remove unlabeled samples from the data set."
             raise ValueError(expected("labels", what, f"{int(read.labels[place])} at sample {int(block[place])}", hint))
-        yield Block(block, read.inputs, read.labels)
+        yield Block(block, read.inputs, read.labels, read.is_random)
 
 
 def _read(source: Source, positions: list[Tensor], seed: int) -> Iterator["_Read"]:
@@ -183,20 +186,11 @@ def _read(source: Source, positions: list[Tensor], seed: int) -> Iterator["_Read
     recorded = source.digests
     digested = len(recorded) > 0 and len(recorded.missing) > 0
     reader = _BlockReader(source, positions, seed, digested=digested)
-    loader = iter(source.settings.loader(reader))
+    items = source.settings.items(reader)
     for indices in positions:
-        try:
-            read = next(loader)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UnreadableSampleError(
-                f"Expected worker processes to read samples from {int(indices[0])} on, but one ended: "
-                f"{printable(error)}.\nIt ran out of memory or shared memory, or was killed. Use fewer workers, or "
-                "read these samples with `num_workers=0` to see the error."
-            ) from error
-        if isinstance(read, Exception):
-            raise read
+        read = items.next(f"samples from {int(indices[0])} on")
+        if read.layout is not None:
+            read = read._replace(inputs=PackedInputs.of(read.inputs, read.layout))
         if read.digests is not None and (seed == source.seed or not read.is_random):
             recorded.add(indices, read.digests)
         yield read
@@ -207,6 +201,7 @@ class _Read(NamedTuple):
     labels: Tensor
     digests: Tensor | None
     is_random: bool
+    layout: InputLayout | None
 
 
 class _BlockReader(Reader):
@@ -224,6 +219,8 @@ class _BlockReader(Reader):
         return len(self._blocks)
 
     def __getitem__(self, position: int) -> "_Read | Exception":
+        if self.init_error is not None:
+            return self.init_error
         try:
             return self._read(self._blocks[position].tolist())
         except (UnreadableSampleError, ValueError) as error:
@@ -231,20 +228,25 @@ class _BlockReader(Reader):
 
     def _read(self, positions: list[int]) -> "_Read":
         inputs, carried = self._parts(positions)
-        labels = torch.tensor([as_label(value, index) for value, index in zip(carried, positions, strict=True)])
+        labels = as_labels(carried, positions)
         stacked = self._stacked(inputs, positions)
-        return _Read(stacked, labels, digest_samples(stacked) if self._digested else None, self._is_random)
+        layout = stacked.structure if isinstance(stacked, PackedInputs) else None
+        values = stacked.as_subclass(Tensor)
+        digests = digest_samples(values) if self._digested else None
+        return _Read(values, labels, digests, self._is_random, layout)
 
     def _stacked(self, inputs: list[Any], positions: list[int]) -> Tensor:
         """Return the inputs as one tensor, with zeros for samples that are `None`."""
         present = [place for place, value in enumerate(inputs) if value is not None]
         if len(present) == len(inputs) or self._source.settings.collate_fn is None:
-            return stack_inputs(inputs, positions, dtype=self._source.dtype)
-        stacked = torch.zeros(len(inputs), *self._source.shape)
+            return stack_inputs(inputs, positions, dtype=self._source.dtype, layout=self._source.layout)
+        stacked: Tensor = torch.zeros(len(inputs), *self._source.shape)
         if present:
             own = [inputs[place] for place in present]
-            stacked[present] = stack_inputs(own, [positions[place] for place in present], dtype=self._source.dtype)
-        return stacked
+            of_present = [positions[place] for place in present]
+            read = stack_inputs(own, of_present, dtype=self._source.dtype, layout=self._source.layout)
+            stacked[present] = read.as_subclass(Tensor)
+        return stacked if self._source.layout is None else PackedInputs.of(stacked, self._source.layout)
 
     def _parts(self, positions: list[int]) -> tuple[list[Any], list[Any]]:
         """Return inputs and labels. If reading draws random numbers, each sample has a random state of its own."""
@@ -269,5 +271,7 @@ def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
         return [read_sample(dataset, index) for index in indices]
     try:
         return list(batched(indices))
-    except Exception:  # noqa: BLE001 (the samples are then read one by one, which names the faulty one)
+    except (Exception, SystemExit) as error:  # the samples are then read one by one, which names the faulty one
+        if is_signal(error):
+            raise
         return [read_sample(dataset, index) for index in indices]

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_poison.checks import describe, printable
+from lightning_poison.data.packed_inputs import MOST_EXACT, InputLayout, PackedInputs
 from lightning_poison.errors import UnreadableSampleError
 
 _LARGEST_IMAGE = 1e4
@@ -22,18 +23,25 @@ _LARGEST_OFFSET = 100.0
 _FEWEST = 16
 """Smallest number of images whose mean and standard deviation are compared."""
 
+_USUAL, _ODD = 4, 64
+"""Values of an image in relation to those of half of the images: up to the first, and above the second if it is odd."""
+
 _LARGEST_CODE = 16
 """Largest integer in an integer image that may be a code, such as that of a piece on a board, and not a brightness."""
 
 
-def stack_inputs(inputs: Sequence[Any], positions: Sequence[int], *, dtype: str | None = None) -> Tensor:
+def stack_inputs(
+    inputs: Sequence[Any], positions: Sequence[int], *, dtype: str | None = None, layout: InputLayout | None = None
+) -> Tensor:
     """Return the inputs of some samples as one tensor, float32 `(B, ...)`.
 
     Args:
-        inputs: Tensors, NumPy arrays, objects that convert to arrays, or lists of numbers, of one shape. Images of type
-            uint8 are scaled to [0, 1]. Sparse tensors become dense.
+        inputs: Tensors, NumPy arrays, objects that convert to arrays, or nested lists of numbers, of one shape. Images
+            of type uint8 are scaled to [0, 1]. Sparse tensors become dense. Dicts and tuples of arrays become
+            `PackedInputs`.
         positions: Positions of the samples in the data set, for error messages.
         dtype: Type of the input of sample 0, from `dtype_of`. Default: that of the first of `inputs`.
+        layout: Layout of the inputs of sample 0, if they are several. Default: that of the first of `inputs`.
 
     Raises:
         UnreadableSampleError: If an input is no array of real numbers, is empty or not finite, is an integer image of
@@ -46,6 +54,10 @@ def stack_inputs(inputs: Sequence[Any], positions: Sequence[int], *, dtype: str 
         >>> stack_inputs([torch.tensor([51, 255], dtype=torch.uint8)], [7])
         tensor([[0.2000, 1.0000]])
     """
+    layout = layout or (InputLayout.of(inputs[0]) if isinstance(inputs[0], Mapping | list | tuple) else None)
+    if layout is not None:
+        packed = [_packed(value, layout, index) for value, index in zip(inputs, positions, strict=True)]
+        return PackedInputs.of(_finite(torch.stack(packed), positions), layout)
     _check_types(inputs, positions, dtype)
     tensors = [_as_float(value, index) for value, index in zip(inputs, positions, strict=True)]
     shape = tensors[0].shape
@@ -55,7 +67,10 @@ def stack_inputs(inputs: Sequence[Any], positions: Sequence[int], *, dtype: str 
                 f"Expected samples of one shape, but sample {index} has {tuple(tensor.shape)} and sample "
                 f"{positions[0]} has {tuple(shape)}.\n{shape_hint(shape, tensor.shape)}"
             )
-    stacked = torch.stack(tensors)
+    return _finite(torch.stack(tensors), positions)
+
+
+def _finite(stacked: Tensor, positions: Sequence[int]) -> Tensor:
     if not torch.isfinite(stacked.sum()):  # one pass over the block; the sum of huge numbers may overflow
         odd = (~torch.isfinite(stacked.reshape(len(stacked), -1))).any(1).nonzero().flatten()
         if len(odd):
@@ -152,6 +167,78 @@ def check_scale(inputs: Tensor, positions: Sequence[int]) -> None:
         )
 
 
+def peaks_of(inputs: Tensor) -> Tensor:
+    """Return the largest absolute value of each sample, float32 `(B,)`.
+
+    Example:
+        >>> peaks_of(torch.tensor([[0.0, -3.0], [1.0, 2.0]]))
+        tensor([3., 2.])
+    """
+    low, high = inputs.reshape(len(inputs), -1).aminmax(dim=1)
+    return torch.maximum(high, -low)
+
+
+def check_one_scale(peaks: Tensor, positions: Tensor, inputs: Tensor) -> None:
+    """Check that no image has another scale than the others, as one with values up to 255 among images in [0, 1].
+
+    Such an image is more than 64 times brighter than half of the images are, and none is between 4 and 64 times.
+
+    Args:
+        peaks: Largest absolute value of each sample, `(N,)`.
+        positions: Positions of the samples in the data set, int64 `(N,)`, for error messages.
+        inputs: Some of the samples. Nothing is checked unless they are images, `(B, C, H, W)`.
+
+    Raises:
+        UnreadableSampleError: If there is such an image.
+
+    Example:
+        >>> check_one_scale(torch.tensor([1.0, 0.9, 255.0]), torch.arange(3), torch.zeros(1, 1, 8, 8))
+        Traceback (most recent call last):
+        lightning_poison.errors.UnreadableSampleError: Expected images of one scale, but sample 2 contains values up to
+        255 and the 2 others up to 1.
+        Scale all images in the same way, such as `image / 255` for 8-bit images.
+    """
+    usual = float(peaks.median())
+    odd = (peaks > _ODD * usual).nonzero().flatten()
+    if inputs.ndim < 4 or not usual or not len(odd) or bool(((peaks > _USUAL * usual) & (peaks <= _ODD * usual)).any()):
+        return
+    rest = peaks[peaks <= _USUAL * usual]
+    most = f" (and {len(odd) - 1:,} more)" if len(odd) > 1 else ""
+    raise UnreadableSampleError(
+        f"Expected images of one scale, but sample {int(positions[odd[0]])}{most} contains values up to "
+        f"{peaks[odd].max():.4g} and the {len(rest):,} others up to {rest.max():.4g}.\nScale all images in the same "
+        "way, such as `image / 255` for 8-bit images."
+    )
+
+
+def check_variation(blocks: Sequence[Tensor]) -> None:
+    """Check that samples differ.
+
+    Args:
+        blocks: Inputs of some samples, float32 `(B, ...)`.
+
+    Raises:
+        ValueError: If there are at least 16, all equal.
+
+    Example:
+        >>> check_variation([torch.zeros(20, 1, 8, 8)])
+        Traceback (most recent call last):
+        ValueError: Expected inputs that differ between samples, but all 20 that were compared are equal, with values
+        from 0 to 0.
+        Check the transform, and the path of the input: `sample=SampleSpec(inputs=...)`.
+    """
+    origin, count = blocks[0][:1], sum(map(len, blocks))
+    if count < _FEWEST or any(block.shape[1:] != origin.shape[1:] for block in blocks):
+        return
+    if not all(torch.equal(block, origin.expand_as(block)) for block in blocks):
+        return
+    raise ValueError(
+        f"Expected inputs that differ between samples, but all {count:,} that were compared are equal, with values "
+        f"from {origin.min():.4g} to {origin.max():.4g}.\nCheck the transform, and the path of the input: "
+        "`sample=SampleSpec(inputs=...)`."
+    )
+
+
 def _check_types(inputs: Sequence[Any], positions: Sequence[int], first: str | None) -> None:
     """Raise if some inputs are of type uint8, which are scaled to [0, 1], and others are not."""
     types = [dtype_of(value) for value in inputs]
@@ -190,6 +277,36 @@ def _as_float(value: Any, index: int) -> Tensor:
     return converted
 
 
+def _packed(value: Any, layout: InputLayout, index: int) -> Tensor:
+    """Return several inputs of one sample as one vector `(P,)`."""
+    own = InputLayout.of(value)
+    names = None if own is None else own.names
+    if own is None or (names is None) != (layout.names is None) or set(names or ()) != set(layout.names or ()):
+        came = "no dict or tuple of arrays" if own is None else str(own)
+        way = "Return the same inputs for every sample."
+        raise UnreadableSampleError(f"Expected the inputs of sample {index} to be {layout}, but got {came}.\n{way}")
+    by_name = {str(key): part for key, part in value.items()} if isinstance(value, Mapping) else {}
+    parts = list(value) if layout.names is None else [by_name[name] for name in layout.names]
+    shapes = own.shapes if own.names is None else [own.shapes[own.names.index(name)] for name in layout.names or ()]
+    if tuple(shapes) != layout.shapes:
+        one, other = next(each for each in zip(layout.shapes, shapes, strict=True) if each[0] != each[1])
+        raise UnreadableSampleError(
+            f"Expected the inputs of sample {index} to be {layout}, but got {own}.\n{shape_hint(one, other)}"
+        )
+    return torch.cat([_as_vector(part, index) for part in parts])
+
+
+def _as_vector(part: Any, index: int) -> Tensor:
+    array = part.reshape(-1) if isinstance(part, Tensor) else np.asarray(part).reshape(-1)
+    if isinstance(part, Tensor | np.ndarray) and part.ndim:
+        array = part
+    vector = _as_float(array, index).reshape(-1)
+    if bool((vector.abs() >= MOST_EXACT).any()) and not np.issubdtype(np.asarray(array).dtype, np.floating):
+        came = f"integers up to {vector.abs().max():.0f}"
+        raise _unreadable(index, came, f"Number them from 0: integers below {MOST_EXACT:,} are exact in float32.")
+    return vector
+
+
 def _is_plain(tensor: Tensor) -> bool:
     return (
         tensor.layout == torch.strided
@@ -221,6 +338,9 @@ def _as_tensor(value: Any, index: int) -> Tensor:
     if kind == "O" and isinstance(value, np.ndarray):
         way = "Convert it to numbers in the data set, such as with `array.astype(np.float32)`."
         raise _unreadable(index, describe(value), way)
+    if isinstance(value, list | tuple) and array is None:
+        came = f"a {type(value).__name__} whose rows differ in length or type"
+        raise _unreadable(index, came, "Pad its rows to one length, or name another part: `SampleSpec(inputs=...)`.")
     if isinstance(value, Mapping):
         keys = printable(", ".join(str(key) for key in list(value)[:6]))
         way = "Name the one to judge by its path, such as `sample=SampleSpec(inputs='inputs.image', labels='label')`."

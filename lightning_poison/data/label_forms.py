@@ -43,6 +43,8 @@ def class_index(value: Any) -> int | None:
         return int(value)
     if isinstance(value, Real):  # Python's and NumPy's numbers and booleans
         return _whole(value)
+    if is_masked(value):
+        return None
     array = as_array(value)
     if array is None:
         return _index_of(value)
@@ -68,6 +70,8 @@ def class_indices(values: Any, length: int) -> Tensor | None:
     """
     if not (isinstance(values, Sequence | Tensor) or hasattr(values, "__array__")) or isinstance(values, str | bytes):
         return None
+    if is_masked(values) or (isinstance(values, list | tuple) and any(map(is_masked, values))):
+        return None
     is_array = isinstance(values, list | tuple | Tensor) or hasattr(values, "__array__")
     array = as_array(values if is_array else list(values))
     if array is not None and array.dtype.kind == "O":
@@ -77,6 +81,8 @@ def class_indices(values: Any, length: int) -> Tensor | None:
     if array.ndim == 2 and array.shape[1] != 1:
         return torch.from_numpy(array.argmax(1)) if _are_one_hot(array) else None
     flat = array.reshape(-1)
+    if flat.dtype.kind == "f":
+        flat = flat.astype(np.float64)  # the limit below exceeds the range of float16
     if flat.dtype.kind == "f" and not bool(((flat == np.floor(flat)) & (np.abs(flat) < _LIMIT)).all()):
         return None
     if flat.dtype.kind == "u" and bool((flat > np.iinfo(np.int64).max).any()):
@@ -99,6 +105,16 @@ def as_array(value: Any) -> np.ndarray | None:
     return None
 
 
+def is_masked(value: Any) -> bool:
+    """Return whether a value is a masked array with missing values, or `np.ma.masked`, whose data are meaningless.
+
+    Example:
+        >>> is_masked(np.ma.masked), is_masked(np.ma.array([1, 2], mask=[False, True])), is_masked(np.ma.array([1, 2]))
+        (True, True, False)
+    """
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
+
+
 def odd_label(value: Any) -> tuple[str, str]:
     """Describe a label that stands for no class index.
 
@@ -109,6 +125,8 @@ def odd_label(value: Any) -> tuple[str, str]:
         >>> odd_label([0, 1, 1])
         ('the vector [0, 1, 1], as in multi-label classification', 'This library judges one class per sample. ...')
     """
+    if is_masked(value) or type(value).__name__ in ("NAType", "NaTType"):
+        return f"{type(value).__name__ if not is_masked(value) else 'a masked value'}, as for a missing label", _MISSING
     if value is None:
         return "None", "Give samples without a label the label -1, or leave them out: `Subset(dataset, indices)`."
     if isinstance(value, str | bytes):

@@ -18,11 +18,13 @@ from lightning_poison.data.blocks import (
     index_blocks,
     read_blocks,
 )
-from lightning_poison.data.inputs import check_scale, shape_hint
+from lightning_poison.data.copies import Copies
+from lightning_poison.data.inputs import check_one_scale, check_scale, check_variation, peaks_of, shape_hint
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
+from lightning_poison.randomness import derived_seed
 from lightning_poison.runtime import Runtime, all_ranks
 
 MEMORY_LIMIT = 2 * 1024**3
@@ -41,12 +43,14 @@ class LabeledData:
         positions: Positions of the samples in it, int64 `(N,)`, ascending.
         dataset: The samples, in memory or to be read.
         repeats: Whether a sample has the same input each time that it is read under the same random state.
+        copies: Which samples are copies of each other or belong to one group. Default: not looked for.
     """
 
     source: Source
     positions: Tensor
     dataset: MemoryDataset | SelectedDataset
     repeats: bool = True
+    copies: Copies | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +71,8 @@ class LabeledData:
 
     def select(self, places: Tensor) -> "LabeledData":
         """Return the samples at `places`, int64 `(M,)`, positions in `dataset`, as data of their own."""
-        return replace(self, positions=self.positions[places], dataset=self.dataset.subset(places))
+        copies = None if self.copies is None else self.copies.select(places)
+        return replace(self, positions=self.positions[places], dataset=self.dataset.subset(places), copies=copies)
 
     def relabeled(self, labels: Tensor) -> "LabeledData":
         """Return the data with their classes numbered differently, int64 `(N,)`."""
@@ -118,6 +123,10 @@ def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Ru
     if not fits and listed is not None:
         first = [_probed(block, positions) for block in _blocks(raw, [*repeated, *repeated])]
         repeats = _check_repeats(first[:count], first[count:], positions)
+        _check_drawn_labels(raw, first[:count])
+        inputs, places = [block.inputs for block in first[:count]], [block.indices for block in first[:count]]
+        check_one_scale(torch.cat([peaks_of(each) for each in inputs]), positions[torch.cat(places)], inputs[0])
+        check_variation(inputs)
         if all(torch.equal(block.labels, listed[block.indices]) for block in first):
             return LabeledData(source, positions, _selected(raw, _checked(listed, positions)), repeats)
     dataset, repeats = _read_all(raw, blocks, repeated, runtime, name if fits else f"the labels of {name}", fits=fits)
@@ -130,12 +139,14 @@ def _read_all(
     raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, fits: bool
 ) -> tuple[MemoryDataset | SelectedDataset, bool]:
     """Read all blocks, and some of them again; return the samples, in memory if they fit, and whether they repeat."""
-    inputs, labels, first = [], [], []
+    inputs: list[Tensor] = []
+    labels, peaks, first = [], [], []
     starts = {int(block[0]) for block in repeated}
     read = _blocks(raw, [*blocks, *repeated])
     with runtime.progress(len(blocks), f"Reading {name}") as bar:
         for block in itertools.islice(read, len(blocks)):
             labels.append(block.labels)
+            peaks.append(peaks_of(block.inputs))
             if int(block.indices[0]) in starts:
                 first.append(_probed(block, raw.indices))
             if fits:
@@ -143,6 +154,9 @@ def _read_all(
                 _check_shape(inputs, raw.indices)
             bar.advance()
     repeats = _check_repeats(first, list(read), raw.indices)
+    _check_drawn_labels(raw, first)
+    check_one_scale(torch.cat(peaks), raw.indices, first[0].inputs)
+    check_variation([block.inputs for block in first])
     carried = _checked(torch.cat(labels), raw.indices)
     return MemoryDataset(torch.cat(inputs), carried) if fits else _selected(raw, carried), repeats
 
@@ -180,6 +194,24 @@ def _check_repeats(first: list[Block], second: list[Block], positions: Tensor) -
                 f"{int(after.labels[place])}.\nMake the label of a sample depend on its index alone."
             )
     return all(torch.equal(before.inputs, after.inputs) for before, after in zip(first, second, strict=True))
+
+
+def _check_drawn_labels(raw: SelectedDataset, first: list[Block]) -> None:
+    """Read some samples again under another seed if reading draws random numbers: labels must not depend on it."""
+    if not any(block.is_random for block in first):
+        return
+    places, labels = (torch.cat([getattr(block, part) for block in first]) for part in ("indices", "labels"))
+    chosen = torch.linspace(0, len(places) - 1, min(len(places), BLOCK_SIZE)).long()
+    seed = derived_seed(raw.source.seed, "labels")
+    again = next(read_blocks(raw, [places[chosen]], sample=SampleSpec(), seed=seed))
+    changed = (again.labels != labels[chosen]).nonzero().flatten()
+    if len(changed):
+        place = int(changed[0])
+        raise ValueError(
+            f"Expected each sample to have the same label whenever it is read, but that of sample "
+            f"{int(raw.indices[again.indices[place]])} is drawn at random: {int(labels[chosen[place]])}, and "
+            f"{int(again.labels[place])} under another seed.\nDraw the labels once, when the data set is built."
+        )
 
 
 def _warn_of_listed(listed: Tensor, carried: Tensor, positions: Tensor) -> None:

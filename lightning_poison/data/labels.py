@@ -13,7 +13,7 @@ from lightning_poison.data.sample_files import listed_file
 from lightning_poison.data.sample_parts import AmbiguousLabelError
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import as_view
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import UnreadableSampleError, is_signal
 from lightning_poison.randomness import seeded_rng
 
 UNLABELED = -1
@@ -32,7 +32,7 @@ class LabeledPairs(Dataset[tuple[Any, Any]]):
     targets: Tensor
 
 
-def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
+def labels_of(dataset: Any, spec: SampleSpec | None = None, *, unlabeled: bool = False) -> Tensor:
     """Return the labels of all samples.
 
     The data set's own `targets` or `labels` are used if they agree with a few samples; otherwise every sample is read.
@@ -40,6 +40,7 @@ def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
     Args:
         dataset: Map-style data set.
         spec: Paths of input and label in a sample. Default: detected.
+        unlabeled: Whether samples may have the label -1, which stands for no label. Default: `False`.
 
     Returns:
         Labels, int64 `(N,)`.
@@ -58,19 +59,20 @@ def labels_of(dataset: Any, spec: SampleSpec | None = None) -> Tensor:
     if not len(dataset):
         raise ValueError("Expected a data set with at least one sample, but got an empty one.")
     spec = spec or spec_of(dataset)
-    if (listed := listed_labels(dataset, spec)) is not None:
+    if (listed := listed_labels(dataset, spec, unlabeled=unlabeled)) is not None:
         return listed
     with seeded_rng(0):
         read = [as_label(spec.labels_in(read_sample(dataset, index)), index) for index in range(len(dataset))]
-    return _not_negative(torch.tensor(read))
+    return _checked(torch.tensor(read), unlabeled=unlabeled)
 
 
-def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
+def listed_labels(dataset: Any, spec: SampleSpec, *, unlabeled: bool = False) -> Tensor | None:
     """Return the labels that a data set lists, or `None` if it lists none that agree with its samples.
 
     Args:
         dataset: Map-style data set. A few samples are read.
         spec: Paths of input and label in a sample.
+        unlabeled: Whether samples may have the label -1, which stands for no label. Default: `False`.
 
     Returns:
         Labels, int64 `(N,)`, or `None`.
@@ -91,7 +93,7 @@ def listed_labels(dataset: Any, spec: SampleSpec) -> Tensor | None:
     with seeded_rng(0):
         if listed is None or not _agrees(dataset, spec, listed):
             return None
-    return _not_negative(listed)
+    return _checked(listed, unlabeled=unlabeled)
 
 
 def claimed_labels(dataset: Any) -> Tensor | None:
@@ -193,7 +195,9 @@ def read_sample(dataset: Any, index: int) -> Any:
         return dataset[index]
     except UnreadableSampleError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if is_signal(error):
+            raise
         file = printable(listed_file(dataset, index), limit=1000)
         raise UnreadableSampleError(
             f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
@@ -244,19 +248,21 @@ def as_labels(values: Sequence[Any], positions: Sequence[int]) -> Tensor:
         positions: Positions of the samples in the data set, for error messages.
 
     Raises:
-        ValueError: If a label stands for no class index, or one-hot vectors differ in length.
+        ValueError: If a label stands for no class index, or labels differ in length, as lists of several labels do:
+            `[0, 1]` would be read as a one-hot vector.
 
     Example:
         >>> as_labels([3.0, torch.tensor([1]), True], [7, 8, 9])
         tensor([3, 1, 1])
     """
     labels = [as_label(value, index) for value, index in zip(values, positions, strict=True)]
-    lengths = [_length_of(value) for value in values]
-    for length, index in zip(lengths, positions, strict=True):
-        if length != lengths[0]:
+    labeled = [place for place, label in enumerate(labels) if label != UNLABELED]
+    lengths = {place: _length_of(values[place]) for place in labeled}
+    for place, length in lengths.items():
+        if length != lengths[labeled[0]]:
             raise ValueError(
-                f"Expected labels of one form, but that of sample {index} is {_form(length)} and that of sample "
-                f"{positions[0]} is {_form(lengths[0])}.\nGive each sample its class index."
+                f"Expected labels of one form, but that of sample {positions[place]} is {_form(length)} and that of "
+                f"sample {positions[labeled[0]]} is {_form(lengths[labeled[0]])}.\nGive each sample its class index."
             )
     return torch.tensor(labels)
 
@@ -267,11 +273,11 @@ def _length_of(value: Any) -> int:
 
 
 def _form(length: int) -> str:
-    return "a number" if length == 1 else f"a one-hot vector of length {length}"
+    return "a number" if length == 1 else f"a vector of length {length}"
 
 
-def _not_negative(labels: Tensor) -> Tensor:
-    if int(labels.min()) < 0:
+def _checked(labels: Tensor, *, unlabeled: bool) -> Tensor:
+    if int(labels.min()) < (UNLABELED if unlabeled else 0):
         index = int(labels.argmin())
         raise ValueError(
             expected("labels", "integers of at least 0", f"{int(labels[index])} at sample {index}")
@@ -287,7 +293,9 @@ def _listed_classes(data: Any) -> list[Any]:
         return []
     try:
         return [*classes]  # type: ignore[misc]
-    except Exception:  # noqa: BLE001 (an object of unknown kind)
+    except (Exception, SystemExit) as error:  # an object of unknown kind
+        if is_signal(error):
+            raise
         return []
 
 
@@ -295,7 +303,9 @@ def _attribute(dataset: Any, name: str) -> Any:
     """Return an attribute of a data set, or `None` if it has none or its property raises an error."""
     try:
         return getattr(dataset, name, None)
-    except Exception:  # noqa: BLE001 (the attribute is optional, and its code is the user's)
+    except (Exception, SystemExit) as error:  # the attribute is optional, and its code is the user's
+        if is_signal(error):
+            raise
         return None
 
 

@@ -20,9 +20,18 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_poison.checks import describe, expected, printable
+from lightning_poison.checks import describe, describe_error, expected, printable
 from lightning_poison.data.sample_parts import LABEL_NAMES
-from lightning_poison.errors import UnsupportedDataError
+from lightning_poison.errors import UnsupportedDataError, is_signal
+
+_LISTS = (list, tuple, range, Tensor, np.ndarray)
+"""What users pass as `sampler` or, nested, as `batch_sampler`."""
+
+_OWN_INDICES = (DistributedSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+"""Samplers whose positions are known. `indices` of other classes may be something else."""
+
+_MOST_SAMPLES = 2**33
+"""Length above which a data set is refused: its labels alone would need 64 GiB."""
 
 _MAP_STYLE = "a map-style data set, with `__len__` and `__getitem__`"
 
@@ -53,9 +62,9 @@ class LabeledArrays(Dataset[tuple[Any, Any]]):
 def map_style(data: Any, name: str) -> Any:
     """Return the map-style data set of an argument: a data set, a loader of one, arrays or a table.
 
-    For a loader with a `SubsetRandomSampler`, these are the samples that it draws, in the order of the data set. Arrays
-    are a pair `(X, y)` of inputs and labels. A table is a frame of pandas or Polars, or a dict of columns, of which one
-    is named like a label (`label`, `target`, `y`, …) and the others are numeric features.
+    Of a loader, these are the samples that its sampler can draw, in the order of the data set. Arrays are a pair
+    `(X, y)` of inputs and labels. A table is a frame of pandas or Polars, or a dict of columns, of which one is named
+    like a label (`label`, `target`, `y`, …) and the others are numeric features.
 
     Args:
         data: Map-style data set, a loader of one, a pair of arrays, or a table.
@@ -81,9 +90,43 @@ def map_style(data: Any, name: str) -> Any:
         data = _from_arrays(data, name)
     if (reason := _refusal(data)) is not None:
         raise UnsupportedDataError(expected(name, _MAP_STYLE, *reason))
-    if not len(data):
-        raise ValueError(f"Expected `{name}` to have at least one sample, but it is empty.")
+    check_length(data, f"`{name}`")
     return data
+
+
+def check_length(data: Any, what: str) -> int:
+    """Return the number of samples of a map-style data set.
+
+    Args:
+        data: Map-style data set.
+        what: What it is, for errors.
+
+    Raises:
+        UnsupportedDataError: If `len` fails or is too large.
+        ValueError: If there are no samples.
+
+    Example:
+        >>> check_length([], "`dataset`")
+        Traceback (most recent call last):
+        ValueError: Expected `dataset` to have at least one sample, but it is empty.
+    """
+    try:
+        length = len(data)
+    except (Exception, SystemExit) as error:
+        if is_signal(error):
+            raise
+        raise UnsupportedDataError(
+            f"Expected {what} to be a data set with a length, but got a {type(data).__name__} whose `__len__` raised "
+            f"{describe_error(error)}.\nReturn the number of samples from `__len__`."
+        ) from error
+    if length > _MOST_SAMPLES:
+        raise UnsupportedDataError(
+            f"Expected {what} to be a data set of at most {_MOST_SAMPLES:,} samples, but got a length of {length:,}.\n"
+            "Return the number of samples from `__len__`, or pass a part of the data: `Subset(dataset, indices)`."
+        )
+    if not length:
+        raise ValueError(f"Expected {what} to have at least one sample, but it is empty.")
+    return length
 
 
 def drawn_positions(loader: "DataLoader[Any]") -> Tensor | None:
@@ -95,25 +138,44 @@ def drawn_positions(loader: "DataLoader[Any]") -> Tensor | None:
     Returns:
         int64 `(M,)`, ascending, or `None` if it can draw all samples or is of unknown kind.
 
+    Raises:
+        ValueError: If the sampler draws nothing, or positions that the data set does not have.
+
     Example:
         >>> drawn_positions(DataLoader(list(range(10)), sampler=SubsetRandomSampler([7, 2])))
         tensor([2, 7])
         >>> drawn_positions(DataLoader(list(range(3)), sampler=WeightedRandomSampler([0.5, 0.0, 2.0], 8)))
         tensor([0, 2])
+        >>> drawn_positions(DataLoader(list(range(10)), batch_sampler=[[7, 2], [2, 3]]))
+        tensor([2, 3, 7])
         >>> drawn_positions(DataLoader(list(range(10)), shuffle=True)) is None
         True
     """
     if not hasattr(loader.dataset, "__len__") or not hasattr(loader.dataset, "__getitem__"):
         return None
-    length = len(loader.dataset)
-    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    if isinstance(sampler, BatchSampler):
-        sampler = sampler.sampler
+    length, sampler = len(loader.dataset), _sampler_of(loader)
     drawn = _positions_of(sampler)
-    if drawn is None or not len(drawn) or int(drawn.min()) < 0 or int(drawn.max()) >= length:
+    if drawn is None:
         return None
-    drawn = torch.unique(drawn)
+    drawn = torch.unique(torch.where(drawn < 0, drawn + length, drawn))
+    if not len(drawn) or int(drawn[0]) < 0 or int(drawn[-1]) >= length:
+        if not isinstance(sampler, (*_OWN_INDICES, *_LISTS)):
+            return None
+        kind = type(sampler).__name__
+        if not len(drawn):
+            raise ValueError(f"Expected the sampler to draw at least one sample, but a {kind} draws none.")
+        odd = int(drawn[-1]) if int(drawn[-1]) >= length else int(drawn[0]) - length
+        raise ValueError(
+            f"Expected the sampler to draw positions below {length:,}, the length of the data set, but a {kind} draws "
+            f"{odd}.\nBuild it for this data set, or pass the data set that it is for."
+        )
     return drawn if len(drawn) < length else None
+
+
+def _sampler_of(loader: "DataLoader[Any]") -> Any:
+    """Return what draws the positions of a loader."""
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    return sampler.sampler if isinstance(sampler, BatchSampler) else sampler
 
 
 def _positions_of(sampler: Any) -> Tensor | None:
@@ -125,7 +187,10 @@ def _positions_of(sampler: Any) -> Tensor | None:
     if type(sampler) is DistributedSampler:
         return torch.arange(len(sampler.dataset))  # type: ignore[arg-type]
     try:
-        positions = torch.as_tensor(np.asarray(sampler.indices))
+        listed = sampler if isinstance(sampler, _LISTS) else sampler.indices
+        if isinstance(listed, list | tuple) and listed and all(isinstance(each, _LISTS) for each in listed):
+            listed = [position for batch in listed for position in batch]
+        positions = torch.as_tensor(np.asarray(listed)) if len(listed) else torch.zeros(0, dtype=torch.int64)
     except Exception:  # noqa: BLE001 (no indices, or others than numbers)
         return None
     is_whole = positions.ndim == 1 and not positions.is_floating_point() and positions.dtype != torch.bool
@@ -133,20 +198,17 @@ def _positions_of(sampler: Any) -> Tensor | None:
 
 
 def _drawn_by(loader: "DataLoader[Any]", name: str) -> Any:
-    batches, dataset = loader.batch_sampler, loader.dataset
-    sampler = loader.sampler if batches is None else batches
-    if type(sampler) is BatchSampler:
-        sampler = sampler.sampler
-    whole = isinstance(dataset, IterableDataset) or type(sampler) in (SequentialSampler, DistributedSampler)
-    drawn = sampler.num_samples if type(sampler) is RandomSampler and not sampler.replacement else 0
-    if whole or (isinstance(dataset, Sized) and drawn == len(dataset)):
+    """Return the samples that a loader can draw."""
+    dataset, sampler = loader.dataset, _sampler_of(loader)
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         return dataset
-    if type(sampler) is SubsetRandomSampler:
-        return Subset(dataset, sorted(int(index) for index in sampler.indices))
-    raise UnsupportedDataError(
-        expected(name, "a loader that draws every sample of its data set", f"one with a {type(sampler).__name__}")
-        + "\nThis sampler does not determine a set of samples. Pass them as a data set: `Subset(dataset, indices)`."
-    )
+    if _positions_of(sampler) is None:
+        raise UnsupportedDataError(
+            expected(name, "a loader whose sampler draws known samples", f"one with a {type(sampler).__name__}")
+            + "\nThis sampler does not determine a set of samples. Pass them as a data set: `Subset(dataset, indices)`."
+        )
+    drawn = drawn_positions(loader)
+    return dataset if drawn is None else Subset(dataset, drawn.tolist())
 
 
 def _refusal(data: Any) -> tuple[str, str] | None:

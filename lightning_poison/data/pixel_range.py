@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, expected
+from lightning_poison.checks import describe, expected, plain_numbers
 
 _ROUNDING_ERROR = 1e-6  # of float32, in units of the raw image: a value plus 8 / 255 may be slightly below its level
 
@@ -52,6 +52,7 @@ class PixelRange:
                 raise ValueError(expected("std", "above 0 for every channel", self.std))
         if self.levels is not None and self.levels < 2:
             raise ValueError(expected("levels", "at least 2, or None for a continuous range", self.levels))
+        plain_numbers(self)
 
     def to_raw(self, inputs: Tensor) -> Tensor:
         """Undo the normalization of samples `(..., C, H, W)`. The result is in [0, 1] for valid samples."""

@@ -5,19 +5,32 @@ forked, they would share the open file and its position, and read garbage. So if
 read in workers only, and if it has none, what a data set opens while it is read is dropped again.
 """
 
+import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import PicklingError
 from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data._utils import signal_handling
 
+from lightning_poison.checks import describe_error, printable
 from lightning_poison.data.views import as_view
+from lightning_poison.errors import UnreadableSampleError
 
 ResultT = TypeVar("ResultT")
 
-_OWN = frozenset({"dataset", "call", "_source", "_blocks", "_seed", "_digested", "_is_random"})
+_REASONS = {
+    "SIGBUS": ", as when shared memory runs out",
+    "SIGKILL": ", as when memory runs out",
+    "SIGSEGV": ", a fault of compiled code",
+}
+"""What usually ends a process with these signals."""
+
+_OWN = frozenset({"dataset", "call", "init_error", "_source", "_blocks", "_seed", "_digested", "_is_random"})
 """Attributes of readers. Any other that a `worker_init_fn` sets is set on the data set."""
 
 
@@ -62,10 +75,117 @@ class ReadSettings:
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
-            worker_init_fn=self.worker_init_fn if workers else None,
+            worker_init_fn=_Guarded(self.worker_init_fn) if workers and self.worker_init_fn is not None else None,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             generator=torch.Generator().manual_seed(0),
         )
+
+    def items(self, reader: "Reader", *, num_workers: int | None = None) -> "Items":
+        """Return the items of a reader, in their order."""
+        return Items(self.loader(reader, num_workers=num_workers))
+
+
+class Items:
+    """The items of a loader of a `Reader`, one at a time.
+
+    Args:
+        loader: See `ReadSettings.loader`.
+
+    Raises:
+        UnreadableSampleError: If the data set cannot be sent to worker processes.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]") -> None:
+        self._workers: dict[int, Any] = {}
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Got pickle error")  # said by the error below
+                self._items: Iterator[Any] = iter(loader)
+        except (AttributeError, TypeError, PicklingError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise UnreadableSampleError(
+                "Expected a data set that can be sent to worker processes, but it raised "
+                f"{describe_error(error)}.\nOpen files when a sample is first read, not in `__init__`, and use "
+                "functions of a module in place of lambdas. Or start workers with `multiprocessing_context='fork'`."
+            ) from error
+        _report_when_read(self._items)
+
+    def next(self, what: str) -> Any:
+        """Return the next item.
+
+        Args:
+            what: What it contains, for the message if a worker process ends.
+
+        Raises:
+            Exception: The item, if it is an error.
+            UnreadableSampleError: If a worker process has ended.
+        """
+        try:
+            item = next(self._items)
+        except (RuntimeError, OSError, EOFError) as error:  # the last two if a connection to a worker breaks
+            end = self._end_of_worker(error)
+            if end is None:
+                raise
+            _without_frames(error)
+            self._items = iter(())  # ends the other workers
+            raise UnreadableSampleError(
+                f"Expected worker processes to read {what}, but {end}.\nUse fewer workers or smaller samples if memory "
+                "is short, or `num_workers=0` to see the error of the data set."
+            ) from error
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def _end_of_worker(self, error: Exception) -> str | None:
+        """Say how a worker process has ended, if one has."""
+        for worker in getattr(self._items, "_workers", []):
+            worker.join(timeout=1)
+            code = worker.exitcode
+            if code is not None and code < 0:
+                name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+                return f"one was killed by {name}{_REASONS.get(name, '')}"
+            if code:
+                return f"one ended with the exit code {code}"
+        is_end = type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
+        return f"one ended: {printable(error)}" if is_end else None
+
+
+def _report_when_read(items: Any) -> None:
+    """Make torch report the end of a worker when an item is read.
+
+    By default, a signal handler of torch raises the error wherever the main process is at this moment, such as in a fit
+    or in the code of the user. There is no public setting for this. Without the handler, workers that have ended are
+    found within five seconds.
+    """
+    if getattr(items, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(items))  # type: ignore[attr-defined]
+        items._worker_pids_set = False
+
+
+def _without_frames(error: BaseException | None) -> None:
+    """Drop the frames of an error and its causes, which keep the workers of a loader alive."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+class _Guarded:
+    """A `worker_init_fn` whose error becomes the items of the reader, since workers would reformat a raised one."""
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self.function = function
+
+    def __call__(self, number: int) -> None:
+        try:
+            self.function(number)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (raised by the main process)
+            info = get_worker_info()
+            assert info is not None  # noqa: S101 (torch calls it in workers only)
+            info.dataset.init_error = UnreadableSampleError(  # type: ignore[attr-defined]
+                f"Expected `worker_init_fn` to prepare a worker process, but it raised {describe_error(error)}.\n"
+                "Correct it: the workers of the training would fail as well."
+            )
 
 
 def _unchanged(item: Any) -> Any:
@@ -80,6 +200,7 @@ class Reader(Dataset[Any]):
     """
 
     dataset: Any
+    init_error: Exception | None = None
 
     def __init__(self, dataset: Any) -> None:
         object.__setattr__(self, "dataset", dataset)
@@ -107,6 +228,8 @@ class _Call(Reader):
         return 1
 
     def __getitem__(self, index: int) -> Any:
+        if self.init_error is not None:
+            return self.init_error
         try:
             return self.call(self.dataset)
         except Exception as error:  # noqa: BLE001 (raised by the caller)
@@ -123,16 +246,14 @@ def run_in_worker(call: Callable[[Any], ResultT], dataset: Any, settings: ReadSe
 
     Raises:
         Exception: What the call raises.
+        UnreadableSampleError: If the worker process ends, or `worker_init_fn` raises an error.
 
     Example:
         >>> run_in_worker(len, ["a", "b"], ReadSettings(num_workers=2))
         2
     """
-    loader = settings.loader(_Call(dataset, call), num_workers=min(1, settings.num_workers))
-    result = next(iter(loader))
-    if isinstance(result, Exception):
-        raise result
-    return result  # type: ignore[no-any-return]
+    items = settings.items(_Call(dataset, call), num_workers=min(1, settings.num_workers))
+    return items.next("the first samples")  # type: ignore[no-any-return]
 
 
 def portable(error: Exception) -> Exception:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, printable
 from lightning_poison.data.label_forms import class_index
+from lightning_poison.data.packed_inputs import InputLayout
 
 INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
 LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
 
 _NUMBER_NAMES = ("id", "idx", "index", "uid", "sample_id", "image_id")
 """Names of integers that number the samples, and are no labels."""
+
+_NUMBERS = (int, float, np.number)
 
 NO_SAMPLE = "Repair the sample, or leave it out: `Subset(dataset, indices)`."
 """What to do with a sample that is `None`."""
@@ -66,6 +69,8 @@ def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = (
     is_pair = isinstance(sample, list | tuple) and len(sample) == 2 and not batched
     is_pair = is_pair and not isinstance(sample[1], list | tuple)
     inputs = _input_of(found, labels, is_pair=is_pair)
+    if inputs is None and is_pair and InputLayout.of(sample[0]) is not None and class_index(sample[1]) is not None:
+        return "0", "1"
     if inputs is not None:
         if inputs == "0" and "1" in probabilities:
             return "0", "1"
@@ -78,7 +83,7 @@ def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = (
             chosen = "1"
         if chosen is not None:
             return inputs, chosen
-    message = _undetected(sample, labels, inputs, "batch" if batched else "sample")
+    message = _undetected(sample, labels, inputs or [leaf.path for leaf in found], "batch" if batched else "sample")
     if inputs is not None and len(labels) > 1:
         raise AmbiguousLabelError(message, inputs, [leaf.path for leaf in labels])
     raise ValueError(message)
@@ -102,11 +107,18 @@ def _named(leaves: list[Leaf], names: Sequence[str]) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def _undetected(sample: Any, labels: list[Leaf], inputs: str | None, what: str) -> str:
+def _undetected(sample: Any, labels: list[Leaf], inputs: str | list[str], what: str) -> str:
+    """Return the message for a sample whose input or label is unclear; `inputs` is the input, or what may be one."""
     way = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as "
     if sample is None:
         return f"Expected a {what} with one input and one integer label, but got None.\n{NO_SAMPLE}"
-    if len(labels) > 1 and inputs is not None:
+    if isinstance(inputs, list) and isinstance(sample, Mapping) and 1 < len(inputs) <= 4 and len(labels) == 1:
+        listed, label = printable(repr(tuple(inputs))), printable(repr(labels[0].path))
+        way = (
+            f"{way}`SampleSpec({printable(repr(inputs[0]))}, {label})`. Or pass all inputs to a `backbone=` of yours: "
+            f"`SampleSpec(lambda sample: {{name: sample[name] for name in {listed}}}, {label})`."
+        )
+    elif len(labels) > 1 and isinstance(inputs, str):
         paths = [f"`{printable(leaf.path)}`" for leaf in labels]
         way = f"{', '.join(paths[:-1])} and {paths[-1]} could each be the label.\n{way}"
         way += f"`SampleSpec({printable(repr(inputs))}, {printable(repr(labels[-1].path))})`."
@@ -175,10 +187,12 @@ def is_label_place(leaf: Leaf) -> bool:
 
 
 def _is_vector(value: Any) -> bool:
-    """Whether a list contains numbers, at least two."""
-    if not isinstance(value, list | tuple) or len(value) < 2 or hasattr(value, "_fields"):
+    """Whether a list contains numbers, at least two, or lists of numbers, as the rows of an image."""
+    if not isinstance(value, list | tuple) or hasattr(value, "_fields"):
         return False
-    return all(isinstance(each, int | float | np.number) for each in value)
+    if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
+        return all(_is_vector(each) or (len(each) == 1 and isinstance(each[0], _NUMBERS)) for each in value)
+    return len(value) >= 2 and all(isinstance(each, _NUMBERS) for each in value)
 
 
 def leaves_of(value: Any, prefix: str = "") -> Iterator[Leaf]:

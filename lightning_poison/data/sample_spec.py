@@ -21,6 +21,8 @@ class SampleSpec:
     """The paths of the input and of the label in a sample.
 
     A path is a position, a key or an attribute name. Nested ones are joined by dots: `"0"`, `"image"`, `"views.0"`.
+    Keys may contain dots. An input may be a dict or a tuple of arrays, such as token ids and a mask, which reaches a
+    `backbone=` of the user as it is; a function can build one: `lambda sample: {"ids": sample["ids"], ...}`.
     Samples may be tuples, lists, named tuples, dicts and dataclasses, nested; a collated batch of them has the same
     paths. Other objects with attributes, such as graphs of PyTorch Geometric, work if the paths are given.
 
@@ -123,7 +125,7 @@ class SampleSpec:
                 raise ValueError(
                     expected(part, "a path, to replace what is there", f"the function {_shown(path)}", way)
                 )
-            sample = _set(sample, path.split("."), value)
+            sample = _set(sample, path, value)
         return sample
 
     @classmethod
@@ -224,7 +226,9 @@ def _part(sample: Any, path: Any, name: str, where: str = "a sample") -> Any:
 
 
 def _get(value: Any, path: str, where: str) -> Any:
-    for step in path.split("."):
+    rest: str | None = path
+    while rest is not None:
+        step, rest = _next_step(value, rest)
         try:
             value = _step(value, step)
         except (KeyError, IndexError, AttributeError, TypeError, ValueError):
@@ -235,6 +239,14 @@ def _get(value: Any, path: str, where: str) -> Any:
     return value
 
 
+def _next_step(value: Any, path: str) -> tuple[str, str | None]:
+    """Return the first step of a path and the rest, if any. Keys may contain dots: the longest one that is there."""
+    steps = path.split(".")
+    longest = len(steps) if isinstance(value, Mapping) else 1
+    count = next((each for each in range(longest, 1, -1) if ".".join(steps[:each]) in value), 1)
+    return ".".join(steps[:count]), ".".join(steps[count:]) if count < len(steps) else None
+
+
 def _step(value: Any, step: str) -> Any:
     if isinstance(value, Mapping):
         return value[step] if step in value else value[int(step)]
@@ -243,10 +255,10 @@ def _step(value: Any, step: str) -> Any:
     return getattr(value, step)
 
 
-def _set(value: Any, steps: list[str], new: Any) -> Any:
-    if not steps:
+def _set(value: Any, path: str | None, new: Any) -> Any:
+    if path is None:
         return new
-    step, rest = steps[0], steps[1:]
+    step, rest = _next_step(value, path)
     old = _step(value, step)
     child = _set(old, rest, new)
     if isinstance(value, Mapping):

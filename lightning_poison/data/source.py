@@ -1,6 +1,6 @@
 """`Source`: a data set as the user passed it, and how its samples are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import dtype_of, stack_inputs
 from lightning_poison.data.labels import UNLABELED, as_label, claimed_labels, read_sample, spec_of
-from lightning_poison.data.map_style_data import drawn_positions, map_style
+from lightning_poison.data.map_style_data import check_length, drawn_positions, map_style
+from lightning_poison.data.packed_inputs import InputLayout
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import UnreadableSampleError, is_signal
 from lightning_poison.randomness import seeded_rng
 
 _TRIED = 100
@@ -38,6 +39,7 @@ class Source:
         collated: Whether a sample must pass through the loader's `collate_fn`, in a batch of one.
         shape: Shape of one input.
         dtype: Data type of one input, as the data set returns it.
+        layout: Layout of one sample with several inputs; `None` for one input.
         listed: Labels that the data set lists, int64 `(N,)`; `None` if it lists none.
         seed: Seed of the reads whose digests are recorded, if samples are drawn at random.
         digests: Digests of the samples read so far.
@@ -49,6 +51,7 @@ class Source:
     collated: bool = False
     shape: tuple[int, ...] = ()
     dtype: str | None = None
+    layout: InputLayout | None = None
     listed: Tensor | None = None
     seed: int = 0
     digests: SampleDigests = field(default_factory=lambda: SampleDigests(0))
@@ -110,6 +113,7 @@ def readable(data: Any, name: str) -> Readable:
         (tensor([2, 7]), 2)
     """
     if isinstance(data, Readable):
+        check_length(data.dataset, f"`{name}`")
         return data
     dataset = map_style(data, name)
     if not isinstance(data, DataLoader):
@@ -150,6 +154,7 @@ class _Inspection(NamedTuple):
     collated: bool
     shape: tuple[int, ...]
     dtype: str
+    layout: InputLayout | None
     listed: Tensor | None
 
 
@@ -159,8 +164,9 @@ def _inspect(dataset: Any, *, sample: SampleSpec | None, settings: ReadSettings,
         source = _source_of(dataset, first, index, sample, settings, seed)
         shape = tuple(_input_of(source, first, index).shape[1:])
         _check_batched_reads(source)
-        dtype = dtype_of(source.parts([first], [index])[0][0])
-    return _Inspection(source.sample, source.collated, shape, dtype, claimed_labels(dataset))
+        own = source.parts([first], [index])[0][0]
+        layout = InputLayout.of(own) if isinstance(own, Mapping | list | tuple) else None
+    return _Inspection(source.sample, source.collated, shape, dtype_of(own), layout, claimed_labels(dataset))
 
 
 def _first_sample(dataset: Any, settings: ReadSettings) -> tuple[int, Any]:
@@ -214,8 +220,12 @@ def _check_batched_reads(source: Source) -> None:
     length = len(source.dataset)
     positions = list(dict.fromkeys(np.random.default_rng(0).permutation(length)[:_PROBES].tolist()))
     try:
-        together = list(batched(positions))
-    except Exception:  # noqa: BLE001 (samples are then read one by one)
+        with seeded_rng(source.seed) as drew:
+            together = list(batched(positions))
+            are_random = drew()
+    except (Exception, SystemExit) as error:  # samples are then read one by one
+        if is_signal(error):
+            raise
         return
     kind = type(source.dataset).__name__
     if len(together) != len(positions):
@@ -224,10 +234,25 @@ def _check_batched_reads(source: Source) -> None:
             "Correct it, or remove it: samples are then read with `__getitem__`."
         )
     for index, sample in zip(positions, together, strict=True):
-        alone = read_sample(source.dataset, index)
+        with seeded_rng(source.seed) as drew:
+            alone = read_sample(source.dataset, index)
+            are_random = are_random or drew()
         label, own = (as_label(source.parts([each], [index])[1][0], index) for each in (sample, alone))
         if label != own:
             raise ValueError(
                 expected("__getitems__", f"in the order of its indices, with label {own} at sample {index}", label)
                 + f"\nIt returns other samples than `__getitem__` of {kind}. Correct it, or remove it."
             )
+        if not are_random and not _have_same_inputs(source, sample, alone, index):
+            raise ValueError(
+                f"Expected `__getitems__` of {kind} to return the samples that `__getitem__` returns, but the input of "
+                f"sample {index} is another one.\nCorrect it, or remove it: samples are then read with `__getitem__`."
+            )
+
+
+def _have_same_inputs(source: Source, sample: Any, alone: Any, index: int) -> bool:
+    """Whether two samples have equal inputs, or the input of this sample differs between reads anyway."""
+    first, second = (_input_of(source, each, index) for each in (sample, alone))
+    if first.shape == second.shape and torch.equal(first, second):
+        return True
+    return not torch.equal(second, _input_of(source, read_sample(source.dataset, index), index))

@@ -144,6 +144,8 @@ COLUMNS: dict[str, _Column] = {
     "suggested_label": _optional(_COUNT),
     "label_name": _TEXT,
     "suggested_name": _TEXT,
+    "reason": _TEXT,
+    "found_by": _TEXT,
     "score": _FINITE,
     "p_value": _PROBABILITY,
     "posterior": _optional(_PROBABILITY),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.data.inputs import stack_inputs
 from lightning_poison.data.labels import as_label, labels_of, read_sample
+from lightning_poison.data.packed_inputs import InputLayout
 from lightning_poison.data.raw_images import read_raw
 from lightning_poison.data.sample_files import listed_file
 from lightning_poison.data.sample_spec import SampleSpec
@@ -145,7 +147,7 @@ class _Lookup:
 
     @cached_property
     def _labels(self) -> Tensor:
-        return labels_of(self.dataset, self.sample)
+        return labels_of(self.dataset, self.sample, unlabeled=True)
 
     def _matches(self, index: int, row: ManifestRow) -> bool:
         if index >= len(self.dataset):
@@ -169,6 +171,8 @@ def _input_hash(dataset: Any, index: int, sample: SampleSpec) -> str:
 
 
 def _digest(value: Any) -> str:
+    if isinstance(value, Mapping | list | tuple) and InputLayout.of(value) is not None:
+        value = stack_inputs([value], [0])[0].as_subclass(Tensor)
     if isinstance(value, Tensor):
         kind, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

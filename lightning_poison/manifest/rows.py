@@ -23,6 +23,7 @@ from lightning_poison.manifest.cells import (
     shortened_text,
     unescape_cell,
 )
+from lightning_poison.sanitization.reasons import finder_of, reason_of
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path
 
@@ -45,6 +46,8 @@ class ManifestRow:
         decision: `"removed"`, `"flagged"` (suspicious, but kept in the training set), or `"kept-by-hand"`.
         content_hash: Digest of the content, from `lightning_poison.manifest.matching.content_hash`.
         fingerprint: First 16 digits of the verdict's fingerprint.
+        reason: Why the sample is suspicious, in words. Contains class names, which are untrusted.
+        found_by: Name of the scorer that removed the sample.
         path: File of the sample, or empty if the data set has no paths. Untrusted text.
         votes: p-value from each member of a combination, by name.
 
@@ -67,6 +70,8 @@ class ManifestRow:
     decision: DecisionWord
     content_hash: str
     fingerprint: str
+    reason: str = ""
+    found_by: str = ""
     path: str = ""
     votes: Mapping[str, float] = field(default_factory=dict)
 
@@ -83,7 +88,9 @@ class ManifestRow:
         if self.suggested_label is not None:
             parts.append(f"looks like {_class(self.suggested_label, self.suggested_name)}")
         parts.append(f"p = {self.p_value:.2g}")
-        if self.votes:
+        if self.found_by in self.votes:
+            parts.append(f"found by {printable(self.found_by, limit=40)}")
+        elif self.votes:
             lowest = min(self.votes, key=lambda name: self.votes[name])
             parts.append(f"lowest vote from {printable(lowest, limit=40)}")
         parts.append(self.decision)
@@ -108,6 +115,8 @@ def row_values(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict
         "score_threshold": threshold if math.isfinite(threshold) else None,
         "posterior_threshold": verdict.posterior_threshold,
         "fingerprint": verdict.fingerprint[:16],
+        "reason": shortened_text(reason_of(verdict, index, class_names)),
+        "found_by": shortened_text(finder_of(verdict, index)),
         "votes": {shortened_text(name): float(vote[index]) for name, vote in verdict.votes.items()},
     }
 

@@ -1,5 +1,7 @@
 from .backbones import SmallConvNet as SmallConvNet
 from .backbones import default_backbone as default_backbone
+from .detail_network import DetailConvNet as DetailConvNet
+from .encoders import Encoder as Encoder
 from .feature_extractor import FeatureExtractor as FeatureExtractor
 from .feature_extractor import find_layer as find_layer
 from .fitting import FitSettings as FitSettings

@@ -1,15 +1,22 @@
 """Default networks for small images, large images and vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.models.user_network import run_network
 from lightning_poison.randomness import seeded_rng
 
 LARGE_IMAGE = 96
 """Height or width from which the default network is a ResNet-18."""
+
+_MIN_SPREAD = 1e-6
+"""Standard deviation below which an element of a sample counts as constant."""
+
+_LARGEST = 20.0
+"""Largest absolute value of a standardized element; a single outlier must not outweigh all others."""
 
 
 def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) -> nn.Module:
@@ -18,7 +25,7 @@ def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) 
     - `(C, H, W)`, H and W below 96: a convolutional network with strides and batch norm, about 0.1 to 0.3 million
       weights.
     - `(C, H, W)`, H or W at least 96: torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), untrained.
-    - `(D,)`: a perceptron with two hidden layers.
+    - `(D,)`: a perceptron with two hidden layers, behind a `Standardization`.
 
     Args:
         shape: Shape of one sample.
@@ -44,8 +51,83 @@ def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) 
             return _resnet(shape[0], feature_size) if large else SmallConvNet(shape, feature_size)
     raise ValueError(
         expected("inputs", "images (C, H, W) of at least 4 x 4, or vectors (D,)", f"shape {tuple(shape)}")
-        + "\nPass a network to the scorer: `backbone=`."
+        + f"\n{_way_out(shape)} a network for samples of this shape to the scorer: `backbone=`."
     )
+
+
+def _way_out(shape: Sequence[int]) -> str:
+    """Say how samples of a shape become images or vectors."""
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 4:
+        return "Put the channels first: `torchvision.transforms.v2.ToImage()`, or `image.permute(2, 0, 1)`. Or pass"
+    if len(shape) == 2:
+        return "Add a dimension to gray images, `image[None]`, and flatten signals, `signal.flatten()`. Or pass"
+    return "Pass"
+
+
+class Standardization(nn.Module):
+    """Standardizes the elements of vectors by statistics of the data that a network is fitted on.
+
+    `fit_module` measures them before the first step. Before that, vectors are left unchanged. Standardized values are
+    limited to 20 standard deviations.
+
+    Args:
+        size: Number of elements D.
+
+    Example:
+        >>> standardization = Standardization(2)
+        >>> standardization.measure([torch.tensor([[1.0, 7.0], [3.0, 7.0]])])
+        >>> standardization(torch.tensor([[3.0, 8.0]]))
+        tensor([[1., 1.]])
+    """
+
+    center: Tensor
+    spread: Tensor
+    limit: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+        self.register_buffer("limit", torch.tensor(torch.inf))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the elements have been measured."""
+        return bool(self.limit.isfinite())
+
+    def measure(self, blocks: Iterable[Tensor]) -> None:
+        """Measure mean and standard deviation of each element over blocks of vectors, float32 `(B, D)`."""
+        center, spread = moments(blocks)
+        self.center.copy_(center)
+        self.spread.copy_(spread)
+        self.limit.fill_(_LARGEST)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return standardized vectors, `(B, D)`."""
+        return ((inputs - self.center) / self.spread).clamp(-self.limit, self.limit)
+
+
+def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each element of samples, float32; 1 for constant elements.
+
+    Args:
+        blocks: Blocks of samples, float32 `(B, ...)`.
+
+    Example:
+        >>> moments([torch.tensor([[1.0, 7.0]]), torch.tensor([[3.0, 7.0]])])
+        (tensor([2., 7.]), tensor([1., 1.]))
+    """
+    count, origin = 0, torch.zeros(())
+    sums = squares = torch.zeros((), dtype=torch.float64)
+    for block in blocks:
+        if not count:
+            origin = block[0]
+        shifted = (block - origin).double()
+        count, sums, squares = count + len(block), sums + shifted.sum(0), squares + shifted.square().sum(0)
+    mean = sums / count
+    spread = (squares / count - mean.square()).clamp_min(0).sqrt()
+    spread = torch.where(spread > _MIN_SPREAD, spread, torch.ones_like(spread))
+    return (mean + origin).float(), spread.float()
 
 
 class SmallConvNet(nn.Module):
@@ -110,7 +192,7 @@ def compute_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> 
         ValueError: Expected `backbone` to return features (4, 8), but got a float32 tensor of shape (4, 5).
         Set `feature_size=5`, or use another layer of the network.
     """
-    features = backbone(inputs)
+    features = run_network(backbone, inputs)
     if isinstance(features, Tensor) and features.ndim > 1:
         features = features.flatten(1)
     if not isinstance(features, Tensor) or features.shape != (len(inputs), feature_size):
@@ -124,6 +206,7 @@ def compute_features(backbone: nn.Module, inputs: Tensor, feature_size: int) -> 
 def _perceptron(size: int, feature_size: int) -> nn.Module:
     hidden = 256
     return nn.Sequential(
+        Standardization(size),
         nn.Linear(size, hidden),
         nn.BatchNorm1d(hidden),
         nn.ReLU(),

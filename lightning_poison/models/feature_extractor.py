@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_poison.checks import describe, expected, printable
+from lightning_poison.models.user_network import run_network
 
 _SHOWN_NAMES = 20
 """Layer names shown from either end of a long list, since features are often those of a layer near the end."""
@@ -130,7 +131,7 @@ def shifted_output(model: nn.Module, layer: str, inputs: Tensor, shift: Tensor) 
 
     hook = find_layer(model, layer).register_forward_hook(add)
     try:
-        output = model(inputs)
+        output = run_network(model, inputs)
     finally:
         hook.remove()
     if not calls:

@@ -3,21 +3,28 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison.checks import expected, positive, positive_int
+from lightning_poison.checks import describe, expected, not_negative, plain_numbers, positive, positive_int
 from lightning_poison.contexts import reproducible_kernels
-from lightning_poison.data.blocks import index_blocks, read_blocks
+from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.backbones import Standardization
 from lightning_poison.models.fit_state import FitState
 from lightning_poison.runtime import LocalRuntime, Runtime
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_BATCH_SIZE, _SMALLEST_BATCH, _BATCHES = 128, 16, 8
+"""Samples per step, at most; of small data sets fewer, so that an epoch has eight batches."""
+
+_MIN_STEPS, _MOST_EPOCHS = 300, 40
+"""A fit has that many steps at least, unless these are more epochs: longer fits make hard samples look mislabeled."""
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps a module, inputs `(B, ...)` and labels `(B,)` to a scalar loss."""
@@ -25,16 +32,20 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of a training run: Adam with a one-cycle schedule, gradient clipping and random shifts of images.
+    """Settings of a training run: Adam with a one-cycle schedule, clipped gradients, shifted images, noise on vectors.
 
     Args:
         epochs: Minimum number of epochs. Default: 8.
-        batch_size: Samples per step. A smaller last batch of an epoch is dropped. Default: 128.
+        batch_size: Samples per step. A smaller last batch of an epoch is dropped. Default: 128, but at most an eighth
+            of the data set, or 16 if that is more.
         learning_rate: Peak of the schedule. Default: 5e-3.
-        min_steps: Minimum number of steps. Small data sets are trained on for more epochs. Default: 300.
+        min_steps: Minimum number of steps. Small data sets are trained on for more epochs. Default: 300, but at most 40
+            epochs.
         clip_norm: Maximum norm of the gradient. Default: 5.
         shift: Maximum random shift of an image in each direction, in pixels, with the edges repeated. Vectors are not
             shifted. Default: a fifteenth of the shorter side.
+        noise: Standard deviation of Gaussian noise on the elements of vectors, at least 0, in units of their standard
+            deviations. It applies to networks that standardize vectors, as the default one does. Default: 0.5.
 
     Raises:
         ValueError: If a number is out of range.
@@ -44,32 +55,69 @@ class FitSettings:
         40
         >>> FitSettings(epochs=2, batch_size=50, min_steps=300).total_steps(1000)
         300
+        >>> FitSettings().batch_size_for(200), FitSettings().total_steps(200)
+        (25, 304)
     """
 
     epochs: int = 8
-    batch_size: int = 128
+    batch_size: int | None = None
     learning_rate: float = 5e-3
-    min_steps: int = 300
+    min_steps: int | None = None
     clip_norm: float = 5.0
     shift: int | None = None
+    noise: float = 0.5
 
     def __post_init__(self) -> None:
         positive_int("epochs", self.epochs)
-        positive_int("batch_size", self.batch_size, minimum=2)
+        if self.batch_size is not None:
+            positive_int("batch_size", self.batch_size, minimum=2)
         positive("learning_rate", self.learning_rate)
-        positive_int("min_steps", self.min_steps, minimum=0)
+        if self.min_steps is not None:
+            positive_int("min_steps", self.min_steps, minimum=0)
         positive("clip_norm", self.clip_norm)
         if self.shift is not None:
             positive_int("shift", self.shift, minimum=0)
+        not_negative("noise", self.noise)
+        plain_numbers(self)
+
+    @classmethod
+    def checked(cls, value: Any, *, owner: str) -> Self:
+        """Return the value of an argument `fit_settings` if it is of this class.
+
+        Args:
+            value: Value of the argument.
+            owner: Class that has the argument, for the message.
+
+        Raises:
+            TypeError: If it is of another class.
+
+        Example:
+            >>> FitSettings.checked({"epochs": 3}, owner="LikelihoodScorer")
+            Traceback (most recent call last):
+            TypeError: Expected `fit_settings` of LikelihoodScorer to be `FitSettings`, but got dict.
+            Write `fit_settings=FitSettings(epochs=8)`.
+        """
+        if not isinstance(value, cls):
+            came = f"the class {value.__name__}" if isinstance(value, type) else describe(value)
+            raise TypeError(
+                f"Expected `fit_settings` of {owner} to be `FitSettings`, but got {came}.\n"
+                "Write `fit_settings=FitSettings(epochs=8)`."
+            )
+        return value
+
+    def batch_size_for(self, length: int) -> int:
+        """Return the number of samples per step on a data set with `length` samples."""
+        return self.batch_size or min(_BATCH_SIZE, max(_SMALLEST_BATCH, length // _BATCHES))
 
     def steps_per_epoch(self, length: int) -> int:
         """Return the number of batches in an epoch of a data set with `length` samples."""
-        return max(1, length // self.batch_size)
+        return max(1, length // self.batch_size_for(length))
 
     def total_steps(self, length: int) -> int:
         """Return the number of steps of a run on a data set with `length` samples."""
         epoch = self.steps_per_epoch(length)
-        return epoch * max(self.epochs, math.ceil(self.min_steps / epoch))
+        needed = min(_MIN_STEPS, _MOST_EPOCHS * epoch) if self.min_steps is None else self.min_steps
+        return epoch * max(self.epochs, math.ceil(needed / epoch))
 
 
 def fit_module(
@@ -86,7 +134,8 @@ def fit_module(
 ) -> nn.Module:
     """Train a module in place and return it in evaluation mode.
 
-    The result depends only on the data, the settings and the generator, not on the number of workers or ranks.
+    The result depends only on the data, the settings and the generator, not on the number of workers or ranks. A
+    `Standardization` in the module, as the default network for vectors has, first measures the data.
 
     Args:
         module: Module to train, on any device.
@@ -125,6 +174,7 @@ def fit_module(
     )
     stop = min(steps, max_steps or steps)
     spec = sample or spec_of(dataset)
+    spread = _standardize(module, dataset, spec, runtime) * settings.noise
     epoch_start = torch.Generator()
     state = FitState(
         {"module": module},
@@ -144,7 +194,7 @@ def fit_module(
             blocks, seed = _epoch(len(dataset), settings, epoch_start, generator, passed)
             blocks = blocks[passed : passed + stop - done]
             for block in read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers):
-                inputs = _shifted(block.inputs, settings.shift, generator).to(runtime.device)
+                inputs = _augmented(block.inputs, settings.shift, spread, generator).to(runtime.device)
                 with runtime.autocast():
                     value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
                 _step(value, module, optimizer, settings.clip_norm, done)
@@ -173,6 +223,18 @@ def to_channels_last(module: ModuleT) -> ModuleT:
     return module.to(memory_format=torch.channels_last)
 
 
+def _standardize(module: nn.Module, dataset: Any, sample: SampleSpec, runtime: Runtime) -> Tensor:
+    """Let a module that begins by standardizing vectors measure them, and return their spread; 0 for other modules."""
+    for part in module.modules():
+        if isinstance(part, Standardization):
+            if not part.is_measured:
+                blocks = index_blocks(torch.arange(len(dataset)), BLOCK_SIZE)
+                read = read_blocks(dataset, blocks, sample=sample, seed=0, num_workers=runtime.num_workers)
+                part.measure(block.inputs for block in read)
+            return part.spread.cpu()
+    return torch.zeros(())
+
+
 def _epoch(
     length: int, settings: FitSettings, start: torch.Generator, generator: torch.Generator, passed: int
 ) -> tuple[list[Tensor], int]:
@@ -183,7 +245,7 @@ def _epoch(
         source.set_state(start.get_state())
     order = torch.randperm(length, generator=source)
     seed = int(torch.randint(2**31, (1,), generator=source))
-    return index_blocks(order, settings.batch_size)[: settings.steps_per_epoch(length)], seed
+    return index_blocks(order, settings.batch_size_for(length))[: settings.steps_per_epoch(length)], seed
 
 
 def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, step: int) -> None:
@@ -200,6 +262,13 @@ def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, cli
 
 def _channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+def _augmented(inputs: Tensor, shift: int | None, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image, or add noise of these standard deviations to each vector."""
+    if inputs.ndim == 2 and noise.any():
+        return inputs + noise * torch.randn(inputs.shape, generator=generator)
+    return _shifted(inputs, shift, generator)
 
 
 def _shifted(inputs: Tensor, shift: int | None, generator: torch.Generator) -> Tensor:

@@ -32,16 +32,19 @@ OWN_SCORERS: Mapping[str, str] = {
     "deep-knn": "deep_knn:DeepKNNScorer",
     "discriminator": "discriminator.scorer:DiscriminatorScorer",
     "likelihood": "likelihood:LikelihoodScorer",
+    "linear-probe": "linear_probe:LinearProbeScorer",
     "mahalanobis": "mahalanobis:MahalanobisScorer",
     "pixel-counting": "pixel_counting:PixelCountingScorer",
+    "recommended": "recommended:RecommendedScorer",
     "robust-features": "robust_features:RobustFeatureScorer",
     "spectral-signatures": "spectral_signatures:SpectralSignatureScorer",
+    "union": "union:UnionScorer",
 }
 """Module and class in `lightning_poison.scorers` of each defense by its name; controls are not registered."""
 
 BUNDLED_ATTACKS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("adaptive-blend", "adaptive-patch", "badnets", "blended", "clean-label-backdoor", "sig"),
+        ("adaptive-blend", "adaptive-patch", "badnets", "blended", "clean-label-backdoor", "sig", "wanet"),
         "lightning-poison-backdoors",
     ),
     **dict.fromkeys(

@@ -73,7 +73,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed).argmax(1))
-    features = gather_features(job, model, job.data, job.data.indices, "training")
+    fixed = feature_model_of(scorer).is_fitted
+    features = gather_features(job, model, job.data, job.data.indices, "training", fixed=fixed)
     with all_ranks(job.runtime):
         groups = call_find_groups(scorer, features, job.labels)
     groups = job.runtime.broadcast(groups)
@@ -86,7 +87,16 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     for each in removed:
         if each.found.resemblance > each.found.transfer:
             suggested[each.group.members] = each.predictions
-    return Outcome(scores, suggested, _decision(job, scores, effects, suspects), "group tests")
+    decision = _decision(job, scores, effects, suspects)
+    return Outcome(scores, suggested, decision, "group tests", groups=_numbers(job, removed, decision))
+
+
+def _numbers(job: Job, removed: Sequence[_Effect], decision: Decision) -> Tensor:
+    """Return the number of the group in `decision.evidence` that each sample is a member of, int64 `(N,)`; −1: none."""
+    numbers = torch.full((len(job.labels),), -1)
+    for each in removed:
+        numbers[each.group.members] = decision.evidence.groups.index(each.found)
+    return numbers
 
 
 def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> FeatureSource:
@@ -167,6 +177,7 @@ def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Se
         job.settings.natural_error_rate,
         tuple(pair for each in effects for pair in _pairs(job, each)),
         tuple(groups),
+        kind="groups",
     )
     p_values = share_at_least_as_suspicious(torch.stack([posterior, scores], 1), 1 - posterior)
     thresholds = torch.full((int(job.labels.max()) + 1,), torch.inf, dtype=torch.float64)

@@ -10,15 +10,23 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import Block
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import LocalRuntime, Runtime, SingleRank, all_ranks
+from lightning_poison.runtime import NoUnits, Runtime, SingleRank, all_ranks
 from lightning_poison.sanitization.job import Job
 from lightning_poison.statistics.stratified import stratified_folds
 
-_REHEARSAL_STEPS = 4
+_MORE_STEPS = (4, 24)
+"""Numbers of steps to rehearse beyond the first, until they take longer than `_SHORT_REHEARSAL`."""
+
+_LONG_REHEARSAL, _SHORT_REHEARSAL = 3.0, 0.25
+"""Seconds of a first step after which no further ones are rehearsed, and of further ones that suffice."""
+
+_SHORTER, _LONGER = 0.7, 1.5
+"""Ends of the announced range, in units of the estimates for a free machine and for this one."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Fold:
     Args:
         data: The whole data set.
         part: Samples of the other folds, as a data set to fit on.
-        outside: Positions of the samples of this fold, int64 `(M,)`.
+        outside: Positions of the samples of this fold, int64 `(M,)`; of exact copies with one label, the first.
         runtime: This rank on its own.
         generator: The source of randomness.
         seed: Seed of random transforms.
@@ -64,6 +72,7 @@ def cross_fit(
     """Score each fold by a model that was fitted on the others.
 
     Folds are distributed over the ranks; each is fitted on one of them. The scores of a finished fold are stored.
+    Copies and members of a group are in the same fold, and exact copies with one label have the scores of the first.
 
     Args:
         job: The data set, and where to compute.
@@ -81,18 +90,22 @@ def cross_fit(
     """
     labels, runtime, folds, data = job.labels, job.runtime, job.settings.folds, job.data
     seed, units = job.seed_of(number), job.runtime.units.within(f"member-{number}")
-    assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"))
+    copies = data.copies or Copies.none(len(data))
+    is_distinct = copies.first == data.indices
+    assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
     found: dict[int, Tensor] = {}
     with all_ranks(runtime):
-        for place in range(runtime.rank, folds, runtime.world_size):
-            stored = units.load(f"fold-{place}")
-            if stored is not None:
+        own_places = range(runtime.rank, folds, runtime.world_size)
+        for place in own_places:
+            if (stored := units.load(f"fold-{place}")) is not None:
                 found[place] = stored[0]["scores"]
-                continue
-            inside, outside = (assigned != place).nonzero().flatten(), (assigned == place).nonzero().flatten()
+        missing = [place for place in own_places if place not in found]
+        for place in missing:
+            inside = (assigned != place).nonzero().flatten()
+            outside = ((assigned == place) & is_distinct).nonzero().flatten()
             part = data.subset(inside)
-            if place == 0:
-                _announce(name, rehearse, part, len(labels), folds, runtime)
+            if runtime.rank == 0 and place == missing[0]:
+                _announce(job, name, rehearse, part, len(missing))
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
@@ -101,8 +114,8 @@ def cross_fit(
     width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
     scores = torch.zeros(len(labels), width, dtype=torch.float64)
     for place, fold_scores in found.items():
-        scores[assigned == place] = fold_scores
-    return runtime.reduce_sum(scores) if runtime.world_size > 1 else scores
+        scores[(assigned == place) & is_distinct] = fold_scores
+    return (runtime.reduce_sum(scores) if runtime.world_size > 1 else scores)[copies.first]
 
 
 def _checked(scores: Tensor, count: int, name: str) -> Tensor:
@@ -112,24 +125,57 @@ def _checked(scores: Tensor, count: int, name: str) -> Tensor:
     return scores
 
 
-def _announce(
-    name: str, rehearse: Callable[..., int | None] | None, part: Any, length: int, folds: int, runtime: Runtime
-) -> None:
+def _announce(job: Job, name: str, rehearse: Callable[..., int | None] | None, part: Any, fits: int) -> None:
     """Announce the fits, with an estimate of their time from a few steps of a temporary copy."""
-    estimate = ""
-    quiet = LocalRuntime(runtime.device, threads=runtime.threads)
-    if rehearse is not None and rehearse(part, steps=1, runtime=quiet) is not None:
-        start = time.perf_counter()
-        steps = rehearse(part, steps=_REHEARSAL_STEPS, runtime=quiet) or 0
-        rounds = -(-folds // runtime.world_size)
-        estimate = f", about {_rounded((time.perf_counter() - start) / _REHEARSAL_STEPS * steps * rounds)}"
-    runtime.announce(
-        f"No trusted data: cross-fitting the {printable(name)} scorer over {folds} folds of {length:,} samples"
-        f"{estimate}."
+    estimate = "" if rehearse is None else _estimate(rehearse, part, fits, job.runtime)
+    job.runtime.announce(
+        f"No trusted data: cross-fitting the {printable(name)} scorer over {job.settings.folds} folds of "
+        f"{len(job.data):,} samples{estimate}."
     )
 
 
-def _rounded(seconds: float) -> str:
+def _estimate(rehearse: Callable[..., int | None], part: Any, fits: int, runtime: Runtime) -> str:
+    """Return a range of the time of some fits: as long as the steps of a rehearsal, or as they would on a free machine.
+
+    What a fit does once, such as reading labels, is not counted: two rehearsals differ in their steps alone.
+    """
+    quiet = SingleRank(runtime, units=NoUnits(), quiet=True)
+    steps, wall, busy = _timed(rehearse, part, 1, quiet)
+    if steps is None:
+        return ""
+    for more in _MORE_STEPS if wall < _LONG_REHEARSAL else ():
+        _, longer, busier = _timed(rehearse, part, 1 + more, quiet)
+        wall_of_steps, busy_of_steps = max(longer - wall, 0), max(busier - busy, 0)
+        if wall_of_steps > _SHORT_REHEARSAL or more == _MORE_STEPS[-1]:
+            wall, busy = wall_of_steps / more, busy_of_steps / more
+            break
+    free = min(wall, busy / runtime.threads) if runtime.device.type == "cpu" else wall
+    return f", {_range(_SHORTER * free * steps * fits, _LONGER * wall * steps * fits)}"
+
+
+def _timed(
+    rehearse: Callable[..., int | None], part: Any, steps: int, runtime: Runtime
+) -> tuple[int | None, float, float]:
+    """Rehearse some steps; return the number of steps of a fit, and the time and the CPU time of the rehearsal."""
+    wall, busy = time.perf_counter(), time.process_time()
+    total = rehearse(part, steps=steps, runtime=runtime)
+    return total, time.perf_counter() - wall, time.process_time() - busy
+
+
+def _range(low: float, high: float) -> str:
+    """Describe a range of times.
+
+    Example:
+        >>> _range(3.2, 11.0), _range(0.1, 0.2), _range(50, 200), _range(200, 900)
+        ('about 3 to 11 s', 'about 1 s', 'about 50 s to 3 min', 'about 3 to 15 min')
+    """
+    (first, unit), (last, last_unit) = _rounded(low), _rounded(high)
+    if (first, unit) == (last, last_unit):
+        return f"about {first} {unit}"
+    return f"about {first} to {last} {unit}" if unit == last_unit else f"about {first} {unit} to {last} {last_unit}"
+
+
+def _rounded(seconds: float) -> tuple[str, str]:
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return str(max(1, round(seconds))), "s"
+    return (str(round(seconds / 60)), "min") if seconds < 5400 else (f"{seconds / 3600:.1f}", "h")

@@ -1,8 +1,8 @@
 """`decide`: read and check the data, look for an earlier decision about them, or score, calibrate and decide."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import printable
+from lightning_poison.data.copies import group_numbers
 from lightning_poison.data.fingerprints import check_json, fingerprint
 from lightning_poison.data.labeled_data import LabeledData, digest_all, read_labeled
 from lightning_poison.data.labels import UNLABELED, check_class_labels
 from lightning_poison.data.reading import handles_dropped
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, open_source, readable
-from lightning_poison.errors import DataChangedError
+from lightning_poison.errors import DataChangedError, UnreadableSampleError
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
 from lightning_poison.sanitization.by_groups import judge_by_groups
-from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.by_union import judge_by_union
+from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, with_copies
 from lightning_poison.sanitization.job import Job, Outcome
 from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
 from lightning_poison.sanitization.settings import DecisionSettings
@@ -32,6 +34,8 @@ from lightning_poison.sanitization.with_trusted import check_trusted, judge_with
 from lightning_poison.sanitization.without_trusted import judge_without_trusted
 from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_of
 from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.scorers.recommended import RecommendedScorer
+from lightning_poison.scorers.union import UnionScorer
 
 _VERDICT = "verdict"
 
@@ -73,6 +77,9 @@ def decide(
         judged = readable(dataset, "dataset")
         known_clean = readable(trusted, "trusted") if trusted is not None else None
         described = {"scorer": settings_of(scorer), **settings.fingerprinted(), "trusted": None}
+        groups = group_numbers(settings.groups, len(judged.dataset))
+        if groups is not None:
+            described["groups"] = digest_of_groups(groups)
         check_json(described, "settings")
     _check_same_settings(described, runtime)
     with isolated_rng(settings.seed, runtime.device), ExitStack() as stack:
@@ -86,10 +93,16 @@ def decide(
             described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
         described["fitted"] = weights_of(scorer)
         data = _read(judged, sample, settings.seed, runtime, "training data")
+        if isinstance(scorer, RecommendedScorer):
+            described["recommended"] = settings_of(scorer := scorer.for_shape(data.source.shape))
         with all_ranks(runtime):
             check_class_labels(data.labels, judged.dataset)
+        if reference is None:
+            data = with_copies(data, groups, runtime)
+        with all_ranks(runtime):
             length = len(judged.dataset)
             part = judged_part(data, scorer, folds=settings.folds, trusted=reference, length=length)
+            part = replace(part, notes=part.notes + copy_notes(part.data))
             if part.trusted is not None:
                 check_trusted(part.data, part.trusted)
         return _Decision(judged.dataset, data, part, described, scorer, settings, runtime).make(
@@ -101,10 +114,21 @@ def _read(readable: Readable, sample: SampleSpec | None, seed: int, runtime: Run
     settings = readable.settings
     if not settings.num_workers and runtime.num_workers:
         settings = replace(settings, num_workers=runtime.num_workers)
-    with all_ranks(runtime):
+    with all_ranks(runtime), _named_part(name):
         source = open_source(readable.dataset, sample=sample, settings=settings, seed=seed)
         data = read_labeled(source, positions=readable.positions, runtime=runtime, name=name)
     return replace(data, repeats=runtime.all_true(data.repeats))
+
+
+@contextmanager
+def _named_part(name: str) -> Iterator[None]:
+    """Say in the message of an error that it is about the trusted data; other data are those that are judged."""
+    try:
+        yield
+    except (UnreadableSampleError, TypeError, ValueError) as error:
+        if name == "trusted data" and len(error.args) == 1:
+            error.args = (f"In `trusted`: {error}",)
+        raise
 
 
 def _fingerprint(dataset: Any, data: LabeledData, settings: Mapping[str, Any]) -> str:
@@ -203,11 +227,9 @@ class _Decision:
 
     def _outcome(self) -> Outcome:
         job = Job(self.part.data, self.scorer, self.runtime, self.settings)
-        if self.part.trusted is not None:
-            return judge_with_trusted(job, self.part.trusted)
-        if isinstance(self.scorer, SetScorer) and self.scorer.finds_groups:
-            return judge_by_groups(job, self.scorer)
-        return judge_without_trusted(job)
+        if isinstance(self.scorer, UnionScorer):
+            return judge_by_union(job, self.scorer, self.part.trusted, judge)
+        return judge(job, self.part.trusted)
 
     def _verdict(self, outcome: Outcome, key: str) -> Verdict:
         """Return the verdict on the whole data set, with the classes numbered as the data set numbers them."""
@@ -230,10 +252,10 @@ class _Decision:
             labels=labels,
             suggested_labels=spread(suggested, UNLABELED),
             thresholds=thresholds,
-            evidence=_renumbered(decision.evidence, classes),
+            evidence=self.part.renumbered(decision.evidence),
             calibration=outcome.calibration,
             false_positive_rate=self.settings.false_positive_rate,
-            scorer=self.scorer.name,
+            scorer=str(self.described["scorer"]["name"]),
             fingerprint=_fingerprint(self.dataset, self.data, self.described),
             settings=dict(self.described),
             posterior=None if posterior is None else spread(posterior, 0),
@@ -241,9 +263,21 @@ class _Decision:
             votes={name: spread(vote, 1) for name, vote in outcome.votes.items()},
             judged=None if len(self.part.data) == len(self.dataset) else spread(torch.ones_like(decision.keep), False),
             sample_digests=digests if self.data.repeats else None,
-            notes=self.part.notes,
+            notes=self.part.notes + outcome.notes,
             made_with=key,
+            groups=None if outcome.groups is None else spread(outcome.groups, -1),
+            findings=outcome.findings,
+            found_by=None if outcome.found_by is None else spread(outcome.found_by, -1),
         )
+
+
+def judge(job: Job, trusted: LabeledData | None) -> Outcome:
+    """Make the decision of a single scorer or a combination: with trusted data, by groups, or by wrong labels."""
+    if trusted is not None:
+        return judge_with_trusted(job, trusted)
+    if isinstance(job.scorer, SetScorer) and job.scorer.finds_groups:
+        return judge_by_groups(job, job.scorer)
+    return judge_without_trusted(job)
 
 
 @dataclass(frozen=True)
@@ -262,17 +296,6 @@ class _Spread:
         return spread
 
 
-def _renumbered(evidence: Evidence, classes: Tensor) -> Evidence:
-    def number(label: int) -> int:
-        return int(classes[label])
-
-    pairs = tuple(
-        replace(each, labeled=number(each.labeled), predicted=number(each.predicted)) for each in evidence.pairs
-    )
-    groups = tuple(replace(each, label=number(each.label)) for each in evidence.groups)
-    return replace(evidence, pairs=pairs, groups=groups)
-
-
 def _stored_verdict(units: FileUnits | None) -> list[Verdict]:
     stored = units.load(_VERDICT) if units is not None else None
     if stored is None:
@@ -286,15 +309,16 @@ def _stored_verdict(units: FileUnits | None) -> list[Verdict]:
 def _changed(known: Verdict | StoredDecision, described: Mapping[str, Any], data: LabeledData) -> str:
     """Return the message for a stored decision that was made for other settings, samples or labels."""
     now, then = (json.loads(json.dumps(dict(each))) for each in (described, known.settings))
-    changed = [name for name in now if now[name] != then.get(name)]
+    changed = [name for name in {**then, **now} if now.get(name) != then.get(name)]
     if changed:
-        parts = "; ".join(f"{name} {then.get(name)!r}, but got {now[name]!r}" for name in changed)
+        parts = "; ".join(f"{name} {then.get(name)!r}, but got {now.get(name)!r}" for name in changed)
         what = f"the settings {printable(parts, limit=400)}"
     else:
         what = _changed_samples(known, data)
     return (
         f"Expected the data and settings of the stored decision about {len(known):,} samples, but it was made for "
-        f"{what}.\nRestore them, or use a new sanitizer without the stored decision."
+        f"{what}.\nRestore them. To judge the data anew, leave out `known` (in YAML: `known: null`), or, if a "
+        "checkpoint contains the decision, give the sanitizer another `name` (in YAML: `name: anew`)."
     )
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
-from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, positive_int, share
+from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, one_of, positive_int, share
 from lightning_poison.serialization import from_json
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
+
+EvidenceKind = Literal["wrong labels", "groups", "unlike trusted data", "several kinds"]
+"""What a decision looked for."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,19 @@ class Evidence:
         natural_error_rate: Share of wrong labels that does not count as evidence.
         pairs: Pairs of classes with many wrong labels, most first.
         groups: Groups of samples that are separated from their class, largest first.
+        kind: What was looked for, and is counted in `contamination`: wrong labels, members of groups, or samples unlike
+            the trusted data. Of the last, `contamination` is a lower bound, since some poison is like trusted data.
+            Default: `"wrong labels"`.
+        power: Estimated share of wrong labels that would be removed, in [0, 1], if labels of random samples were
+            replaced by random ones; `None` if it is unknown. Default: `None`.
 
     Raises:
         ValueError: If a value is out of its range, or `contamination` is outside its interval.
 
     Example:
-        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003))
-        evidence of poison: an estimated 2.10 % of the samples (1.50 to 3.00 %, 95 % interval;
-        natural error rate 0.30 %)
+        >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003, power=0.6))
+        evidence of poison: an estimated 2.10 % of the labels are wrong (1.50 to 3.00 %, 95 % interval;
+        natural error rate 0.30 %); 60 % of random wrong labels would be removed
     """
 
     present: bool
@@ -42,6 +50,8 @@ class Evidence:
     natural_error_rate: float
     pairs: tuple[SuspectPair, ...] = ()
     groups: tuple[SuspectGroup, ...] = ()
+    kind: EvidenceKind = "wrong labels"
+    power: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "present", boolean("present", self.present))
@@ -51,16 +61,25 @@ class Evidence:
         if not self.low - _ROUNDING <= self.contamination <= self.high + _ROUNDING:
             what = f"between `low` and `high`, {self.low:g} and {self.high:g}"
             raise ValueError(expected("contamination", what, self.contamination))
+        one_of("kind", self.kind, get_args(EvidenceKind))
+        if self.power is not None:
+            object.__setattr__(self, "power", share("power", self.power))
         for number, pair in enumerate(instance("pairs", self.pairs, tuple)):
             _check_pair(f"pairs[{number}]", pair)
         for number, group in enumerate(instance("groups", self.groups, tuple)):
             _check_group(f"groups[{number}]", group)
 
     def __str__(self) -> str:
-        found = "evidence of poison" if self.present else "no evidence of poison"
+        wording = _WORDING[self.kind]
+        found = "evidence of poison" if self.present else f"no evidence of {wording.absent}"
+        if self.kind == "groups" and not self.contamination:
+            return f"{found}: no group of samples has an effect of its own"
         interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
-        natural = f"natural error rate {100 * self.natural_error_rate:.2f} %"
-        return f"{found}: an estimated {100 * self.contamination:.2f} % of the samples ({interval}; {natural})"
+        natural = f"; natural error rate {100 * self.natural_error_rate:.2f} %" if self.kind != "groups" else ""
+        if not self.present and self.power is not None and self.power < _LITTLE_POWER:
+            found = f"{wording.absent} can hardly be found here"
+        power = "" if self.power is None else f"; {100 * self.power:.0f} % of random wrong labels would be removed"
+        return f"{found}: {wording.estimate} {100 * self.contamination:.2f} % {wording.of} ({interval}{natural}){power}"
 
     def meta(self) -> dict[str, Any]:
         """Return the evidence as JSON values, for `from_meta`."""
@@ -81,6 +100,22 @@ class Evidence:
             parts[name] = tuple(from_json(kind, each, f"{name}[{number}]") for number, each in listed)
         return from_json(cls, parts, "evidence")
 
+
+class _Wording(NamedTuple):
+    absent: str
+    estimate: str
+    of: str
+
+
+_WORDING: dict[EvidenceKind, _Wording] = {
+    "wrong labels": _Wording("wrong labels", "an estimated", "of the labels are wrong"),
+    "groups": _Wording("a backdoor", "an estimated", "of the samples are in groups with an effect of their own"),
+    "unlike trusted data": _Wording("poison", "at least an estimated", "of the samples are unlike the trusted data"),
+    "several kinds": _Wording("poison", "an estimated", "of the samples"),
+}
+
+_LITTLE_POWER = 0.2
+"""Power below which the absence of evidence says little."""
 
 _ROUNDING = 1e-6
 """How far an estimate may be outside its interval."""

@@ -1,7 +1,7 @@
 """Input and output types of the judges."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_generator, derived_seed
 from lightning_poison.runtime import Runtime, SingleRank, all_ranks
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.scorer_calls import call_fit, call_load, call_state
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Calibration
@@ -84,6 +85,11 @@ class Decision:
     posterior: Tensor | None = None
     posterior_threshold: float | None = None
 
+    def of_copies(self, place: Tensor) -> "Decision":
+        """Return the decision about N samples, each of which is decided as the sample at `place`, int64 `(N,)`."""
+        posterior = None if self.posterior is None else self.posterior[place]
+        return replace(self, p_values=self.p_values[place], keep=self.keep[place], posterior=posterior)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -95,6 +101,10 @@ class Outcome:
         decision: Result of calibrating the scores.
         calibration: What the decision is calibrated on; see `Verdict`.
         votes: p-values `(N,)` by the name of each member of a combination.
+        groups: Number of the group in the evidence that each sample is a member of, int64 `(N,)`; −1 for none.
+        findings: What each member of a union found.
+        found_by: Number of the finding that a removed sample is due to, int64 `(N,)`; −1 if it is kept.
+        notes: Sentences about what is not judged, and why.
     """
 
     scores: Tensor
@@ -102,6 +112,10 @@ class Outcome:
     decision: Decision
     calibration: Calibration
     votes: Mapping[str, Tensor] = field(default_factory=dict)
+    groups: Tensor | None = None
+    findings: tuple[Finding, ...] = ()
+    found_by: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,11 @@ class MemberScores:
         suggested_labels: Least suspicious label of each sample, int64 `(N,)`; −1 if unknown.
         trusted: Scores of held-out trusted samples, float64 `(M,)`.
         trusted_labels: Least suspicious label of each of these, int64 `(M,)`; −1 if unknown.
+        trusted_label_scores: Scores of these under each label, float64 `(M, C)`; `None` if unknown.
     """
 
     scores: Tensor
     suggested_labels: Tensor
     trusted: Tensor
     trusted_labels: Tensor
+    trusted_label_scores: Tensor | None = None

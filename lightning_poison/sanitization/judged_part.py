@@ -1,18 +1,22 @@
 """Which samples can be judged, and how their classes are numbered meanwhile."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.labels import UNLABELED
+from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.scorer_calls import call_check_set
-from lightning_poison.scorers.inspection import AnyScorer, members_of
+from lightning_poison.scorers.inspection import AnyScorer, all_members_of, members_of
 from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.scorers.recommended import RecommendedScorer
+from lightning_poison.scorers.union import Member, UnionScorer
 
 MAX_CLASS_NUMBER = 1_000_000
 """Class numbers from here on are refused."""
@@ -36,6 +40,15 @@ class JudgedPart:
     classes: Tensor
     notes: tuple[str, ...]
 
+    def renumbered(self, evidence: Evidence) -> Evidence:
+        """Return evidence about these samples with the classes numbered as in the data set."""
+        pairs = tuple(
+            replace(each, labeled=int(self.classes[each.labeled]), predicted=int(self.classes[each.predicted]))
+            for each in evidence.pairs
+        )
+        groups = tuple(replace(each, label=int(self.classes[each.label])) for each in evidence.groups)
+        return replace(evidence, pairs=pairs, groups=groups)
+
 
 def judged_part(
     data: LabeledData, scorer: AnyScorer, *, folds: int, trusted: LabeledData | None, length: int
@@ -44,7 +57,8 @@ def judged_part(
 
     Args:
         data: The samples that may be judged.
-        scorer: The scorer. If it is fitted, classes keep their numbers.
+        scorer: The scorer. If it is fitted or a union, classes keep their numbers. Each member of a union selects for
+            itself what it can judge among the samples that this function returns.
         folds: Number of folds for cross-fitting, below which a class is too small without trusted data.
         trusted: Known-clean samples. Optional.
         length: Number of samples of the whole data set.
@@ -59,19 +73,21 @@ def judged_part(
     if (without := int((~labeled).sum())) > 0:
         notes.append(f"{without:,} samples without a label are kept and not judged.")
     keep = labeled.clone()
-    if trusted is None:
-        for number in _too_small(data.labels, keep, scorer, folds):
+    if trusted is None and not isinstance(scorer, UnionScorer | RecommendedScorer):
+        for number in _too_small(data, keep, scorer, folds):
             keep &= data.labels != number
     small = torch.unique(data.labels[labeled & ~keep])
     if len(small):
-        notes.append(_small_note(small, int((labeled & ~keep).sum())))
+        numbers, counts = torch.unique(data.labels[labeled], return_counts=True)
+        needed = folds if int(counts[torch.isin(numbers, small)].max()) < folds else 0
+        notes.append(_small_note(small, int((labeled & ~keep).sum()), needed))
     data = data.select(keep.nonzero().flatten()) if not bool(keep.all()) else data
     if len(data) == 0 or len(torch.unique(data.labels)) < 2:
         came = f"class {int(data.labels[0])} alone" if len(data) else "none"
         hint = " ".join(notes) or "A label can only be wrong if there is another class."
         raise ValueError(expected("dataset", "data of at least two classes", came, hint))
     _check_numbers(data, trusted)
-    if any(_is_fitted(member) for member in members_of(scorer).values()):
+    if isinstance(scorer, UnionScorer) or any(_is_fitted(member) for member in all_members_of(scorer)):
         largest = max(int(each.labels.max()) for each in (data, trusted) if each is not None)
         return JudgedPart(data, trusted, torch.arange(largest + 1), tuple(notes))
     present = data.labels if trusted is None else torch.cat([data.labels, trusted.labels])
@@ -98,16 +114,18 @@ def _is_fitted(member: Any) -> bool:
     return bool(member.is_fitted)
 
 
-def _too_small(labels: Tensor, keep: Tensor, scorer: AnyScorer, folds: int) -> list[int]:
-    """Return the classes with too few samples for the folds, or for a set scorer."""
-    numbers, counts = torch.unique(labels[keep], return_counts=True)
+def _too_small(data: LabeledData, keep: Tensor, scorer: Member, folds: int) -> list[int]:
+    """Return the classes with too few samples, copies and groups counted once, for the folds or for a set scorer."""
+    copies, labels = data.copies or Copies.none(len(data)), data.labels
+    units = torch.unique(torch.stack([labels, copies.group], 1)[keep], dim=0)
+    numbers, counts = torch.unique(units[:, 0], return_counts=True)
     crossed = [each for each in members_of(scorer).values() if not _is_fitted(each)]
     needed = folds if any(not _by_groups(each) for each in crossed) else 1
     small = set(numbers[counts < needed].tolist())
     by_size: Sequence[int] = numbers[counts.argsort(stable=True)].tolist()
     for member in members_of(scorer).values():
         if isinstance(member, SetScorer):
-            small |= _refused(member, labels[keep], by_size, small)
+            small |= _refused(member, labels[keep & (copies.first == data.indices)], by_size, small)
     return sorted(small)
 
 
@@ -130,9 +148,15 @@ def _refused(member: SetScorer, labels: Tensor, by_size: Sequence[int], small: s
             return left_out
 
 
-def _small_note(small: Tensor, count: int) -> str:
+def _small_note(small: Tensor, count: int, folds: int) -> str:
+    """Say which classes are not judged, and why; `folds` is the number of samples that they lack, or 0."""
     listed = ", ".join(str(number) for number in small[:_LISTED].tolist())
     more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
     noun = "class" if len(small) == 1 else "classes"
     samples = f"The {count:,} samples of" if count > 1 else "The only sample of"
-    return f"{samples} {noun} {listed}{more} {'are' if count > 1 else 'is'} kept and not judged: too few of a class."
+    verb = "are" if count > 1 else "is"
+    what = f"{samples} {noun} {listed}{more} {verb} kept and not judged: too few of a class."
+    if not folds:
+        return what
+    fewer = "use fewer `folds`, or " if folds > 2 else ""
+    return f"{what} A class needs a sample in each of the {folds} folds: {fewer}pass `trusted=` data."

@@ -1,25 +1,31 @@
 """`sanitize`: score every sample, calibrate, decide. Works without a Trainer."""
 
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_poison.checks import expected, instance, printable, with_method
+from lightning_poison.checks import describe, expected, instance, local_path, printable, with_method
+from lightning_poison.data.copies import Groups
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.decide import decide
+from lightning_poison.sanitization.from_probabilities import judge_probabilities
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.scorers.recommended import Preset, scorer_from
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
 def sanitize(
-    dataset: Any,
-    scorer: AnyScorer,
+    dataset: Any = None,
+    scorer: AnyScorer | Preset = "balanced",
     *,
+    labels: Any = None,
+    pred_probs: Any = None,
     trusted: Any = None,
     false_positive_rate: float = 0.01,
     sample: SampleSpec | None = None,
@@ -28,8 +34,9 @@ def sanitize(
     remove_without_evidence: bool = False,
     max_removed: float = 0.5,
     seed: int = 0,
+    groups: Groups | None = None,
     runtime: Runtime | None = None,
-    known: Verdict | None = None,
+    known: Verdict | str | Path | None = None,
     cache: str | Path | None = None,
 ) -> Verdict:
     """Score every sample of a data set and decide which to keep.
@@ -45,7 +52,11 @@ def sanitize(
     Args:
         dataset: Map-style data set of N samples, or a loader of one, of which the samples are judged that its sampler
             can draw. It is not changed.
-        scorer: Scorer, or a combination of scorers; not a control. It is not changed.
+        scorer: Scorer, combination or union of scorers; not a control. It is not changed. Or the name of a preset of
+            `RecommendedScorer`: `"fast"`, `"balanced"` or `"thorough"`. Default: `"balanced"`.
+        labels: Labels to judge by `pred_probs`, `(N,)`, without a data set and a scorer.
+        pred_probs: Probability of each class for each sample, by a model that was not fitted on it, `(N, C)`, rows that
+            sum to 1. They are judged by the same rule as the scores of a cross-fitted scorer.
         trusted: Known-clean samples: a map-style data set, or a loader of one. Optional.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1). Default: 0.01.
         sample: Paths of input and label in a sample of `dataset` and `trusted`. Default: detected.
@@ -55,9 +66,14 @@ def sanitize(
         max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
             one half, whichever is larger, and never the whole class. Default: 0.5.
         seed: The only source of randomness. The verdict does not depend on the number of workers or ranks.
-        runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
-        known: Earlier verdict. If it was made for this data set with these settings, it is returned and nothing is
-            scored.
+        groups: Group of each sample of `dataset`, such as its patient, its video or the original of which it is an
+            augmentation: integers or texts, or a function of the index of a sample. Without trusted data, no model
+            scores a sample that was fitted on its group. Default: only copies, which are found by their inputs, are
+            kept together.
+        runtime: Where to compute. Default: `LocalRuntime()`, the CPU. It shows progress; `LocalRuntime(quiet=True)`
+            does not.
+        known: Earlier verdict, or the path of its file. If it was made for this data set with these settings, it is
+            returned and nothing is scored.
         cache: Folder for finished and half-finished work. An interrupted run with the same data and settings continues
             there, and a finished one is not repeated. Default: nothing is stored.
 
@@ -101,19 +117,54 @@ def sanitize(
         remove_without_evidence=remove_without_evidence,
         max_removed=max_removed,
         seed=seed,
+        groups=groups,
     )
-    check_scorer_argument(scorer)
+    if labels is not None or pred_probs is not None:
+        _check_alone(labels, pred_probs, dataset=dataset, trusted=trusted, groups=groups, known=known)
+        verdict = judge_probabilities(labels, pred_probs, decision)
+        check_removal(verdict, decision.max_removed)
+        return verdict
+    if dataset is None:
+        raise TypeError(expected("dataset", "a data set, or `labels` with `pred_probs`", "neither"))
+    chosen: AnyScorer = scorer_from(scorer)
+    check_scorer_argument(chosen)
     check_sample_spec(sample)
-    if known is not None:
-        instance("known", known, Verdict, hint="Read a file with `Verdict.load(path)`.")
+    earlier = known_verdict(known)
+    if cache is not None:
+        local_path("cache", cache, hint="Pass a folder of this machine, or leave it out: nothing is stored then.")
     if runtime is not None:
         with_method("runtime", runtime, "reduce_sum", hint='Write `runtime=LocalRuntime("cuda")`.')
-    verdict = decide(
-        dataset, scorer, settings=decision, trusted=trusted, sample=sample, runtime=runtime, known=known, cache=cache
+    made = decide(
+        dataset, chosen, settings=decision, trusted=trusted, sample=sample, runtime=runtime, known=earlier, cache=cache
     )
-    assert isinstance(verdict, Verdict)  # noqa: S101 (a verdict was passed, so a verdict comes back)
-    check_removal(verdict, decision.max_removed)
-    return verdict
+    assert isinstance(made, Verdict)  # noqa: S101 (a verdict was passed, so a verdict comes back)
+    check_removal(made, decision.max_removed)
+    return made
+
+
+def known_verdict(known: Verdict | str | Path | None) -> Verdict | None:
+    """Return an earlier verdict, read from its file if a path is given.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If it is neither.
+        ValueError: If the file is no verdict.
+    """
+    if isinstance(known, str | Path):
+        return Verdict.load(known)
+    if known is not None:
+        instance("known", known, Verdict, hint="Pass a verdict, or the path of `verdict.safetensors`.")
+    return known
+
+
+def _check_alone(labels: Any, pred_probs: Any, **others: Any) -> None:
+    """Raise unless there are labels and probabilities, and nothing that they do not need."""
+    if labels is None or pred_probs is None:
+        missing = "labels" if labels is None else "pred_probs"
+        raise TypeError(expected(missing, "passed together with the other of `labels` and `pred_probs`", "none"))
+    for name, value in others.items():
+        if value is not None:
+            raise TypeError(expected(name, "left out with `labels` and `pred_probs`", describe(value)))
 
 
 def check_scorer_argument(scorer: Any) -> None:
@@ -121,6 +172,9 @@ def check_scorer_argument(scorer: Any) -> None:
     if isinstance(scorer, type) or not isinstance(scorer, AnyScorer):
         came = f"the class {scorer.__name__}" if isinstance(scorer, type) else type(scorer).__name__
         way = "\n`get_scorer(name)` builds an installed one by its name."
+        is_list = isinstance(scorer, list | tuple) and all(isinstance(each, Number) for each in scorer)
+        if is_list or hasattr(scorer, "__array__"):
+            way = "\nPass inputs and labels as a pair, then a scorer: `sanitize((X, y), LikelihoodScorer())`."
         raise TypeError(expected("scorer", "a scorer such as `LikelihoodScorer()`", came) + way)
     if not isinstance(getattr(scorer, "name", None), str):
         raise TypeError(expected("scorer", "a scorer with a `name`", f"a {type(scorer).__name__} without one"))
@@ -141,6 +195,11 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
     keep, labels = verdict.keep[judged], verdict.labels[judged]
     removed = 1 - float(keep.double().mean())
     way = "Check the scores in `verdict` of this error. If so many should be removed, raise `max_removed`."
+    if verdict.calibration == "trusted":
+        way = (
+            "Compare the samples of `trusted` with those of the training data: if they are of another origin, "
+            "transform or numbering, the decision means nothing. The scores are in `verdict` of this error."
+        )
     if removed > max_removed or not keep.any():
         raise NothingKeptError(
             f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
@@ -153,7 +212,8 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
         if not kept:
             raise NothingKeptError(
                 f"Expected to keep some samples of each class, but all {int((labels == number).sum())} of class "
-                f"{number} are suspicious.\nRemove the class, or check its samples.",
+                f"{number} are suspicious.\nRemove the class, or check its samples"
+                + (" and those of `trusted`." if verdict.calibration == "trusted" else "."),
                 verdict,
             )
         if 1 - kept > limit:

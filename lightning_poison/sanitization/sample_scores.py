@@ -38,9 +38,36 @@ def scores_with_trusted(
     """
     if not scorer.is_fitted:
         scorer = job.fit(call_deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
-    trusted_scores, trusted_labels = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted", number)
+    if scorer.scores_labels:
+        label_scores = _label_scores_of_trusted(job, scorer, trusted, parts[1], number)
+        trusted_scores = label_scores.gather(1, trusted.labels[parts[1]][:, None])[:, 0]
+        trusted_labels = label_scores.argmin(1)
+    else:
+        label_scores = None
+        trusted_scores, trusted_labels = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted", number)
     scores, suggested = _scores_and_suggestions(job, scorer, job.data, job.data.indices, "training", number)
-    return MemberScores(scores, suggested, trusted_scores, trusted_labels)
+    return MemberScores(scores, suggested, trusted_scores, trusted_labels, label_scores)
+
+
+def _label_scores_of_trusted(job: Job, scorer: Scorer, trusted: LabeledData, indices: Tensor, number: int) -> Tensor:
+    """Return the scores of trusted samples under each label, float64 `(M, C)`."""
+
+    def score(block: Block) -> Tensor:
+        label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
+        _check_classes(label_scores, block.labels)
+        return label_scores.double()
+
+    return score_set(
+        trusted.dataset,
+        indices,
+        score,
+        sample=SampleSpec(),
+        runtime=job.runtime,
+        seed=job.seed,
+        labels=trusted.labels,
+        description="Scoring trusted data",
+        unit=f"member-{number}-trusted-label-blocks",
+    )
 
 
 def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset
 
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import MemoryDataset
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
@@ -30,6 +31,7 @@ from lightning_poison.sanitization.scorer_calls import (
     call_score_feature_labels,
     call_score_features,
 )
+from lightning_poison.sanitization.stored_features import once
 from lightning_poison.scorers.inspection import feature_model_of
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 
@@ -70,10 +72,11 @@ def set_scores_with_trusted(
     labels = torch.cat([job.labels, trusted.labels[places]])
     for scorer in scorers:
         call_check_set(scorer, labels)
-    if not model.is_fitted:
+    fixed = model.is_fitted
+    if not fixed:
         model = job.fit(model, lambda: _joined(data, trusted, places), "feature model", number=number)
     parts = ((data, data.indices, "training"), (trusted, places, "trusted"))
-    features = torch.cat([gather_features(job, model, *part, unit=number) for part in parts])
+    features = torch.cat([gather_features(job, model, *part, unit=number, fixed=fixed) for part in parts])
     return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
 
 
@@ -81,7 +84,7 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
     """Score each sample under each label, float64 `(N, C)`.
 
     The network is trained on the other folds, and the samples of a fold form one set. With a trained network, all
-    samples form one set.
+    samples form one set. Exact copies with one label are in it once.
 
     Raises:
         ValueError: If the scorer does not score labels.
@@ -90,10 +93,11 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
         raise ValueError(needs_trusted(scorer))
     model = feature_model_of(scorer)
     if model.is_fitted:
-        call_check_set(scorer, job.labels)
-        return _label_scores(
-            job, scorer, gather_features(job, model, job.data, job.data.indices, "training", unit=number), job.labels
-        )
+        copies = job.data.copies or Copies.none(len(job.data))
+        distinct = copies.distinct
+        call_check_set(scorer, job.labels[distinct])
+        features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
+        return _label_scores(job, scorer, features, job.labels[distinct])[copies.place_in_distinct]
 
     def judge(fold: Fold) -> Tensor:
         labels = job.labels[fold.outside]
@@ -109,7 +113,7 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
 
 
 def gather_features(
-    job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, name: str, *, unit: int = 0
+    job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, name: str, *, unit: int = 0, fixed: bool = False
 ) -> Tensor:
     """Return the features of some samples, float32 `(M, D)`, on the runtime's device.
 
@@ -120,19 +124,24 @@ def gather_features(
         indices: Positions of the samples, int64 `(M,)`.
         name: Name of the data in the progress bar.
         unit: Distinguishes the features of several models in the stored units.
+        fixed: Whether the model was fitted before this decision, so that its features are those of other decisions.
     """
-    features = score_set(
-        data.dataset,
-        indices,
-        lambda block: call_features(model, block.inputs, indices=block.indices),
-        sample=SampleSpec(),
-        runtime=job.runtime,
-        seed=job.seed,
-        labels=data.labels,
-        description=f"Extracting features of {name} data",
-        dtype=torch.float32,
-        unit=f"features-{unit}-{name}",
-    )
+
+    def compute() -> Tensor:
+        return score_set(
+            data.dataset,
+            indices,
+            lambda block: call_features(model, block.inputs, indices=block.indices),
+            sample=SampleSpec(),
+            runtime=job.runtime,
+            seed=job.seed,
+            labels=data.labels,
+            description=f"Extracting features of {name} data",
+            dtype=torch.float32,
+            unit=f"features-{unit}-{name}",
+        )
+
+    features = once(job, model, data, indices, compute) if fixed else compute()
     return features.to(job.runtime.device)
 
 

@@ -1,9 +1,10 @@
 """The settings of a decision, listed once."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lightning_poison.checks import boolean, fraction, positive_int, share
+from lightning_poison.data.copies import Groups, check_groups
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
 
@@ -19,6 +20,9 @@ class DecisionSettings:
         max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
             one half, whichever is larger, and never the whole class.
         seed: The only source of randomness, in [0, 2⁶³).
+        groups: Group of each sample of the whole data set, such as its patient or video: integers or texts, or a
+            function of the index of a sample. Without trusted data, samples of a group are in one fold; `None` is a
+            group of its own. Default: only copies belong together, which are found by their inputs.
 
     NumPy numbers are stored as Python numbers.
 
@@ -36,8 +40,10 @@ class DecisionSettings:
     remove_without_evidence: bool = False
     max_removed: float = 0.5
     seed: int = 0
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
+        check_groups(self.groups)
         hint = "For 1 % write `false_positive_rate=0.01`."
         most = self.max_removed
         checked = {
@@ -54,5 +60,6 @@ class DecisionSettings:
             object.__setattr__(self, name, value)
 
     def fingerprinted(self) -> dict[str, Any]:
-        """Return the settings on which scores and mask depend, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "max_removed"}
+        """Return the settings on which scores and mask depend, as JSON values, without the groups of the samples."""
+        left_out = ("max_removed", "groups")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}

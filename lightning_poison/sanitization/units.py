@@ -81,6 +81,15 @@ class FileUnits:
         inner._recorded = self._recorded
         return inner
 
+    def beside(self, key: str, digests: SampleDigests) -> "FileUnits":
+        """Return the storage, in the same cache folder, of work that decisions share.
+
+        Args:
+            key: Identifies what the work depends on, besides the samples.
+            digests: Digests of the samples.
+        """
+        return FileUnits(self.folder.parent / key[:_KEY_DIGITS], digests, self._rank)
+
     def samples_match(self) -> bool:
         """Whether the stored units were computed from the samples that were read by now."""
         for path in self.folder.glob(f"{_SAMPLES}-*.safetensors"):
@@ -171,16 +180,14 @@ def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: R
     """
     with runtime.autocast():
         precision = str(torch.get_autocast_dtype(runtime.device.type)) if _autocasts(runtime.device) else "float32"
-    found = list(_parts(scorer))
-    modules = [each for each in found if isinstance(each, nn.Module)]
-    classes = {cls for each in found for cls in _classes(each)}
+    modules = [each for each in _parts(scorer) if isinstance(each, nn.Module)]
     weights = [digest_of(dict(each.state_dict())) for each in modules if not _has_lazy(each)]
     text = json.dumps(
         {
             "settings": dict(settings),
             "data": data,
             "weights": weights,
-            "code": sorted(_code_of(cls) for cls in classes),
+            "code": code_of_parts(scorer),
             "package": _package_code(),
             "torch": torch.__version__,
             "device": runtime.device.type,
@@ -190,6 +197,16 @@ def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: R
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_of_parts(value: Any) -> list[str]:
+    """Return digests of the code of an object and of its parts, as far as it is not torch's or this package's.
+
+    Example:
+        >>> code_of_parts(nn.Linear(2, 2))
+        []
+    """
+    return sorted({_code_of(cls) for each in _parts(value) for cls in _classes(each)})
 
 
 def _autocasts(device: torch.device) -> bool:

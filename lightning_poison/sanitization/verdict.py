@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
 from lightning_poison.serialization import from_json, read_object, write_tensors
 
-Calibration = Literal["trusted", "wrong-label null", "group tests"]
+Calibration = Literal["trusted", "wrong-label null", "group tests", "members"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,11 @@ class Verdict:
             differ whenever they are read.
         notes: Sentences about what is not judged, and why.
         made_with: Identifies the versions and the device; see `decision_key`.
+        groups: Number of the group in `evidence.groups` of which a removed sample is a member, int64 `(N,)`; −1 for
+            none. `None` if no groups were looked for.
+        findings: What each member of a union found.
+        found_by: Number of the finding to which a removed sample is due, int64 `(N,)`; −1 if it is kept. `None` without
+            findings.
 
     Raises:
         TypeError: If a value is of another type.
@@ -87,6 +93,9 @@ class Verdict:
     sample_digests: Tensor | None = None
     notes: tuple[str, ...] = ()
     made_with: str = ""
+    groups: Tensor | None = None
+    findings: tuple[Finding, ...] = ()
+    found_by: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_samples()
@@ -123,6 +132,8 @@ class Verdict:
             raise TypeError(expected("notes", "strings", describe(self.notes)))
         object.__setattr__(self, "notes", tuple(self.notes))
         instance("settings", self.settings, Mapping)
+        for number, finding in enumerate(instance("findings", self.findings, tuple)):
+            instance(f"findings[{number}]", finding, Finding)
         if (self.posterior is None) != (self.posterior_threshold is None):
             what = "`None`, as `posterior`" if self.posterior is None else "a number, since there is a `posterior`"
             raise ValueError(expected("posterior_threshold", what, describe(self.posterior_threshold)))
@@ -131,6 +142,11 @@ class Verdict:
             object.__setattr__(self, "posterior_threshold", threshold)
 
     def _check_decision(self) -> None:
+        for name, count in (("groups", len(self.evidence.groups)), ("found_by", len(self.findings))):
+            numbers = getattr(self, name)
+            if numbers is not None:
+                numbers = _vector(name, numbers, torch.int64, shape=self.scores.shape)
+                every(name, numbers, (numbers >= -1) & (numbers < count), f"from -1 to {count - 1}")
         largest = int(self.labels.max() if self.judged is None else self.labels[self.judged].max())
         if largest >= len(self.thresholds):
             what = f"one for each class up to {largest}, the largest label"
@@ -160,12 +176,18 @@ class Verdict:
 
     @property
     def accusers(self) -> dict[str, int]:
-        """Number of removed samples to which each member of a combination gave the smallest p-value, most first."""
-        if not self.votes:
+        """Number of removed samples by what accuses them, most first.
+
+        For a union, the member that removed them; for a combination, the member with the smallest p-value.
+        """
+        if self.found_by is not None and self.findings:
+            numbers, names = self.found_by[self.found_by >= 0], [each.scorer for each in self.findings]
+        elif self.votes:
+            numbers, names = torch.stack(list(self.votes.values()))[:, ~self.keep].argmin(0), list(self.votes)
+        else:
             return {}
-        removed = torch.stack(list(self.votes.values()))[:, ~self.keep]
-        counts = torch.bincount(removed.argmin(0), minlength=len(self.votes)).tolist()
-        named = zip(self.votes, counts, strict=True)
+        counts = torch.bincount(numbers, minlength=len(names)).tolist()
+        named = zip(names, counts, strict=True)
         return dict(sorted(((name, count) for name, count in named if count), key=lambda pair: -pair[1]))
 
     @property
@@ -207,23 +229,26 @@ class Verdict:
             f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
         ]
-        if accusers := self.accusers:
-            listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
-            lines.append(f"smallest p-value by {listed}")
-        for pair in self.evidence.pairs[:rows]:
-            names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
-            lines.append(
-                f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
-                f"({pair.low:.0f} to {pair.high:.0f})"
-            )
-        if (hidden := len(self.evidence.pairs) - rows) > 0:
-            lines.append(f"  and {hidden} more pairs of classes")
-        groups = self.evidence.groups
-        lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in groups[:rows]]
-        if (hidden := len(groups) - rows) > 0:
-            lines.append(f"  and {hidden} more groups")
+        if self.findings:
+            lines += [
+                line for each in self.findings for line in (f"- {each}", *_details(each.evidence, class_names, rows))
+            ]
+        else:
+            if accusers := self.accusers:
+                listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
+                lines.append(f"smallest p-value by {listed}")
+            lines += _details(self.evidence, class_names, rows)
+        if missing := self._not_looked_for():
+            lines.append(f"not looked for: {missing}")
         lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
+
+    def _not_looked_for(self) -> str:
+        found = [each.evidence for each in self.findings if each.evidence] or [self.evidence]
+        kinds = {each.kind for each in found}
+        if "unlike trusted data" in kinds:
+            return ""
+        return ", ".join(what for kind, what in _KINDS.items() if kind not in kinds)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, for `from_saved`."""
@@ -237,6 +262,7 @@ class Verdict:
             "settings": dict(self.settings),
             "notes": list(self.notes),
             "evidence": self.evidence.meta(),
+            "findings": [each.meta() for each in self.findings],
         }
 
     @classmethod
@@ -249,6 +275,7 @@ class Verdict:
         """
         parts: dict[str, Any] = dict(instance("meta", meta, Mapping))
         parts["evidence"] = Evidence.from_meta(parts.get("evidence"))  # type: ignore[arg-type]  # checked there
+        parts["findings"] = tuple(map(Finding.from_meta, instance("findings", parts.get("findings", []), list)))
         found = instance("tensors", tensors, Mapping)
         parts["votes"] = {name.removeprefix(_VOTE): vote for name, vote in found.items() if name.startswith(_VOTE)}
         parts |= {name: tensor for name, tensor in found.items() if not name.startswith(_VOTE)}
@@ -277,7 +304,7 @@ class Verdict:
 _VERSION = 1
 """Format of a verdict file."""
 
-_OPTIONAL = ("posterior", "judged", "sample_digests")
+_OPTIONAL = ("posterior", "judged", "sample_digests", "groups", "found_by")
 _TENSORS = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", *_OPTIONAL)
 """Fields that are saved as tensors, if they are not `None`."""
 
@@ -291,7 +318,35 @@ _CALIBRATIONS: dict[str, str] = {
     "trusted": "held-out trusted data",
     "wrong-label null": "the wrong-label null of the data (no trusted data)",
     "group tests": "the effects of separated groups (no trusted data)",
+    "members": "the rule of each scorer",
 }
+
+
+_KINDS: dict[str, str] = {
+    "wrong labels": "wrong labels",
+    "groups": "backdoors",
+    "perturbations": "inputs that were perturbed one by one",
+}
+"""Kinds of poison that decisions without trusted data may look for. None looks for the last."""
+
+
+def _details(evidence: Evidence | None, class_names: "list[str] | None", rows: int) -> list[str]:
+    """Return a line for each of the first pairs of classes and of the first groups."""
+    if evidence is None:
+        return []
+    lines = []
+    for pair in evidence.pairs[:rows]:
+        names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
+        lines.append(
+            f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
+            f"({pair.low:.0f} to {pair.high:.0f})"
+        )
+    if (hidden := len(evidence.pairs) - rows) > 0:
+        lines.append(f"  and {hidden} more pairs of classes")
+    lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in evidence.groups[:rows]]
+    if (hidden := len(evidence.groups) - rows) > 0:
+        lines.append(f"  and {hidden} more groups")
+    return lines
 
 
 def _class_name(index: int, names: "list[str] | None") -> str:

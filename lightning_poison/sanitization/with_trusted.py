@@ -1,6 +1,7 @@
 """Decisions with trusted data: fit on most of them, calibrate decision thresholds on the rest."""
 
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, MemberS
 from lightning_poison.sanitization.sample_scores import scores_with_trusted
 from lightning_poison.sanitization.set_scores import group_by_features, set_scores_with_trusted
 from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.trusted_labels import check_numbering, wrong_label_note
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.inspection import members_of
 from lightning_poison.scorers.protocol import Scorer, SetScorer
@@ -61,7 +63,8 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
 
     Raises:
         ValueError: If a class has too few trusted samples.
-        InconclusiveError: If the labels of held-out trusted samples are not those that the scorer predicts.
+        InconclusiveError: If the labels of held-out trusted samples are not those that the scorer predicts, or trusted
+            data number the classes differently.
     """
     labels = trusted.labels
     members = list(members_of(job.scorer).values())
@@ -74,10 +77,25 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
     found = _member_scores(job, trusted, (fitted_on, held_out))
     for member in found:
         _check_learned(labels[held_out], member.trusted_labels)
+        check_numbering(job.labels, member.suggested_labels)
+    notes = _notes(job, found, labels[held_out], trusted.positions[held_out])
     if isinstance(job.scorer, CombinedScorer):
-        return _combine(job, list(members_of(job.scorer)), found, labels[held_out], job.scorer.combine)
+        outcome = _combine(job, list(members_of(job.scorer)), found, labels[held_out], job.scorer.combine)
+        return replace(outcome, notes=notes)
     decision = decide_by_trusted(found[0].scores, job.labels, found[0].trusted, labels[held_out], job.settings)
-    return Outcome(found[0].scores, found[0].suggested_labels, decision, "trusted")
+    return Outcome(found[0].scores, found[0].suggested_labels, decision, "trusted", notes=notes)
+
+
+def _notes(job: Job, found: list[MemberScores], labels: Tensor, positions: Tensor) -> tuple[str, ...]:
+    """Return a sentence about wrong labels among the held-out trusted samples if there are any, and warn of them."""
+    rate = job.settings.natural_error_rate
+    for member in found:
+        if member.trusted_label_scores is not None:
+            note = wrong_label_note(labels, member.trusted_label_scores, positions, natural_error_rate=rate)
+            if note is not None:
+                warnings.warn(note, stacklevel=2)
+                return (note,)
+    return ()
 
 
 def decide_by_trusted(
@@ -139,7 +157,7 @@ def _excess(keep: Tensor, reference: int, settings: DecisionSettings) -> Evidenc
     error = (rate * (1 - rate) * (1 / len(keep) + 1 / reference)) ** 0.5 / (1 - rate)
     low, high = max(0.0, estimate - _TWO_SIDED * error), min(1.0, max(0.0, estimate + _TWO_SIDED * error))
     natural = settings.natural_error_rate
-    return Evidence(low > natural, max(0.0, estimate), low, high, CONFIDENCE, natural)
+    return Evidence(low > natural, max(0.0, estimate), low, high, CONFIDENCE, natural, kind="unlike trusted data")
 
 
 def _member_scores(job: Job, trusted: LabeledData, parts: tuple[Tensor, Tensor]) -> list[MemberScores]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.inputs import describe_scale
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
@@ -16,11 +17,13 @@ from lightning_poison.scorers.inspection import members_of
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.statistics.contamination import (
     MAX_MISCLASSIFIED_SHARE,
+    Contamination,
     estimate_contamination,
     has_evidence,
     select_by_posterior,
 )
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
+from lightning_poison.statistics.planted_labels import planted_result
 from lightning_poison.statistics.thresholds import tail_log_p_values
 
 
@@ -28,7 +31,8 @@ def judge_without_trusted(job: Job) -> Outcome:
     """Judge a data set without trusted data: out-of-fold scores, then the wrong-label null.
 
     Each member of a combination gives its own out-of-fold scores. Under each label they are compared with the scores
-    of the samples that carry it.
+    of the samples that carry it. Of exact copies with one label, only the first is compared and counted, and the others
+    share its fate.
 
     Raises:
         ValueError: If a scorer does not score labels.
@@ -44,21 +48,29 @@ def judge_without_trusted(job: Job) -> Outcome:
         else set_label_scores(job, member, number=number)
         for number, member in enumerate(members.values())
     ]
-    own = job.labels[:, None]
+    copies = job.data.copies or Copies.none(len(job.data))
+    distinct, place = copies.distinct, copies.place_in_distinct
+    found, labels = [each[distinct] for each in found], job.labels[distinct]
+    own = labels[:, None]
     label_scores, votes = found[0], {}
     if isinstance(job.scorer, CombinedScorer):
-        log_p = torch.stack([log_p_by_labels(each, job.labels) for each in found])
-        votes = {name: p_values_from_log(log_p[number].gather(1, own)[:, 0]) for number, name in enumerate(members)}
+        log_p = torch.stack([log_p_by_labels(each, labels) for each in found])
+        votes = {
+            name: p_values_from_log(log_p[number].gather(1, own)[:, 0])[place] for number, name in enumerate(members)
+        }
         label_scores = combine_log_p(log_p, job.scorer.combine)
     try:
-        decision = decide_by_wrong_label_null(label_scores, job.labels, job.settings)
+        decision = decide_by_wrong_label_null(label_scores, labels, job.settings)
     except InconclusiveError as error:
         raise InconclusiveError(f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}.") from error
-    return Outcome(label_scores.gather(1, own)[:, 0], label_scores.argmin(1), decision, "wrong-label null", votes)
+    scores, suggested = label_scores.gather(1, own)[:, 0], label_scores.argmin(1)
+    return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
 
 
 def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: DecisionSettings) -> Decision:
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
+
+    What the decision would find is measured by planting wrong labels into the data (`planted_result`).
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, float64 `(N, C)`.
@@ -67,8 +79,8 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
 
     Raises:
         InconclusiveError: If the scorer's predictions hardly agree with the labels (see `check_agreement`), or, unless
-            `remove_without_evidence` is set, if it misclassifies too many correctly labeled samples for a reliable
-            estimate.
+            `remove_without_evidence` is set, if it takes many hard samples for wrong labels: it misclassifies many, and
+            the estimate responds too little to planted wrong labels.
 
     Example:
         >>> labels = torch.arange(200) % 2
@@ -79,21 +91,31 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     check_agreement(labels, label_scores.argmin(1))
-    found = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
-    if found.misclassified_share > MAX_MISCLASSIFIED_SHARE and not settings.remove_without_evidence:
+    found, present, keep = _by_posterior(label_scores, labels, settings)
+
+    def decide(replaced: Tensor) -> tuple[float, Tensor]:
+        again, _, kept = _by_posterior(label_scores, replaced, settings)
+        return again.rate, kept
+
+    planted = planted_result(labels, decide, rate=found.rate, num_classes=label_scores.shape[1])
+    hard = found.misclassified_share > MAX_MISCLASSIFIED_SHARE
+    if present and hard and planted.response < _MIN_RESPONSE and not settings.remove_without_evidence:
         raise InconclusiveError(
-            f"Expected a scorer that misclassifies at most {100 * MAX_MISCLASSIFIED_SHARE:g} % of correctly labeled "
-            f"samples, but it misclassifies an estimated {100 * found.misclassified_share:.0f} %, so that wrong labels "
-            f"cannot be separated from hard samples.\n{BETTER_SCORER_HINT} "
+            f"Expected a scorer that tells wrong labels from hard samples, but it misclassifies an estimated "
+            f"{100 * found.misclassified_share:.0f} % of correctly labeled samples, and of wrong labels planted into "
+            f"the data, the estimate sees {100 * max(0.0, planted.response):.0f} %.\n{BETTER_SCORER_HINT} "
             "`remove_without_evidence=True` overrides this check."
         )
-    present = has_evidence(found, natural_error_rate=settings.natural_error_rate)
-    keep = torch.ones(len(labels), dtype=torch.bool)
-    if present or settings.remove_without_evidence:
-        keep = select_by_posterior(found.posterior, settings.false_positive_rate)
     removed = found.posterior[~keep]
     evidence = Evidence(
-        present, found.rate, found.low, found.high, CONFIDENCE, settings.natural_error_rate, found.pairs
+        present,
+        found.rate,
+        found.low,
+        found.high,
+        CONFIDENCE,
+        settings.natural_error_rate,
+        found.pairs,
+        power=planted.power,
     )
     return Decision(
         found.p_values,
@@ -103,6 +125,33 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         found.posterior,
         float(removed.min()) if len(removed) else 1.0,
     )
+
+
+_MIN_RESPONSE = 0.5
+"""Response to planted wrong labels below which an estimate is not used, if many samples are misclassified.
+
+On 10,000 images of CIFAR-10 without wrong labels, it was .1 to .2 with a small network, which took hard images for
+wrong labels. On 4,000, with a linear classifier on features that never saw the labels, it was .9, and .55 to .7 with 5
+to 10 % wrong labels.
+"""
+
+_HARD_AS_WRONG = 0.1
+"""Share of the misclassified samples that an estimate may take for wrong labels, if many are misclassified."""
+
+
+def _by_posterior(
+    label_scores: Tensor, labels: Tensor, settings: DecisionSettings
+) -> tuple[Contamination, bool, Tensor]:
+    """Return the estimate, whether there is evidence, and the mask of the samples to keep."""
+    found = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
+    allowed = settings.natural_error_rate
+    if found.misclassified_share > MAX_MISCLASSIFIED_SHARE:
+        allowed += _HARD_AS_WRONG * found.misclassified_share
+    present = has_evidence(found, natural_error_rate=allowed)
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    if present or settings.remove_without_evidence:
+        keep = select_by_posterior(found.posterior, settings.false_positive_rate)
+    return found, present, keep
 
 
 def log_p_by_labels(label_scores: Tensor, labels: Tensor) -> Tensor:

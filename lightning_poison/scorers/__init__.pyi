@@ -11,13 +11,16 @@ from .discriminator.mismatch import NegativeSettings as NegativeSettings
 from .discriminator.scorer import DiscriminatorScorer as DiscriminatorScorer
 from .feature_model import FeatureModel as FeatureModel
 from .likelihood import LikelihoodScorer as LikelihoodScorer
+from .linear_probe import LinearProbeScorer as LinearProbeScorer
 from .mahalanobis import MahalanobisScorer as MahalanobisScorer
 from .networks import fit_classifier as fit_classifier
 from .pixel_counting import PixelCountingScorer as PixelCountingScorer
 from .protocol import FeatureSource as FeatureSource
 from .protocol import Scorer as Scorer
 from .protocol import SetScorer as SetScorer
+from .recommended import RecommendedScorer as RecommendedScorer
 from .robust_features import RobustFeatureScorer as RobustFeatureScorer
 from .saving import load_scorer as load_scorer
 from .saving import save_scorer as save_scorer
 from .spectral_signatures import SpectralSignatureScorer as SpectralSignatureScorer
+from .union import UnionScorer as UnionScorer

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_poison.checks import describe, expected, one_of
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 from lightning_poison.statistics.p_values import Combination
+
+MemberT = TypeVar("MemberT")
 
 
 class CombinedScorer:
@@ -37,7 +39,7 @@ class CombinedScorer:
 
     def __init__(self, scorers: Sequence[Scorer | SetScorer], *, combine: Combination = "max") -> None:
         self.combine: Combination = one_of("combine", combine, ("max", "sum"))
-        self.members = _named(scorers)
+        self.members = named_members(scorers, allowed=(Scorer, SetScorer))
         self.is_control = any(member.is_control for member in self.members.values())
 
     def __repr__(self) -> str:
@@ -49,19 +51,25 @@ class CombinedScorer:
         return {"combine": self.combine, "members": members}
 
 
-def _named(scorers: Sequence[Any]) -> dict[str, Scorer | SetScorer]:
-    """Return scorers by their names, numbered if a name occurs more than once."""
+def named_members(scorers: Sequence[MemberT], *, allowed: tuple[type, ...]) -> dict[str, MemberT]:
+    """Return the members of a combination or union by their names, numbered if a name occurs more than once.
+
+    Raises:
+        ValueError: If there are fewer than two.
+        TypeError: If one is of no allowed type.
+    """
     if len(scorers) < 2:
         raise ValueError(
             expected("scorers", "two scorers or more", f"{len(scorers)}", "Use a single scorer without a combination.")
         )
-    named: dict[str, Scorer | SetScorer] = {}
+    named: dict[str, MemberT] = {}
     for scorer in scorers:
-        if isinstance(scorer, CombinedScorer):
-            raise TypeError(expected("scorers", "single scorers", "a combination", "List its members instead."))
-        if not isinstance(scorer, Scorer | SetScorer):
+        if not isinstance(scorer, allowed):
+            if hasattr(scorer, "members"):
+                raise TypeError(expected("scorers", "single scorers", "a combination", "List its members instead."))
             came = f"the class {scorer.__name__}" if isinstance(scorer, type) else describe(scorer)
             raise TypeError(expected("scorers", "scorers such as `LikelihoodScorer()`", came))
-        numbered = (f"{scorer.name}-{number}" for number in count(2))
-        named[next(name for name in chain([scorer.name], numbered) if name not in named)] = scorer
+        name: str = scorer.name  # type: ignore[attr-defined]
+        numbered = (f"{name}-{number}" for number in count(2))
+        named[next(each for each in chain([name], numbered) if each not in named)] = scorer
     return named

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_poison.checks import describe, expected, one_of, positive_int
 from lightning_poison.models.fitting import FitSettings
+from lightning_poison.models.user_network import check_weights, run_network
 from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.label_scores import margins_to_best_other, surprisals
 from lightning_poison.scorers.network_scorer import NetworkScorer
@@ -44,7 +45,8 @@ class ConfidenceScorer(NetworkScorer):
         fit_settings: Training settings of the classifier. Default: those of `FitSettings()`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If `backbone` is not a module, or `fit_settings` are not `FitSettings`.
+        ValueError: If an argument is out of range, or `backbone` has weights of another type than float32.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -66,9 +68,9 @@ class ConfidenceScorer(NetworkScorer):
         fit_settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
     ) -> None:
         self.score: ConfidenceKind = one_of("score", score, ("self-confidence", "margin", "normalized"))
-        self.backbone = backbone
+        self.backbone = check_weights(backbone, name="backbone", owner=type(self).__name__)
         self.feature_size = positive_int("feature_size", feature_size)
-        self.fit_settings = fit_settings
+        self.fit_settings = FitSettings.checked(fit_settings, owner=type(self).__name__)
         self._log_thresholds: Tensor | None = None
 
     @classmethod
@@ -141,7 +143,8 @@ class ConfidenceScorer(NetworkScorer):
         return surprisals(logits if self._log_thresholds is None else logits - self._log_thresholds.to(logits.device))
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        logits = self._network(inputs)
+        own = isinstance(self._network, BackboneWithHead)
+        logits = self._network(inputs) if own else run_network(self._network, inputs)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
             raise ValueError(expected("module", f"a map to logits ({len(inputs)}, C)", describe(logits)))
         return logits.float()

@@ -3,16 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_poison.checks import expected
 from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import FeatureSource, Scorer, SetScorer
+from lightning_poison.scorers.recommended import RecommendedScorer
+from lightning_poison.scorers.union import Member, UnionScorer
 
-AnyScorer = Scorer | SetScorer | CombinedScorer
+AnyScorer = Member | UnionScorer | RecommendedScorer
 
 
 def members_of(scorer: AnyScorer) -> Mapping[str, Scorer | SetScorer]:
     """Return the members of a combination by name. A single scorer is its only member.
+
+    Raises:
+        TypeError: If it is a union, whose members decide separately.
 
     Example:
         >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
@@ -21,7 +27,24 @@ def members_of(scorer: AnyScorer) -> Mapping[str, Scorer | SetScorer]:
         >>> list(members_of(CombinedScorer([LikelihoodScorer(), LikelihoodScorer("posterior")])))
         ['likelihood', 'likelihood-2']
     """
+    if isinstance(scorer, UnionScorer | RecommendedScorer):
+        raise TypeError(expected("scorer", "a scorer or a combination", f"a {type(scorer).__name__}"))
     return scorer.members if isinstance(scorer, CombinedScorer) else {scorer.name: scorer}
+
+
+def all_members_of(scorer: AnyScorer) -> list[Scorer | SetScorer]:
+    """Return the scorers in a union and its combinations. A `RecommendedScorer` has none until the data are known.
+
+    Example:
+        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
+        >>> first, second, third = (LikelihoodScorer() for _ in range(3))
+        >>> len(all_members_of(UnionScorer([CombinedScorer([first, second]), third])))
+        3
+    """
+    if isinstance(scorer, RecommendedScorer):
+        return []
+    parts = scorer.members.values() if isinstance(scorer, UnionScorer) else [scorer]
+    return [member for part in parts for member in members_of(part).values()]
 
 
 def feature_model_of(scorer: SetScorer) -> FeatureSource:
@@ -46,7 +69,9 @@ def settings_of(scorer: AnyScorer) -> dict[str, Any]:
         >>> settings_of(LikelihoodScorer())["name"]
         'likelihood'
     """
-    if isinstance(scorer, CombinedScorer):
+    if isinstance(scorer, RecommendedScorer):
+        return {"name": scorer.name, **scorer.settings()}
+    if isinstance(scorer, CombinedScorer | UnionScorer):
         members = {name: settings_of(member) for name, member in scorer.members.items()}
         return {"name": scorer.name, **scorer.settings(), "members": members}
     found = {"name": scorer.name, **scorer.settings()}
@@ -66,7 +91,9 @@ def weights_of(scorer: AnyScorer) -> str | None:
         >>> weights_of(LikelihoodScorer()) is None
         True
     """
-    if isinstance(scorer, CombinedScorer):
+    if isinstance(scorer, RecommendedScorer):
+        return None
+    if isinstance(scorer, CombinedScorer | UnionScorer):
         members = {name: weights_of(member) for name, member in scorer.members.items()}
         return repr(members) if any(members.values()) else None
     if isinstance(scorer, Scorer) and scorer.is_fitted:

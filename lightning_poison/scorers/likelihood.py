@@ -9,12 +9,13 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.checks import expected, one_of, positive_int
+from lightning_poison.checks import expected, not_negative, one_of, positive_int
 from lightning_poison.models.fitting import FitSettings, fit_module
 from lightning_poison.models.lgm_head import Covariance, LGMHead
+from lightning_poison.models.user_network import check_weights, run_network
 from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.network_scorer import NetworkScorer
-from lightning_poison.scorers.networks import BackboneWithHead, build_network
+from lightning_poison.scorers.networks import BackboneWithHead, build_network, try_backbone
 from lightning_poison.scorers.training_data import TrainingData
 
 LikelihoodKind = Literal["likelihood", "posterior"]
@@ -43,7 +44,7 @@ class ModuleWithLGMHead(nn.Module):
         caught: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
         try:
-            self.module(inputs)
+            run_network(self.module, inputs)
         finally:
             handle.remove()
         if not caught:
@@ -75,7 +76,8 @@ class LikelihoodScorer(NetworkScorer):
         fit_settings: Training settings of the network. Default: those of `FitSettings()`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If `backbone` is not a module, or `fit_settings` are not `FitSettings`.
+        ValueError: If an argument is out of range, or `backbone` has weights of another type than float32.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -102,12 +104,12 @@ class LikelihoodScorer(NetworkScorer):
         fit_settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
     ) -> None:
         self.score: LikelihoodKind = one_of("score", score, ("likelihood", "posterior"))
-        self.backbone = backbone
+        self.backbone = check_weights(backbone, name="backbone", owner=type(self).__name__)
         self.feature_size = positive_int("feature_size", feature_size)
-        self.margin = margin
-        self.likelihood_weight = likelihood_weight
+        self.margin = not_negative("margin", margin)
+        self.likelihood_weight = not_negative("likelihood_weight", likelihood_weight)
         self.covariance: Covariance = covariance
-        self.fit_settings = fit_settings
+        self.fit_settings = FitSettings.checked(fit_settings, owner=type(self).__name__)
         self._head(num_classes=2)  # checks the arguments
 
     @classmethod
@@ -143,6 +145,7 @@ class LikelihoodScorer(NetworkScorer):
     ) -> tuple[nn.Module, int]:
         data = TrainingData.of(trusted, why="A likelihood ratio needs a second class to compare with.")
         network = self._build(data.shape, data.num_classes, seed=int(torch.randint(2**31, (1,), generator=generator)))
+        try_backbone(network, data, self.backbone, owner="the likelihood scorer")
         fit_module(
             network,
             trusted,

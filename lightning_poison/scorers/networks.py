@@ -13,6 +13,7 @@ from lightning_poison.adversarial.adversaries import Adversary
 from lightning_poison.adversarial.loss import AdversarialLoss
 from lightning_poison.checks import describe, every, expected, index_vector, printable
 from lightning_poison.contexts import evaluating, full_precision
+from lightning_poison.data.packed_inputs import PackedInputs
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.models.backbones import compute_features, default_backbone
 from lightning_poison.models.fitting import FitSettings, fit_module, to_channels_last
@@ -162,6 +163,7 @@ def fit_classifier(
     data = TrainingData.of(dataset)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     network = build_classifier(data.shape, data.num_classes, backbone=backbone, feature_size=feature_size, seed=seed)
+    try_backbone(network, data, backbone, owner=description.removeprefix("Fitting "))
     fit_module(
         network,
         dataset,
@@ -174,6 +176,34 @@ def fit_classifier(
         max_steps=max_steps,
     )
     return network
+
+
+def try_backbone(network: BackboneWithHead, data: TrainingData, backbone: nn.Module | None, *, owner: str) -> None:
+    """Run a network once on the first sample, so that a backbone that does not fit the data is found before a fit.
+
+    Args:
+        network: Network with a copy of the backbone, on the CPU.
+        data: Training data.
+        backbone: Backbone of the user. Without one, the network is known to fit.
+        owner: Name of the scorer, for messages.
+
+    Raises:
+        ValueError: If the backbone does not take such samples or returns other features, or there is none for samples
+            with several inputs.
+    """
+    if backbone is None:
+        if isinstance(data.first, PackedInputs):
+            raise ValueError(
+                f"Expected a `backbone` of {owner} for samples with several inputs, {data.first.structure}, but got "
+                "none.\nPass a network that takes them and returns features (B, D), or name one input by its path: "
+                "`sample=SampleSpec(inputs=...)`."
+            )
+        return
+    with evaluating(network), torch.no_grad(), seeded_rng(0):
+        try:
+            network.features(data.first)
+        except ValueError as error:
+            raise ValueError(f"{error}\nThis network is the `backbone` of {owner}.") from error
 
 
 def _plain_loss(network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

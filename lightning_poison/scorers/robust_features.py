@@ -35,9 +35,12 @@ class RobustFeatureScorer(SetScorer):
     clean-label backdoors that a plain network hardly learns. Neither detects single wrong labels; `LikelihoodScorer`
     does.
 
-    It builds on activation clustering of Chen et al. 2018 (arXiv 1811.03728). It differs in the network, in clusters of
-    a few percent, in the gap (Ashman's D instead of a silhouette, which hardly separates poison from natural parts),
-    and in the first test.
+    It builds on activation clustering of Chen et al. 2018 (arXiv 1811.03728), whose reclassification is the second
+    test. It differs in the network, in clusters of a few percent, and in the gap (Ashman's D instead of a silhouette,
+    which hardly separates poison from natural parts). The first test is close to CCA-UD of Guo, Tondi and Barni
+    ("Universal detection of backdoor attacks via density-based clustering and centroids analysis", IEEE TIFS 2023,
+    arXiv 2301.04554), which adds the representative of a cluster to the features of benign samples; here the samples
+    are those that are judged, and what is added is the difference from samples that look alike.
 
     Args:
         feature_model: Network whose features are clustered: `FeatureModel(adversary=FGSM(0.3))` for MNIST, or a layer

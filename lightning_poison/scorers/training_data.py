@@ -14,10 +14,8 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.backbones import moments
 from lightning_poison.runtime import LocalRuntime, Runtime
-
-_MIN_SPREAD = 1e-6
-"""Standard deviation below which an element of a sample counts as constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +27,14 @@ class TrainingData:
         sample: Location of input and label in a sample.
         shape: Shape of one input.
         labels: int64 `(N,)`, of at least two classes.
+        first: Input of the first sample, float32 `(1, ...)`.
     """
 
     dataset: Any
     sample: SampleSpec
     shape: tuple[int, ...]
     labels: Tensor
+    first: Tensor
 
     @classmethod
     def of(cls, dataset: Any, *, why: str = "") -> Self:
@@ -59,7 +59,7 @@ class TrainingData:
         if len(torch.unique(labels)) < 2:
             raise ValueError(expected("trusted", "data of at least two classes", f"class {int(labels[0])} alone", why))
         first = next(read_blocks(dataset, [torch.zeros(1, dtype=torch.int64)], sample=sample, seed=0))
-        return cls(dataset, sample, tuple(first.inputs.shape[1:]), labels)
+        return cls(dataset, sample, tuple(first.inputs.shape[1:]), labels, first.inputs)
 
     @property
     def num_classes(self) -> int:
@@ -112,16 +112,9 @@ class TrainingData:
 
     def moments(self, num_workers: int) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each element of a sample, float32; 1 for constant elements."""
-        origin = self._first_inputs[0]
-        sums, squares = torch.zeros(2, *self.shape, dtype=torch.float64)
         blocks = index_blocks(torch.arange(len(self.labels)), BLOCK_SIZE)
-        for block in read_blocks(self.dataset, blocks, sample=self.sample, seed=0, num_workers=num_workers):
-            shifted = (block.inputs - origin).double()
-            sums, squares = sums + shifted.sum(0), squares + shifted.square().sum(0)
-        mean = sums / len(self.labels)
-        spread = (squares / len(self.labels) - mean.square()).clamp_min(0).sqrt()
-        spread = torch.where(spread > _MIN_SPREAD, spread, torch.ones_like(spread))
-        return (mean + origin).float(), spread.float()
+        read = read_blocks(self.dataset, blocks, sample=self.sample, seed=0, num_workers=num_workers)
+        return moments(block.inputs for block in read)
 
     @functools.cached_property
     def _first_inputs(self) -> Tensor:

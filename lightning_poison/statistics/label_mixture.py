@@ -27,7 +27,7 @@ _MIN_FOR_SCALE = 5
 _CLASS_STRENGTH = 0.5
 """Shape of the Gamma prior that shrinks the two counts of a pair toward an even spread."""
 
-_HARD_SCALE, _HARD_SCALE_COUNT, _MAX_HARD_SCALE = 0.25, 50.0, 0.5
+HARD_SCALE, _HARD_SCALE_COUNT, MAX_HARD_SCALE = 0.25, 50.0, 0.5
 """Mean margin of hard images in units of the typical wrong-label margin: prior, prior weight in samples, maximum."""
 
 _JACKKNIFE_GROUPS = 20
@@ -119,7 +119,12 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
 
 
 def fit_mixture(
-    found: Disagreements, *, weights: Tensor | None = None, start: Mixture | None = None, iterations: int = 300
+    found: Disagreements,
+    *,
+    weights: Tensor | None = None,
+    start: Mixture | None = None,
+    iterations: int = 300,
+    expected_scale: float = HARD_SCALE,
 ) -> Mixture:
     """Fit the numbers of wrong labels and hard images in each pair, and the mean margin of hard images, by EM.
 
@@ -131,6 +136,8 @@ def fit_mixture(
         weights: Weight of each disagreement, `(D,)`. Default: 1.
         start: Initial fit. Default: half of the labels are wrong.
         iterations: Maximum number of EM steps. Default: 300.
+        expected_scale: Mean margin that hard images are expected to have, which counts as much as 50 of them. Default:
+            a quarter of the typical wrong-label margin.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
@@ -140,25 +147,29 @@ def fit_mixture(
     weights = torch.ones_like(found.margin) if weights is None else weights
     observed = _sum_by_pair(found, weights)
     counts = start.counts if start is not None else observed / 2
-    scale = start.hard_scale if start is not None else _HARD_SCALE
-    wrong_density = found.wrong[found.pair, _bins(found.margin, _BINS)]
+    scale = start.hard_scale if start is not None else expected_scale
+    bins, exposed, is_below = _bins(found.margin, _BINS), found.margin.clamp(max=1), found.margin < 1
+    wrong_density = found.wrong[found.pair, bins]
     for _ in range(iterations):
         wrong = _shrunk(counts, found.spread)[found.pair] * wrong_density
-        hard = _shrunk((observed - counts).clamp_min(0), found.spread)[found.pair] * _hard_density(found.margin, scale)
+        hard = _shrunk((observed - counts).clamp_min(0), found.spread)[found.pair] * _hard_mass(scale)[bins]
         posterior = wrong / (wrong + hard)
         previous, counts = counts, _sum_by_pair(found, weights * posterior)
-        scale = _hard_scale(found.margin, weights * (1 - posterior))
+        scale = _hard_scale(exposed, is_below, weights * (1 - posterior), expected_scale)
         if (counts - previous).abs().sum() <= 1e-6 * observed.sum():
             break
     return Mixture(posterior, counts, scale)
 
 
-def count_variances(found: Disagreements, mixture: Mixture) -> tuple[Tensor, Tensor]:
+def count_variances(
+    found: Disagreements, mixture: Mixture, *, expected_scale: float = HARD_SCALE
+) -> tuple[Tensor, Tensor]:
     """Estimate the variance of the number of wrong labels by a grouped jackknife that omits every 20th disagreement.
 
     Args:
         found: The disagreements.
         mixture: The mixture fitted on all of them.
+        expected_scale: With which it was fitted; see `fit_mixture`.
 
     Returns:
         Variance of each pair's count, `(P,)`, and variance of the total, a scalar.
@@ -173,7 +184,8 @@ def count_variances(found: Disagreements, mixture: Mixture) -> tuple[Tensor, Ten
     group = torch.arange(len(found.index)) % _JACKKNIFE_GROUPS
     kept_share = 1 - 1 / _JACKKNIFE_GROUPS
     refitted = [
-        fit_mixture(found, weights=(group != left_out).double(), start=mixture).counts / kept_share
+        fit_mixture(found, weights=(group != left_out).double(), start=mixture, expected_scale=expected_scale).counts
+        / kept_share
         for left_out in range(_JACKKNIFE_GROUPS)
     ]
     counts = torch.stack(refitted)
@@ -227,15 +239,21 @@ def _shrunk(counts: Tensor, spread: Tensor) -> Tensor:
     return (counts + _CLASS_STRENGTH) / (1 + _CLASS_STRENGTH / expected)
 
 
-def _hard_density(margin: Tensor, scale: float) -> Tensor:
-    """Return the mass of the exponential in the bin of each margin."""
+def _hard_mass(scale: float) -> Tensor:
+    """Return the mass of the exponential in each bin, the last of which has all margins from 1 on."""
     survival = (-torch.arange(_BINS + 1).double() / _BINS / scale).exp()
-    mass = torch.cat([survival[:-1] - survival[1:], survival[-1:]])
-    return mass[_bins(margin, _BINS)]
+    return torch.cat([survival[:-1] - survival[1:], survival[-1:]])
 
 
-def _hard_scale(margin: Tensor, weights: Tensor) -> float:
-    """Fit the mean of an exponential censored at 1, by maximum likelihood with the prior's pseudo-samples."""
-    exposure = (weights * margin.clamp(max=1)).sum() + _HARD_SCALE_COUNT * _HARD_SCALE
-    events = weights[margin < 1].sum() + _HARD_SCALE_COUNT
-    return min(float(exposure / events), _MAX_HARD_SCALE)
+def _hard_scale(exposed: Tensor, is_below: Tensor, weights: Tensor, expected_scale: float) -> float:
+    """Fit the mean of an exponential censored at 1, by maximum likelihood with the prior's pseudo-samples.
+
+    Args:
+        exposed: The margins, censored at 1, `(D,)`.
+        is_below: Whether they are below 1, `(D,)`.
+        weights: Their weights, `(D,)`.
+        expected_scale: Mean of the prior.
+    """
+    exposure = (weights * exposed).sum() + _HARD_SCALE_COUNT * expected_scale
+    events = weights[is_below].sum() + _HARD_SCALE_COUNT
+    return min(float(exposure / events), MAX_HARD_SCALE)

@@ -156,9 +156,9 @@ def test_refuses_a_collection_without_labels(sanitizer, data):
 @pytest.mark.parametrize(
     ("wanted", "match"),
     [
-        ("l", r"`loaders` to be a list of at least one text, but got 'l'\.\nWrite"),
+        ("l", r"`loaders` to be a list of keys or positions of training loaders, but got 'l'\.\nWrite"),
         ([], r"but got \[\]"),
-        ([0], r"but got \[0\]"),
+        ([0.5], r"but got \[0.5\]"),
     ],
 )
 def test_refuses_invalid_choices(scorer, wanted, match):

@@ -7,6 +7,7 @@ from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -17,6 +18,7 @@ from torch.utils.data import (
 )
 
 from lightning_poison._lightning.loaders import (
+    check_indexable,
     equalize_lengths,
     indexable_loaders,
     lost_batches,
@@ -299,3 +301,17 @@ def test_ranks_with_different_samples_have_equal_lengths(data, view, several_ran
 def test_torchs_sampler_is_not_truncated(data, view):
     loader = rebuild_loader(DataLoader(data), view)
     assert equalize_lengths(loader, None) is loader
+
+
+def test_empty_data_of_a_training_loader_are_named():
+    with pytest.raises(ValueError, match=r"the data set of the training loader \['a'\] to have at least one sample"):
+        check_indexable(DataLoader([]), "['a']")
+
+
+def test_length_that_fails_is_named():
+    class Odd(Dataset):
+        def __len__(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(UnsupportedDataError, match=r"the data set of the training loader to be .* raised ZeroDivision"):
+        check_indexable(DataLoader(Odd()), "")

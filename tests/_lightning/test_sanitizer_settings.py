@@ -1,5 +1,8 @@
 """Wrong types and values of the callback's own arguments give one error at construction."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
@@ -16,13 +19,23 @@ INVALID = [
     ({"dirpath": ""}, ValueError, "`dirpath` to be a path of the file system, but got ''"),
     ({"dirpath": "a\0b"}, ValueError, r"`dirpath` to be a path of the file system, but got 'a\\+x00b'"),
     ({"dirpath": "a\ud800b"}, ValueError, "`dirpath` to be a path of the file system"),
-    ({"dirpath": "s3://bucket/run"}, ValueError, "`dirpath` to be a folder of a local file system, but got s3://"),
+    (
+        {"dirpath": "s3://bucket/run"},
+        ValueError,
+        "`dirpath` to be a folder of a local file system, but got 's3://bucket/run'",
+    ),
     ({"manifest": 5}, TypeError, "`manifest` to be a path"),
     ({"manifest": ""}, ValueError, "`manifest` to be a path of the file system"),
     ({"action": ["remove"]}, ValueError, "`action` to be one of 'remove', 'flag'"),
     ({"cache": "no"}, ValueError, "`cache` to be True or False, but got 'no'"),
     ({"sample": ("image", "label")}, TypeError, "`sample` to be a `SampleSpec`, but got tuple"),
-    ({"loaders": 5}, ValueError, "`loaders` to be a list of at least one text, but got 5"),
+    ({"dirpath": Path("s3://bucket/run")}, ValueError, "`dirpath` to be a folder of a local file system"),
+    ({"cache": ""}, ValueError, "`cache` to be True or False, but got ''\\.\nThe cache is in .* below `dirpath`"),
+    ({"cache": "s3://bucket/work"}, ValueError, "`cache` to be True or False, but got 's3://bucket/work'"),
+    ({"cache": 5}, ValueError, "`cache` to be True or False, but got 5"),
+    ({"loaders": 5}, ValueError, "`loaders` to be a list of keys or positions of training loaders, but got 5"),
+    ({"loaders": []}, ValueError, "`loaders` to be a list of keys or positions"),
+    ({"loaders": [True]}, ValueError, "`loaders` to be a list of keys or positions"),
 ]
 
 
@@ -34,3 +47,8 @@ def test_refuses_wrong_types_and_values(centroid_scorer, arguments, kind, messag
 
 def test_accepts_paths(centroid_scorer, tmp_path):
     assert SanitizerSettings(scorer=centroid_scorer(), dirpath=tmp_path, manifest=tmp_path / "m.csv", name="my-2_ä")
+
+
+@pytest.mark.parametrize("position", [0, np.int64(0), "0"])
+def test_loaders_by_position(centroid_scorer, position):
+    assert SanitizerSettings(scorer=centroid_scorer(), loaders=[position]).loaders == ["0"]

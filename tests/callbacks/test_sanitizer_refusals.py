@@ -132,7 +132,9 @@ def test_refuses_arguments_out_of_range(world, settings, error, match):
 
 
 def test_refuses_other_objects_and_controls_as_scorers():
-    with pytest.raises(TypeError, match="Expected `scorer` to be a scorer"):
+    with pytest.raises(ValueError, match="Expected `scorer` to be a scorer or one of fast"):
         Sanitizer("likelihood")
+    with pytest.raises(TypeError, match="Expected `scorer` to be a scorer"):
+        Sanitizer(3)
     with pytest.raises(ValueError, match="oracle is a control"):
         Sanitizer(Control())

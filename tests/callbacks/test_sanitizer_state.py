@@ -203,3 +203,40 @@ def test_strategy_that_restores_late(world, centroid_scorer, estimating):
     alone = world.sanitizer(OtherScores())
     world.trainer(alone).fit(world.module(), world.loader(data))
     assert not torch.equal(alone.verdict.keep, first.verdict.keep)
+
+
+@pytest.mark.parametrize("as_path", [False, True])
+def test_known_verdict_is_used_instead_of_scoring(world, assert_clean, centroid_scorer, checkpoint, as_path, tmp_path):
+    known = checkpoint[1]
+    if as_path:
+        known.save(tmp_path / "known.safetensors")
+        known = str(tmp_path / "known.safetensors")
+    scorer, module = centroid_scorer(), world.module()
+    sanitizer = world.sanitizer(scorer, known=known)
+    world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
+    assert not scorer.fits
+    assert sanitizer.verdict.agrees_with(checkpoint[1])
+    assert_clean(module, sanitizer.verdict)
+
+
+def test_known_verdict_of_other_data_is_refused(world, centroid_scorer, checkpoint):
+    scorer = centroid_scorer()
+    trainer = world.trainer(world.sanitizer(scorer, known=checkpoint[1]))
+    with pytest.raises(DataChangedError, match=r"other labels: .*\n.*leave out `known` \(in YAML: `known: null`\)"):
+        trainer.fit(world.module(), world.loader(world.numbered(wrong=25)))
+    assert not scorer.fits
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_another_name_judges_anew_in_spite_of_a_checkpoint(world, centroid_scorer, checkpoint):
+    scorer = centroid_scorer()
+    sanitizer = world.sanitizer(scorer, name="anew")
+    trainer = world.trainer(sanitizer, max_epochs=2)
+    trainer.fit(world.module(), world.loader(world.numbered(wrong=25)), ckpt_path=checkpoint[0])
+    assert len(scorer.fits) == 3
+    assert not torch.equal(sanitizer.verdict.keep, checkpoint[1].keep)
+
+
+def test_refuses_known_that_is_no_verdict(world):
+    with pytest.raises(TypeError, match=r"`known` to be a `Verdict`, .*\nPass a verdict, or the path"):
+        world.sanitizer(known=3)

@@ -208,3 +208,12 @@ def test_worker_that_ends_is_named_with_the_samples_that_it_read():
 
     with pytest.raises(UnreadableSampleError, match=r"Expected worker processes to read samples from \d+ on, but one"):
         read(Deadly(fail), workers=1)
+
+
+def test_exit_in_batched_reads_names_the_sample():
+    class Leaving(Faulty):
+        def __getitems__(self, indices):
+            raise SystemExit("bye")
+
+    with pytest.raises(UnreadableSampleError, match="read sample 13 of Leaving, but it raised KeyError"):
+        read(Leaving(fail))

@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_poison.data.inputs import check_scale, describe_scale, dtype_of, shape_hint, stack_inputs
+from lightning_poison.data.inputs import (
+    check_one_scale,
+    check_scale,
+    check_variation,
+    describe_scale,
+    dtype_of,
+    shape_hint,
+    stack_inputs,
+)
 from lightning_poison.errors import UnreadableSampleError
 
 IMAGE = torch.linspace(0, 1, 64).view(1, 8, 8)
@@ -70,10 +78,10 @@ def test_integers_stay_as_they_are_and_8_bit_images_are_scaled():
         (np.array(["a"]), "an array of texts", "Convert texts to numbers"),
         ("cat.png", "'cat.png'", "files to images"),
         (None, "None", "Repair or remove"),
-        ({"ids": VECTOR, "mask": VECTOR}, "a dict with the keys ids, mask", "Name the one to judge"),
+        ({"ids": VECTOR, "text": "a"}, "a dict with the keys ids, text", "Name the one to judge"),
         (Image.new("L", (2, 2)), "a PIL image", "ToImage"),
         (object(), "object", "Name the input's path"),
-        ([[1, 2], [3]], "list", "Name the input's path"),
+        ([[1, 2], [3]], "a list whose rows differ in length or type", "Pad its rows"),
         ((255 * IMAGE).long(), r"a int64 tensor of shape \(1, 8, 8\) with values from 0 to 255", r"float\(\) / 255`"),
         ((4095 * IMAGE).int(), ".* values from 0 to 4095", r"float\(\) / 4095`"),
         ((65535 * IMAGE).numpy().astype(np.uint16), "a uint16 tensor .* from 0 to 65535", r"float\(\) / 65535`"),
@@ -179,3 +187,46 @@ def test_names_sample_with_odd_value(inputs, odd):
 def test_describes_scale():
     assert describe_scale(torch.tensor([-1.0, 0.0, 4.0])) == "values from -1 to 4 (mean 1, standard deviation 2.65)"
     assert describe_scale(torch.tensor([2.0])) == "values from 2 to 2 (mean 2, standard deviation 0)"
+
+
+def test_nested_lists_of_numbers():
+    assert stack_inputs([[[0, 1], [2, 3]], [[4, 5], [6, 7]]], [0, 1]).tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+
+
+@pytest.mark.parametrize("rows", [[[0, 1], [2]], [[[1.0], [2.0, 3.0]]]])
+def test_ragged_lists_are_padded(rows):
+    with pytest.raises(UnreadableSampleError, match=r"sample 5, but got a list whose rows differ .*\nPad its rows"):
+        stack_inputs([rows], [5])
+
+
+def peaks(*values):
+    return torch.tensor([1.0] * 100 + list(values))
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ([255.0], "sample 200 contains values up to 255 and the 100 others up to 1"),
+        ([255.0] * 90, r"sample 200 \(and 89 more\) contains"),
+        ([0.0, 4095.0], "sample 201 contains values up to 4095 and the 101 others"),
+    ],
+)
+def test_images_of_another_scale_are_named(odd, message):
+    with pytest.raises(UnreadableSampleError, match=message):
+        check_one_scale(peaks(*odd), torch.arange(100, 300), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("values", [[3.0], [0.0], [1e-6], [255.0, 30.0], [5.0, 20.0, 60.0, 300.0]])
+def test_bright_and_black_images_are_no_fault(values):
+    check_one_scale(peaks(*values), torch.arange(200), torch.zeros(1, 3, 8, 8))
+
+
+def test_vectors_may_have_any_scale():
+    check_one_scale(peaks(255.0), torch.arange(101), torch.zeros(1, 8))
+
+
+def test_equal_inputs_are_refused():
+    with pytest.raises(ValueError, match=r"all 32 that were compared are equal, with values from 0.5 to 0.5"):
+        check_variation([torch.full((16, 1, 4, 4), 0.5)] * 2)
+    check_variation([torch.zeros(8, 4)])
+    check_variation([torch.zeros(16, 4), torch.ones(16, 4)])

@@ -158,3 +158,24 @@ def test_column_and_label_agree(labels, form):
     expected = (plain > 3).long() if form == "bool" else plain
     assert class_indices(column, len(labels)).tolist() == expected.tolist()
     assert [class_index(label) for label in column] == expected.tolist()
+
+
+@pytest.mark.parametrize("value", [np.ma.masked, np.ma.array([3], mask=[True]), np.ma.array(3, mask=True)])
+def test_masked_labels_are_missing(value):
+    assert class_index(value) is None
+    what, way = odd_label(value)
+    assert what == "a masked value, as for a missing label"
+    assert way.startswith("Correct the label")
+
+
+def test_masked_columns_are_no_labels():
+    values = np.ma.array([0, 1, 2], mask=[False, True, False])
+    assert class_indices(values, 3) is None
+    assert class_indices([0, np.ma.masked, 2], 3) is None
+    assert class_indices(np.ma.array([0, 1, 2]), 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_small_floats_do_not_overflow(dtype):
+    assert class_indices(np.array([0, 3, 1], dtype=dtype), 3).tolist() == [0, 3, 1]
+    assert class_index(dtype(3)) == 3

@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
@@ -6,6 +9,7 @@ from lightning_poison.data import labeled_data
 from lightning_poison.data.blocks import MemoryDataset, SelectedDataset
 from lightning_poison.data.labeled_data import digest_all, read_labeled
 from lightning_poison.data.labels import labels_of
+from lightning_poison.data.packed_inputs import unpacked
 from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_digests import digest_samples
 from lightning_poison.data.sample_spec import SampleSpec
@@ -201,3 +205,49 @@ def test_random_transforms_have_the_same_digest_in_any_block(no_memory):
 def test_tensor_data_set_needs_no_paths():
     data = TensorDataset(torch.rand(30, 2), torch.arange(30) % 3)
     assert torch.equal(load(data, sample=None).labels, data.tensors[1])
+
+
+class Drawn(Unlisted):
+    """Draws the label, or noise, at each read."""
+
+    def __init__(self, label, draw):
+        super().__init__(1_200)
+        self.label, self.draw = label, draw
+
+    def __getitem__(self, index):
+        drawn = self.draw()
+        sample = super().__getitem__(index)
+        return sample | ({"y": int(10 * drawn)} if self.label else {"x": sample["x"] + drawn})
+
+
+DRAWS = {"torch": lambda: float(torch.rand(())), "numpy": np.random.rand, "python": random.random}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_labels_that_are_drawn_at_each_read_are_named(monkeypatch, draw, limit):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
+    with pytest.raises(ValueError, match=r"sample 0 is drawn at random: .* under another seed.\nDraw the labels once"):
+        load(Drawn(label=True, draw=draw))
+    assert torch.equal(load(Drawn(label=False, draw=draw)).labels, torch.arange(1_200) % 3)
+
+
+def test_one_image_of_another_scale_is_named_wherever_it_is():
+    images = torch.rand(1_300, 1, 4, 4)
+    images[700] *= 255
+    with pytest.raises(UnreadableSampleError, match=r"sample 700 contains values up to 2.* and the 1,299 others up to"):
+        load(TensorDataset(images, torch.arange(1_300) % 3), sample=None)
+
+
+def test_equal_inputs_are_refused():
+    with pytest.raises(ValueError, match="all 30 that were compared are equal"):
+        load(TensorDataset(torch.zeros(30, 1, 4, 4), torch.arange(30) % 3), sample=None)
+
+
+def test_several_inputs_stay_one_tensor_of_known_structure():
+    data = [({"ids": torch.tensor([index, 1]), "mask": torch.tensor([True, False])}, index % 2) for index in range(300)]
+    for workers in (0, 1):
+        loaded = load(data, sample=None, workers=workers)
+        parts = unpacked(loaded.dataset.inputs)
+        assert parts["ids"][:, 0].tolist() == list(range(300))
+        assert parts["mask"].dtype == torch.bool

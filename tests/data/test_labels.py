@@ -195,20 +195,18 @@ def test_no_label(label):
     assert as_label(label, 0) == -1
 
 
+def test_labels_of_several_samples():
+    assert as_labels([torch.tensor([0, 1]), np.eye(2)[0], -1], [5, 6, 7]).tolist() == [1, 0, -1]
+    assert as_labels([torch.tensor([3]), 2, np.array(1.0)], [5, 6, 7]).tolist() == [3, 2, 1]
+    with pytest.raises(ValueError, match=r"sample 6 is a vector of length 3 and that of sample 5 is a .* of length 2"):
+        as_labels([[0, 1], [0, 0, 1]], [5, 6])
+    with pytest.raises(ValueError, match="sample 7 is a number and that of sample 6 is a vector of length 2"):
+        as_labels([-1, [0, 1], 1], [5, 6, 7])
+
+
 def test_refuses_other_negative_labels():
     with pytest.raises(ValueError, match=r"label of sample 4, or -1 for no label, but got -2\.\nNumber the classes"):
         as_label(-2, 4)
-
-
-def test_labels_of_several_samples():
-    assert as_labels([torch.tensor([0, 1]), np.eye(2)[0]], [5, 6]).tolist() == [1, 0]
-    assert as_labels([torch.tensor([3]), 2, np.array(1.0)], [5, 6, 7]).tolist() == [3, 2, 1]
-    with pytest.raises(
-        ValueError, match=r"sample 6 is a one-hot vector of length 3 and that of sample 5 .* of length 2"
-    ):
-        as_labels([[0, 1], [0, 0, 1]], [5, 6])
-    with pytest.raises(ValueError, match="sample 6 is a number and that of sample 5 is a one-hot vector of length 2"):
-        as_labels([[0, 1], 1], [5, 6])
 
 
 @pytest.mark.parametrize("form", [torch.Tensor.double, torch.Tensor.bool, lambda labels: labels[:, None]])
@@ -289,3 +287,47 @@ def test_restores_random_states():
     assert random.getstate() == found[0]
     assert np.random.get_state()[1].tolist() == found[1]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), found[2])
+
+
+class Leaving(Dataset):
+    """Raises `SystemExit`, as scripts do that call `sys.exit`."""
+
+    def __len__(self):
+        return 12
+
+    @property
+    def targets(self):
+        raise SystemExit(3)
+
+    classes = targets
+
+    def __getitem__(self, index):
+        if index == 7:
+            raise SystemExit("bye")
+        return torch.zeros(2), index % 3
+
+
+def test_exit_of_a_data_set_is_an_error():
+    with pytest.raises(UnreadableSampleError, match="sample 7 of Leaving, but it raised SystemExit: bye"):
+        labels_of(Leaving())
+
+
+def test_signals_of_lightning_pass():
+    class SIGTERMException(SystemExit):
+        pass
+
+    class Interrupted(Leaving):
+        def __getitem__(self, index):
+            raise SIGTERMException
+
+    with pytest.raises(SIGTERMException):
+        read_sample(Interrupted(), 0)
+
+
+def test_samples_without_a_label_may_be_allowed():
+    data = [(torch.zeros(2), label) for label in (0, -1, 1)]
+    assert labels_of(data, unlabeled=True).tolist() == [0, -1, 1]
+    with pytest.raises(ValueError, match="at least 0, but got -1 at sample 1"):
+        labels_of(data)
+    with pytest.raises(ValueError, match="0, or -1 for no label, but got -2"):
+        labels_of([(torch.zeros(2), -2)], unlabeled=True)

@@ -70,15 +70,17 @@ class Odd(RandomSampler):
         WeightedRandomSampler([1.0] * 6, 6),
         RandomSampler(range(6), num_samples=3),
         RandomSampler(range(6), replacement=True),
-        Odd(range(6)),
     ],
 )
-def test_refuses_other_samplers(sampler):
-    message = (
-        rf"`trusted` to be a loader that draws every sample.*a {type(sampler).__name__}\.\n.*Subset\(dataset, indices\)"
-    )
+def test_samplers_that_can_draw_all_samples(sampler):
+    data = points([0, 1] * 3)
+    assert map_style(DataLoader(data, sampler=sampler), "trusted") is data
+
+
+def test_refuses_samplers_of_unknown_kind():
+    message = r"`trusted` to be a loader whose sampler draws known samples.*a Odd\.\n.*Subset\(dataset, indices\)"
     with pytest.raises(UnsupportedDataError, match=message):
-        map_style(DataLoader(points([0, 1] * 3), sampler=sampler), "trusted")
+        map_style(DataLoader(points([0, 1] * 3), sampler=Odd(range(6))), "trusted")
 
 
 def test_loader_of_clean_part_gives_only_that_part(blobs, centroid_scorer):
@@ -310,3 +312,46 @@ def test_positions_that_a_sampler_can_draw(arguments, positions):
 
 def test_streams_have_no_positions():
     assert drawn_positions(DataLoader(Stream())) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "drawn"),
+    [
+        ({"sampler": [7, 2, 2]}, [2, 7]),
+        ({"sampler": range(3)}, [0, 1, 2]),
+        ({"sampler": torch.tensor([4])}, [4]),
+        ({"batch_sampler": [[7, 2], [1]]}, [1, 2, 7]),
+        ({"batch_sampler": [torch.tensor([3, 1]), torch.tensor([5])]}, [1, 3, 5]),
+        ({"sampler": SubsetRandomSampler([-1, 0])}, [0, 9]),
+        ({"sampler": WeightedRandomSampler([0.0, 1.0] + [0.0] * 8, 5)}, [1]),
+    ],
+)
+def test_only_what_a_sampler_draws_is_judged(settings, drawn):
+    loader = DataLoader(list(range(10)), **settings)
+    assert drawn_positions(loader).tolist() == drawn
+    assert list(map_style(loader, "dataset")) == drawn
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": SubsetRandomSampler([1, 10])}, "below 10, .* but a SubsetRandomSampler draws 10"),
+        ({"sampler": [-11]}, "below 10, .* but a list draws -11"),
+        ({"batch_sampler": [[3], [12]]}, "below 10, .* but a list draws 12"),
+        ({"sampler": WeightedRandomSampler([1.0] * 12, 5)}, "but a WeightedRandomSampler draws 11"),
+        ({"sampler": RandomSampler(range(20))}, "but a RandomSampler draws 19"),
+        ({"sampler": SubsetRandomSampler([])}, "at least one sample, but a SubsetRandomSampler draws none"),
+    ],
+)
+def test_positions_outside_of_the_data_are_named(settings, message):
+    loader = DataLoader(list(range(10)), **settings)
+    with pytest.raises(ValueError, match=message):
+        drawn_positions(loader)
+    with pytest.raises(ValueError, match=message):
+        map_style(loader, "dataset")
+
+
+def test_indices_of_unknown_samplers_may_mean_something_else():
+    sampler = Sampler()
+    sampler.indices = [100, 200]
+    assert drawn_positions(DataLoader(list(range(10)), sampler=sampler)) is None

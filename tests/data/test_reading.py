@@ -1,9 +1,16 @@
+import os
+import signal
+import sys
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
 
+from lightning_poison.data.blocks import SelectedDataset, read_blocks
 from lightning_poison.data.reading import ReadSettings, handles_dropped, run_in_worker
-from lightning_poison.data.source import open_source
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Source, open_source
+from lightning_poison.errors import UnreadableSampleError
 
 
 class Opened(Dataset):
@@ -93,3 +100,57 @@ def test_attributes_with_a_value_stay():
     with handles_dropped(data):
         data.reads = 3
     assert data.reads == 3
+
+
+def broken(worker):
+    raise ValueError("no such file")
+
+
+class Ends:
+    """Ends the process that reads it."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __len__(self):
+        return self.end()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "one was killed by SIGKILL, as when memory runs out"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "one was killed by SIGBUS, as when shared memory runs out"),
+        (lambda: os._exit(7), "one ended with the exit code 7"),
+    ],
+)
+def test_end_of_a_worker_is_named(end, message):
+    with pytest.raises(UnreadableSampleError, match=f"to read the first samples, but {message}.\nUse fewer workers"):
+        run_in_worker(len, Ends(end), ReadSettings(num_workers=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(broken, "ValueError: no such file"), (lambda number: sys.exit("bye"), "SystemExit: bye")],
+)
+def test_error_of_worker_init_fn_is_named(function, message):
+    settings = ReadSettings(num_workers=1, worker_init_fn=function)
+    with pytest.raises(UnreadableSampleError, match=f"`worker_init_fn` to prepare .*, but it raised {message}"):
+        run_in_worker(len, [1, 2], settings)
+    first = torch.zeros(1, dtype=torch.int64)
+    data = SelectedDataset(Source([(torch.zeros(2), 1)], SampleSpec(), settings), first, first)
+    with pytest.raises(UnreadableSampleError, match="`worker_init_fn` to prepare"):
+        list(read_blocks(data, [first], sample=SampleSpec(), seed=0))
+
+
+@pytest.mark.slow
+def test_data_set_that_cannot_be_sent_to_workers_is_named(tmp_path):
+    data = [lambda: 0]
+    settings = ReadSettings(num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(
+        UnreadableSampleError, match=r"sent to worker processes, but it raised .*pickle.*\nOpen files when"
+    ):
+        run_in_worker(len, data, settings)

@@ -369,3 +369,25 @@ def test_escapes_names():
     with pytest.raises(ValueError, match=r"\\x1b\[31m") as caught:
         SampleSpec.detect({"\x1b[31m": IMAGE, "b": IMAGE, "c": 1})
     assert "\x1b" not in str(caught.value)
+
+
+DOTTED = {"image.png": 5, "meta": {"label.v1": 3, "label": {"v1": 4}}, "a": {"b": 1}}
+
+
+@pytest.mark.parametrize(("path", "value"), [("image.png", 5), ("meta.label.v1", 3), ("a.b", 1), ("a", {"b": 1})])
+def test_keys_may_contain_dots(path, value):
+    assert SampleSpec(path).inputs_in(DOTTED) == value
+
+
+def test_replaces_a_key_with_dots():
+    spec = SampleSpec("image.png", "meta.label.v1")
+    changed = spec.replace(DOTTED, labels=9)
+    assert changed["meta"] == {"label.v1": 9, "label": {"v1": 4}}
+    assert DOTTED["meta"]["label.v1"] == 3
+    assert spec.replace(DOTTED, inputs=6)["image.png"] == 6
+
+
+def test_detects_keys_with_dots():
+    sample = {"image.png": torch.zeros(1, 4, 4), "label.v1": 3}
+    spec = SampleSpec.detect(sample)
+    assert (spec.labels_in(sample), spec.inputs_in(sample).shape) == (3, (1, 4, 4))

@@ -8,7 +8,7 @@ from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, open_source, readable
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import UnreadableSampleError, UnsupportedDataError
 from lightning_poison.runtime import LocalRuntime
 
 
@@ -98,3 +98,67 @@ def test_sample_that_is_none_is_named():
     data = [None if index == 4 else (torch.zeros(2), index % 2) for index in range(12)]
     with pytest.raises(UnreadableSampleError, match="sample 4 with an input and a label, but got None"):
         read_labeled(open_source(data, sample=None), runtime=LocalRuntime(), name="data")
+
+
+class OtherImages(Batched):
+    """Reads other images together than alone, with the right labels."""
+
+    def __init__(self, noise=lambda: 0.0):
+        super().__init__(list)
+        self.noise = noise
+
+    def __getitem__(self, index):
+        return torch.full((2,), index + self.noise()), index % 5
+
+    def __getitems__(self, indices):
+        return [(self[index + 1][0], index % 5) for index in indices]
+
+
+def test_refuses_batched_reads_of_other_images():
+    with pytest.raises(
+        ValueError, match=r"`__getitems__` of OtherImages .* input of sample \d+ is another one.\nCorrect"
+    ):
+        open_source(OtherImages(), sample=None)
+
+
+@pytest.mark.parametrize("noise", [lambda: float(torch.rand(())), np.random.default_rng(0).random])
+def test_inputs_that_are_drawn_are_not_compared(noise):
+    assert open_source(OtherImages(noise), sample=None).sample == SampleSpec()
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (({"ids": torch.arange(3), "mask": torch.ones(3)}, 1), "a dict of ids (3,), mask (3,)"),
+        (((torch.arange(3), torch.ones(1, 4, 4)), 1), "a tuple of shapes (3,), (1, 4, 4)"),
+        ([{"ids": [1, 2, 3], "mask": [1, 1, 0]}, torch.tensor(1)], "a dict of ids (3,), mask (3,)"),
+    ],
+)
+def test_pairs_of_several_inputs_and_a_label(sample, expected):
+    source = open_source([sample] * 4, sample=None)
+    assert (source.sample, str(source.layout)) == (SampleSpec(), expected)
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (lambda: 1 // 0, "whose `__len__` raised ZeroDivisionError"),
+        (lambda: -3, "whose `__len__` raised ValueError: __len__.. should return >= 0"),
+        (lambda: 2.5, "whose `__len__` raised TypeError"),
+        (lambda: 2**60, r"at most 8,589,934,592 samples, but got a length of 1,152,921,504,606,846,976"),
+    ],
+)
+def test_refuses_odd_lengths(length, message):
+    class Odd(Batched):
+        def __len__(self):
+            return length()
+
+    data = Odd(list)
+    for given in (data, Readable(data)):
+        with pytest.raises(UnsupportedDataError, match=message):
+            readable(given, "dataset")
+
+
+def test_refuses_empty_data_of_a_loader():
+    with pytest.raises(ValueError, match="`dataset` to have at least one sample, but it is empty"):
+        readable(Readable([]), "dataset")

@@ -190,7 +190,7 @@ def test_refuses_controls(kit, centroid_scorer):
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"scorer": "likelihood"}, TypeError, "Expected `scorer` to be a scorer"),
+        ({"scorer": "likelihood"}, ValueError, "Expected `scorer` to be a scorer"),
         ({"action": "delete"}, ValueError, "Expected `action` to be one of 'remove', 'flag', but got delete"),
         ({"false_positive_rate": 1}, ValueError, "For 1 % write"),
         ({"max_removed": 0}, ValueError, "Expected `max_removed`"),

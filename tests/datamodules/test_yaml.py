@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning_poison._lightning.yaml_types import instantiate
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
+from lightning_poison.errors import DataChangedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended to run from within Python")
 
@@ -29,6 +30,10 @@ def blobs(count, wrong, seed=0):
     truth = torch.arange(count) % 3
     points = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)) + 8 * torch.eye(4)[truth]
     return TensorDataset(points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth))
+
+
+def patient_of(index: int) -> int:
+    return index // 4
 
 
 class Trusted(TensorDataset):
@@ -236,6 +241,29 @@ def test_chosen_loaders(run, how):
         judged = run(wrapped, model="OfLabeled").datamodule
     assert list(judged.verdicts) == ["['labeled']"]
     assert removes_first(judged.verdict, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["callback", "wrapper"])
+def test_groups_and_known_verdict(run, how, tmp_path):
+    scorer, path = of("users_code.Norm", power=2), tmp_path / "known.safetensors"
+
+    def judge(**arguments):
+        if how == "callback":
+            sanitizer = of("lightning_poison.Sanitizer", scorer=scorer, dirpath=str(tmp_path / "out"), **arguments)
+            return run(of("users_code.Data"), callbacks=[sanitizer]).trainer.callbacks[0].verdict
+        data = of("users_code.Data")
+        return run(of("lightning_poison.SanitizedDataModule", data=data, scorer=scorer, **arguments)).datamodule.verdict
+
+    by_function = judge(groups="users_code.patient_of")
+    by_list = judge(groups=[index // 4 for index in range(120)])
+    by_name = judge(groups=[f"patient {index // 4}" for index in range(120)])
+    assert by_function.fingerprint == by_list.fingerprint == by_name.fingerprint
+    assert "90 of the samples are in the fold of" in str(by_function)
+    by_list.save(path)
+    assert judge(groups="users_code.patient_of", known=str(path)).agrees_with(by_list)
+    with pytest.raises(DataChangedError, match="in YAML: `known: null`"):
+        judge(known=str(path))
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Trains adversarially on several ranks: `adversarial_training_run.py DIRECTORY CASES`, `CASES` a JSON list of dicts.
 
-Each case is one training. Every rank writes its weights and metrics to `DIRECTORY/<folder>/<name>`. The `ddp` launcher
-starts this program again for rank 1, which skips the cases before the first launched one; those must come last.
+Each case is one training. Every rank writes its weights and metrics to `DIRECTORY/<folder>/<name>`. Forked cases come
+first, since a process that has used autograd cannot be forked. The `ddp` launcher starts this program again for rank 1,
+which skips the cases before the first launched one; those must come last.
 """
 
 import json
@@ -24,6 +25,7 @@ from lightning_poison.adversarial import FGSM, PGD, TRADES, CollapseGuard, Free,
 from lightning_poison.strategies import adversarial
 
 GLOBAL_BATCH, STEPS = 16, 10
+START = "fork" if hasattr(os, "fork") else "spawn"
 ADVERSARIES = {"pgd": PGD(0.2, steps=3), "fgsm": FGSM(0.2)}
 RECIPES = {
     "trades": TRADES(beta=2),
@@ -102,7 +104,7 @@ def train(
     )
     strategy, callbacks = "auto", [training]
     if as_strategy:
-        strategy, callbacks = adversarial(DDPStrategy, training=training, start_method="spawn"), []
+        strategy, callbacks = adversarial(DDPStrategy, training=training, start_method=START), []
     elif ranks > 1:
         strategy = DDPStrategy(start_method="popen", **dict.fromkeys(ddp, True))
     trainer = pl.Trainer(

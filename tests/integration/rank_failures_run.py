@@ -1,9 +1,10 @@
 """Ranks that fail: `rank_failures_run.py DIRECTORY CASES`, where `CASES` is a JSON list of `[event, place, rank]`.
 
 In every case three ranks start as a cluster starts them, without a launcher that ends them all. One of them raises, is
-killed or stopped, or receives SIGTERM, at a place of the run. The ranks write the seconds from this event to their end,
-and their error, to `DIRECTORY/<event> <place> <rank>/<rank>.txt`. All ranks are forks of this process, to import
-everything once.
+killed or stopped, or receives SIGTERM, at a place of the run; at the place `alone`, there is one process without ranks.
+The ranks write the seconds from this event to their end, and their error, to
+`DIRECTORY/<event> <place> <rank>/<rank>.txt`, and what they print to `<rank>.log`. All ranks are forks of this process,
+to import everything once.
 """
 
 import json
@@ -34,8 +35,8 @@ class Case:
     """What happens to a rank of this process, and where."""
 
     def __init__(self, directory, event, place, failing, rank):
-        self.directory, self.event, self.place = directory, event, place
-        self.failing, self.rank = failing, rank
+        self.directory, self.event, self.failing, self.rank = directory, event, failing, rank
+        self.place, self.world = ("fitting", 1) if place == "alone" else (place, WORLD)
 
     def happen_at(self, place):
         if place != self.place or self.rank != self.failing:
@@ -114,9 +115,12 @@ class Classifier(pl.LightningModule):
 
 def train(case, port):
     end_with_parent()
+    with (case.directory / f"{case.rank}.log").open("w") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
     names = {"RANK": case.rank, "LOCAL_RANK": case.rank, "WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD}
     cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
-    os.environ.update({name: str(value) for name, value in (names | cluster).items()})
+    if case.world > 1:
+        os.environ.update({name: str(value) for name, value in (names | cluster).items()})
     if case.event == "stop":
         rank_link.SILENT_AFTER = 8
     write_files = loader_sanitizer.write_files
@@ -132,8 +136,8 @@ def train(case, port):
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        devices=WORLD,
-        strategy=DDPStrategy(process_group_backend="gloo"),
+        devices=case.world,
+        strategy=DDPStrategy(process_group_backend="gloo") if case.world > 1 else "auto",
         callbacks=[] if wraps else [Sanitizer(scorer)],
         logger=False,
         enable_checkpointing=False,
@@ -147,25 +151,33 @@ def train(case, port):
         case.write(error)
 
 
-def run(directory, event, place, failing):
+def start(directory, event, place, failing):
+    """Start the ranks of a case; return their processes, and whether each of them ends by itself."""
     directory.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    ranks = {}
-    for rank in range(WORLD):
+    processes = {}
+    for rank in range(1 if place == "alone" else WORLD):
         process = os.fork()
         if not process:
             try:
                 train(Case(directory, event, place, failing, rank), port)
             finally:
                 os._exit(0)
-        ranks[process] = rank
+        processes[process] = (event, failing) != ("stop", rank)
+    return processes
+
+
+def run(directory, cases):
+    """Run cases at the same time: their ranks mostly wait for each other."""
+    processes = {}
+    for case in cases:
+        processes |= start(directory / " ".join(map(str, case)), *case)
     end = time.monotonic() + PATIENT
-    while set(ranks.values()) - ({failing} if event == "stop" else set()) and time.monotonic() < end:
-        process, _ = os.waitpid(-1, os.WNOHANG)
-        ranks.pop(process, None)
+    while any(processes.values()) and time.monotonic() < end:
+        processes.pop(os.waitpid(-1, os.WNOHANG)[0], None)
         time.sleep(0.05)
-    for process in ranks:
+    for process in processes:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
 
@@ -173,5 +185,7 @@ def run(directory, event, place, failing):
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     end_with_parent()
-    for case in json.loads(sys.argv[2]):
-        run(Path(sys.argv[1]) / " ".join(map(str, case)), *case)
+    cases = json.loads(sys.argv[2])
+    # In a wave of their own: a rank that gets no processor for long looks like one that has stopped.
+    run(Path(sys.argv[1]), [case for case in cases if case[0] != "stop"])
+    run(Path(sys.argv[1]), [case for case in cases if case[0] == "stop"])

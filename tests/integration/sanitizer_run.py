@@ -2,11 +2,13 @@
 
 Each case is one training, on `world` ranks that are started by `start`. Every rank writes its results to
 `DIRECTORY/<name>/<rank>.pt`, or its error to `DIRECTORY/<name>/<rank>.txt`. Forked cases must precede training in the
-parent process, since a process that has used autograd cannot be forked.
+parent process, since a process that has used autograd cannot be forked. The `ddp` launcher starts this program again
+for rank 1, which skips the cases before the first launched one (`popen`); those must come last.
 """
 
 import json
 import multiprocessing
+import os
 import sys
 import time
 import warnings
@@ -27,7 +29,7 @@ from lightning_poison.adversarial import FGSM
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.scorers import FeatureModel, RobustFeatureScorer
 
-COLLECTIVE_TIMEOUT, SLEEP, PATIENT = timedelta(seconds=8), 20, timedelta(hours=1)
+COLLECTIVE_TIMEOUT, SLEEP, PATIENT = timedelta(seconds=8), 12, timedelta(hours=1)
 
 
 class Digits(Dataset):
@@ -143,24 +145,28 @@ def rank():
 
 def group_scorer():
     body = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU())
-    settings = FitSettings(epochs=60, batch_size=32, learning_rate=2e-3, min_steps=0)
+    settings = FitSettings(epochs=20, batch_size=64, learning_rate=5e-3, min_steps=0)
     network = FeatureModel(backbone=body, feature_size=64, fit_settings=settings, adversary=FGSM(0.15))
     return RobustFeatureScorer(network, components=8)
 
 
-def sample_scorer(case, **settings):
-    scorer = Scorer(fit_settings=FitSettings(epochs=2, batch_size=64, min_steps=150), **settings)
+def sample_scorer(case, *, small):
+    """Return a scorer with the default network, or with a small one."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32)) if small else None
+    steps = {"min_steps": 150, "shift": 0} if small else {"min_steps": 90}
+    settings = FitSettings(epochs=2, batch_size=64, **steps)
+    scorer = Scorer(backbone=network, fit_settings=settings)
     scorer.case = case
     return scorer
 
 
 def train(directory, case):
     pl.seed_everything(1, verbose=False)
-    sanitizers = [Sanitizer(group_scorer() if case.get("groups") else sample_scorer(case))]
-    if case.get("trusted"):
-        small = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
-        scorer = sample_scorer(case, backbone=small)
-        sanitizers.append(Sanitizer(scorer, trusted=Digits(601, 1100, wrong=False), name="second"))
+    two = case.get("trusted")
+    sanitizers = [Sanitizer(group_scorer() if case.get("groups") else sample_scorer(case, small=not two))]
+    if two:
+        trusted = Digits(601, 1100, wrong=False)
+        sanitizers.append(Sanitizer(sample_scorer(case, small=True), trusted=trusted, name="second"))
     strategy = "auto"
     if case["world"] > 1:
         strategy = DDPStrategy(process_group_backend="gloo", start_method=case["start"], timeout=PATIENT)
@@ -182,13 +188,18 @@ def train(directory, case):
 
 def main(directory, cases):
     end_with_parent()
+    if "LOCAL_RANK" in os.environ:
+        cases = [case for case in cases if case["start"] == "popen"]
     for case in cases:
         own = directory / case["name"]
         own.mkdir(exist_ok=True)
+        os.environ["OMP_NUM_THREADS"] = str(case.get("threads", 1))  # of spawned ranks
         try:
             train(own, case)
         except Exception as error:  # noqa: BLE001 (reported by the test that expects it or not)
             (own / f"{rank()}.txt").write_text(f"{type(error).__name__}: {error}")
+        if case["start"] in ("fork", "spawn"):
+            os.environ.pop("MASTER_PORT", None)  # of ranks that have ended
 
 
 if __name__ == "__main__":

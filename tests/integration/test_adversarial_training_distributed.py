@@ -15,7 +15,7 @@ SHARED_CASES = [{"name": name, "adversary": name} for name in ("pgd", "fgsm")] +
 
 @pytest.fixture(scope="session")
 def runs(run_program, tmp_path_factory):
-    """One program: trainings on one rank, on two spawned ranks, and on two that the `ddp` launcher starts."""
+    """One program: trainings on two forked ranks, on one rank, and on two that the `ddp` launcher starts."""
     unused = ["find_unused_parameters"]
     alone = [*SHARED_CASES, {"name": "accumulation", "adversary": "pgd", "accumulate_grad_batches": 2}]
     launched = [
@@ -26,7 +26,7 @@ def runs(run_program, tmp_path_factory):
         {"name": "manual", "adversary": "pgd", "manual": True},
     ]
     cases = [
-        {"folder": "spawned", "name": "strategy", "adversary": "pgd", "ranks": 2, "as_strategy": True},
+        {"folder": "forked", "name": "strategy", "adversary": "pgd", "ranks": 2, "as_strategy": True},
         *({**case, "folder": "alone", "ranks": 1} for case in alone),
         *({**case, "folder": "launched", "ranks": 2} for case in launched),
     ]
@@ -46,8 +46,8 @@ def two_ranks(runs):
 
 
 @pytest.fixture(scope="session")
-def spawned_ranks(runs):
-    return runs / "spawned"
+def forked_ranks(runs):
+    return runs / "forked"
 
 
 def weights(directory, ranks=2):
@@ -75,9 +75,9 @@ def test_ranks_agree_on_a_collapse(two_ranks):
         assert states == [{"collapsed": True}]
 
 
-def test_strategy_has_the_weights_of_the_callback(one_rank, spawned_ranks):
+def test_strategy_has_the_weights_of_the_callback(one_rank, forked_ranks):
     (alone,) = weights(one_rank / "pgd", ranks=1)
-    for found in weights(spawned_ranks / "strategy"):
+    for found in weights(forked_ranks / "strategy"):
         assert_close(found, alone, rtol=0, atol=1e-5)
 
 
@@ -91,13 +91,13 @@ def test_ddp_options_accumulation_and_manual_optimization(one_rank, two_ranks, n
 
 
 @pytest.mark.parametrize("kind", ["callback", "strategy"])
-def test_metrics_are_those_of_all_ranks(one_rank, two_ranks, spawned_ranks, kind):
+def test_metrics_are_those_of_all_ranks(one_rank, two_ranks, forked_ranks, kind):
     """In training, and in validation of two loaders; means over ranks are means over samples, as parts are equal."""
     alone = json.loads((one_rank / "pgd" / "metrics-0.json").read_text())
     names = {"clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"}
     validated = {f"val/{name}/dataloader_idx_{index}" for name in names for index in range(2)}
     assert set(alone) == validated | {f"train/{name}" for name in names}
-    folder = two_ranks / "pgd" if kind == "callback" else spawned_ranks / "strategy"
+    folder = two_ranks / "pgd" if kind == "callback" else forked_ranks / "strategy"
     for rank in range(2):
         found = json.loads((folder / f"metrics-{rank}.json").read_text())
         assert found == {name: pytest.approx(value, abs=1e-3) for name, value in alone.items()}

@@ -17,6 +17,9 @@ import pytest
 import torch
 import yaml
 
+from lightning_poison.models import FitSettings
+from lightning_poison.scorers import LikelihoodScorer
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 pytestmark = pytest.mark.slow
@@ -26,8 +29,10 @@ pytestmark = pytest.mark.slow
 def run(tmp_path, monkeypatch, capfd):
     """Return a function that runs an example as a script in an empty folder and returns what it prints.
 
-    Any warning is an error. What an example changes globally is restored.
+    Any warning is an error. What an example changes globally is restored. Networks are trained for a third of the
+    default steps, which suffices for small images.
     """
+    monkeypatch.setitem(LikelihoodScorer.__init__.__kwdefaults__, "fit_settings", FitSettings(min_steps=100))
     disabled, threads = logging.root.manager.disable, torch.get_num_threads()
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (Lightning seeds the global generator)
 

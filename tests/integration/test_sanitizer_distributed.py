@@ -32,46 +32,29 @@ class Runs:
         return [(self.directory / name / f"{rank}.txt").read_text() for rank in range(2)]
 
 
-@pytest.fixture(scope="session")
-def forked_runs(run_program, tmp_path_factory):
-    """Forked ranks, then the same trainings in one process.
+@pytest.fixture(scope="module")
+def runs(run_program, tmp_path_factory):
+    """One program: forked ranks, the same trainings in one process, spawned ranks, and ranks as scripts.
 
-    A process that forks after its OpenMP threads have started hangs in the first parallel loop of the child.
+    A process that forks after its OpenMP threads have started hangs in the first parallel loop of the child, so it has
+    one thread. Spawned ranks have two. The last case shortens the timeout of collectives.
     """
     start = "fork" if hasattr(os, "fork") else "spawn"
     cases = [
         {"name": "trusted on three ranks", "world": 3, "start": start, "trusted": True},
         {"name": "groups on two ranks", "world": 2, "start": start, "groups": True},
-        {"name": "trusted", "world": 1, "trusted": True},
-        {"name": "groups", "world": 1, "groups": True},
-        {"name": "plain", "world": 1},
+        {"name": "trusted", "world": 1, "start": None, "trusted": True},
+        {"name": "groups", "world": 1, "start": None, "groups": True},
+        {"name": "plain", "world": 1, "start": None},
+        {"name": "trusted on two ranks", "world": 2, "start": "spawn", "trusted": True, "threads": 2},
+        {"name": "rank 0 fails", "world": 2, "start": "popen", "fails": 0},
+        {"name": "rank 1 fails", "world": 2, "start": "popen", "fails": 1},
+        {"name": "different data", "world": 2, "start": "popen", "differs": True},
+        {"name": "rows", "world": 2, "start": "popen", "rows": True},
+        {"name": "rank 1 sleeps", "world": 2, "start": "popen", "sleeps": 1},
     ]
-    directory = tmp_path_factory.mktemp("forked")
+    directory = tmp_path_factory.mktemp("ranks")
     run_program("sanitizer_run.py", str(directory), json.dumps(cases), OMP_NUM_THREADS="1")
-    return Runs(directory)
-
-
-@pytest.fixture(scope="session")
-def spawned_runs(run_program, tmp_path_factory):
-    cases = [{"name": "trusted", "world": 2, "start": "spawn", "trusted": True}]
-    directory = tmp_path_factory.mktemp("spawned")
-    run_program("sanitizer_run.py", str(directory), json.dumps(cases))
-    return Runs(directory)
-
-
-@pytest.fixture(scope="session")
-def launched_runs(run_program, tmp_path_factory):
-    """Ranks that the `ddp` launcher starts as scripts; the last case shortens the timeout of collectives."""
-    cases = [
-        {"name": "rank 0 fails", "fails": 0},
-        {"name": "rank 1 fails", "fails": 1},
-        {"name": "different data", "differs": True},
-        {"name": "rows", "rows": True},
-        {"name": "rank 1 sleeps", "sleeps": 1},
-    ]
-    directory = tmp_path_factory.mktemp("launched")
-    started = json.dumps([{"world": 2, "start": "popen", **case} for case in cases])
-    run_program("sanitizer_run.py", str(directory), started)
     return Runs(directory)
 
 
@@ -99,43 +82,40 @@ def assert_same(results, other):
 class TestRanks:
     pytestmark = ranks
 
-    def test_mask_is_the_same_on_one_two_and_three_ranks(self, forked_runs, spawned_runs):
+    def test_mask_is_the_same_on_one_two_and_three_ranks(self, runs):
         """With two sanitizers: one without trusted data and with the default network, and one with trusted data."""
-        alone = forked_runs.results("trusted")
+        alone = runs.results("trusted")
         assert len(alone[0]["verdicts"]) == 2
         assert trained_on(alone) == kept(alone)
-        for results, world in (
-            (spawned_runs.results("trusted"), 2),
-            (forked_runs.results("trusted on three ranks"), 3),
-        ):
+        for results, world in ((runs.results("trusted on two ranks"), 2), (runs.results("trusted on three ranks"), 3)):
             assert len(results) == world
             assert_same(results, alone[0])
             assert trained_on(results) == kept(alone)
 
-    def test_groups_are_the_same_on_two_ranks(self, forked_runs):
-        alone, results = forked_runs.results("groups"), forked_runs.results("groups on two ranks")
+    def test_groups_are_the_same_on_two_ranks(self, runs):
+        alone, results = runs.results("groups"), runs.results("groups on two ranks")
         assert len(results) == 2
         assert_same(results, alone[0])
         assert trained_on(results) == kept(alone)
         assert len(kept(alone)) == 561
 
     @pytest.mark.parametrize("failing", [0, 1])
-    def test_failing_rank_stops_all_ranks(self, launched_runs, failing):
-        errors = launched_runs.errors(f"rank {failing} fails")
+    def test_failing_rank_stops_all_ranks(self, runs, failing):
+        errors = runs.errors(f"rank {failing} fails")
         assert "this rank is broken" in errors[failing]
         assert f"rank {failing} failed: " in errors[1 - failing]
         assert "OSError: this rank is broken." in errors[1 - failing]
 
-    def test_refuses_different_data_on_ranks(self, launched_runs):
-        for error in launched_runs.errors("different data"):
+    def test_refuses_different_data_on_ranks(self, runs):
+        for error in runs.errors("different data"):
             assert "DataChangedError" in error
             assert "every rank" in error
 
-    def test_rank_may_work_longer_than_the_timeout_of_collectives(self, forked_runs, launched_runs):
-        assert_same(launched_runs.results("rank 1 sleeps"), forked_runs.results("plain")[0])
+    def test_rank_may_work_longer_than_the_timeout_of_collectives(self, runs):
+        assert_same(runs.results("rank 1 sleeps"), runs.results("plain")[0])
 
-    def test_custom_batch_sampler_has_equal_lengths_on_all_ranks(self, launched_runs):
-        results = launched_runs.results("rows")
+    def test_custom_batch_sampler_has_equal_lengths_on_all_ranks(self, runs):
+        results = runs.results("rows")
         assert len({len(each["batches"]) for each in results}) == 1
         assert trained_on(results) <= kept(results)
 

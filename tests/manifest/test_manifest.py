@@ -24,7 +24,7 @@ from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import escape_cell, unescape_cell
 from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
-from lightning_poison.manifest.matching import content_hash, file_of
+from lightning_poison.manifest.matching import content_hash, file_of, find_samples
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
@@ -311,7 +311,7 @@ def test_refuses_invalid_files(tmp_path):
         good.replace("fingerprint", "fingerprint,vote:\\", 1): "backslash",
         good.replace("fingerprint", "fingerprint,vote:\\Uffffffff", 1): "names .* in which a backslash",
         good.replace("fingerprint", "fingerprint,vote:a,vote:\\x61", 1): "different column names",
-        good + "7,removed\n": "Expected 14 cells in line 4 .* but got 2",
+        good + "7,removed\n": "Expected 16 cells in line 4 .* but got 2",
         good.replace("raw:", "raw:" + "0" * 200_000, 1): "cannot be read after line 1: field larger than",
         good.replace("raw:", '"raw:', 1): "cannot be read after line 1: ",
         good + good.splitlines()[1]: "unique `sample_id` in each row, but got 4 twice",
@@ -514,3 +514,16 @@ def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
         broken.write(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_finds_samples_of_a_data_set_with_unlabeled_ones():
+    data = [(torch.full((2,), float(index)), -1 if index % 4 == 3 else index % 2) for index in range(12)]
+    digest = content_hash(data, 8, sample=SampleSpec())
+    row = ManifestRow(**{**GOOD, "sample_id": 3, "label": 0, "path": "", "content_hash": digest})
+    assert find_samples([row], data, sample=SampleSpec(), search=True) == {3: 8}
+
+
+def test_hash_of_several_inputs_depends_on_their_values():
+    data = [({"ids": torch.tensor([index, 1]), "mask": torch.ones(2)}, 0) for index in (1, 1, 2)]
+    first, same, other = (content_hash(data, index, sample=SampleSpec()) for index in range(3))
+    assert first == same != other

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_poison.models.backbones import SmallConvNet, compute_features, default_backbone
+from lightning_poison.models.backbones import SmallConvNet, Standardization, compute_features, default_backbone
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,27 @@ def test_features_are_flattened():
 def test_refuses_backbone_with_wrong_output(backbone, message):
     with pytest.raises(ValueError, match=message):
         compute_features(backbone, torch.zeros(2, 4), 5)
+
+
+def test_standardization_is_measured_over_blocks_and_limited():
+    points = torch.randn(700, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e4, 1.0, 0.0]) + 7
+    standardization = Standardization(3)
+    assert torch.equal(standardization(points), points)
+    standardization.measure(points.split(256))
+    result = standardization(points)
+    torch.testing.assert_close(result.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(result.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3, rtol=0)
+    assert standardization(torch.tensor([[1e9, 0.0, 1e9]])).abs().max() == 20
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((8, 8, 3), r"Put the channels first: .* `image.permute\(2, 0, 1\)`. Or pass a network"),
+        ((1, 64), r"flatten signals, `signal.flatten\(\)`. Or pass a network"),
+        ((1, 4, 8, 8), "Pass a network for samples of this shape to the scorer: `backbone=`"),
+    ],
+)
+def test_other_shapes_get_a_way_out(shape, way):
+    with pytest.raises(ValueError, match=way):
+        default_backbone(shape, 8)

@@ -233,3 +233,39 @@ def test_only_image_networks_become_channels_last():
     assert images.weight.is_contiguous(memory_format=torch.channels_last)
     assert to_channels_last(volumes) is volumes
     assert all(weight.is_contiguous() for weight in volumes.parameters())
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size", "steps"),
+    [(40, 16, 80), (119, 16, 280), (400, 50, 304), (1023, 127, 304), (1198, 128, 306)],
+)
+def test_small_data_sets_get_small_batches_and_few_epochs(length, batch_size, steps):
+    assert FitSettings().batch_size_for(length) == batch_size
+    assert FitSettings().total_steps(length) == steps
+
+
+def test_vectors_are_standardized_whatever_their_scale(blobs):
+    points, labels = blobs(120).tensors
+    scale, shift = torch.tensor([1e-4, 1e5, 1.0, 30.0]), torch.tensor([0.0, 1e6, -3.0, 5.0])
+    plan = FitSettings(epochs=20, batch_size=16, min_steps=0)
+    for inputs in (points, points * scale + shift):
+        network = default_backbone((4,), 3)
+        runtime = LocalRuntime(precision="32", threads=1)
+        fit_module(network, TensorDataset(inputs, labels), cross_entropy, settings=plan, runtime=runtime)
+        assert float((network(inputs).argmax(1) == labels).double().mean()) > 0.97
+        torch.testing.assert_close(network[0].center, inputs.mean(0), rtol=1e-3, atol=1e-5)
+
+
+def test_noise_is_for_standardized_vectors_only(blobs):
+    seen = []
+
+    def watch(module, inputs, labels):
+        seen.append(inputs)
+        return cross_entropy(module, inputs, labels)
+
+    data = blobs(64)
+    for network, noise in ((nn.Linear(4, 3), 0.3), (default_backbone((4,), 3), 0.0), (default_backbone((4,), 3), 0.3)):
+        seen.clear()
+        fit_module(network, data, watch, settings=FitSettings(epochs=1, batch_size=64, min_steps=0, noise=noise))
+        known = (seen[0][:, None] == data.tensors[0]).all(2).any(1)
+        assert bool(known.all()) == (isinstance(network, nn.Linear) or not noise)

@@ -114,7 +114,7 @@ def test_keeps_clean_data(data):
     assert verdict.keep.all()
     assert not verdict.evidence.present
     assert verdict.evidence.contamination == 0
-    assert "no evidence of poison" in str(verdict)
+    assert "no evidence of a backdoor" in str(verdict)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 import copy
 import logging
+import re
+import time
 
 import pytest
 import torch
@@ -7,12 +9,15 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.data import labeled_data
 from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.copies import with_copies
 from lightning_poison.sanitization.job import Job
 from lightning_poison.sanitization.sample_scores import out_of_fold_label_scores
 from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.units import FileUnits
 
 RUNTIME = LocalRuntime(precision="32", threads=1)
 
@@ -110,7 +115,68 @@ def test_announces_estimated_time(centroid_scorer, blobs, caplog):
     with caplog.at_level(logging.INFO, logger="lightning_poison"):
         cross_fit(blobs(60), centroid_scorer())
         cross_fit(blobs(60), Slow())
-    assert rehearsed == [1, 4]
+    assert rehearsed == [1, 5, 25]
     assert caplog.messages[0].endswith("cross-fitting the centroid scorer over 3 folds of 60 samples.")
     assert "cross-fitting the slow\\x1b[2J scorer over 3 folds" in caplog.messages[1]
     assert ", about " in caplog.messages[1]
+
+
+def test_estimate_does_not_count_what_a_fit_does_once(centroid_scorer, blobs, caplog):
+    class SlowToBegin(centroid_scorer):
+        def rehearse(self, trusted, *, steps, runtime=None):
+            time.sleep(0.5 + 0.02 * steps)
+            return 100
+
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        cross_fit(blobs(60), SlowToBegin())
+    high = int(re.search(r"(\d+) s\.$", caplog.messages[0])[1])
+    assert 6 <= high <= 30  # 3 fits of 100 steps of .02 s; with the half second it would be a minute and more
+
+
+def test_estimate_of_resumed_run_counts_the_missing_folds(centroid_scorer, blobs, caplog, tmp_path):
+    runtime = LocalRuntime(precision="32", threads=1)
+    runtime.units = FileUnits(tmp_path, SampleDigests(0))
+    whole = cross_fit(blobs(60), centroid_scorer(), runtime=runtime)
+    next(tmp_path.glob("*fold-1.safetensors")).unlink()
+    counts = []
+
+    class Counting(centroid_scorer):
+        def fit(self, trusted, *, runtime=None, generator=None):
+            counts.append(len(trusted))
+            return super().fit(trusted)
+
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        assert torch.equal(cross_fit(blobs(60), Counting(), runtime=runtime), whole)
+    assert len(counts) == 1
+    assert len(caplog.messages) == 1
+
+
+def with_copies_of(data, places, groups=None):
+    labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
+    found = with_copies(labeled, groups, RUNTIME)
+    assert places is None or torch.equal(found.copies.first, places)
+    return found
+
+
+def test_copies_and_groups_are_in_one_fold(centroid_scorer, blobs):
+    points, labels = blobs(60).tensors
+    inputs, labels = points.repeat(3, 1), labels.repeat(3)
+    labels[70] = (labels[70] + 1) % 3  # a copy of sample 10 with another label
+    first = torch.arange(60).repeat(3)
+    first[70] = 70
+    data = with_copies_of(TensorDataset(inputs, labels), first)
+    scorer = centroid_scorer()
+    found = out_of_fold_label_scores(Job(data, scorer, RUNTIME, DecisionSettings()), scorer, number=0)
+    assert torch.equal(found[:60], found[60:120].where(torch.arange(60)[:, None] != 10, found[:60]))
+    for fitted in scorer.fits:
+        seen = (inputs[:, None] == fitted).all(2).any(1)
+        assert torch.equal(seen[:60], seen[60:120])
+        assert torch.equal(seen[:60], seen[120:])
+
+
+def test_without_copies_folds_are_those_of_the_labels_alone(centroid_scorer, blobs):
+    data, plain, aware = blobs(60), centroid_scorer(), centroid_scorer()
+    before = cross_fit(data, plain)
+    found = with_copies_of(data, torch.arange(60))
+    assert torch.equal(out_of_fold_label_scores(Job(found, aware, RUNTIME), aware, number=0), before)
+    assert all(torch.equal(one, other) for one, other in zip(plain.fits, aware.fits, strict=True))

@@ -1,10 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.source import readable
-from lightning_poison.errors import DataChangedError
+from lightning_poison.errors import DataChangedError, UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.pipeline import sanitize
@@ -225,3 +227,32 @@ def test_trusted_samples_of_another_scale_are_named(centroid_scorer, change, cam
 def test_readable_is_accepted(data, centroid_scorer):
     made = decide(readable(data, "dataset"), centroid_scorer(), settings=SETTINGS, runtime=runtime())
     assert torch.equal(made.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)
+
+
+class Broken(TensorDataset):
+    """One sample is `None`."""
+
+    def __getitem__(self, index):
+        return None if index == 5 else super().__getitem__(index)
+
+
+def test_errors_in_trusted_data_say_so(blobs, centroid_scorer):
+    broken = Broken(*blobs(60).tensors)
+    with pytest.raises(UnreadableSampleError, match=r"^In `trusted`: Expected sample 5 with an input and a label"):
+        sanitize(blobs(60), centroid_scorer(), trusted=broken)
+    with pytest.raises(UnreadableSampleError, match=r"^Expected sample 5 with an input and a label"):
+        sanitize(broken, centroid_scorer(), trusted=blobs(60))
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        (20, "The 15 samples of class 2 are .* in each of the 20 folds: use fewer `folds`, or pass `trusted=` data."),
+        (2, None),
+    ],
+)
+def test_folds_above_the_size_of_a_class(blobs, centroid_scorer, folds, message):
+    data = blobs(150)
+    rare = (data.tensors[1] != 2) | (torch.arange(150) < 45)
+    verdict = sanitize(TensorDataset(*(each[rare] for each in data.tensors)), centroid_scorer(), folds=folds)
+    assert re.match(message, verdict.notes[0]) if message else not verdict.notes

@@ -38,7 +38,8 @@ def test_unlabeled_samples_are_not_judged():
 def test_small_classes_are_named():
     found = part([0, 1] * 5 + [2, 2, 7])
     assert found.classes.tolist() == [0, 1]
-    assert found.notes == ("The 3 samples of classes 2, 7 are kept and not judged: too few of a class.",)
+    way = "A class needs a sample in each of the 3 folds: use fewer `folds`, or pass `trusted=` data."
+    assert found.notes == (f"The 3 samples of classes 2, 7 are kept and not judged: too few of a class. {way}",)
 
 
 def test_long_tails_are_listed_in_part():

@@ -41,7 +41,7 @@ def test_numpy_numbers_are_stored_as_python_numbers():
         max_removed=np.int8(1),
         seed=np.uint8(3),
     )
-    values = dataclasses.asdict(settings)
+    values = {name: value for name, value in dataclasses.asdict(settings).items() if name != "groups"}
     assert values == {
         "false_positive_rate": 0.02,
         "folds": 4,
@@ -51,3 +51,13 @@ def test_numpy_numbers_are_stored_as_python_numbers():
         "seed": 3,
     }
     assert json.loads(json.dumps(values)) == values
+
+
+def test_groups_are_no_part_of_the_fingerprinted_settings():
+    assert DecisionSettings(groups=[1, 2]).fingerprinted() == DecisionSettings().fingerprinted()
+
+
+@pytest.mark.parametrize("groups", ["patient", 3, {"a": 1}, np.zeros((2, 2))])
+def test_refuses_groups_that_are_no_list(groups):
+    with pytest.raises(TypeError, match=r"Expected `groups` to be a list or a function, but got .*\nWrite `groups="):
+        DecisionSettings(groups=groups)

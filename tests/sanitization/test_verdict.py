@@ -109,13 +109,13 @@ def test_with_kept():
 def test_summary():
     lines = verdict(scorer="odd\x1b[0m").summary(class_names=["a"] * 9 + ["nine\n"], rows=1).splitlines()
     assert lines[0] == "4 samples scored by odd\\x1b[0m; 2 removed (50.00 %)"
-    assert lines[1].startswith("evidence of poison: an estimated 50.00 % of the samples (25.00 to 75.00 %, 95 % int")
+    assert lines[1].startswith("evidence of poison: an estimated 50.00 % of the labels are wrong (25.00 to 75")
     assert lines[2] == "calibrated on held-out trusted data, stated false-positive rate 1 %"
     assert lines[3] == "  labeled a, looks like nine\\n: about 25 samples (20 to 31)"
     assert lines[4] == "  and 1 more pairs of classes"
     assert "labeled 4, looks like 9" in str(verdict())
     assert "more pairs" not in str(verdict())
-    assert str(Evidence(False, 0.0, 0.0, 0.001, 0.95, 0.003)).startswith("no evidence of poison")
+    assert str(Evidence(False, 0.0, 0.0, 0.001, 0.95, 0.003)).startswith("no evidence of wrong labels: an estimated")
 
 
 @pytest.mark.parametrize("name", ["p_values", "keep", "labels", "suggested_labels", "posterior"])
@@ -238,4 +238,4 @@ def test_groups_are_saved_and_summarized(tmp_path):
     assert "more groups" not in summary
     shortened = new.summary(class_names=["cat", "dog"], rows=1)
     assert "dog" not in shortened
-    assert shortened.endswith("\n  and 1 more groups")
+    assert "\n  and 1 more groups\n" in shortened

@@ -8,7 +8,7 @@ from lightning_poison.data import inference, labeled_data
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import InconclusiveError, UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization import with_trusted
 from lightning_poison.sanitization.job import Job
@@ -321,3 +321,24 @@ def test_equal_scores_have_threshold_if_rate_allows():
     trusted, labels = torch.zeros(200).double(), torch.zeros(200).long()
     found = by_trusted(torch.tensor([0.0, 1.0]).double(), labels[:2], trusted, labels)
     assert found.keep.tolist() == [True, False]
+
+
+def test_trusted_data_that_number_the_classes_differently_are_named(blobs, centroid_scorer):
+    trusted = blobs(900, seed=1)
+    shifted = TensorDataset(trusted.tensors[0], (trusted.tensors[1] + 1) % 3)
+    few = pytest.warns(UserWarning, match="calibrated on")
+    with few, pytest.raises(InconclusiveError, match="numbered differently"):
+        with_trusted_data(job(blobs(300), centroid_scorer()), shifted)
+
+
+@pytest.mark.parametrize("wrong", [60, 240])
+def test_wrong_labels_among_trusted_data_are_said(blobs, centroid_scorer, wrong):
+    trusted = blobs(1_200, seed=1, flipped=wrong)
+    with pytest.warns(UserWarning, match="`trusted` has wrong labels: an estimated"):
+        outcome = with_trusted_data(job(blobs(300), centroid_scorer()), trusted)
+    listed = outcome.notes[0].partition("such as ")[2].partition(".")[0].split(", ")
+    assert all(int(index) >= 1_200 - wrong for index in listed)
+
+
+def test_correct_trusted_data_have_no_notes(blobs, centroid_scorer):
+    assert with_trusted_data(job(blobs(300), centroid_scorer()), blobs(1_200, seed=1)).notes == ()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null, log_p_by_labels
 
@@ -58,15 +59,43 @@ def test_refuses_scorer_at_chance_level(classes, scores, anyway):
         by_null(label_scores, labels, anyway=anyway)
 
 
-def test_refuses_inaccurate_scorer():
+def test_refuses_scorer_that_takes_hard_samples_for_wrong_labels():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4000) % 4
-    label_scores = 2 - 2 * torch.eye(4)[labels] + torch.randn(4000, 4, generator=generator)
+    noise = (
+        torch.randn(4000, 4, generator=generator)
+        / torch.randn(4000, 2, generator=generator).square().mean(1, keepdim=True).sqrt()
+    )
+    label_scores = -(torch.eye(4)[labels] + noise)
     with pytest.raises(
-        InconclusiveError, match=r"misclassifies at most 10 % .* but it misclassifies an estimated \d\d %"
+        InconclusiveError, match=r"misclassifies an estimated \d\d % .* planted into the data, the estimate sees \d+ %"
     ):
         by_null(label_scores, labels)
     assert by_null(label_scores, labels, anyway=True).keep.any()
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1])
+def test_decides_on_hard_data_if_the_estimate_responds_to_planted_labels(wrong):
+    """A quarter of the samples are ambiguous between two classes, as to a calibrated model; the others are plain."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(8000) % 4
+    logits = 12.0 * torch.eye(4)[truth]
+    hard = torch.rand(8000, generator=generator) < 0.5
+    logits[hard, (truth[hard] + 1) % 4] = 12.0 + 0.8 * torch.randn(int(hard.sum()), generator=generator)
+    flipped = torch.rand(8000, generator=generator) < wrong
+    labels = torch.where(flipped, (truth + 2) % 4, truth)
+    decision = by_null(-logits.log_softmax(1), labels)
+    assert decision.evidence.power > 0.7
+    assert decision.evidence.present == (wrong > 0)
+    assert float((~decision.keep)[~flipped].double().mean()) < 0.01
+    if wrong:
+        assert float((~decision.keep)[flipped].double().mean()) == pytest.approx(decision.evidence.power, abs=0.12)
+
+
+def test_scorer_without_power_does_not_say_that_there_is_none():
+    evidence = Evidence(False, 0.0, 0.0, 0.01, 0.95, 0.003, power=0.1)
+    assert str(evidence).startswith("wrong labels can hardly be found here: an estimated 0.00 %")
+    assert "no evidence" not in str(evidence)
 
 
 @pytest.mark.parametrize(("classes", "share"), [(2, 0.3), (10, 0.6)])

@@ -10,8 +10,10 @@ from lightning_poison.adversarial.pgd import perturb_against
 from lightning_poison.adversarial.trades import TRADES
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
+from lightning_poison.models.encoders import Encoder
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.scorers import feature_model
 from lightning_poison.scorers.feature_model import FeatureModel
 
 QUICK = FitSettings(epochs=1, batch_size=32, min_steps=30)
@@ -172,3 +174,77 @@ def test_logits_of_a_network_passed_in():
 def test_refuses_logits_of_a_network_without_logits(network, layer):
     with pytest.raises(ValueError, match="a network that maps the features to logits"):
         FeatureModel(network, layer).logits(torch.zeros(2, 4))
+
+
+NAMED = "torchvision:shufflenet_v2_x0_5"
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Encoders by name are small networks that count how often they were built."""
+    built = []
+
+    def build(name, layer="", **settings):
+        built.append((name, layer, settings))
+        return Encoder(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), image_size=8)
+
+    monkeypatch.setattr(feature_model, "pretrained_encoder", build)
+    return built
+
+
+def test_named_network_is_built_once_with_the_settings(named):
+    pixels = PixelRange(mean=(0.5,), std=(0.5,))
+    model = FeatureModel(NAMED, "conv5", image_size=96, flip_average=True, pixels=pixels)
+    assert named == [(NAMED, "conv5", {"image_size": (96, 96), "flip_average": True, "pixels": pixels})]
+    assert model.is_fitted
+    assert model.for_fit() is model
+    assert model.fit(None) is model
+    assert model.features(torch.rand(3, 1, 16, 16)).shape == (3, 12)
+    assert len(named) == 1
+    assert f"FeatureModel({NAMED!r}, layer='conv5', image_size=(96, 96), " in repr(model)
+
+
+def test_named_networks_share_features_if_their_settings_are_equal(named):
+    settings = [{}, {}, {"image_size": 9}, {"flip_average": True}, {"layer": "conv5"}]
+    models = [FeatureModel(NAMED, **each) for each in settings]
+    keys = [model.shared_key() for model in models]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
+    assert len({json.dumps(dict(model.settings())) for model in models}) == 4
+
+
+def test_named_network_has_no_logits(named):
+    with pytest.raises(ValueError, match=r"(?s)maps the features to logits.*trained on them"):
+        FeatureModel(NAMED, "conv5").logits(torch.rand(3, 1, 16, 16))
+
+
+def test_default_encoder_takes_vectors_without_loading_a_network():
+    model = FeatureModel("auto")
+    points = torch.rand(5, 4)
+    assert torch.equal(model.features(points), points)
+    assert model.state() == {}
+    assert model.load({}) is model
+    assert FeatureModel("auto").shared_key() == model.shared_key()
+    assert repr(model) == "FeatureModel('auto')"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FeatureModel("auto", "conv_head"), "(?s)`layer`.*FeatureModel\\('efficientnet-lite0', 'conv_head'\\)"),
+        (lambda: FeatureModel(nn.Flatten(), image_size=96), "(?s)`image_size` with the name.*Encoder\\(network, image"),
+        (lambda: FeatureModel(nn.Flatten(), pixels=PixelRange()), "`pixels` with the name of a network only"),
+        (lambda: FeatureModel(flip_average=True), "`flip_average` with the name of a network only"),
+        (lambda: FeatureModel("auto", image_size=0), "image_size"),
+        (lambda: FeatureModel("auto", adversary=FGSM(0.3)), "`model` or `adversary`"),
+        (lambda: FeatureModel("resnet18"), "Write 'timm:resnet18'"),
+    ],
+)
+def test_arguments_of_named_networks_that_do_not_fit(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_no_network_and_no_name():
+    with pytest.raises(TypeError, match=r"(?s)`model`.*FeatureModel\(\"efficientnet-lite0\"\)"):
+        FeatureModel(3)

@@ -204,7 +204,7 @@ def test_trains_a_copy_of_the_backbone_from_its_weights(blobs):
 
 def test_refuses_backbone_of_another_size(blobs):
     scorer = quick(backbone=nn.Linear(4, 7))
-    with pytest.raises(ValueError, match=r"features \(32, 4\), but got .* \(32, 7\)\.\nSet `feature_size=7`"):
+    with pytest.raises(ValueError, match=r"features \(1, 4\), but got .* \(1, 7\)\.\nSet `feature_size=7`"):
         scorer.fit(blobs(64), runtime=RUNTIME)
     assert not scorer.is_fitted
 
@@ -290,7 +290,7 @@ def test_loads_state_into_the_module(blobs):
     points = blobs(30)[:][0]
     one, two = LikelihoodScorer.from_module(ModuleWithHead()), LikelihoodScorer.from_module(ModuleWithHead())
     with torch.no_grad():
-        one._network.module.body[0].weight.add_(1)
+        one._network.module.body[1].weight.add_(1)
         assert not torch.equal(one.score_labels(points), two.score_labels(points))
         assert torch.equal(one.score_labels(points), two.load(one.state()).score_labels(points))
     with pytest.raises(ValueError, match="but got one of another scorer or of other settings"):

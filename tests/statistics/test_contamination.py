@@ -1,11 +1,9 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from lightning_poison.statistics.contamination import (
-    MAX_MISCLASSIFIED_SHARE,
     Contamination,
     estimate_contamination,
     has_evidence,
@@ -210,14 +208,14 @@ def test_evidence_compares_lower_end_with_natural_error_rate():
     contamination = Contamination(0.01, 0.004, 0.02, 0.95, 0.05, (), empty, empty)
     assert has_evidence(contamination)
     assert not has_evidence(contamination, natural_error_rate=0.004)
-    assert not has_evidence(replace(contamination, misclassified_share=MAX_MISCLASSIFIED_SHARE + 0.01))
 
 
-def test_inaccurate_model_gives_no_evidence():
+def test_hard_samples_are_told_from_wrong_labels():
     label_scores, labels, _ = simulate(15, share=0.1, hard=0.4)
     contamination = estimate_contamination(label_scores, labels)
     assert contamination.misclassified_share > 0.25
-    assert not has_evidence(contamination)
+    assert contamination.rate == pytest.approx(0.1, abs=0.015)
+    assert has_evidence(contamination)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison.checks import expected, fraction, not_negative, positive, positive_int, share
+from lightning_poison.checks import expected, fraction, not_negative, plain_numbers, positive, positive_int, share
 from lightning_poison.contexts import frozen, reproducible_kernels
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models.fit_state import FitState
 from lightning_poison.models.fitting import to_channels_last
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import Runtime
@@ -57,6 +58,7 @@ class GanSettings:
         if self.decay != 1:
             fraction("decay", self.decay, hint="Use 1 for a constant learning rate.")
         not_negative("l2", self.l2)
+        plain_numbers(self)
         if share("dropout", self.dropout) == 1:
             raise ValueError(expected("dropout", "below 1", self.dropout))
 
@@ -194,22 +196,38 @@ def fit_gans(
     seed = int(torch.randint(2**31, (1,), generator=generator))
     stop = min(settings.total_steps(counts), max_steps or settings.total_steps(counts))
     generators = ClassGenerators(discriminators.shape, discriminators.num_classes, width=width, seed=seed)
-    gans, pixels, done = Gans(discriminators, generators, settings, runtime), discriminators.pixels, 0
+    gans, pixels = Gans(discriminators, generators, settings, runtime), discriminators.pixels
+    epoch_start = torch.Generator()
     with (
         isolated_rng(seed, runtime.device),
         reproducible_kernels(runtime.device, runtime.threads),
         runtime.progress(stop, "Fitting the discriminators") as progress,
     ):
+        state = FitState(
+            {"discriminators": discriminators, "generators": generators},
+            gans.optimizers,
+            {"draws": generator, "epoch start": epoch_start},
+            runtime,
+            {**vars(settings), "stop": stop, "counts": counts, "width": width},
+        )
+        done, passed = state.resume() or (0, 0)
+        progress.advance(done)
         while done < stop:
-            blocks = _epoch(positions, settings, generator)[: stop - done]
-            read_seed = int(torch.randint(2**31, (1,), generator=generator))
+            if not passed:
+                epoch_start.set_state(generator.get_state())
+            blocks, read_seed = _epoch(positions, settings, epoch_start, generator, passed)
+            blocks = blocks[passed : passed + stop - done]
             for block in read_blocks(dataset, blocks, sample=sample, seed=read_seed, num_workers=runtime.num_workers):
                 real = side_by_side(pixels.to_raw(block.inputs), len(positions)).to(runtime.device)
                 noise = torch.randn(len(real), len(positions), 1, 1, generator=generator).to(runtime.device)
                 _check_finite(gans.step(real, noise), done)
-                done += 1
+                done, passed = done + 1, passed + 1
+                if passed == settings.steps_per_epoch(counts):
+                    gans.end_epoch()
+                    passed = 0
                 progress.advance()
-            gans.end_epoch()
+                state.save((done, passed))
+        state.save((done, passed), now=True)
     return discriminators.eval()
 
 
@@ -244,15 +262,22 @@ def side_by_side(images: Tensor, num_classes: int) -> Tensor:
     return images.view(num_classes, -1, *images.shape[1:]).transpose(0, 1).flatten(1, 2)
 
 
-def _epoch(positions: list[Tensor], settings: GanSettings, generator: torch.Generator) -> list[Tensor]:
-    """Return the samples of each step, one class after another."""
+def _epoch(
+    positions: list[Tensor], settings: GanSettings, start: torch.Generator, generator: torch.Generator, passed: int
+) -> tuple[list[Tensor], int]:
+    """Draw the samples of each step, one class after another, and the seed of reads; again if some have passed."""
+    source = generator
+    if passed:
+        source = torch.Generator()
+        source.set_state(start.get_state())
     steps = settings.steps_per_epoch([len(own) for own in positions])
     needed = steps * settings.batch_size
     drawn = []
     for own in positions:
-        rounds = [torch.randperm(len(own), generator=generator) for _ in range(-(-needed // len(own)))]
+        rounds = [torch.randperm(len(own), generator=source) for _ in range(-(-needed // len(own)))]
         drawn.append(own[torch.cat(rounds)[:needed]].view(steps, settings.batch_size))
-    return index_blocks(torch.stack(drawn, dim=1).flatten(), len(positions) * settings.batch_size)
+    blocks = index_blocks(torch.stack(drawn, dim=1).flatten(), len(positions) * settings.batch_size)
+    return blocks, int(torch.randint(2**31, (1,), generator=source))
 
 
 def _check_finite(losses: Tensor, step: int) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_poison.checks import epsilon, expected, not_negative
+from lightning_poison.checks import epsilon, expected, not_negative, plain_numbers
 from lightning_poison.scorers.discriminator.noise import log_uniform, mixed_noise, perturbed, textured
 from lightning_poison.scorers.discriminator.projection import ProjectionDiscriminator
 
@@ -39,6 +39,7 @@ class NegativeSettings:
         if self.low > self.high:
             raise ValueError(expected("high", f"at least `low` ({self.low:g})", self.high))
         not_negative("mismatch_weight", self.mismatch_weight)
+        plain_numbers(self)
 
 
 def noisy_copies(

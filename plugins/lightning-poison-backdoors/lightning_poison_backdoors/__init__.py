@@ -19,6 +19,7 @@ from lightning_poison_backdoors.adaptive import AdaptiveBlend, AdaptivePatch
 from lightning_poison_backdoors.clean_label import CleanLabelBackdoor, Sig
 from lightning_poison_backdoors.dirty_label import BadNets, Blended
 from lightning_poison_backdoors.triggers import ChainTrigger, SinusoidTrigger, checkerboard
+from lightning_poison_backdoors.warping import WaNet, WarpTrigger
 
 __all__ = [
     "AdaptiveBlend",
@@ -29,6 +30,8 @@ __all__ = [
     "CleanLabelBackdoor",
     "Sig",
     "SinusoidTrigger",
+    "WaNet",
+    "WarpTrigger",
     "checkerboard",
 ]
 
@@ -36,5 +39,5 @@ __all__ = [
 @hookimpl
 def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
     """Return the attacks of this distribution by name."""
-    attacks = (BadNets, Blended, Sig, CleanLabelBackdoor, AdaptivePatch, AdaptiveBlend)
+    attacks = (BadNets, Blended, Sig, CleanLabelBackdoor, AdaptivePatch, AdaptiveBlend, WaNet)
     return {attack.name: attack for attack in attacks}

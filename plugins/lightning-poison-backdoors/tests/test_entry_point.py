@@ -7,7 +7,7 @@ import pytest
 
 from lightning_poison import Poison, available_attacks, get_attack
 from lightning_poison.testing import check_attack
-from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig
+from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig, WaNet
 
 ATTACKS = {
     "badnets": BadNets,
@@ -16,6 +16,7 @@ ATTACKS = {
     "clean-label-backdoor": CleanLabelBackdoor,
     "adaptive-patch": AdaptivePatch,
     "adaptive-blend": AdaptiveBlend,
+    "wanet": WaNet,
 }
 
 
@@ -44,6 +45,8 @@ def test_entry_point_offers_attack(name):
         CleanLabelBackdoor(norm="l2", epsilon=1.5, steps=3, corners=1),
         AdaptivePatch(),
         AdaptiveBlend(2, pieces=2),
+        WaNet(),
+        WaNet("next", control_points=3, strength=1.5),
     ],
     ids=repr,
 )

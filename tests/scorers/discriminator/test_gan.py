@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.models import fit_state
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.scorers.discriminator.gan import (
     Gans,
     GanSettings,
@@ -194,7 +197,8 @@ def test_weights_depend_on_the_generator_and_not_on_the_global_state(images):
 def test_epoch_contains_each_image_of_the_largest_class_once():
     labels = torch.tensor([0] * 12 + [1] * 5)
     settings = GanSettings(batch_size=4)
-    steps = _epoch(positions_by_class(labels, 2), settings, torch.Generator().manual_seed(0))
+    drawn = torch.Generator().manual_seed(0)
+    steps, _ = _epoch(positions_by_class(labels, 2), settings, torch.Generator(), drawn, 0)
     assert [len(step) for step in steps] == [8, 8, 8]
     first, second = (torch.cat([step[part] for step in steps]) for part in (slice(4), slice(4, None)))
     assert first.sort().values.tolist() == list(range(12))
@@ -217,3 +221,49 @@ def test_refuses_class_of_one_or_none(labels, received):
 def test_refuses_loss_that_is_not_finite(images):
     with pytest.raises(FloatingPointError, match=r"`loss` to be finite, but got .* at step \d+, class \d"):
         fitted(images, learning_rate=1e30, epochs=3)
+
+
+class InterruptedFitError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", [1, 3, 4, 6])
+def test_interrupted_fit_continues_bit_for_bit(tmp_path, monkeypatch, saves):
+    monkeypatch.setattr(fit_state.SaveTimer, "is_due", lambda self: True)
+    images = torch.rand(14, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(images, torch.arange(14) % 2)
+
+    class Stopping(FileUnits):
+        left = saves
+
+        def save(self, name, tensors, meta):
+            super().save(name, tensors, meta)
+            Stopping.left -= 1
+            if not Stopping.left:
+                raise InterruptedFitError
+
+    def fit(units=None):
+        runtime = LocalRuntime(precision="32", threads=1)
+        runtime.units = units or runtime.units
+        settings = GanSettings(epochs=3, batch_size=3, learning_rate=1e-2)
+        generator = torch.Generator().manual_seed(1)
+        model = fit_gans(
+            ClassDiscriminators((1, 8, 8), 2),
+            data,
+            data.tensors[1],
+            width=4,
+            settings=settings,
+            sample=SampleSpec(),
+            runtime=runtime,
+            generator=generator,
+        )
+        return {**model.state_dict(), "generator": generator.get_state()}
+
+    torch.manual_seed(0)
+    whole = fit()
+    torch.manual_seed(0)
+    with pytest.raises(InterruptedFitError):
+        fit(Stopping(tmp_path, SampleDigests(0)))
+    torch.manual_seed(0)
+    continued = fit(FileUnits(tmp_path, SampleDigests(0)))
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)

@@ -1,0 +1,252 @@
+"""Decisions by a union: each member decides by its own rule, one after the other, on what the others have kept."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import printable
+from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.errors import InconclusiveError, PluginError
+from lightning_poison.runtime import Runtime
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
+from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
+from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
+from lightning_poison.scorers.union import UnionScorer
+
+Judge = Callable[[Job, LabeledData | None], Outcome]
+"""Makes the decision of a single scorer, with trusted data or without."""
+
+_FAILURES = (InconclusiveError, ValueError, FloatingPointError, PluginError)
+"""Errors of a member that do not stop the others."""
+
+
+def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, judge: Judge) -> Outcome:
+    """Let each member of a union decide, and remove what any of them removes.
+
+    Args:
+        job: The data set and its decision settings. Each member has an equal share of the false-positive rate.
+        union: The members, in the order of their decisions.
+        trusted: Known-clean samples, if any.
+        judge: Makes the decision of a member.
+
+    Returns:
+        The joint outcome. The posterior of a sample is the largest of those that members assign to it, and its p-value
+        the smallest, times the number of members. With trusted data, scores are in powers of ten of p-values above the
+        threshold of a member.
+
+    Raises:
+        InconclusiveError: If no member can decide.
+    """
+    state = _State.empty(len(job.data), list(union.members), with_posterior=trusted is None)
+    share = replace(job.settings, false_positive_rate=job.settings.false_positive_rate / len(union.members))
+    for turn in range(union.rounds):
+        for number, (name, member) in enumerate(union.members.items()):
+            if not state.is_due(number):
+                continue
+            places = state.keep.nonzero().flatten()
+            try:
+                part = judged_part(
+                    job.data.select(places), member, folds=share.folds, trusted=trusted, length=len(places)
+                )
+                with _units_within(job.runtime, f"{name}-{turn + 1}"):
+                    outcome = judge(Job(part.data, member, job.runtime, share), part.trusted)
+            except _FAILURES as error:
+                state.fail(number, error)
+            else:
+                state.add(number, _widened(outcome, part, job.data, len(places)), share.false_positive_rate)
+        if not any(state.is_due(number) for number in range(len(union.members))):
+            break
+    if all(record.evidence is None for record in state.records):
+        reasons = "\n".join(f"- {record.name}: {record.failure}" for record in state.records)
+        raise InconclusiveError(f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}")
+    return state.outcome(job)
+
+
+@contextmanager
+def _units_within(runtime: Runtime, name: str) -> Iterator[None]:
+    before = runtime.units
+    runtime.units = before.within(name)
+    try:
+        yield
+    finally:
+        runtime.units = before
+
+
+@dataclass(frozen=True)
+class _Widened:
+    """An outcome whose tensors cover all samples of the job, with the classes numbered as there.
+
+    Args:
+        outcome: The outcome on the samples that were judged.
+        rows: Positions of these samples in the job's data, int64 `(M,)`.
+        suggested: Suggested labels of these samples, int64 `(M,)`.
+        evidence: The evidence, with contamination as a share of all samples that the member was shown.
+        shown: Number of samples that the member was shown.
+        notes: Sentences about what the member did not judge.
+    """
+
+    outcome: Outcome
+    rows: Tensor
+    suggested: Tensor
+    evidence: Evidence
+    shown: int
+    notes: tuple[str, ...]
+
+
+def _widened(outcome: Outcome, part: JudgedPart, data: LabeledData, shown: int) -> _Widened:
+    rows = torch.searchsorted(data.positions, part.data.positions)
+    suggested = outcome.suggested_labels
+    suggested = torch.where(suggested >= 0, part.classes[suggested.clamp_min(0)], suggested)
+    evidence = part.renumbered(outcome.decision.evidence)
+    share = len(rows) / shown
+    evidence = replace(
+        evidence, contamination=share * evidence.contamination, low=share * evidence.low, high=share * evidence.high
+    )
+    return _Widened(outcome, rows, suggested, evidence, shown, part.notes)
+
+
+@dataclass
+class _Record:
+    """What a member has found so far."""
+
+    name: str
+    removed: int = 0
+    evidence: Evidence | None = None
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    seen: int = -1
+    """Number of samples kept by all when the member last decided; `-1` before."""
+
+
+@dataclass
+class _State:
+    """The joint decision so far, about N samples."""
+
+    records: list[_Record]
+    keep: Tensor
+    p_values: Tensor
+    posterior: Tensor | None
+    excess: Tensor
+    suggested: Tensor
+    groups: Tensor
+    found_by: Tensor
+    votes: dict[str, Tensor] = field(default_factory=dict)
+    found_groups: list[Evidence] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, count: int, names: Sequence[str], *, with_posterior: bool) -> "_State":
+        zeros, none = torch.zeros(count, dtype=torch.float64), torch.full((count,), -1)
+        ones = torch.ones(count, dtype=torch.float64)
+        return cls(
+            [_Record(name) for name in names],
+            torch.ones(count, dtype=torch.bool),
+            ones,
+            zeros.clone() if with_posterior else None,
+            torch.full((count,), -math.inf, dtype=torch.float64),
+            none.clone(),
+            none.clone(),
+            none.clone(),
+            {name: ones.clone() for name in names},
+        )
+
+    def is_due(self, number: int) -> bool:
+        """Whether other members have removed samples since the member last decided."""
+        return self.records[number].seen != int(self.keep.sum())
+
+    def fail(self, number: int, error: Exception) -> None:
+        record = self.records[number]
+        record.failure = record.failure or printable(" ".join(str(error).split()), limit=400)
+        record.seen = int(self.keep.sum())
+
+    def add(self, number: int, found: _Widened, rate: float) -> None:
+        """Add the decision of a member about the samples that are left."""
+        record, rows, decision = self.records[number], found.rows, found.outcome.decision
+        own_p = decision.p_values
+        smaller = own_p < self.p_values[rows]
+        removed, first_group = ~decision.keep, sum(len(each.groups) for each in self.found_groups)
+        adopt = removed | (smaller & (self.found_by[rows] < 0))
+        self.votes[record.name][rows] = torch.minimum(self.votes[record.name][rows], own_p)
+        self.p_values[rows] = torch.minimum(self.p_values[rows], own_p)
+        self.suggested[rows[adopt]] = found.suggested[adopt]
+        if self.posterior is not None and decision.posterior is not None:
+            self.posterior[rows] = torch.maximum(self.posterior[rows], decision.posterior)
+        margin = math.log10(rate) - own_p.log10()
+        margin = torch.where(removed, margin.clamp_min(_TINY), margin.clamp_max(0))
+        self.excess[rows] = torch.maximum(self.excess[rows], margin)
+        self.found_by[rows[removed]] = number
+        if found.outcome.groups is not None:
+            own = found.outcome.groups
+            self.groups[rows[removed]] = torch.where(own >= 0, own + first_group, own)[removed]
+        self.found_groups.append(found.evidence)
+        self.keep[rows[removed]] = False
+        record.evidence = _accumulated(record, found, len(self.keep))
+        record.removed += int(removed.sum())
+        record.notes = record.notes or found.notes
+        record.failure = ""
+        record.seen = int(self.keep.sum())
+
+    def outcome(self, job: Job) -> Outcome:
+        """Return the joint outcome."""
+        findings = tuple(Finding(each.name, each.removed, each.evidence, each.failure) for each in self.records)
+        evidence = _joint([each.evidence for each in findings if each.evidence], self.found_groups, job)
+        p_values = (len(self.records) * self.p_values).clamp_max(1)
+        classes = int(job.labels.max()) + 1
+        infinite = torch.full((classes,), torch.inf, dtype=torch.float64)
+        if self.posterior is None:
+            excess = self.excess.clamp_min(math.log10(torch.finfo(torch.float64).tiny))
+            decision = Decision(p_values, self.keep, torch.zeros(classes, dtype=torch.float64), evidence)
+        else:
+            excess, removed = -p_values.log10(), self.posterior[~self.keep]
+            lowest = float(removed.min()) if len(removed) else 1.0
+            decision = Decision(p_values, self.keep, infinite, evidence, self.posterior, lowest)
+        notes = tuple(f"{each.name}: {note}" for each in self.records for note in each.notes)
+        return Outcome(
+            excess, self.suggested, decision, "members", self.votes,
+            groups=self.groups, findings=findings, found_by=self.found_by, notes=notes,
+        )  # fmt: skip
+
+
+_TINY = 1e-9
+"""Smallest margin of a removed sample."""
+
+
+def _accumulated(record: _Record, found: _Widened, count: int) -> Evidence:
+    """Return the evidence of a member over its rounds, as shares of all N samples."""
+    now, scale = found.evidence, found.shown / count
+    before, gone = record.evidence, record.removed / count
+    contamination = gone + scale * now.contamination
+    low, high = scale * now.low, gone + scale * now.high
+    if before is None:
+        return replace(now, contamination=contamination, low=low, high=high)
+    low = min(contamination, max(low, before.low))
+    high = min(1.0, max(high, contamination))
+    return replace(
+        before, present=before.present or now.present, contamination=contamination, low=low, high=high,
+        groups=before.groups + now.groups,
+    )  # fmt: skip
+
+
+def _joint(found: Sequence[Evidence], groups: Sequence[Evidence], job: Job) -> Evidence:
+    """Return the evidence of all members: members remove different samples, so their shares add up."""
+    if len(found) == 1:
+        return found[0]
+    contamination, low, high = (
+        min(1.0, sum(getattr(each, name) for each in found)) for name in ("contamination", "low", "high")
+    )
+    return Evidence(
+        any(each.present for each in found),
+        contamination,
+        low,
+        high,
+        CONFIDENCE,
+        job.settings.natural_error_rate,
+        tuple(pair for each in found for pair in each.pairs),
+        tuple(group for each in groups for group in each.groups),
+        kind="several kinds",
+        power=max((each.power for each in found if each.power is not None), default=None),
+    )

@@ -1,0 +1,83 @@
+"""Copies and groups in a data set: found before cross-fitting, so that none of them vouches for another."""
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lightning_poison.data.blocks import MemoryDataset
+from lightning_poison.data.copies import Copies, connected, first_places
+from lightning_poison.data.labeled_data import LabeledData, digest_all
+from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.statistics.near_copies import near_copies
+
+_LISTED = 3
+
+
+def digest_of_groups(numbers: Tensor) -> str:
+    """Return a digest of what `group_numbers` returned."""
+    return hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:16]
+
+
+def with_copies(data: LabeledData, groups: Tensor | None, runtime: Runtime) -> LabeledData:
+    """Return data that know which samples are copies of each other, and which belong to one group.
+
+    Copies are found by the digests of the inputs, near copies of images by their distance if the images are in memory.
+    Samples are read that have not been read yet.
+
+    Args:
+        data: The samples that may be judged.
+        groups: Result of `group_numbers` for the whole data set.
+        runtime: The same copies are found on every rank.
+    """
+    digest_all(data, runtime)
+    with all_ranks(runtime):
+        found = _find(data, groups)
+    return replace(data, copies=runtime.broadcast(found))
+
+
+def _find(data: LabeledData, groups: Tensor | None) -> Copies:
+    places = torch.arange(len(data))
+    if not data.repeats:
+        return Copies(places, places if groups is None else first_places(groups[data.positions]))
+    digests = data.sample_digests
+    first = first_places(torch.stack([digests, data.labels], 1))
+    pairs = torch.stack([first_places(digests), places], 1)
+    if isinstance(data.dataset, MemoryDataset) and data.dataset.inputs.ndim == 4:
+        pairs = torch.cat([pairs, near_copies(data.dataset.inputs)])
+    group = places if groups is None else first_places(groups[data.positions])
+    return Copies(first, connected(group, pairs[pairs[:, 0] != pairs[:, 1]]))
+
+
+def copy_notes(data: LabeledData) -> tuple[str, ...]:
+    """Return sentences about the copies in a data set, for the verdict.
+
+    Args:
+        data: The samples that are judged.
+    """
+    copies = data.copies
+    if copies is None or not copies.has_groups:
+        return ()
+    notes = []
+    if (count := len(data) - len(copies.distinct)) > 0:
+        notes.append(
+            f"{count:,} of the samples repeat another one with the same label. Copies are judged as one, and counted "
+            "once in estimates."
+        )
+    inputs = first_places(data.sample_digests) if data.repeats else data.indices
+    conflicting = torch.unique(inputs[copies.distinct], return_counts=True)
+    several = conflicting[0][conflicting[1] > 1]
+    if len(several):
+        listed = "; ".join(_labels_of(data, copies, inputs, int(place)) for place in several[:_LISTED])
+        more = f"; and {len(several) - _LISTED:,} more" if len(several) > _LISTED else ""
+        notes.append(f"{len(several):,} inputs occur with several labels: {listed}{more}.")
+    if (count := len(torch.unique(inputs)) - len(torch.unique(copies.group))) > 0:
+        notes.append(f"{count:,} of the samples are in the fold of a near copy or of another sample of their group.")
+    return tuple(notes)
+
+
+def _labels_of(data: LabeledData, copies: Copies, inputs: Tensor, place: int) -> str:
+    same = (inputs == place) & (copies.first == data.indices)
+    several = same.nonzero().flatten()[:_LISTED]
+    return ", ".join(f"sample {int(data.positions[each])} labeled {int(data.labels[each])}" for each in several)

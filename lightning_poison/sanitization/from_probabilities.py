@@ -1,0 +1,136 @@
+"""Decisions from out-of-fold probabilities that the user has computed."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_poison.checks import describe, expected, printable
+from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.errors import InconclusiveError
+from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null
+
+_TOLERANCE = 0.01
+"""How far the sum of a row may be from 1, as that of probabilities in half precision is."""
+
+_OUT_OF_FOLD = "Use out-of-fold probabilities, such as `cross_val_predict(model, X, labels, method='predict_proba')`."
+
+
+def judge_probabilities(labels: Any, pred_probs: Any, settings: DecisionSettings) -> Verdict:
+    """Judge labels by out-of-fold probabilities, with the rule for cross-fitted scores.
+
+    The suspicion of a sample under a label is the negative logarithm of its probability. A probability of 0 counts as
+    half of the smallest positive one, since a forest of 100 trees knows no smaller ones than 1 %.
+
+    Args:
+        labels: Labels in [0, C), `(N,)`: a tensor, an array or a list of integers.
+        pred_probs: Probability of each class, by a model that was not fitted on the sample, `(N, C)`, rows that sum
+            to 1: a tensor, an array or a table.
+        settings: Settings of the decision.
+
+    Raises:
+        TypeError: If an argument is no array of numbers.
+        ValueError: If a label is out of range, or `pred_probs` are no probabilities of these samples.
+        InconclusiveError: If the predictions are too inaccurate to judge labels.
+
+    Example:
+        >>> pred_probs = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).repeat(100, 1)
+        >>> labels = torch.tensor([0, 1]).repeat(100)
+        >>> labels[:10] = 1 - labels[:10]
+        >>> judge_probabilities(labels, pred_probs, DecisionSettings()).removed.sort().values
+        tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    """
+    probabilities = _probabilities(pred_probs)
+    own = _labels(labels, probabilities)
+    scores = -probabilities.clamp_min(_half_of_smallest(probabilities)).log()
+    try:
+        decision = decide_by_wrong_label_null(scores, own, settings)
+    except InconclusiveError as error:
+        way = "Check that column k is that of class k, and use a more accurate model."
+        raise InconclusiveError(f"{str(error).splitlines()[0]}\n{way}") from error
+    described = {"scorer": {"name": "pred_probs"}, **settings.fingerprinted(), "trusted": None}
+    text = torch.frombuffer(bytearray(repr(sorted(described.items())).encode()), dtype=torch.uint8)
+    return Verdict(
+        scores=scores.gather(1, own[:, None])[:, 0],
+        p_values=decision.p_values,
+        keep=decision.keep,
+        labels=own,
+        suggested_labels=scores.argmin(1),
+        thresholds=decision.thresholds,
+        evidence=decision.evidence,
+        calibration="wrong-label null",
+        false_positive_rate=settings.false_positive_rate,
+        scorer="pred_probs",
+        fingerprint=digest_of({"labels": own, "pred_probs": probabilities, "settings": text}),
+        settings=described,
+        posterior=decision.posterior,
+        posterior_threshold=decision.posterior_threshold,
+    )
+
+
+def _half_of_smallest(probabilities: Tensor) -> float:
+    return float(probabilities[probabilities > 0].min()) / 2
+
+
+def _probabilities(values: Any) -> Tensor:
+    """Return probabilities as float64 `(N, C)`."""
+    array = _array("pred_probs", values)
+    if array.ndim != 2 or not len(array) or array.shape[1] < 2:
+        what = "of shape (N, C), one row for each sample and one column for each of at least two classes"
+        raise ValueError(expected("pred_probs", what, f"shape {tuple(array.shape)}"))
+    found = torch.from_numpy(array.astype(np.float64))
+    _refuse(~found.isfinite().all(1), found, "finite", "Repair or leave out these samples.")
+    log_like = bool((found <= 0).all())
+    softmax = (
+        "Convert log-probabilities with `.exp()`." if log_like else "Convert logits with `torch.softmax(logits, 1)`."
+    )
+    _refuse((found < 0).any(1), found, "probabilities, which are at least 0", softmax)
+    _refuse((found.sum(1) - 1).abs() > _TOLERANCE, found, "probabilities whose rows sum to 1", softmax)
+    return found
+
+
+def _refuse(odd: Tensor, found: Tensor, what: str, hint: str) -> None:
+    if odd.any():
+        row = int(odd.nonzero()[0])
+        shown = ", ".join(f"{value:.4g}" for value in found[row, :4].tolist()) + (", ..." if found.shape[1] > 4 else "")
+        came = f"[{shown}] (sum {found[row].sum():.4g}) in row {row}"
+        raise ValueError(expected("pred_probs", what, came, f"{hint} {_OUT_OF_FOLD}"))
+
+
+def _labels(values: Any, probabilities: Tensor) -> Tensor:
+    """Return labels as int64 `(N,)`."""
+    array = _array("labels", values)
+    count, classes = probabilities.shape
+    if array.shape == (count, 1):
+        array = array[:, 0]
+    if array.shape != (count,):
+        raise ValueError(expected("labels", f"one for each of {count:,} rows of `pred_probs`", f"shape {array.shape}"))
+    whole = array.astype(np.int64) if np.isfinite(array).all() else None
+    if whole is None or not (whole == array).all():
+        odd = int(np.flatnonzero(~np.isfinite(array) | (np.floor(array) != array))[0])
+        raise ValueError(expected("labels", "class indices", f"{array[odd]} at sample {odd}"))
+    outside = np.flatnonzero((whole < 0) | (whole >= classes))
+    if len(outside):
+        what = f"in [0, {classes}), the columns of `pred_probs`"
+        hint = "Number the classes as the columns: with scikit-learn, `np.searchsorted(model.classes_, labels)`."
+        raise ValueError(expected("labels", what, f"{whole[outside[0]]} at sample {outside[0]}", hint))
+    if len(np.unique(whole)) < 2:
+        raise ValueError(expected("labels", "of at least two classes", f"class {whole[0]} alone"))
+    return torch.from_numpy(whole)
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    try:
+        array = np.asarray(values)
+    except Exception as error:
+        raise TypeError(expected(name, "an array of numbers", f"{describe(values)}: {printable(error)}")) from error
+    if array.dtype.kind not in "biuf":
+        hint = "Number the classes: `np.unique(labels, return_inverse=True)[1]`." if name == "labels" else _OUT_OF_FOLD
+        raise TypeError(expected(name, "an array of numbers", describe(values), hint))
+    return array

@@ -1,0 +1,128 @@
+"""Features of networks that do not change: computed once for all scorers, and kept in the cache folder."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.data.labeled_data import LabeledData, digest_all
+from lightning_poison.data.sample_digests import SampleDigests
+from lightning_poison.runtime import Runtime
+from lightning_poison.sanitization.job import Job
+from lightning_poison.sanitization.scorer_calls import call_state
+from lightning_poison.sanitization.units import FileUnits, code_of_parts
+from lightning_poison.scorers.protocol import FeatureSource
+
+_KEPT = 4
+"""Number of data sets whose features under one network are kept in a cache folder, latest first."""
+
+_PREFIX = "features-"
+
+
+@dataclass
+class _Rows:
+    """Features of some of the samples of a data set of N, float32 `(N, D)`."""
+
+    values: Tensor
+    known: Tensor
+
+
+_MEMORY: WeakKeyDictionary[SampleDigests, dict[str, _Rows]] = WeakKeyDictionary()
+"""Features of the data sets that are in use, by a key of the network. They are dropped with the data set."""
+
+
+def once(job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    """Return features of samples under a network that does not change, computed at most once.
+
+    Features are reused within a decision, whichever scorer needs them, and in later decisions with the same cache
+    folder about the same samples, whatever their labels and the settings. Features of inputs that differ whenever they
+    are read are not reused.
+
+    Args:
+        job: Where to compute.
+        model: A network that does not change.
+        data: The data set of the samples.
+        indices: Positions of the samples in it, int64 `(M,)`.
+        compute: Computes the features on all ranks.
+
+    Returns:
+        float32 `(M, D)`, on the CPU.
+    """
+    if not data.repeats:
+        return compute()
+    key, positions = _key_of(model, job), data.positions[indices]
+    rows = _MEMORY.setdefault(data.source.digests, {})
+    if key in rows and bool(rows[key].known[positions].all()):
+        return rows[key].values[positions]
+    folder = _folder(job.runtime, key, data)
+    features = None if folder is None else _load(folder, data, positions, job.runtime)
+    if features is None:
+        features = compute().cpu()
+        if folder is not None:
+            _save(folder, data, positions, features, job.runtime)
+    if key not in rows:
+        length = len(data.source.digests)
+        rows[key] = _Rows(torch.zeros(length, features.shape[1]), torch.zeros(length, dtype=torch.bool))
+    rows[key].values[positions] = features
+    rows[key].known[positions] = True
+    return features
+
+
+def _key_of(model: FeatureSource, job: Job) -> str:
+    """Return a digest of everything that features depend on besides the samples."""
+    with job.runtime.autocast():
+        kind = job.runtime.device.type
+        enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        precision = str(torch.get_autocast_dtype(kind)) if enabled else "float32"
+    parts: dict[str, Any] = {"settings": dict(model.settings()), "weights": digest_of(call_state(model))}
+    parts |= {"code": code_of_parts(model), "torch": torch.__version__, "seed": job.seed}
+    parts |= {"device": kind, "precision": precision, "threads": job.runtime.threads}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _folder(runtime: Runtime, key: str, data: LabeledData) -> FileUnits | None:
+    """Return the storage of features under a network, `None` if nothing is stored."""
+    units = runtime.units
+    return units.beside(key, data.source.digests) if isinstance(units, FileUnits) else None
+
+
+def _name(data: LabeledData, positions: Tensor) -> str:
+    values = data.source.digests.values[positions]
+    return _PREFIX + hashlib.sha256(values.numpy().tobytes()).hexdigest()[:32]
+
+
+def _load(folder: FileUnits, data: LabeledData, positions: Tensor, runtime: Runtime) -> Tensor | None:
+    if not runtime.all_true(bool(_files(folder.folder))):
+        return None
+    digest_all(data, runtime)
+    stored = folder.load(_name(data, positions))
+    features = None if stored is None else stored[0].get("features")
+    fits = features is not None and features.ndim == 2 and len(features) == len(positions)
+    return features if runtime.all_true(fits) else None
+
+
+def _save(folder: FileUnits, data: LabeledData, positions: Tensor, features: Tensor, runtime: Runtime) -> None:
+    digest_all(data, runtime)
+    if runtime.rank != 0:
+        return
+    for old in _files(folder.folder)[_KEPT - 1 :]:
+        old.unlink(missing_ok=True)
+    folder.save(_name(data, positions), {"features": features.contiguous()}, {})
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files with features, latest first."""
+    found = {}
+    for path in folder.glob(f"{_PREFIX}*.safetensors"):
+        try:
+            found[path] = path.stat().st_mtime
+        except OSError:
+            continue
+    return sorted(found, key=lambda path: found[path], reverse=True)

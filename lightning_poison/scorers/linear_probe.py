@@ -1,0 +1,149 @@
+"""`LinearProbeScorer`: how little probability a linear classifier on fixed features assigns to a sample's label.
+
+A linear classifier on the features of a network that does not change is a linear probe (Alain, Bengio, "Understanding
+intermediate layers using linear classifier probes", 2016, arXiv 1610.01644). The score is that of confident learning:
+Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021, arXiv 1911.00068,
+section 3, with out-of-sample probabilities.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_poison.checks import positive_int
+from lightning_poison.contexts import full_precision
+from lightning_poison.models.backbones import moments
+from lightning_poison.randomness import derived_generator
+from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.label_scores import surprisals
+from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
+from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
+from lightning_poison.statistics.stratified import stratified_folds
+
+_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
+"""Penalties that are tried, from the strongest, until the probability of held-out labels decreases."""
+
+_LARGEST = 20.0
+"""Largest absolute value of a standardized feature."""
+
+_WHY = "A class needs samples to fit on, and samples to score."
+
+
+class LinearProbeScorer(SetScorer):
+    """Scores a sample by how little probability a linear classifier on fixed features assigns to its label.
+
+    The classifier is a multinomial logistic regression on standardized features. Each sample is scored by one that was
+    fitted on the other folds; copies of a sample, which have the same features, are in one fold. The weight of the L2
+    penalty is the one that gives the held-out labels of the first fold the highest probability. Fitting takes seconds.
+
+    With features that never saw the labels (`FeatureModel("efficientnet-lite0")`, `"timm:NAME"`, or embeddings that you
+    have), a sample with a backdoor's trigger and another label is an ordinary wrong label: the network has not learned
+    the trigger. A trigger that such a network sees by itself, such as a pattern over the whole image, is learned by the
+    classifier and not found, and neither is poison with a correct label.
+
+    It differs from the paper in the use of the score: the paper counts, class by class, how many samples confidently
+    belong to another class, and removes as many; here a threshold is calibrated.
+
+    Args:
+        feature_model: Network whose features are classified. Default: `FeatureModel("auto")`, the embedded encoder for
+            images, and vectors as they are.
+        folds: Number of folds, at least 2. Classes with fewer samples reduce it. Default: 5.
+        seed: Seed of the folds. Default: 0.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(40) % 2
+        >>> features = torch.randn(40, 4, generator=generator) + 6 * labels[:, None]
+        >>> labels[7] = 0
+        >>> LinearProbeScorer().score_features(features, labels).argmax()
+        tensor(7)
+    """
+
+    name = "linear-probe"
+    scores_labels = True
+
+    def __init__(self, feature_model: FeatureModel | None = None, *, folds: int = 5, seed: int = 0) -> None:
+        self.feature_model = feature_model if feature_model is not None else FeatureModel("auto")
+        self.folds = positive_int("folds", folds, minimum=2)
+        self.seed = positive_int("seed", seed, minimum=0)
+
+    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Score each sample under its own label, float32 `(N,)`; see `score_feature_labels`."""
+        return self.score_feature_labels(features, labels).gather(1, labels[:, None])[:, 0]
+
+    def score_feature_labels(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Score each sample under each label, −log p(k | x) out of fold; see `SetScorer.score_feature_labels`.
+
+        Raises:
+            ValueError: If a class has a single sample, or features are not finite or all the same.
+        """
+        check_feature_set(features, labels, why=_WHY)
+        self.check_set(labels)
+        with full_precision(features.device):
+            return surprisals(self._logits(features.float(), labels))
+
+    def check_set(self, labels: Tensor) -> None:
+        """Raise if a class has a single sample; see `SetScorer`."""
+        check_class_sizes(labels, 2, _WHY)
+
+    def _logits(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return out-of-fold logits, float32 `(N, C)`."""
+        center, spread = moments([features])
+        standardized = ((features - center) / spread).clamp(-_LARGEST, _LARGEST)
+        assigned = self._folds(features, labels)
+        num_classes = max(2, int(labels.max()) + 1)
+        logits = standardized.new_zeros(len(labels), num_classes)
+        penalty = None
+        for number in range(int(assigned.max()) + 1):
+            inside, outside = assigned != number, assigned == number
+            part, truth = standardized[inside], labels[inside]
+            if penalty is None:
+                penalty, coefficients = _fit_best(part, truth, standardized[outside], labels[outside], num_classes)
+            else:
+                coefficients = fit_logistic_regression(part, truth, num_classes=num_classes, penalty=penalty)
+            logits[outside] = logits_of(coefficients, standardized[outside])
+        return logits[:, : int(labels.max()) + 1]
+
+    def _folds(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the fold of each sample, int64 `(N,)`."""
+        copies = _copies(features).cpu()
+        pairs = torch.unique(torch.stack([labels.cpu(), copies], 1), dim=0)[:, 0]
+        smallest = int(torch.unique(pairs, return_counts=True)[1].min())
+        folds = max(2, min(self.folds, smallest))
+        generator = derived_generator(self.seed, "linear-probe folds")
+        return stratified_folds(labels.cpu(), folds, generator, groups=copies).to(labels.device)
+
+
+def _copies(features: Tensor) -> Tensor:
+    """Return the position of the first sample with the same features as each sample, int64 `(N,)`.
+
+    Example:
+        >>> _copies(torch.tensor([[3.0, 1.0], [2.0, 5.0], [3.0, 1.0]]))
+        tensor([0, 1, 0])
+    """
+    weights = torch.randn(2, features.shape[1], generator=torch.Generator().manual_seed(0)).to(features)
+    keys = torch.stack([(features * row).sum(1) for row in weights], 1)
+    found, number = torch.unique(keys, dim=0, return_inverse=True)
+    positions = torch.arange(len(features), device=features.device)
+    first = positions.new_full((len(found),), len(features)).scatter_reduce(0, number, positions, "amin")
+    return first[number]
+
+
+def _fit_best(
+    features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor, num_classes: int
+) -> tuple[float, Tensor]:
+    """Return the penalty under which held-out labels have the highest probability, and the coefficients."""
+    best: tuple[float, float, Tensor] | None = None
+    start = None
+    for penalty in _PENALTIES:
+        start = fit_logistic_regression(features, labels, num_classes=num_classes, penalty=penalty, start=start)
+        loss = float(F.cross_entropy(logits_of(start, held_out), held_out_labels))
+        if best is not None and loss >= best[0]:
+            break
+        best = (loss, penalty, start)
+    assert best is not None  # noqa: S101 (there are penalties)
+    return best[1], best[2]

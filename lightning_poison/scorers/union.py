@@ -1,0 +1,57 @@
+"""`UnionScorer`: several scorers, each of which decides by its own rule."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_poison.checks import instance, positive_int
+from lightning_poison.scorers.combined import CombinedScorer, named_members
+from lightning_poison.scorers.protocol import Scorer, SetScorer
+
+Member = Scorer | SetScorer | CombinedScorer
+"""What decides once."""
+
+
+class UnionScorer:
+    """Several scorers for `sanitize`, `Sanitizer` and the DataModule wrappers; a sample that one removes is removed.
+
+    Each member decides by its own rule: by the wrong-label null, by groups, or by trusted data. The members share the
+    false-positive rate equally. They decide one after the other, and what one removes is not shown to the next, so that
+    wrong labels do not hide a backdoor. If a later member removes samples, the earlier ones decide again, up to
+    `rounds` times, so that a backdoor does not hide wrong labels either. A member that cannot decide is skipped, with a
+    note in the verdict; if none can, the decision is inconclusive.
+
+    `CombinedScorer` differs: it combines p-values into one score, which is decided on once.
+
+    Args:
+        scorers: Two or more scorers or combinations, in the order of their decisions, or a mapping of names to them. If
+            one is a control, the union is one.
+        rounds: Maximum number of decisions of a member, at least 1. Default: 2.
+
+    Raises:
+        ValueError: If there are fewer than two members, or `rounds` is out of range.
+        TypeError: If a member is not a scorer, or is a union.
+
+    Example:
+        >>> from lightning_poison.scorers.confidence import ConfidenceScorer
+        >>> from lightning_poison.scorers.robust_features import RobustFeatureScorer
+        >>> list(UnionScorer([ConfidenceScorer(), RobustFeatureScorer()]).members)
+        ['confidence', 'robust-features']
+    """
+
+    name = "union"
+
+    def __init__(self, scorers: Sequence[Member] | Mapping[str, Member], *, rounds: int = 2) -> None:
+        given = list(scorers.values()) if isinstance(scorers, Mapping) else scorers
+        self.members = named_members(given, allowed=(Scorer, SetScorer, CombinedScorer))
+        if isinstance(scorers, Mapping):
+            self.members = {instance("scorers", name, str): scorer for name, scorer in scorers.items()}
+        self.rounds = positive_int("rounds", rounds)
+        self.is_control = any(member.is_control for member in self.members.values())
+
+    def __repr__(self) -> str:
+        return f"UnionScorer([{', '.join(map(repr, self.members.values()))}], rounds={self.rounds})"
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the constructor's arguments as JSON values."""
+        members = {name: {"name": member.name, **member.settings()} for name, member in self.members.items()}
+        return {"rounds": self.rounds, "members": members}

@@ -1,0 +1,70 @@
+"""Multinomial logistic regression with an L2 penalty."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_poison.statistics.arguments import check_integer, check_label_vector, invalid
+
+_MAX_STEPS = 200
+
+_GRADIENT = 1e-4
+"""Largest element of the gradient at which the fit ends."""
+
+
+def fit_logistic_regression(
+    features: Tensor, labels: Tensor, *, num_classes: int, penalty: float, start: Tensor | None = None
+) -> Tensor:
+    """Minimize the mean cross-entropy plus `penalty` / 2 times the sum of the squared weights, by L-BFGS.
+
+    Args:
+        features: Features, floating-point `(N, D)`, standardized.
+        labels: Labels, int64 `(N,)`.
+        num_classes: Number of classes C.
+        penalty: Weight of the penalty, above 0. The bias is not penalized.
+        start: Coefficients to start from, such as those of a similar fit, `(D + 1, C)`. Default: zeros.
+
+    Returns:
+        Weights, and the bias as the last row, `(D + 1, C)`; see `logits_of`.
+
+    Raises:
+        ValueError: If a label is out of range, or the penalty is not above 0.
+
+    Example:
+        >>> points, labels = torch.tensor([[-1.0], [-0.9], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
+        >>> coefficients = fit_logistic_regression(points, labels, num_classes=2, penalty=0.01)
+        >>> logits_of(coefficients, points).argmax(1)
+        tensor([0, 0, 1, 1])
+    """
+    check_integer("num_classes", num_classes, minimum=2)
+    check_label_vector("labels", labels, num_classes=num_classes)
+    if not penalty > 0:
+        raise invalid("penalty", "above 0", penalty)
+    shape = (features.shape[1] + 1, num_classes)
+    coefficients = features.new_zeros(shape) if start is None else start.clone()
+    coefficients.requires_grad_(True)
+    truth = F.one_hot(labels, num_classes).to(features.dtype)
+    optimizer = torch.optim.LBFGS(
+        [coefficients], max_iter=_MAX_STEPS, tolerance_grad=_GRADIENT, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        current = coefficients.detach()
+        weights = current[:-1]
+        log_p = logits_of(current, features).log_softmax(1)
+        residuals = (log_p.exp() - truth) / len(features)
+        coefficients.grad = torch.cat([features.T @ residuals + penalty * weights, residuals.sum(0, keepdim=True)])
+        return -(log_p * truth).sum() / len(features) + penalty / 2 * weights.square().sum()
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return coefficients.detach()
+
+
+def logits_of(coefficients: Tensor, features: Tensor) -> Tensor:
+    """Return the logits of features `(N, D)` under coefficients `(D + 1, C)`.
+
+    Example:
+        >>> logits_of(torch.tensor([[1.0, 2.0], [0.0, 0.5]]), torch.tensor([[2.0]]))
+        tensor([[2.0000, 4.5000]])
+    """
+    return torch.addmm(coefficients[-1], features, coefficients[:-1])

@@ -1,0 +1,155 @@
+"""Unions of scorers whose decisions are known: each rule is exact on the data of these tests."""
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_poison import sanitize
+from lightning_poison.errors import InconclusiveError
+from lightning_poison.manifest import Manifest
+from lightning_poison.sanitization import Verdict, reason_of
+from lightning_poison.scorers import Scorer, UnionScorer
+
+COUNT, CLASSES, WRONG = 600, 3, 30
+
+
+class Nearest(Scorer):
+    """Distance to the mean of each class, along some of the features."""
+
+    fitted_tensors = ("means",)
+    scores_labels = True
+
+    def __init__(self, name, start, stop, seen=None):
+        self.name, self.start, self.stop = name, start, stop
+        self.seen = seen
+
+    def settings(self):
+        return {"start": self.start, "stop": self.stop}
+
+    def __deepcopy__(self, memo):
+        return Nearest(self.name, self.start, self.stop, self.seen)
+
+    def fit(self, trusted, *, runtime=None, generator=None):
+        samples = [trusted[index] for index in range(len(trusted))]
+        inputs, labels = torch.stack([x for x, *_ in samples]), torch.tensor([int(y) for _, y, *_ in samples])
+        if self.seen is not None:
+            self.seen.append(len(samples))
+        self.means = torch.stack([inputs[labels == k].median(0).values for k in range(int(labels.max()) + 1)])
+        return self
+
+    def score_labels(self, inputs):
+        part = slice(self.start, self.stop)
+        return torch.cdist(inputs[:, part], self.means[:, part])
+
+
+class Failing(Nearest):
+    def fit(self, trusted, *, runtime=None, generator=None):
+        raise ValueError("Expected more of everything.\nBring it.")
+
+    def __deepcopy__(self, memo):
+        return Failing(self.name, self.start, self.stop, self.seen)
+
+
+def data_of(seed=0):
+    """Features 0 to 2 and 3 to 5 show the class; of some samples, only the first or only the last ones are wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(COUNT) % CLASSES
+    inputs = 0.3 * torch.randn(COUNT, 6, generator=generator)
+    first, second = labels.clone(), labels.clone()
+    first[:WRONG] = (labels[:WRONG] + 1) % CLASSES
+    second[-WRONG:] = (labels[-WRONG:] + 1) % CLASSES
+    inputs[torch.arange(COUNT), first] += 6
+    inputs[torch.arange(COUNT), 3 + second] += 6
+    return TensorDataset(inputs, labels)
+
+
+def pair(seen=None):
+    return [Nearest("left", 0, 3, seen), Nearest("right", 3, 6)]
+
+
+def test_removes_what_any_member_removes():
+    verdict = sanitize(data_of(), UnionScorer(pair()))
+    assert verdict.removed.sort().values.tolist() == [*range(WRONG), *range(COUNT - WRONG, COUNT)]
+    assert verdict.accusers == {"left": WRONG, "right": WRONG}
+    assert verdict.found_by[:WRONG].eq(0).all()
+    assert verdict.found_by[-WRONG:].eq(1).all()
+    assert verdict.found_by[WRONG:-WRONG].eq(-1).all()
+    assert [each.removed for each in verdict.findings] == [WRONG, WRONG]
+    assert verdict.evidence.kind == "several kinds"
+    assert verdict.evidence.contamination == pytest.approx(0.1, abs=0.01)
+
+
+def test_members_are_not_shown_what_others_removed():
+    seen = []
+    sanitize(data_of(), UnionScorer([*pair(seen)[::-1]], rounds=1))
+    assert sum(seen) == (COUNT - WRONG) * 2  # three folds, each fitted on two thirds
+    seen.clear()
+    sanitize(data_of(), UnionScorer(pair(seen)))
+    assert sum(seen) == COUNT * 2 + (COUNT - 2 * WRONG) * 2  # and again, after the other member removed samples
+
+
+def test_members_decide_once_if_nothing_is_removed():
+    seen, inputs = [], data_of().tensors[0][WRONG:-WRONG]
+    verdict = sanitize(TensorDataset(inputs, torch.arange(WRONG, COUNT - WRONG) % CLASSES), UnionScorer(pair(seen)))
+    assert verdict.keep.all()
+    assert not verdict.evidence.present
+    assert len(seen) == 3
+
+
+def test_member_that_fails_is_reported():
+    verdict = sanitize(data_of(), UnionScorer([Failing("broken", 0, 3), pair()[1]]))
+    assert verdict.removed.sort().values.tolist() == list(range(COUNT - WRONG, COUNT))
+    assert "broken could not decide: " in str(verdict)
+    assert "Expected more of everything. Bring it." in str(verdict)
+    with pytest.raises(InconclusiveError, match="none of the union can") as caught:
+        sanitize(data_of(), UnionScorer([Failing("broken", 0, 3), Failing("other", 3, 6)]))
+    assert "\n- broken: " in str(caught.value)
+    assert "\n- other: " in str(caught.value)
+
+
+def test_verdict_is_saved_with_its_findings(tmp_path):
+    verdict = sanitize(data_of(), UnionScorer(pair()))
+    verdict.save(tmp_path / "verdict.safetensors")
+    loaded = Verdict.load(tmp_path / "verdict.safetensors")
+    assert str(loaded) == str(verdict)
+    assert torch.equal(loaded.found_by, verdict.found_by)
+    assert loaded.findings == verdict.findings
+
+
+def test_manifest_says_why_and_who():
+    data = data_of()
+    verdict = sanitize(data, UnionScorer(pair()))
+    rows = {row.sample_id: row for row in Manifest.from_verdict(verdict, data, class_names=["a", "b", "c"]).rows}
+    assert rows[0].found_by == "left"
+    assert rows[0].reason == reason_of(verdict, 0, ["a", "b", "c"]) == "labeled a, looks like b"
+    assert rows[COUNT - 1].found_by == "right"
+    assert "found by right" in str(rows[COUNT - 1])
+
+
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on")
+def test_trusted_data_calibrate_each_member():
+    clean = data_of(seed=1)
+    trusted = TensorDataset(clean.tensors[0][WRONG:-WRONG], clean.tensors[1][WRONG:-WRONG])
+    verdict = sanitize(data_of(), UnionScorer(pair()), trusted=trusted)
+    removed = (~verdict.keep).nonzero().flatten().tolist()
+    assert {*range(WRONG), *range(COUNT - WRONG, COUNT)} <= set(removed)
+    assert len(removed) < 2 * WRONG + 0.04 * COUNT
+    assert verdict.posterior is None
+    assert {each.evidence.kind for each in verdict.findings} == {"unlike trusted data"}
+
+
+def test_classes_with_gaps_and_small_classes_are_handled_per_member():
+    inputs, labels = data_of().tensors
+    labels = torch.tensor([2, 5, 9])[labels]
+    labels[WRONG] = 7  # a class of one sample
+    verdict = sanitize(TensorDataset(inputs, labels), UnionScorer(pair()))
+    assert set(verdict.suggested_labels[:WRONG].tolist()) <= {2, 5, 9}
+    assert verdict.keep[WRONG]
+    assert any("class 7" in note for note in verdict.notes)
+    assert int((~verdict.keep).sum()) == 2 * WRONG
+
+
+def test_same_seed_gives_the_same_verdict():
+    first, second = (sanitize(data_of(), UnionScorer(pair())) for _ in range(2))
+    assert torch.equal(first.posterior, second.posterior)
+    assert first.fingerprint == second.fingerprint

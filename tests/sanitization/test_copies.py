@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.source import open_source
+from lightning_poison.errors import DataChangedError
+from lightning_poison.models.fitting import FitSettings
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.copies import copy_notes, with_copies
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.testing.tiny_images import TinyImages
+
+RUNTIME = LocalRuntime(precision="32", threads=1, quiet=True)
+QUICK = FitSettings(epochs=5, batch_size=32, min_steps=60)
+
+
+def quick():
+    return LikelihoodScorer(fit_settings=QUICK)
+
+
+def blobs(count, wrong=0, seed=0):
+    truth = torch.arange(count) % 3
+    points = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)) + 6 * torch.eye(4)[truth]
+    return points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth)
+
+
+def known_copies(inputs, labels, groups=None):
+    data = read_labeled(open_source(TensorDataset(inputs, labels), sample=None), runtime=RUNTIME, name="data")
+    return with_copies(data, groups, RUNTIME)
+
+
+def test_finds_exact_copies_whatever_their_labels():
+    data = known_copies(torch.tensor([[1.0], [2.0], [1.0], [1.0]]), torch.tensor([0, 1, 0, 1]))
+    assert data.copies.first.tolist() == [0, 1, 0, 3]
+    assert data.copies.group.tolist() == [0, 1, 0, 0]
+    count, conflict = copy_notes(data)
+    assert count.startswith("1 of the samples repeat another one with the same label.")
+    assert conflict == "1 inputs occur with several labels: sample 0 labeled 0, sample 3 labeled 1."
+
+
+def test_finds_near_copies_of_images():
+    images = torch.stack([TinyImages(40)[index][0] for index in range(40)])
+    noise = 0.005 * torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    data = known_copies(torch.cat([images, images[7:8] + noise]), torch.arange(41) % 2)
+    assert data.copies.group.tolist() == [*range(40), 7]
+    assert torch.equal(data.copies.first, torch.arange(41))
+    assert copy_notes(data) == ("1 of the samples are in the fold of a near copy or of another sample of their group.",)
+
+
+def test_no_copies_no_notes():
+    data = known_copies(*blobs(30))
+    assert torch.equal(data.copies.group, torch.arange(30))
+    assert copy_notes(data) == ()
+
+
+def test_groups_are_merged_with_copies():
+    data = known_copies(torch.tensor([[1.0], [2.0], [1.0], [3.0]]), torch.arange(4) % 2, torch.tensor([0, 1, 2, 2]))
+    assert data.copies.group.tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.slow
+def test_copies_do_not_vouch_for_each_other():
+    points, labels = blobs(240, wrong=12)
+    verdict = sanitize(TensorDataset(points.repeat(8, 1), labels.repeat(8)), quick(), runtime=RUNTIME)
+    kept = verdict.keep.view(8, -1)
+    assert torch.equal(kept, kept[:1].expand(8, -1))
+    assert int((~kept[0, :12]).sum()) >= 11
+    assert kept[0, 12:].double().mean() > 0.98
+    assert verdict.evidence.contamination == pytest.approx(0.05, abs=0.02)
+    assert "1,680 of the samples repeat another one" in str(verdict)
+
+
+def test_data_without_copies_give_the_same_verdict_as_before():
+    points, labels = blobs(240, wrong=12)
+    plain = sanitize(TensorDataset(points, labels), quick(), runtime=RUNTIME)
+    alone = sanitize(TensorDataset(points, labels), quick(), groups=list(range(240)), runtime=RUNTIME)
+    for name in ("scores", "keep", "posterior", "p_values"):
+        assert torch.equal(getattr(plain, name), getattr(alone, name))
+
+
+def test_class_of_few_distinct_samples_is_not_judged():
+    points, labels = blobs(60)
+    points, labels = torch.cat([points, points[:1].expand(20, -1) + 9]), torch.cat([labels, torch.full((20,), 3)])
+    verdict = sanitize(TensorDataset(points, labels), quick(), runtime=RUNTIME)
+    assert torch.equal(verdict.judged, labels < 3)
+    assert "The 20 samples of class 3 are kept and not judged" in str(verdict)
+
+
+def test_other_groups_are_another_decision():
+    data = TensorDataset(*blobs(60))
+    verdict = sanitize(data, quick(), groups=lambda index: index // 2, runtime=RUNTIME)
+    assert (
+        sanitize(data, quick(), groups=[index // 2 for index in range(60)], known=verdict, runtime=RUNTIME) is verdict
+    )
+    with pytest.raises(DataChangedError, match=r"the settings groups '\w+', but got None\.\n.*`known: null`"):
+        sanitize(data, quick(), known=verdict, runtime=RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "message"),
+    [
+        ([1, 2], ValueError, r"one group for each of 60 samples, but got 2\."),
+        ([1.5] * 60, TypeError, r"`groups\[0\]` to be an integer, a text or None, but got"),
+        (np.arange(61), ValueError, "but got 61"),
+    ],
+)
+def test_refuses_groups(groups, error, message):
+    with pytest.raises(error, match=message):
+        sanitize(TensorDataset(*blobs(60)), quick(), groups=groups, runtime=RUNTIME)

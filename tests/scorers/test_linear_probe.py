@@ -1,0 +1,113 @@
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.linear_probe import LinearProbeScorer
+from lightning_poison.testing.scorers import check_scorer
+
+
+def blobs(count=300, classes=3, size=6, distance=4.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    return torch.randn(count, size, generator=generator) + distance * torch.eye(size)[labels], labels
+
+
+def flipped(labels, count, classes=3):
+    wrong = labels.clone()
+    wrong[:count] = (wrong[:count] + 1) % classes
+    return wrong
+
+
+def test_scorer_fulfills_the_contract():
+    check_scorer(LinearProbeScorer(FeatureModel(nn.Flatten())))
+
+
+def test_scores_are_out_of_fold_probabilities():
+    features, labels = blobs()
+    scores = LinearProbeScorer().score_feature_labels(features, labels)
+    assert scores.shape == (300, 3)
+    torch.testing.assert_close((-scores).exp().sum(1), torch.ones(300))
+    own = LinearProbeScorer().score_features(features, labels)
+    assert torch.equal(own, scores.gather(1, labels[:, None])[:, 0])
+
+
+def test_wrong_labels_rank_first():
+    features, labels = blobs()
+    scores = LinearProbeScorer().score_features(features, flipped(labels, 30))
+    assert roc_auc_score(torch.arange(300) < 30, scores) > 0.95
+
+
+def test_random_labels_are_not_learned():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 150, generator=generator)
+    scores = LinearProbeScorer().score_feature_labels(features, torch.arange(200) % 2)
+    correct = float((scores.argmin(1) == torch.arange(200) % 2).double().mean())
+    assert 0.3 < correct < 0.65  # in-sample, 150 features separate 200 points
+
+
+def test_copies_do_not_vouch_for_each_other():
+    features, labels = blobs(120, size=80)
+    labels = flipped(labels, 12)
+    wrong = torch.arange(120) < 12
+    alone = roc_auc_score(wrong, LinearProbeScorer().score_features(features, labels))
+    copied = roc_auc_score(wrong.repeat(6), LinearProbeScorer().score_features(features.repeat(6, 1), labels.repeat(6)))
+    assert alone > 0.8
+    assert copied > alone - 0.05
+
+
+def test_scale_and_constant_features_do_not_matter():
+    features, labels = blobs()
+    scale = torch.logspace(-3, 3, 6)
+    odd = torch.cat([scale * (10 + features), torch.full((300, 1), 7.0)], 1)
+    expected = LinearProbeScorer().score_feature_labels(features, labels)
+    torch.testing.assert_close(LinearProbeScorer().score_feature_labels(odd, labels), expected, rtol=0.05, atol=0.05)
+
+
+def test_same_seed_gives_the_same_scores_and_another_one_other_folds():
+    features, labels = blobs()
+    first, second, other = (LinearProbeScorer(seed=seed).score_features(features, labels) for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_small_classes_reduce_the_number_of_folds():
+    features, labels = blobs(60)
+    labels = torch.where(torch.arange(60) < 57, labels % 2, 2)
+    assert LinearProbeScorer(folds=5).score_feature_labels(features, labels).shape == (60, 3)
+
+
+def test_gaps_in_the_labels():
+    features, labels = blobs(100, classes=2)
+    scores = LinearProbeScorer().score_feature_labels(features, labels * 4)
+    assert scores.shape == (100, 5)
+    assert torch.isfinite(scores).all()
+    assert set(scores.argmin(1).tolist()) == {0, 4}
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (torch.eye(4), torch.tensor([0, 0, 0, 1]), "at least 2 samples per class"),
+        (torch.ones(4, 3), torch.tensor([0, 0, 1, 1]), "different from sample to sample"),
+        (torch.eye(4) / 0, torch.tensor([0, 0, 1, 1]), "finite"),
+        (torch.eye(4), torch.tensor([0, 0, 1]), "one for each of the 4"),
+    ],
+)
+def test_sets_that_cannot_be_scored(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        LinearProbeScorer().score_features(features, labels)
+
+
+@pytest.mark.parametrize("settings", [{"folds": 1}, {"folds": 2.5}, {"seed": -1}])
+def test_arguments_out_of_range(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        LinearProbeScorer(**settings)
+
+
+def test_settings_and_repr():
+    assert repr(LinearProbeScorer()) == "LinearProbeScorer(feature_model=FeatureModel('auto'))"
+    settings = LinearProbeScorer(folds=3).settings()
+    assert settings["folds"] == 3
+    assert settings["feature_model"]["model"] == "auto"

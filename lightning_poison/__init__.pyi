@@ -22,5 +22,7 @@ from .sanitization.pipeline import sanitize as sanitize
 from .sanitization.verdict import Verdict as Verdict
 from .scorers.combined import CombinedScorer as CombinedScorer
 from .scorers.likelihood import LikelihoodScorer as LikelihoodScorer
+from .scorers.recommended import RecommendedScorer as RecommendedScorer
+from .scorers.union import UnionScorer as UnionScorer
 
 __version__: str

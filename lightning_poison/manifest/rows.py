@@ -102,7 +102,7 @@ class ManifestRow:
 def row_values(verdict: Verdict, index: int, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a row that a verdict determines."""
     label, suggested = int(verdict.labels[index]), int(verdict.suggested_labels[index])
-    threshold = float(verdict.thresholds[label]) if label >= 0 else math.inf
+    threshold = float(verdict.thresholds[label]) if 0 <= label < len(verdict.thresholds) else math.inf
     return {
         "sample_id": index,
         "label": label,

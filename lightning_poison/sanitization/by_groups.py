@@ -78,7 +78,7 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     with all_ranks(job.runtime):
         groups = call_find_groups(scorer, features, job.labels)
     groups = job.runtime.broadcast(groups)
-    apart = [group for group in groups if call_stands_apart(scorer, group)]
+    apart = [group for group in groups if call_stands_apart(scorer, group) and _is_varied(job, group)]
     effects = _effects(job, scorer, model, features, apart) if apart else []
     removed = [each for each in effects if each.found.is_poison or job.settings.remove_without_evidence]
     suspects = [each.group for each in removed]
@@ -89,6 +89,12 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
             suggested[each.group.members] = each.predictions
     decision = _decision(job, scores, effects, suspects)
     return Outcome(scores, suggested, decision, "group tests", groups=_numbers(job, removed, decision))
+
+
+def _is_varied(job: Job, group: Subgroup) -> bool:
+    """Whether a group is more than a few samples and their copies."""
+    copies = job.data.copies
+    return copies is None or 2 * len(torch.unique(copies.first[group.members])) >= len(group.members)
 
 
 def _numbers(job: Job, removed: Sequence[_Effect], decision: Decision) -> Tensor:

@@ -1,5 +1,6 @@
 """Decisions by a union: each member decides by its own rule, one after the other, on what the others have kept."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lightning_poison.checks import printable
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.errors import InconclusiveError, PluginError
+from lightning_poison.errors import InconclusiveError, PluginError, RankFailedError
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
@@ -45,16 +46,20 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
     state = _State.empty(len(job.data), list(union.members), with_posterior=trusted is None)
     share = replace(job.settings, false_positive_rate=job.settings.false_positive_rate / len(union.members))
     for turn in range(union.rounds):
-        for number, (name, member) in enumerate(union.members.items()):
+        for number, member in enumerate(union.members.values()):
             if not state.is_due(number):
                 continue
             places = state.keep.nonzero().flatten()
+            shown = job.data if len(places) == len(job.data) else job.data.select(places)
             try:
-                part = judged_part(
-                    job.data.select(places), member, folds=share.folds, trusted=trusted, length=len(places)
-                )
-                with _units_within(job.runtime, f"{name}-{turn + 1}"):
+                part = judged_part(shown, member, folds=share.folds, trusted=trusted, length=len(places))
+                with _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(places)}"):
                     outcome = judge(Job(part.data, member, job.runtime, share), part.trusted)
+                outcome = job.runtime.broadcast(outcome)
+            except RankFailedError as error:
+                if error.is_interrupt:
+                    raise
+                state.fail(number, error)  # a rank that has ended raises again at the next collective
             except _FAILURES as error:
                 state.fail(number, error)
             else:
@@ -65,6 +70,11 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
         reasons = "\n".join(f"- {record.name}: {record.failure}" for record in state.records)
         raise InconclusiveError(f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}")
     return state.outcome(job)
+
+
+def _digest(places: Tensor) -> str:
+    """Return a digest of the samples that a member is shown, on which its units depend."""
+    return hashlib.sha256(places.numpy().tobytes()).hexdigest()[:12]
 
 
 @contextmanager
@@ -107,7 +117,7 @@ def _widened(outcome: Outcome, part: JudgedPart, data: LabeledData, shown: int) 
     evidence = replace(
         evidence, contamination=share * evidence.contamination, low=share * evidence.low, high=share * evidence.high
     )
-    return _Widened(outcome, rows, suggested, evidence, shown, part.notes)
+    return _Widened(outcome, rows, suggested, evidence, shown, part.notes + outcome.notes)
 
 
 @dataclass
@@ -135,6 +145,7 @@ class _State:
     suggested: Tensor
     groups: Tensor
     found_by: Tensor
+    judged: Tensor
     votes: dict[str, Tensor] = field(default_factory=dict)
     found_groups: list[Evidence] = field(default_factory=list)
 
@@ -151,6 +162,7 @@ class _State:
             none.clone(),
             none.clone(),
             none.clone(),
+            torch.zeros(count, dtype=torch.bool),
             {name: ones.clone() for name in names},
         )
 
@@ -167,6 +179,7 @@ class _State:
         """Add the decision of a member about the samples that are left."""
         record, rows, decision = self.records[number], found.rows, found.outcome.decision
         own_p = decision.p_values
+        self.judged[rows] = True
         smaller = own_p < self.p_values[rows]
         removed, first_group = ~decision.keep, sum(len(each.groups) for each in self.found_groups)
         adopt = removed | (smaller & (self.found_by[rows] < 0))
@@ -207,7 +220,7 @@ class _State:
         notes = tuple(f"{each.name}: {note}" for each in self.records for note in each.notes)
         return Outcome(
             excess, self.suggested, decision, "members", self.votes,
-            groups=self.groups, findings=findings, found_by=self.found_by, notes=notes,
+            groups=self.groups, findings=findings, found_by=self.found_by, judged=self.judged, notes=notes,
         )  # fmt: skip
 
 

@@ -150,7 +150,8 @@ def _check_same_settings(described: Mapping[str, Any], runtime: Runtime) -> None
     raise ValueError(
         f"Expected the same settings on every rank, but rank 0 has {printable(', '.join(there) or 'others')} and this "
         f"one, rank {runtime.rank}, {printable(', '.join(changed) or 'the same as rank 0')}.\n"
-        "Build the sanitizer from the same values on every rank."
+        "Build the sanitizer from the same values on every rank. If `pretrained` differs, install "
+        "`lightning-poison[pretrained]` on all machines or on none."
     )
 
 
@@ -248,6 +249,7 @@ class _Decision:
         digests = spread(torch.zeros(len(self.data), dtype=torch.int64), 0)
         digests[self.data.positions] = self.data.sample_digests
         posterior = decision.posterior
+        judged = torch.ones_like(decision.keep) if outcome.judged is None else outcome.judged
         return Verdict(
             scores=spread(outcome.scores, 0),
             p_values=spread(decision.p_values, 1),
@@ -264,7 +266,7 @@ class _Decision:
             posterior=None if posterior is None else spread(posterior, 0),
             posterior_threshold=decision.posterior_threshold,
             votes={name: spread(vote, 1) for name, vote in outcome.votes.items()},
-            judged=None if len(self.part.data) == len(self.dataset) else spread(torch.ones_like(decision.keep), False),
+            judged=None if bool(judged.all()) and len(judged) == len(self.dataset) else spread(judged, False),
             sample_digests=digests if self.data.repeats else None,
             notes=self.part.notes + outcome.notes,
             made_with=key,

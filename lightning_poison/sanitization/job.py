@@ -104,6 +104,7 @@ class Outcome:
         groups: Number of the group in the evidence that each sample is a member of, int64 `(N,)`; −1 for none.
         findings: What each member of a union found.
         found_by: Number of the finding that a removed sample is due to, int64 `(N,)`; −1 if it is kept.
+        judged: Mask of the samples that were judged, bool `(N,)`. `None` for all.
         notes: Sentences about what is not judged, and why.
     """
 
@@ -115,6 +116,7 @@ class Outcome:
     groups: Tensor | None = None
     findings: tuple[Finding, ...] = ()
     found_by: Tensor | None = None
+    judged: Tensor | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from lightning_poison.data.labels import UNLABELED
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.scorer_calls import call_check_set
 from lightning_poison.scorers.inspection import AnyScorer, all_members_of, members_of
-from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.scorers.protocol import Scorer, SetScorer
 from lightning_poison.scorers.recommended import RecommendedScorer
 from lightning_poison.scorers.union import Member, UnionScorer
 
@@ -87,7 +87,9 @@ def judged_part(
         hint = " ".join(notes) or "A label can only be wrong if there is another class."
         raise ValueError(expected("dataset", "data of at least two classes", came, hint))
     _check_numbers(data, trusted)
-    if isinstance(scorer, UnionScorer) or any(_is_fitted(member) for member in all_members_of(scorer)):
+    if isinstance(scorer, UnionScorer) or any(
+        _is_fitted(member) and (isinstance(member, Scorer) or _by_groups(member)) for member in all_members_of(scorer)
+    ):
         largest = max(int(each.labels.max()) for each in (data, trusted) if each is not None)
         return JudgedPart(data, trusted, torch.arange(largest + 1), tuple(notes))
     present = data.labels if trusted is None else torch.cat([data.labels, trusted.labels])

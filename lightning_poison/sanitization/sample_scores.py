@@ -38,24 +38,29 @@ def scores_with_trusted(
     """
     if not scorer.is_fitted:
         scorer = job.fit(call_deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
+    count = 1 + int(torch.maximum(job.labels.max(), trusted.labels.max()))
     if scorer.scores_labels:
-        label_scores = _label_scores_of_trusted(job, scorer, trusted, parts[1], number)
+        label_scores = _label_scores_of_trusted(job, scorer, trusted, parts[1], number, count)
         trusted_scores = label_scores.gather(1, trusted.labels[parts[1]][:, None])[:, 0]
         trusted_labels = label_scores.argmin(1)
     else:
         label_scores = None
-        trusted_scores, trusted_labels = _scores_and_suggestions(job, scorer, trusted, parts[1], "trusted", number)
-    scores, suggested = _scores_and_suggestions(job, scorer, job.data, job.data.indices, "training", number)
+        trusted_scores, trusted_labels = _scores_and_suggestions(
+            job, scorer, trusted, parts[1], "trusted", number, count
+        )
+    scores, suggested = _scores_and_suggestions(job, scorer, job.data, job.data.indices, "training", number, count)
     return MemberScores(scores, suggested, trusted_scores, trusted_labels, label_scores)
 
 
-def _label_scores_of_trusted(job: Job, scorer: Scorer, trusted: LabeledData, indices: Tensor, number: int) -> Tensor:
-    """Return the scores of trusted samples under each label, float64 `(M, C)`."""
+def _label_scores_of_trusted(
+    job: Job, scorer: Scorer, trusted: LabeledData, indices: Tensor, number: int, count: int
+) -> Tensor:
+    """Return the scores of trusted samples under each of the first C labels, float64 `(M, C)`."""
 
     def score(block: Block) -> Tensor:
         label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
         _check_classes(label_scores, block.labels)
-        return label_scores.double()
+        return label_scores[:, :count].double()
 
     return score_set(
         trusted.dataset,
@@ -98,7 +103,8 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
         fitted = call_fit(call_deepcopy(scorer), fold.part, runtime=fold.runtime, generator=fold.generator)
         return fold.score(lambda block: call_score_labels(fitted, block.inputs, indices=block.indices))
 
-    return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
+    scores = cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
+    return scores[:, : int(job.labels.max()) + 1]
 
 
 def needs_trusted(scorer: AnyScorer) -> str:
@@ -116,12 +122,12 @@ def needs_trusted(scorer: AnyScorer) -> str:
 
 
 def _scores_and_suggestions(
-    job: Job, scorer: Scorer, data: LabeledData, indices: Tensor, name: str, number: int
+    job: Job, scorer: Scorer, data: LabeledData, indices: Tensor, name: str, number: int, count: int
 ) -> tuple[Tensor, Tensor]:
     both = score_set(
         data.dataset,
         indices,
-        _score_and_suggest(scorer),
+        _score_and_suggest(scorer, count),
         sample=SampleSpec(),
         runtime=job.runtime,
         seed=job.seed,
@@ -132,14 +138,14 @@ def _scores_and_suggestions(
     return both[:, 0], both[:, 1].long()
 
 
-def _score_and_suggest(scorer: Scorer) -> Callable[[Block], Tensor]:
-    """Return a function of a block: scores under the carried labels, and least suspicious labels or −1."""
+def _score_and_suggest(scorer: Scorer, count: int) -> Callable[[Block], Tensor]:
+    """Return a function of a block: scores under the carried labels, and the least suspicious of C labels or −1."""
 
     def with_suggestion(block: Block) -> Tensor:
         label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
         _check_classes(label_scores, block.labels)
         own = label_scores.gather(1, block.labels[:, None])
-        return torch.cat([own, label_scores.argmin(1, keepdim=True).double()], dim=1)
+        return torch.cat([own, label_scores[:, :count].argmin(1, keepdim=True).double()], dim=1)
 
     def without_suggestion(block: Block) -> Tensor:
         own = call_score_batch(scorer, block.inputs, block.labels, indices=block.indices)

@@ -5,6 +5,7 @@ scored together. Clean and trusted samples are then treated alike, so that trust
 holding any sample out.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -97,6 +98,9 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
         distinct = copies.distinct
         call_check_set(scorer, job.labels[distinct])
         features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
+        if copies.has_groups:
+            scorer = copy.copy(scorer)
+            scorer.sample_groups = copies.group[distinct]
         return _label_scores(job, scorer, features, job.labels[distinct])[copies.place_in_distinct]
 
     def judge(fold: Fold) -> Tensor:

@@ -49,8 +49,8 @@ class Verdict:
         groups: Number of the group in `evidence.groups` of which a removed sample is a member, int64 `(N,)`; −1 for
             none. `None` if no groups were looked for.
         findings: What each member of a union found.
-        found_by: Number of the finding to which a removed sample is due, int64 `(N,)`; −1 if it is kept. `None` without
-            findings.
+        found_by: Number of the finding to which a removed sample is due, int64 `(N,)`; −1 if no member removed it.
+            `None` without findings.
 
     Raises:
         TypeError: If a value is of another type.
@@ -181,7 +181,7 @@ class Verdict:
         For a union, the member that removed them; for a combination, the member with the smallest p-value.
         """
         if self.found_by is not None and self.findings:
-            numbers, names = self.found_by[self.found_by >= 0], [each.scorer for each in self.findings]
+            numbers, names = self.found_by[(self.found_by >= 0) & ~self.keep], [each.scorer for each in self.findings]
         elif self.votes:
             numbers, names = torch.stack(list(self.votes.values()))[:, ~self.keep].argmin(0), list(self.votes)
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_poison.checks import positive_int
 from lightning_poison.contexts import full_precision
+from lightning_poison.data.copies import connected, first_places
 from lightning_poison.models.backbones import moments
 from lightning_poison.randomness import derived_generator
 from lightning_poison.scorers.feature_model import FeatureModel
@@ -111,6 +112,8 @@ class LinearProbeScorer(SetScorer):
     def _folds(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the fold of each sample, int64 `(N,)`."""
         copies = _copies(features).cpu()
+        if self.sample_groups is not None:
+            copies = connected(first_places(self.sample_groups), torch.stack([copies, torch.arange(len(copies))], 1))
         pairs = torch.unique(torch.stack([labels.cpu(), copies], 1), dim=0)[:, 0]
         smallest = int(torch.unique(pairs, return_counts=True)[1].min())
         folds = max(2, min(self.folds, smallest))

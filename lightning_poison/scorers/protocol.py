@@ -236,6 +236,12 @@ class SetScorer:
     exclusion_model: FeatureSource | None = None
     """The network that is trained without the groups and predicts their members."""
 
+    sample_groups: Tensor | None = None
+    """Group of each sample of the set that is scored, int64 `(N,)`, set by `sanitize` if some belong together.
+
+    A scorer that fits a model on a part of the set must not score a sample by one that was fitted on its group.
+    """
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         groups = ("find_groups", "stands_apart", "is_poison")

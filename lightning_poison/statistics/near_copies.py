@@ -18,6 +18,8 @@ _DIRECTIONS = 12
 _FIT_ON = 2000
 _FEWEST = 8
 _VERIFIED_AT_ONCE = 4096
+_ASKED_AT_ONCE = 256
+_PAIRS_OF_ONE = 50
 
 
 def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tensor:
@@ -32,7 +34,7 @@ def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tens
 
     Returns:
         Positions of the two images of each pair, int64 `(P, 2)`, the smaller position first. Of exact copies, each is
-        paired with the first.
+        paired with the first. Of an image with more than 50 candidates after it, 50 pairs are verified.
 
     Example:
         >>> images = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -70,16 +72,25 @@ def _candidates(points: Tensor, limit: float) -> Tensor:
     places = torch.arange(len(points))
     first = torch.full((len(unique),), len(points)).scatter_reduce(0, inverse, places, "amin")
     same = torch.stack([first[inverse], places], 1)[first[inverse] != places]
-    found = KDTree(unique.numpy()).query_radius(unique.numpy(), limit)
-    near = [
-        (place, int(other))
-        for place, others in enumerate(found)
-        if len(others) > 1
-        for other in others
-        if other > place
-    ]
-    between = first[torch.tensor(near, dtype=torch.int64).view(-1, 2)].sort(1).values
-    return torch.cat([same, between])
+    tree, between = KDTree(unique.numpy()), []
+    for start in range(0, len(unique), _ASKED_AT_ONCE):
+        asked = unique[start : start + _ASKED_AT_ONCE].numpy()
+        found = tree.query_radius(asked, limit)
+        lengths = torch.tensor([len(others) for others in found])
+        place = torch.repeat_interleave(torch.arange(start, start + len(asked)), lengths)
+        other = torch.cat([torch.from_numpy(others) for others in found])
+        later = other > place
+        between.append(_nearest_few(place[later], other[later]))
+    pairs = torch.cat(between) if between else torch.zeros(0, 2, dtype=torch.int64)
+    return torch.cat([same, first[pairs].sort(1).values])
+
+
+def _nearest_few(place: Tensor, other: Tensor) -> Tensor:
+    """Return pairs `(P, 2)`, at most the first 50 of each place: enough to connect many images that are alike."""
+    starts = torch.ones(len(place), dtype=torch.bool)
+    starts[1:] = place[1:] != place[:-1]
+    first = torch.where(starts, torch.arange(len(place)), 0).cummax(0).values if len(place) else place
+    return torch.stack([place, other], 1)[torch.arange(len(place)) - first < _PAIRS_OF_ONE]
 
 
 def _verified(images: Tensor, pairs: Tensor, limit: float) -> Tensor:

@@ -24,7 +24,7 @@ class PlantedResult:
 
 
 def plant_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Replace some labels by others, drawn uniformly from the other classes.
+    """Replace some labels by others, drawn uniformly from the other classes that occur.
 
     Args:
         labels: Labels in `[0, C)`, int64 `(N,)`.
@@ -39,21 +39,23 @@ def plant_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -
         ValueError: If an argument is out of range.
 
     Example:
-        >>> labels, planted = plant_labels(torch.zeros(100, dtype=torch.int64), 0.05, num_classes=3, seed=0)
-        >>> len(planted), bool((labels[planted] > 0).all()), int((labels > 0).sum())
+        >>> labels = torch.arange(100) % 3
+        >>> replaced, planted = plant_labels(labels, 0.05, num_classes=3, seed=0)
+        >>> len(planted), bool((replaced[planted] != labels[planted]).all()), int((replaced != labels).sum())
         (5, True, 5)
     """
     check_fraction("share", share)
     check_integer("num_classes", num_classes, minimum=2)
     check_label_vector("labels", labels, num_classes=num_classes)
-    if not len(labels):
-        raise invalid("labels", "not empty", "none")
+    if len(torch.unique(labels)) < 2:
+        raise invalid("labels", "of at least two classes", f"{len(torch.unique(labels))}")
     generator = torch.Generator().manual_seed(seed)
     count = max(1, round(share * len(labels)))
     planted = torch.randperm(len(labels), generator=generator)[:count]
     replaced = labels.clone()
-    steps = torch.randint(1, num_classes, (count,), generator=generator)
-    replaced[planted] = (labels[planted] + steps) % num_classes
+    present = torch.unique(labels)
+    steps = torch.randint(1, len(present), (count,), generator=generator)
+    replaced[planted] = present[(torch.searchsorted(present, labels[planted]) + steps) % len(present)]
     return replaced, planted
 
 

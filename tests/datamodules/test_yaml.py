@@ -188,6 +188,17 @@ def test_callback(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [{}, {"scorer": "fast"}, {"scorer": {"class_path": "lightning_poison.RecommendedScorer"}}]
+)
+def test_default_and_presets_by_name(run, arguments):
+    cli = run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)])
+    (sanitizer,) = (each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
+    assert sanitizer.verdict.scorer == "recommended"
+    assert removes_first(sanitizer.verdict, 12)
+
+
+@pytest.mark.slow
 def test_wrapper(run):
     cli = run(of("lightning_poison.SanitizedDataModule", data=of("users_code.Data", wrong=9), scorer=likelihood()))
     assert type(cli.datamodule) is SanitizedDataModule

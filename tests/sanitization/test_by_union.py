@@ -1,5 +1,7 @@
 """Unions of scorers whose decisions are known: each rule is exact on the data of these tests."""
 
+import importlib
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -11,6 +13,8 @@ from lightning_poison.sanitization import Verdict, reason_of
 from lightning_poison.scorers import Scorer, UnionScorer
 
 COUNT, CLASSES, WRONG = 600, 3, 30
+
+by_union = importlib.import_module("lightning_poison.sanitization.by_union")
 
 
 class Nearest(Scorer):
@@ -153,3 +157,63 @@ def test_same_seed_gives_the_same_verdict():
     first, second = (sanitize(data_of(), UnionScorer(pair())) for _ in range(2))
     assert torch.equal(first.posterior, second.posterior)
     assert first.fingerprint == second.fingerprint
+
+
+class Odd(Nearest):
+    """Returns NaN for one sample, which one rank scores."""
+
+    def score_labels(self, inputs):
+        scores = super().score_labels(inputs)
+        scores[inputs[:, 0] > 100] = torch.nan
+        return scores
+
+    def __deepcopy__(self, memo):
+        return Odd(self.name, self.start, self.stop, self.seen)
+
+
+def test_member_that_fails_on_one_rank_is_skipped_on_all(several_ranks):
+    inputs, labels = data_of().tensors
+    inputs[50, 0] = 1000.0
+    data = TensorDataset(inputs, labels)
+    union = [Odd("odd", 0, 3), pair()[1]]
+    alone = sanitize(data, UnionScorer(union))
+    verdicts = several_ranks(2, lambda runtime: sanitize(data, UnionScorer(union), runtime=runtime))
+    assert alone.findings[0].failure
+    for verdict in verdicts:
+        assert verdict.findings[0].failure
+        assert torch.equal(verdict.keep, alone.keep)
+        assert verdict.accusers == {"right": WRONG}
+
+
+def test_samples_that_no_member_judges_are_not_judged():
+    inputs, labels = data_of().tensors
+    labels = labels.clone()
+    labels[WRONG] = 3
+    verdict = sanitize(TensorDataset(inputs, labels), UnionScorer(pair()))
+    assert verdict.judged.logical_not().nonzero().flatten().tolist() == [WRONG]
+
+
+def test_samples_kept_by_hand_have_no_accuser():
+    verdict = sanitize(data_of(), UnionScorer(pair()))
+    kept = verdict.with_kept(verdict.removed[:1])
+    assert sum(kept.accusers.values()) == 2 * WRONG - 1
+
+
+def test_interrupted_union_continues(tmp_path, monkeypatch):
+    calls, real = [], by_union.judged_part
+
+    def interrupted(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)
+
+    first, second = [], []
+    monkeypatch.setattr(by_union, "judged_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sanitize(data_of(), UnionScorer(pair(first)), cache=tmp_path)
+    monkeypatch.undo()
+    assert len(first) == 3
+    again = sanitize(data_of(), UnionScorer(pair(second)), cache=tmp_path)
+    assert len(second) == 3  # in the second round alone: the folds of the first are stored
+    assert torch.equal(again.keep, sanitize(data_of(), UnionScorer(pair())).keep)

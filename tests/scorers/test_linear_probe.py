@@ -111,3 +111,18 @@ def test_settings_and_repr():
     settings = LinearProbeScorer(folds=3).settings()
     assert settings["folds"] == 3
     assert settings["feature_model"]["model"] == "auto"
+
+
+def test_groups_are_not_separated():
+    """Each patient has features of its own, by which a classifier recognizes its wrong label."""
+    generator = torch.Generator().manual_seed(0)
+    patient = torch.arange(600) // 10
+    truth = patient % 2
+    features = torch.randn(60, 40, generator=generator)[patient] + 0.1 * torch.randn(600, 40, generator=generator)
+    features[:, 0] += 8 * truth
+    labels = truth.clone()
+    labels[:20] = 1 - labels[:20]  # two patients
+    alone, grouped = LinearProbeScorer(), LinearProbeScorer()
+    grouped.sample_groups = patient
+    found = [scorer.score_features(features, labels)[:20].mean() for scorer in (alone, grouped)]
+    assert found[1] > found[0] + 1

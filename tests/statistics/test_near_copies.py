@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lightning_poison.data.copies import connected
 from lightning_poison.statistics.near_copies import near_copies
 from lightning_poison.statistics.stratified import stratified_folds
 
@@ -50,3 +51,14 @@ def test_refuses_class_in_fewer_groups_than_folds():
         stratified_folds(
             torch.tensor([0, 0, 0, 1, 1, 1]), 3, torch.Generator(), groups=torch.tensor([0, 1, 2, 3, 3, 4])
         )
+
+
+def test_many_images_that_are_alike_are_connected_in_little_memory():
+    generator = torch.Generator().manual_seed(0)
+    different = torch.rand(200, 1, 8, 8, generator=generator)
+    alike = 0.001 * torch.rand(1500, 1, 8, 8, generator=generator)
+    pairs = near_copies(torch.cat([different, alike]))
+    assert len(pairs) < 60 * 1500
+    groups = connected(torch.arange(1700), pairs)
+    assert set(groups[200:].tolist()) == {200}
+    assert torch.equal(groups[:200], torch.arange(200))

@@ -38,11 +38,11 @@ def test_small_sets_have_enough_planted_labels():
     counts = []
 
     def decide(labels):
-        counts.append(int((labels != 0).sum()))
+        counts.append(int((labels != torch.arange(len(labels)) % 3).sum()))
         return 0.0, labels == 0
 
     for count in (40, 150, 4_000):
-        planted_result(torch.zeros(count, dtype=torch.int64), decide, rate=0.0, num_classes=3, repeats=1)
+        planted_result(torch.arange(count) % 3, decide, rate=0.0, num_classes=3, repeats=1)
     assert counts == [8, 20, 200]
 
 
@@ -54,6 +54,7 @@ def test_small_sets_have_enough_planted_labels():
         ({"num_classes": 1}, "num_classes"),
         ({"labels": torch.tensor([3])}, "labels"),
         ({"labels": torch.zeros(0, dtype=torch.int64)}, "labels"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, "two classes"),
         ({"labels": torch.tensor([0.5])}, "labels"),
     ],
 )
@@ -62,3 +63,12 @@ def test_refuses_invalid_arguments(arguments, message):
     labels, share = given.pop("labels"), given.pop("share")
     with pytest.raises(ValueError, match=message):
         plant_labels(labels, share, **given)
+
+
+def test_labels_are_replaced_by_classes_that_occur():
+    labels = torch.tensor([2, 50, 400])[torch.arange(300) % 3]
+    replaced, planted = plant_labels(labels, 0.3, num_classes=401, seed=0)
+    assert set(replaced.tolist()) == {2, 50, 400}
+    compact, _ = plant_labels(torch.arange(300) % 3, 0.3, num_classes=3, seed=0)
+    assert torch.equal(torch.tensor([2, 50, 400])[compact], replaced)
+    assert len(planted) == 90

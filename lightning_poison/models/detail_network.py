@@ -29,6 +29,7 @@ class DetailConvNet(nn.Module):
         ValueError: If the shape is not that of an image, or smaller than 4 x 4.
 
     Example:
+        >>> import torch
         >>> network = DetailConvNet((3, 32, 32), 64)
         >>> network(torch.zeros(2, 3, 32, 32)).shape, network.linear.in_features
         (torch.Size([2, 64]), 4096)

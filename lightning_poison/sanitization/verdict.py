@@ -60,7 +60,7 @@ class Verdict:
     Example:
         >>> scores, p_values = torch.tensor([0.2, 9.1, 0.4]).double(), torch.tensor([0.8, 0.001, 0.6]).double()
         >>> labels, suggested, thresholds = torch.arange(3), torch.tensor([0, 2, 2]), torch.full((3,), 4.0).double()
-        >>> evidence = Evidence(True, 1 / 3, 0.05, 0.8, confidence=0.95, natural_error_rate=0.003)
+        >>> evidence = Evidence(True, 1 / 3, 0.05, 0.8, 0.95, 0.003, kind="unlike trusted data")
         >>> verdict = Verdict(
         ...     scores, p_values, scores <= 4, labels, suggested, thresholds, evidence, calibration="trusted",
         ...     false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
@@ -69,8 +69,8 @@ class Verdict:
         (tensor([1]), 0)
         >>> print(verdict)
         3 samples scored by likelihood; 1 removed (33.33 %)
-        evidence of poison: an estimated 33.33 % of the samples (5.00 to 80.00 %, 95 % interval;
-        natural error rate 0.30 %)
+        evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
+        95 % interval; natural error rate 0.30 %)
         calibrated on held-out trusted data, stated false-positive rate 1 %
     """
 

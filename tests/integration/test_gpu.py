@@ -109,7 +109,8 @@ def test_groups_are_found_without_trusted_data(device, blobs):
     data = blobs(300)
     far = (data.tensors[1] == 0).nonzero().flatten()[:40]
     data.tensors[0][far, -1] += 40
-    scorer = RobustFeatureScorer(FeatureModel(feature_size=8, fit_settings=QUICK))
+    backbone = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8))
+    scorer = RobustFeatureScorer(FeatureModel(backbone=backbone, feature_size=8, fit_settings=QUICK))
     verdict = sanitize(data, scorer, runtime=LocalRuntime(device, precision="32"))
     assert verdict.calibration == "group tests"
     assert [group.label for group in verdict.evidence.groups if group.size == 40] == [0]

@@ -171,7 +171,7 @@ def test_state_is_a_copy(blobs):
         ({"feature_size": 5}, lambda name: True),
         ({"covariance": "diagonal"}, lambda name: True),
         ({"backbone": nn.Linear(4, 4)}, lambda name: True),
-        ({}, lambda name: name != "model.backbone.0.weight"),
+        ({}, lambda name: name != "model.backbone.1.weight"),
         ({}, lambda name: name != "sample_shape"),
         ({}, lambda name: name != "model.head.means"),
         ({}, lambda name: False),

@@ -9,6 +9,7 @@ Example:
     clean-label-backdoor
     adaptive-patch
     adaptive-blend
+    wanet
 """
 
 from collections.abc import Callable, Mapping

@@ -69,6 +69,7 @@ CASES = {
     "flips 2 %": Case("label-flip", 0.02),
     "flips 10 %": Case("label-flip", 0.10),
 }
+EFFECTS = ("separation", "transfer", "resemblance")
 EPSILON = {"mnist": 0.3, "cifar": 16 / 255}
 
 
@@ -133,6 +134,10 @@ def measure(
         "estimate": verdict.evidence.contamination,
         "power": verdict.evidence.power,
         "found by": verdict.accusers,
+        "groups": [
+            [each.label, each.size, each.separation, each.transfer, each.resemblance, each.is_poison]
+            for each in verdict.evidence.groups
+        ],
         "summary": str(verdict),
     }
     if poison is None:
@@ -160,6 +165,14 @@ def report(found: dict[str, list[Figures]]) -> None:
         finders = sorted({finder for run in runs for finder in run["found by"]})
         rows.append([name, str(len(runs)), *cells, ", ".join(finders) or "none"])
     print_table(["case", "seeds", *columns, "undefended success", "found by"], rows)
+    for name, runs in found.items():
+        groups = [group for run in runs for group in run.get("groups", [])]
+        for kept in (True, False):
+            effects = [group[2:5] for group in groups if group[5] != kept]
+            if effects:
+                spans = [f"{min(column):.2f} to {max(column):.2f}" for column in zip(*effects, strict=True)]
+                listed = ", ".join(f"{what} {span}" for what, span in zip(EFFECTS, spans, strict=True))
+                print(f"- {name}: {len(effects)} groups {'kept' if kept else 'removed'}: {listed}")
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ _REDUCED = 64
 class DetailConvNet(nn.Module):
     """Five 3 x 3 convolutions with batch norm, of which the first keeps the resolution, and one linear layer.
 
-    It has about a third more cost than `SmallConvNet`. A backdoor of a percent of the data forms a group with a wider
-    gap in its features. Images with a side of at least 96 pixels are reduced to 64 first, by averaging.
+    It costs more than `SmallConvNet`, and a backdoor of a percent of the data forms a group with a wider gap in its
+    features. Images with a side of at least 96 pixels are reduced to 64 first, by averaging.
 
     Args:
         shape: Shape of one image, `(C, H, W)`, H and W at least 4.

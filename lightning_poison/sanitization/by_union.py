@@ -37,8 +37,8 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
 
     Returns:
         The joint outcome. The posterior of a sample is the largest of those that members assign to it, and its p-value
-        the smallest, times the number of members. With trusted data, scores are in powers of ten of p-values above the
-        threshold of a member.
+        the smallest, times the number of members. With trusted data, the score of a sample is log10 of the ratio of the
+        members' false-positive rate to its p-value, and above 0 if a member removes it.
 
     Raises:
         InconclusiveError: If no member can decide.

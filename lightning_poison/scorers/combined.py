@@ -47,8 +47,7 @@ class CombinedScorer:
 
     def settings(self) -> Mapping[str, Any]:
         """Return the constructor's arguments as JSON values."""
-        members = {name: {"name": member.name, **member.settings()} for name, member in self.members.items()}
-        return {"combine": self.combine, "members": members}
+        return {"combine": self.combine, "members": settings_of_members(self.members)}
 
 
 def named_members(scorers: Sequence[MemberT], *, allowed: tuple[type, ...]) -> dict[str, MemberT]:
@@ -73,3 +72,8 @@ def named_members(scorers: Sequence[MemberT], *, allowed: tuple[type, ...]) -> d
         numbered = (f"{name}-{number}" for number in count(2))
         named[next(each for each in chain([name], numbered) if each not in named)] = scorer
     return named
+
+
+def settings_of_members(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name and the settings of each member of a combination or union."""
+    return {name: {"name": member.name, **member.settings()} for name, member in members.items()}

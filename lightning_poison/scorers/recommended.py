@@ -31,8 +31,7 @@ _GROUPS = FitSettings(learning_rate=4e-3, shift=0)
 """Without shifts, which move a pattern in a corner."""
 
 _ANY_GROUP: dict[str, Any] = {"min_separation": 4.0, "min_size": 20}
-"""Groups whose effects are tested, natural ones included: on MNIST, natural groups of this separation had a transfer
-of at most .01 and a resemblance of at most .12; 30 poisoned images had 1.0 and .73, warped ones .85 and .64."""
+"""Groups whose effects are tested, natural ones included, which have none: `benchmarks/recommended_scorer.py`."""
 
 
 class RecommendedScorer:
@@ -50,8 +49,8 @@ class RecommendedScorer:
     Each decides by its own rule; see `UnionScorer`. What could not be looked for is named in the verdict.
 
     Args:
-        preset: `"fast"`, at most 1.3 times the time of one training of a small network on the data; `"balanced"`, at
-            most 3 times; or `"thorough"`, at most 6 times. Default: `"balanced"`.
+        preset: `"fast"`, which looks for wrong labels; `"balanced"`, which trains one more network and looks for
+            backdoors too; or `"thorough"`, which also trains one adversarially. Default: `"balanced"`.
         pixels: Normalization of the images. Default: raw images in [0, 1].
 
     Raises:

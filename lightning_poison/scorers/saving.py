@@ -126,7 +126,7 @@ def _unchanged_on_error(scorer: Scorer) -> Iterator[None]:
     state = dict(scorer.state()) if scorer.is_fitted else None
     try:
         yield
-    except Exception:
+    except BaseException:
         vars(scorer).clear()
         vars(scorer).update(attributes)
         if state is not None:

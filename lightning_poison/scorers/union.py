@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_poison.checks import instance, positive_int
-from lightning_poison.scorers.combined import CombinedScorer, named_members
+from lightning_poison.scorers.combined import CombinedScorer, named_members, settings_of_members
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 
 Member = Scorer | SetScorer | CombinedScorer
@@ -53,5 +53,4 @@ class UnionScorer:
 
     def settings(self) -> Mapping[str, Any]:
         """Return the constructor's arguments as JSON values."""
-        members = {name: {"name": member.name, **member.settings()} for name, member in self.members.items()}
-        return {"rounds": self.rounds, "members": members}
+        return {"rounds": self.rounds, "members": settings_of_members(self.members)}

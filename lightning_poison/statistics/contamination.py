@@ -21,7 +21,7 @@ NATURAL_ERROR_RATE = 0.003
 """Share of wrong or undecidable labels without any attack: 0.1 to 0.3 % in curated image data sets."""
 
 MAX_MISCLASSIFIED_SHARE = 0.1
-"""Share of misclassified correctly labeled samples from which on hard samples may be taken for wrong labels."""
+"""Share of correctly labeled samples that are misclassified. Above it, hard samples may pass for wrong labels."""
 
 _PAIR_LEVEL = 0.01
 """Significance level of a pair of classes, after Bonferroni correction for the number of pairs."""

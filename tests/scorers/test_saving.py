@@ -129,6 +129,21 @@ def test_a_network_of_the_user_is_restored(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_interrupted_loading_changes_nothing(images, tmp_path, monkeypatch):
+    path, scorer = tmp_path / "scorer.safetensors", LikelihoodScorer(fit_settings=QUICK)
+    save_scorer(LikelihoodScorer(fit_settings=QUICK).fit(images), path)
+    load, before = LikelihoodScorer.load, dict(vars(scorer))
+
+    def interrupted(self, state):
+        load(self, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LikelihoodScorer, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_scorer(scorer, path)
+    assert vars(scorer) == before
+
+
 def test_refuses_to_save_weights_that_are_not_numbers(images, tmp_path):
     fitted = PixelCountingScorer().fit(images)
     fitted.means[0, 0] = torch.nan

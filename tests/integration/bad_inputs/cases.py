@@ -1,7 +1,7 @@
 """What users pass by mistake: 600 digits in any form, and functions that judge them or train on them.
 
-Each `test_*.py` of this folder has tables of cases: what works, with or without a warning, and what is refused. Where a
-case works, its verdict is right: it removes most of the wrong labels and few correct ones.
+The other modules of this folder are tables of cases: what works, with or without a warning, and what is refused. Where
+a case works, its verdict is right: it removes most of the wrong labels and few correct ones.
 """
 
 import os

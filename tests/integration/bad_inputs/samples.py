@@ -3,16 +3,13 @@
 import dataclasses
 from collections import namedtuple
 
-import pytest
 import torch
 from torch.utils.data import ConcatDataset
 
 from lightning_poison.data import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 
-from .cases import MASKS, assert_refused, assert_right, label_error, one_sample, samples, spec
-
-pytestmark = pytest.mark.slow
+from .cases import MASKS, label_error, one_sample, samples, spec
 
 Named = namedtuple("Named", "label image")
 
@@ -105,14 +102,3 @@ REFUSED = {
         (ValueError, "return the labels of sample 0, but it raised TypeError(.|\n)*Correct the function"),
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)

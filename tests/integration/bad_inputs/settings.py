@@ -4,7 +4,6 @@ from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
-import pytest
 from torch import nn
 
 from lightning_poison.errors import NothingKeptError
@@ -13,9 +12,7 @@ from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization import Verdict, sanitize
 from lightning_poison.scorers import LikelihoodScorer
 
-from .cases import RATE, argument_error, assert_refused, assert_right, assert_warned, setting
-
-pytestmark = pytest.mark.slow
+from .cases import RATE, argument_error, setting
 
 WORKS = {
     "false_positive_rate of NumPy": setting(false_positive_rate=np.float32(0.01)),
@@ -125,20 +122,3 @@ WARNED = {
         "Unfinished work is not saved: writing to .*a file/x.*Scoring continues",
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)
-
-
-@pytest.mark.parametrize("name", WARNED)
-def test_works_with_a_warning(name, d):
-    run, match = WARNED[name]
-    assert_warned(run, d, match)

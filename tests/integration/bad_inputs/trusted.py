@@ -1,14 +1,11 @@
 """Trusted samples that are training data, of another scale or too few."""
 
-import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from lightning_poison.errors import UnsupportedDataError
 
-from .cases import CLASSES, SHARED, Stream, assert_refused, trusted, trusted_as
-
-pytestmark = pytest.mark.slow
+from .cases import CLASSES, SHARED, Stream, trusted, trusted_as
 
 SCALES = "trusted samples on the scale of the training data, 0 to 1 with mean 0.3.*, but got {}(.|\n)*same transform"
 
@@ -69,17 +66,3 @@ SAME_AS_TRUSTED = {
     "whole floats": trusted_as(labels=lambda labels: labels.float()),
     "uint8": trusted_as(lambda images: (images * 255).to(torch.uint8)),
 }
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)
-
-
-@pytest.mark.parametrize("name", SAME_AS_TRUSTED)
-@pytest.mark.filterwarnings(f"ignore:{FEW_TRUSTED}")
-def test_takes_trusted_samples_in_many_forms(name, d):
-    plain = d.judge(d.data, trusted=d.trusted)
-    assert torch.equal(SAME_AS_TRUSTED[name](d).keep, plain.keep)
-    assert plain.evidence.present

@@ -5,7 +5,6 @@ from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
-import pytest
 import torch
 
 from .cases import (
@@ -13,8 +12,6 @@ from .cases import (
     COUNT,
     MASKS,
     NAMES,
-    assert_refused,
-    assert_right,
     binary,
     broken,
     dataset,
@@ -24,8 +21,6 @@ from .cases import (
     labeled,
     one_hot,
 )
-
-pytestmark = pytest.mark.slow
 
 Kind = enum.IntEnum("Kind", {f"digit_{number}": number for number in range(CLASSES)})
 
@@ -152,14 +147,3 @@ REFUSED = {
         (ValueError, "same label whenever it is read, but sample 13 had . and then .(.|\n)*depend on its index alone"),
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)

@@ -1,16 +1,13 @@
 """Inputs of other types, shapes and scales."""
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 from lightning_poison.errors import InconclusiveError, UnreadableSampleError
 
-from .cases import assert_refused, assert_right, input_each, input_error, inputs, one_sample, pixel, samples
-
-pytestmark = pytest.mark.slow
+from .cases import input_each, input_error, inputs, one_sample, pixel, samples
 
 WORKS = {
     "uint8 images": inputs(lambda images: (images * 255).to(torch.uint8)),
@@ -136,14 +133,3 @@ REFUSED = {
         (InconclusiveError, r"agree with the labels(.|\n)*stronger `backbone=`(.|\n)*The inputs have values from"),
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)

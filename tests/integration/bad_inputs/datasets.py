@@ -4,7 +4,6 @@ import os
 import signal
 from collections import deque
 
-import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -23,9 +22,6 @@ from .cases import (
     CLASSES,
     COUNT,
     Stream,
-    assert_refused,
-    assert_right,
-    assert_warned,
     batched,
     broken,
     data_error,
@@ -37,8 +33,6 @@ from .cases import (
     loader,
     read_error,
 )
-
-pytestmark = pytest.mark.slow
 
 WORKS = {
     "a sampler with replacement": lambda d: d.judge(
@@ -186,20 +180,3 @@ WARNED = {
         "30 of 600 differ, the first at sample .*The carried labels are used. Correct `targets` or `labels`",
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)
-
-
-@pytest.mark.parametrize("name", WARNED)
-def test_works_with_a_warning(name, d):
-    run, match = WARNED[name]
-    assert_warned(run, d, match)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, TensorDataset, WeightedRandomSampler
 
@@ -16,17 +15,12 @@ from .cases import (
     NAMES,
     SHARED,
     argument_error,
-    assert_refused,
-    assert_right,
-    assert_warned,
     broken,
     drop_none,
     label_error,
     mine,
     one_hot,
 )
-
-pytestmark = pytest.mark.slow
 
 WORKS = {
     "training": lambda d: d.fit(),
@@ -170,21 +164,3 @@ WARNED = {
         "the 5[67]. samples that are kept do not fill a batch of 590, and `drop_last` drops the rest: 0 steps",
     ),
 }
-
-
-@pytest.mark.parametrize("name", WORKS)
-def test_works(name, d):
-    assert_right(WORKS[name](d), d.wrong)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_a_way_out(name, d):
-    run, (error, match) = REFUSED[name]
-    assert_refused(run, d, error, match)
-
-
-@pytest.mark.parametrize("name", WARNED)
-@pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning", "ignore:Total length of")
-def test_works_with_a_warning(name, d):
-    run, match = WARNED[name]
-    assert_warned(run, d, match)

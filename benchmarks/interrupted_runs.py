@@ -2,7 +2,7 @@
 
     python benchmarks/interrupted_runs.py --data-root data --results interrupted.jsonl
 
-A seed flips 5 % of the labels and calls `sanitize(data, LikelihoodScorer(), cache=folder)` in a process of its own,
+A seed flips 5 % of the labels and calls `sanitize(data, cache=folder)` in a process of its own,
 once without interruption. Then another folder is used: each of ten processes kills itself after a tenth of the work of
 the undisturbed run, and an eleventh finishes. Work is counted in steps of progress bars that are computed (fit steps
 and scored blocks; what is restored does not count), and in CPU seconds of the processes, less those of a
@@ -25,7 +25,7 @@ from harness.datasets import load_mnist
 from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, spread_of, start
 from torch.utils.data import TensorDataset
 
-from lightning_poison import LikelihoodScorer, sanitize
+from lightning_poison import sanitize
 from lightning_poison.runtime import LocalRuntime
 
 IMAGES, FLIPPED, KILLS = 10_000, 500, 10
@@ -63,7 +63,7 @@ def run_child(data_root: Path, seed: int, cache: str, limit: int, output: str) -
     if limit == 0:
         return
     runtime = CountingRuntime(limit)
-    verdict = sanitize(TensorDataset(images, labels), LikelihoodScorer(), seed=seed, runtime=runtime, cache=cache)
+    verdict = sanitize(TensorDataset(images, labels), seed=seed, runtime=runtime, cache=cache)
     verdict.save(f"{output}.safetensors")
     Path(output).write_text(json.dumps({"steps": runtime.steps}))
 

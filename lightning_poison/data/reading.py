@@ -134,6 +134,7 @@ class Items:
                 "is short, or `num_workers=0` to see the error of the data set."
             ) from error
         if isinstance(item, Exception):
+            self._items = iter(())  # ends the workers now: collected in a cycle, each waits for five seconds
             raise item
         return item
 

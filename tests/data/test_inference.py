@@ -40,6 +40,7 @@ def score(runtime, *, count=700, model=None, indices=None, **arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("count", [700, 200])
 def test_ranks_agree_bit_for_bit(size, count, several_ranks):
@@ -97,6 +98,7 @@ def test_scores_have_order_of_indices():
     assert found.dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_number_of_workers():
     one, two = (score(LocalRuntime(precision="32", threads=1, num_workers=workers)) for workers in (0, 2))
     assert torch.equal(one, two)

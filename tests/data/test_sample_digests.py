@@ -1,14 +1,17 @@
-import hashlib
-
 import torch
+import xxhash
 
 from lightning_poison.data.sample_digests import SampleDigests, digest_samples
 
 
-def test_digest_is_sha256_of_shape_and_values():
+def test_digest_is_xxh3_of_shape_and_values():
     inputs = torch.arange(6.0).view(2, 3)
-    expected = hashlib.sha256(b"(3,)" + inputs[1].numpy().tobytes()).digest()[:8]
-    assert int(digest_samples(inputs)[1]) == int.from_bytes(expected, "little", signed=True)
+    expected = xxhash.xxh3_64_digest(inputs[1].numpy().tobytes(), seed=xxhash.xxh3_64_intdigest(b"(3,)"))
+    assert int(digest_samples(inputs)[1]) == int.from_bytes(expected, "big", signed=True)
+
+
+def test_empty_samples_have_one_digest():
+    assert len(set(digest_samples(torch.zeros(3, 0)).tolist())) == 1
 
 
 def test_digest_depends_on_shape_and_on_every_value():

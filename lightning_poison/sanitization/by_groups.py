@@ -72,7 +72,7 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     call_check_set(scorer, job.labels)
     model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
-    check_agreement(job.labels[probed], _logits(job, model, probed).argmax(1))
+    check_agreement(job.labels[probed], _logits(job, model, probed, unit="agreement").argmax(1))
     fixed = feature_model_of(scorer).is_fitted
     features = gather_features(job, model, job.data, job.data.indices, "training", fixed=fixed)
     with all_ranks(job.runtime):
@@ -134,12 +134,15 @@ def _effects(
     if scorer.exclusion_model is None:
         raise ValueError(f"Expected `exclusion_model` of {type(scorer).__name__} to be set, since it finds groups.")
     without = _fitted(job, scorer.exclusion_model, rest[~held_out], "exclusion model")
-    reference, effects = _logits(job, without, rest[held_out]), []
-    for group in apart:
-        logits = _logits(job, without, group.members)
+    reference, effects = _logits(job, without, rest[held_out], unit="effects-reference"), []
+    before = _logits(job, model, probed, unit="effects-before").argmax(1)
+    for number, group in enumerate(apart):
+        logits = _logits(job, without, group.members, unit=f"effects-members-{number}")
         look_alikes = look_alike_mean(features[rest], job.labels[rest], logits.argmax(1))
         shift = (features[group.members].double().mean(0) - look_alikes).float()
-        transfer = _transfer(job, model, group.label, shift, probed)
+        other = job.labels[probed] != group.label
+        after = _logits(job, model, probed[other], shift=shift, unit=f"effects-shifted-{number}").argmax(1)
+        transfer = transfer_share(before[other], after, job.labels[probed[other]], group.label)
         alike = resemblance(logits, group.label, reference, job.labels[rest[held_out]])
         is_poison = call_is_poison(scorer, transfer=transfer, resemblance=alike)
         separation = min(group.separation, _MAX_SEPARATION)
@@ -148,13 +151,9 @@ def _effects(
     return effects
 
 
-def _transfer(job: Job, model: FeatureSource, label: int, shift: Tensor, probed: Tensor) -> float:
-    places = probed[job.labels[probed] != label]
-    before, after = (_logits(job, model, places, shift=change).argmax(1) for change in (None, shift))
-    return transfer_share(before, after, job.labels[places], label)
-
-
-def _logits(job: Job, model: FeatureSource, indices: Tensor, *, shift: Tensor | None = None) -> Tensor:
+def _logits(
+    job: Job, model: FeatureSource, indices: Tensor, *, shift: Tensor | None = None, unit: str | None = None
+) -> Tensor:
     return score_set(
         job.data.dataset,
         indices,
@@ -164,6 +163,7 @@ def _logits(job: Job, model: FeatureSource, indices: Tensor, *, shift: Tensor | 
         seed=job.seed,
         labels=job.labels,
         description="Testing groups",
+        unit=unit,
     )
 
 

@@ -15,7 +15,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import NoUnits, Runtime, SingleRank, all_ranks
+from lightning_poison.runtime import NoUnits, Runtime, SingleRank, Units, all_ranks
 from lightning_poison.sanitization.job import Job
 from lightning_poison.statistics.stratified import stratified_folds
 
@@ -105,7 +105,7 @@ def cross_fit(
             outside = ((assigned == place) & is_distinct).nonzero().flatten()
             part = data.subset(inside)
             if runtime.rank == 0 and place == missing[0]:
-                _announce(job, name, rehearse, part, len(missing))
+                _announce(job, name, rehearse, part, len(missing), units)
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
@@ -125,24 +125,32 @@ def _checked(scores: Tensor, count: int, name: str) -> Tensor:
     return scores
 
 
-def _announce(job: Job, name: str, rehearse: Callable[..., int | None] | None, part: Any, fits: int) -> None:
-    """Announce the fits, with an estimate of their time from a few steps of a temporary copy."""
-    estimate = "" if rehearse is None else _estimate(rehearse, part, fits, job.runtime)
+def _announce(
+    job: Job, name: str, rehearse: Callable[..., int | None] | None, part: Any, fits: int, units: Units
+) -> None:
+    """Announce the fits, with an estimate of their time from a few steps of a temporary copy, or a stored estimate."""
+    stored = units.load("estimate")
+    each = _estimate(rehearse, part, job.runtime) if stored is None else stored[1]["seconds"]
+    units.save("estimate", {}, {"seconds": each})
+    estimate = f", {_range(*(fits * seconds for seconds in each))}" if each else ""
     job.runtime.announce(
         f"No trusted data: cross-fitting the {printable(name)} scorer over {job.settings.folds} folds of "
         f"{len(job.data):,} samples{estimate}."
     )
 
 
-def _estimate(rehearse: Callable[..., int | None], part: Any, fits: int, runtime: Runtime) -> str:
-    """Return a range of the time of some fits: as long as the steps of a rehearsal, or as they would on a free machine.
+def _estimate(rehearse: Callable[..., int | None] | None, part: Any, runtime: Runtime) -> list[float]:
+    """Return the ends of a range of the seconds of a fit: as its steps in a rehearsal, or as on a free machine.
 
-    What a fit does once, such as reading labels, is not counted: two rehearsals differ in their steps alone.
+    What a fit does once, such as reading labels, is not counted: two rehearsals differ in their steps alone. The range
+    is empty if the scorer cannot rehearse.
     """
+    if rehearse is None:
+        return []
     quiet = SingleRank(runtime, units=NoUnits(), quiet=True)
     steps, wall, busy = _timed(rehearse, part, 1, quiet)
     if steps is None:
-        return ""
+        return []
     for more in _MORE_STEPS if wall < _LONG_REHEARSAL else ():
         _, longer, busier = _timed(rehearse, part, 1 + more, quiet)
         wall_of_steps, busy_of_steps = max(longer - wall, 0), max(busier - busy, 0)
@@ -150,7 +158,7 @@ def _estimate(rehearse: Callable[..., int | None], part: Any, fits: int, runtime
             wall, busy = wall_of_steps / more, busy_of_steps / more
             break
     free = min(wall, busy / runtime.threads) if runtime.device.type == "cpu" else wall
-    return f", {_range(_SHORTER * free * steps * fits, _LONGER * wall * steps * fits)}"
+    return [_SHORTER * free * steps, _LONGER * wall * steps]
 
 
 def _timed(

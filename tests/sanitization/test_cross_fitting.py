@@ -151,6 +151,28 @@ def test_estimate_of_resumed_run_counts_the_missing_folds(centroid_scorer, blobs
     assert len(caplog.messages) == 1
 
 
+def test_estimate_of_resumed_run_is_not_measured_again(centroid_scorer, blobs, caplog, tmp_path):
+    runtime = LocalRuntime(precision="32", threads=1)
+    runtime.units = FileUnits(tmp_path, SampleDigests(0))
+    rehearsed = []
+
+    class Slow(centroid_scorer):
+        def rehearse(self, trusted, *, steps, runtime=None):
+            rehearsed.append(steps)
+            time.sleep(0.02 * steps)
+            return 3000  # a minute
+
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        cross_fit(blobs(60), Slow(), runtime=runtime)
+        for fold in (0, 2):
+            next(tmp_path.glob(f"*fold-{fold}.safetensors")).unlink()
+        count = len(rehearsed)
+        cross_fit(blobs(60), Slow(), runtime=runtime)
+    assert len(rehearsed) == count
+    whole, rest = (int(re.search(r"to (\d+) min\.$", each)[1]) for each in caplog.messages)
+    assert abs(rest - 2 / 3 * whole) <= 1
+
+
 def with_copies_of(data, places, groups=None):
     labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
     found = with_copies(labeled, groups, RUNTIME)

@@ -20,6 +20,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell ignores SIGINT in what it starts with `&`. Tests about an interrupt by the user need Python's handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 LONGEST = ("tests/integration/", "tests/demo/", "plugins/lightning-poison-collisions/", "tests/scorers/discriminator/")
 """Where the longest files are."""

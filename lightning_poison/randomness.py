@@ -31,16 +31,31 @@ def seeded_rng(*seed: int) -> Iterator[Callable[[], bool]]:
         True
     """
     before = _state()
-    words = np.random.SeedSequence(seed).generate_state(3)
     try:
-        random.seed(int(words[0]))
-        np.random.seed(int(words[1]))  # noqa: NPY002
-        torch.default_generator.manual_seed(int(words[2]))
+        reseed(*seed)
         yield partial(_differs, _state())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+def reseed(*seed: int) -> None:
+    """Seed the global random states again, inside `seeded_rng`, which restores them.
+
+    Saving and restoring them takes ten times as long as seeding them, so readers of many samples do it once.
+
+    Example:
+        >>> with seeded_rng(0, 3):
+        ...     first = random.random(), torch.rand(2).tolist()
+        ...     reseed(0, 3)
+        ...     first == (random.random(), torch.rand(2).tolist())
+        True
+    """
+    words = np.random.SeedSequence(seed).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002
+    torch.default_generator.manual_seed(int(words[2]))
 
 
 def _state() -> tuple[Any, Any, torch.Tensor]:

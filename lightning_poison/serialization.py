@@ -59,7 +59,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
         False
         ('done', 1)
     """
-    target = Path(path)
+    target = Path(checked_path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(target)
     partial = _create_partial(target)
@@ -256,7 +256,7 @@ def _read(
     path: str | os.PathLike[str], kind: str, version: int | None
 ) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Return tensors and JSON object of a file, and what differs from what was written, or an empty string."""
-    if not Path(path).is_file():
+    if not Path(checked_path(path)).is_file():
         raise FileNotFoundError(f"Expected a {kind} file, but there is none at {_shown(path)}.")
     try:
         with safe_open(path, framework="pt") as file:
@@ -280,6 +280,19 @@ def _read(
             f"{printable(repr(meta.get('version')), limit=80)}.\nRead it with the release that wrote it."
         )
     return tensors, meta, _damage(path, stored, _checksums(text, tensors))
+
+
+def checked_path(path: Any) -> str | os.PathLike[str]:
+    """Return a path, or raise a `TypeError` that says what came instead.
+
+    Example:
+        >>> checked_path(5)
+        Traceback (most recent call last):
+        TypeError: Expected `path` to be a path, as `str` or `Path`, but got 5.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(expected("path", "a path, as `str` or `Path`", describe(path)))
+    return path
 
 
 def _checksums(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:

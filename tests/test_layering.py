@@ -246,6 +246,22 @@ def test_architecture_map_matches_imports():
     assert drawn == imported
 
 
+def test_architecture_names_are_where_the_page_says():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    links = re.findall(r"((?:`[\w.]+`(?:, | and )?)+) in \[[^]]+\]\(\.\./([^)]+\.py)\)", page)
+    assert len(links) >= 10
+    missing = [
+        f"{name} in {path}"
+        for names, path in links
+        for name in re.findall(r"[\w.]+(?=`)", names)
+        for last in [name.split(".")[-1]]
+        if not re.search(
+            rf"^ *(?:def|class) {last}\b|^{last}\b.*=", (REPOSITORY / path).read_text(encoding="utf-8"), re.MULTILINE
+        )
+    ]
+    assert not missing
+
+
 @pytest.fixture(scope="session")
 def imported():
     """What one new process loads and changes as it imports, step by step, ever more of the package and its plug-ins."""

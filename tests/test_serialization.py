@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.serialization import (
     atomic_path,
     check_writable,
@@ -235,3 +236,12 @@ def test_check_writable_finds_folders_in_the_place_of_files(tmp_path):
         check_writable(tmp_path, ("e", "f"))
     check_writable(tmp_path / "new" / "folder", ("f",))
     assert not list((tmp_path / "new" / "folder").iterdir())
+
+
+@pytest.mark.parametrize("path", [5, None, ["file"], b"file"])
+@pytest.mark.parametrize(
+    "use", [lambda path: read_tensors(path, "test"), lambda path: write_tensors(path, TENSORS, {}), read_manifest]
+)
+def test_other_values_than_paths_are_named(path, use):
+    with pytest.raises(TypeError, match="Expected `path` to be a path, as `str` or `Path`, but got"):
+        use(path)

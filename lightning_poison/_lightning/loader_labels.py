@@ -1,30 +1,45 @@
 """Which of several training loaders have labels: in semi-supervised training, some have none."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_poison.checks import printable
 from lightning_poison.data.label_forms import class_index
-from lightning_poison.data.labels import read_sample, spec_of
+from lightning_poison.data.labels import UNLABELED, claimed_labels, read_sample, spec_in
 from lightning_poison.data.map_style_data import drawn_positions
 from lightning_poison.data.reading import ReadSettings, run_in_worker
-from lightning_poison.data.sample_parts import AmbiguousLabelError, leaves_of
+from lightning_poison.data.sample_parts import leaves_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Source, collated_source, source_for
+from lightning_poison.data.source_labels import source_labels
+from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
 _PROBES = 1_000
-"""Number of samples without a label after which a data set counts as unlabeled."""
+"""Number of samples without a label after which a data set counts as unlabeled, or with different labels as indexed."""
+
+_PROBES_AGAIN = 64
+"""The same for a data set that had no labels before."""
+
+_FEWEST_INDEXED = 16
+"""Smallest number of samples whose labels count as indices if no two are the same."""
 
 
 def unlabeled_loaders(
-    loaders: Mapping[str, DataLoader[Any]], sample: SampleSpec | None, *, known: Mapping[str, Any]
+    loaders: Mapping[str, DataLoader[Any]],
+    sample: SampleSpec | None,
+    *,
+    known: Mapping[str, Any],
+    before: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Return which of several training loaders have no labels, by path, and how this shows.
 
@@ -33,19 +48,27 @@ def unlabeled_loaders(
     Args:
         loaders: The loaders by path.
         sample: Paths of input and label in a sample. Default: detected for each loader.
-        known: Data sets of which it is known, by path of their loader; they are not read again.
+        known: Data sets that have labels, by path of their loader; they are not read again.
+        before: Data sets that had none at an earlier request. Fewer of their samples are read. Default: none.
 
     Raises:
-        ValueError: If all samples of a loader have the same label, or it is unclear what their label is.
+        ValueError: If all samples of a loader have the same label, or each has another one, as if it were their index,
+            or it is unclear what their label is.
         UnreadableSampleError: If a sample cannot be read.
     """
     unlabeled: dict[str, str] = {}
     for path, loader in loaders.items():
         if known.get(path) is loader.dataset or not len(loader.dataset):  # type: ignore[arg-type]
             continue
-        drawn = drawn_positions(loader)
-        find = partial(find_labels, sample=sample, positions=None if drawn is None else drawn.tolist())
-        found = run_in_worker(find, loader.dataset, ReadSettings.of(loader))
+        settings = ReadSettings.of(loader)
+        find = partial(
+            find_labels,
+            sample=sample,
+            positions=drawn_positions(loader),
+            settings=settings,
+            probes=_PROBES_AGAIN if before.get(path) is loader.dataset else _PROBES,
+        )
+        found = run_in_worker(find, loader.dataset, settings)
         if found.kind == "none":
             unlabeled[path] = found.what
         elif found.kind != "several":
@@ -55,6 +78,24 @@ def unlabeled_loaders(
                 f"{found.what}.\nIf it is not to be judged, name the loaders that are: `loaders={others}`."
             )
     return unlabeled
+
+
+def drawn_labels(
+    dataset: Any, *, sample: SampleSpec | None, positions: Tensor | None, settings: ReadSettings
+) -> Tensor:
+    """Return the labels of the samples that a loader can draw, int64 `(M,)`, read in this process.
+
+    Args:
+        dataset: Map-style data set of at least one sample.
+        sample: Paths of input and label in a sample. `None`: detected.
+        positions: Positions of the samples, int64 `(M,)` ascending. `None` for all.
+        settings: Settings of the loader, of which `collate_fn` counts.
+
+    Raises:
+        UnreadableSampleError: If a sample cannot be read.
+        ValueError: If input or label cannot be found, or a label is not an integer of at least -1.
+    """
+    return source_labels(source_for(dataset, sample=sample, positions=positions, settings=settings), positions)
 
 
 def _key(path: str) -> str:
@@ -75,16 +116,27 @@ class FoundLabels(NamedTuple):
     what: str = ""
 
 
-def find_labels(dataset: Any, *, sample: SampleSpec | None, positions: Sequence[int] | None = None) -> FoundLabels:
+def find_labels(
+    dataset: Any,
+    *,
+    sample: SampleSpec | None,
+    positions: Tensor | None = None,
+    settings: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
+    probes: int = _PROBES,
+) -> FoundLabels:
     """Read samples in random order until it is clear whether they have labels.
 
-    A sample has no label if it consists of inputs alone, or its label is -1 or `None`. Usually two or three samples
-    are read, but no more than 1,000 without a label, and all if every label is the same class.
+    A sample has no label if it consists of inputs alone, or its label is -1 or `None`, or it is `None` itself. Samples
+    are read until two have the same label and two have different ones: a few, if there are few classes. No more than
+    `probes` samples are read if none has a label, or no two have the same, and all if every label is the same class.
+    If the data set lists its labels, samples that have one come first.
 
     Args:
         dataset: Map-style data set of at least one sample.
         sample: Paths of input and label in a sample. Default: detected in the first sample.
-        positions: Samples to consider. Default: all.
+        positions: Positions of the samples to consider, int64 `(M,)` ascending. Default: all.
+        settings: Settings, of which `collate_fn` counts.
+        probes: Largest number of samples to read without a label. Default: 1,000.
 
     Raises:
         UnreadableSampleError: If a sample cannot be read.
@@ -100,37 +152,77 @@ def find_labels(dataset: Any, *, sample: SampleSpec | None, positions: Sequence[
         >>> find_labels(TensorDataset(images, torch.tensor([-1, -1, -1])), sample=None).what
         'its samples have no labels, or the label -1'
     """
-    order = np.random.default_rng(0).permutation(len(dataset) if positions is None else len(positions)).tolist()
-    order = order if positions is None else [positions[each] for each in order]
-    seen: set[int] = set()
+    order = _order(dataset, positions)
+    classes: set[int] = set()
+    lacks_label = is_repeated = False
     with seeded_rng(0):
-        for count, index in enumerate(order, start=1):
-            read = read_sample(dataset, index)
-            if sample is None:
-                if _are_inputs_alone(read):
-                    return FoundLabels("none", "its samples consist of inputs alone")
-                try:
-                    sample = _detected(dataset, read)
-                except ValueError as error:
-                    return FoundLabels("unclear", f"it is unclear which part is the label: {error}")
-            label = _label(read, sample)
-            if label is not None:
-                seen.add(label)
-            if label is None or len(seen) > 1:
+        for count, label in enumerate(_labels(dataset, order, sample, positions, settings), start=1):
+            if isinstance(label, FoundLabels):
+                return label
+            lacks_label |= label == UNLABELED
+            is_repeated |= label in classes
+            classes |= {label} - {UNLABELED}
+            if len(classes) + lacks_label > 1 and (is_repeated or lacks_label):
                 return FoundLabels("several")
-            if seen == {-1} and count == _PROBES:
+            if count >= probes and not is_repeated:
                 break
-    if seen == {-1}:
+    if not classes:
         return FoundLabels("none", "its samples have no labels, or the label -1")
-    return FoundLabels("one", f"all of its {len(order):,} samples have the label {next(iter(seen), None)}")
+    if not is_repeated and len(classes) >= _FEWEST_INDEXED:
+        return FoundLabels("unclear", f"no two of {len(classes):,} samples have the same label, as if it were an index")
+    if len(classes) > 1:
+        return FoundLabels("several")
+    return FoundLabels("one", f"all of its {len(order):,} samples have the label {next(iter(classes))}")
 
 
-def _detected(dataset: Any, read: Any) -> SampleSpec:
-    """Return the paths in one sample, or those that other samples make unambiguous."""
+def _order(dataset: Any, positions: Tensor | None) -> list[int]:
+    """Return positions in random order, those that have a label according to the list of the data set first."""
+    count = len(dataset) if positions is None else len(positions)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(count))
+    order = order if positions is None else positions[order]
+    listed = claimed_labels(dataset)
+    if listed is not None:
+        lacks_label = listed[order] < 0
+        order = torch.cat([order[~lacks_label], order[lacks_label]])
+    found: list[int] = order.tolist()
+    return found
+
+
+def _labels(
+    dataset: Any, order: list[int], sample: SampleSpec | None, positions: Tensor | None, settings: ReadSettings
+) -> Iterator[int | FoundLabels]:
+    """Yield the labels of samples, or what they are as soon as one sample shows it."""
+    source: Source | None = None
+    for index in order:
+        read = read_sample(dataset, index)
+        if read is None:
+            yield UNLABELED
+            continue
+        if source is None:
+            if sample is None and _are_inputs_alone(read):
+                yield FoundLabels("none", "its samples consist of inputs alone")
+            try:
+                source = _source_of(dataset, read, index, sample, positions, settings)
+            except ValueError as error:
+                yield FoundLabels("unclear", f"it is unclear which part is the label: {error}")
+                return
+        label = _label(read, index, source)
+        yield FoundLabels("several") if label is None else label
+
+
+def _source_of(
+    dataset: Any, read: Any, index: int, sample: SampleSpec | None, positions: Tensor | None, settings: ReadSettings
+) -> Source:
+    """Return a source that reads labels, through `collate_fn` if a sample alone has none."""
     try:
-        return SampleSpec.detect(read)
-    except AmbiguousLabelError:
-        return spec_of(dataset)
+        spec = sample or spec_in(read, dataset, positions)
+        spec.labels_in(read)
+        return Source(dataset, spec)
+    except ValueError:
+        source = collated_source(dataset, read, index, sample, settings)
+        if source is None and sample is None:
+            raise
+        return source or Source(dataset, sample or SampleSpec())
 
 
 def _are_inputs_alone(read: Any) -> bool:
@@ -143,10 +235,10 @@ def _are_inputs_alone(read: Any) -> bool:
     return len(shapes) == len(leaves) and len(set(shapes)) == 1 and shapes[0] != () and not is_one_hot
 
 
-def _label(read: Any, sample: SampleSpec) -> int | None:
+def _label(read: Any, index: int, source: Source) -> int | None:
     """Return the class index of a sample, -1 for no label, or `None` for a label of another form."""
     try:
-        label = sample.labels_in(read)
-    except ValueError:
-        return -1  # the part that contains the label is missing
-    return -1 if label is None else class_index(label)
+        label = source.parts([read], [index])[1][0]
+    except (ValueError, UnreadableSampleError):
+        return UNLABELED  # the part that contains the label is missing
+    return UNLABELED if label is None else class_index(label)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_poison._lightning.loader_labels import unlabeled_loaders
+from lightning_poison._lightning.judged_data import JudgedData
+from lightning_poison._lightning.loader_labels import drawn_labels, unlabeled_loaders
 from lightning_poison._lightning.loaders import (
     check_indexable,
     equalize_lengths,
@@ -30,6 +31,7 @@ from lightning_poison._lightning.records import (
     check_directory,
     decisions_from_state,
     decisions_to_state,
+    find_kept_by_hand,
     folder_name,
     is_tuning,
     log_values,
@@ -40,13 +42,11 @@ from lightning_poison._lightning.records import (
 from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
 from lightning_poison.checks import expected, printable
-from lightning_poison.data.labels import labels_of
 from lightning_poison.data.map_style_data import check_length, drawn_positions
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.source import Readable
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import DataChangedError
-from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.runtime import Runtime, all_ranks
 from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.pipeline import check_removal, known_verdict
@@ -75,6 +75,7 @@ class LoaderSanitizer:
     _unjudged: dict[str, Any] = field(default_factory=dict)
     _views: dict[str, SanitizedDataset] = field(default_factory=dict)
     _datasets: dict[str, Any] = field(default_factory=dict)
+    _judged: dict[str, list[JudgedData]] = field(default_factory=dict)
     _kept_by_hand: dict[str, Tensor] = field(default_factory=dict)
     _unrecorded: set[str] = field(default_factory=set)
     _unwritable: Path | None = None
@@ -182,8 +183,8 @@ class LoaderSanitizer:
                 return
 
     def _clear(self) -> None:
-        decided = (self.verdicts, self._masks, self._views, self._datasets, self._reading, self._unedited, self._files)
-        for each in (*decided, self._kept_by_hand, self._unrecorded, self._unjudged):
+        decided = (self.verdicts, self._masks, self._views, self._datasets, self._judged, self._reading, self._unedited)
+        for each in (*decided, self._files, self._kept_by_hand, self._unrecorded, self._unjudged):
             each.clear()
 
     def _select(self, loaders: Any, runtime: Runtime) -> set[str]:
@@ -208,14 +209,15 @@ class LoaderSanitizer:
     def _labeled(self, loaders: dict[str, DataLoader[Any]], runtime: Runtime) -> dict[str, DataLoader[Any]]:
         """Return the loaders whose samples have labels, and announce the others."""
         with all_ranks(runtime):
-            unlabeled = unlabeled_loaders(loaders, self.settings.sample, known={**self._datasets, **self._unjudged})
+            options = {"known": self._datasets, "before": self._unjudged}
+            unlabeled = unlabeled_loaders(loaders, self.settings.sample, **options)
         for path, loader in loaders.items():
-            if path in unlabeled:
+            if path not in unlabeled:
+                self._unjudged.pop(path, None)
+            elif self._unjudged.get(path) is not loader.dataset:
                 where = f"{self.settings.name}{printable(path)}"
                 runtime.announce(f"{where}: not judged and trained on as it is, since {unlabeled[path]}")
                 self._unjudged[path] = loader.dataset
-            elif self._unjudged.get(path) is not loader.dataset:
-                self._unjudged.pop(path, None)
         labeled = {path: loader for path, loader in loaders.items() if path not in self._unjudged}
         if not labeled:
             raise ValueError(
@@ -226,7 +228,9 @@ class LoaderSanitizer:
 
     def _filter_one(self, path: str, loader: DataLoader[Any], trainer: Any) -> Any:
         with open_runtime(trainer, num_workers=loader.num_workers) as runtime:
-            if self._datasets.get(path) is not loader.dataset:
+            with all_ranks(runtime):
+                is_judged = self._is_judged(path, loader)
+            if not runtime.all_true(is_judged):
                 self._decide(path, loader, runtime, trainer)
         self.write_records(trainer)
         if self.settings.action == "flag":
@@ -237,6 +241,13 @@ class LoaderSanitizer:
             rebuilt = equalize_lengths(rebuilt, runtime)
             self._warn_of_lost_batches(path, lost_batches(loader, rebuilt, runtime.world_size), runtime)
             return rebuilt
+
+    def _is_judged(self, path: str, loader: DataLoader[Any]) -> bool:
+        """Whether the mask is about the data of a loader, which may have changed since the last request."""
+        if self._datasets.get(path) is not loader.dataset:
+            return False
+        drawn, seed = drawn_positions(loader), self.settings.decision.seed
+        return all(each.is_unchanged(drawn, sample=self.settings.sample, seed=seed) for each in self._judged[path])
 
     def _view(self, path: str) -> SanitizedDataset:
         """Return the view of the kept samples of a loader, made on first use.
@@ -278,8 +289,13 @@ class LoaderSanitizer:
             )
         self._masks[path] = made.keep
         self._datasets[path] = loader.dataset
-        self._reading[path] = ReadSettings.of(loader)
+        self._reading[path] = reading = ReadSettings.of(loader)
         self._views.pop(path, None)
+        drawn, view = drawn_positions(loader), self.settings.score_dataset
+        data = Readable(loader.dataset, drawn, reading)
+        self._judged[path] = [JudgedData.of(data, made, inputs=view is None)]
+        if view is not None:
+            self._judged[path].append(JudgedData.of(Readable(view, drawn, reading), made))
 
     def _record(self, path: str, verdict: Verdict, earlier: Verdict | None, runtime: Runtime) -> None:
         if earlier is not None and earlier.fingerprint != verdict.fingerprint:
@@ -296,9 +312,12 @@ class LoaderSanitizer:
         scored = dataset if settings.score_dataset is None else settings.score_dataset
         with all_ranks(runtime):
             check_length(scored, "the data set")
-            self._check_score_dataset(dataset, reading)
-            self._kept_by_hand[path] = self._read_kept_by_hand(scored, reading)
             drawn = drawn_positions(loader)
+            self._check_score_dataset(dataset, drawn, reading)
+            self._kept_by_hand[path] = torch.zeros(0, dtype=torch.int64)
+            if settings.manifest is not None:
+                data = Readable(scored, drawn, reading)
+                self._kept_by_hand[path] = find_kept_by_hand(settings.manifest, data, settings.sample)
         stored = self._stored.get(path) if path not in self._masks else None
         made = decide(
             Readable(scored, drawn, reading),
@@ -316,12 +335,6 @@ class LoaderSanitizer:
             return made
         self._unedited[path] = made
         return made.with_kept(self._kept_by_hand[path])
-
-    def _read_kept_by_hand(self, dataset: Any, reading: ReadSettings) -> Tensor:
-        if self.settings.manifest is None:
-            return torch.zeros(0, dtype=torch.int64)
-        find = partial(read_manifest(self.settings.manifest).kept_by_hand, sample=self.settings.sample, search=True)
-        return run_in_worker(find, dataset, reading)
 
     def _write(self, path: str, directory: Path, runtime: Runtime) -> None:
         target = directory / folder_name(path, list(self.verdicts))
@@ -349,13 +362,13 @@ class LoaderSanitizer:
                 hint = "It applies to a single data set. Score the others with `sanitize`."
                 raise ValueError(expected(name, "used with one training loader", str(count), hint))
 
-    def _check_score_dataset(self, dataset: Any, reading: ReadSettings) -> None:
+    def _check_score_dataset(self, dataset: Any, drawn: Tensor | None, reading: ReadSettings) -> None:
         view = self.settings.score_dataset
         if view is None:
             return
         same = len(view) == len(dataset)
         if same:
-            find = partial(labels_of, spec=self.settings.sample, unlabeled=True)
+            find = partial(drawn_labels, sample=self.settings.sample, positions=drawn, settings=reading)
             same = torch.equal(run_in_worker(find, view, reading), run_in_worker(find, dataset, reading))
         if not same:
             raise ValueError(

@@ -11,7 +11,14 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+    get_worker_info,
+)
 
 from lightning_poison._lightning.samplers import (
     RemappedBatchSampler,
@@ -22,7 +29,8 @@ from lightning_poison._lightning.samplers import (
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length
-from lightning_poison.data.views import SanitizedDataset
+from lightning_poison.data.reading import show_dataset
+from lightning_poison.data.views import SampleView, SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.runtime import Runtime, all_ranks
 
@@ -136,6 +144,8 @@ def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset | PoisonedDat
     """
     arguments = _constructor_arguments(loader)
     arguments["dataset"] = view
+    if (init := loader.worker_init_fn) is not None:
+        arguments["worker_init_fn"] = init = BelowView(init)
     if loader.batch_sampler is not None and loader.batch_size is None:
         for name in ("batch_size", "shuffle", "sampler", "drop_last"):
             arguments.pop(name, None)
@@ -145,7 +155,27 @@ def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset | PoisonedDat
             arguments.pop(name, None)
         replaced = {"sampler": adapt_sampler(loader.sampler, view)}
     rebuilt = _constructed(loader, arguments, replaced)
-    return rebuilt if rebuilt is not None else _copied(loader, view, replaced)
+    if rebuilt is None:
+        rebuilt = _copied(loader, view, replaced)
+    rebuilt.worker_init_fn = init
+    return rebuilt
+
+
+class BelowView:
+    """A `worker_init_fn` that finds in `get_worker_info()` the data set below the view, as without the view.
+
+    Args:
+        function: The user's function.
+    """
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self.function = function
+
+    def __call__(self, number: int) -> None:
+        info = get_worker_info()
+        if info is not None and isinstance(info.dataset, SampleView):
+            show_dataset(info.dataset.dataset)
+        self.function(number)
 
 
 def equalize_lengths(loader: DataLoader[Any], runtime: Runtime) -> DataLoader[Any]:
@@ -283,7 +313,8 @@ def _constructed(
         built = cls(**arguments, **replaced)
     except TypeError:
         return None
-    wanted = {name: getattr(loader, name) for name in _PRESERVED} | {"dataset": arguments.get("dataset")} | replaced
+    wanted = {name: arguments.get(name, getattr(loader, name)) for name in _PRESERVED}
+    wanted |= {"dataset": arguments.get("dataset"), **replaced}
     return built if all(getattr(built, name) is value for name, value in wanted.items()) else None
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import ManifestError
+from lightning_poison.data.source import Readable
+from lightning_poison.errors import ManifestError, UnreadableSampleError
 from lightning_poison.manifest.manifest import Manifest, read_manifest
 from lightning_poison.sanitization.stored_decision import StoredDecision
 from lightning_poison.sanitization.verdict import Verdict
@@ -154,6 +155,8 @@ def write_files(
 ) -> bool:
     """Write verdict and manifest, each atomically, and return whether both were written. If one was not, warn.
 
+    Neither a disk nor a sample that cannot be read again ends the training.
+
     If the directory contains a manifest that was edited by hand and not passed to this run, it is renamed and the user
     is notified, so no edits are lost.
 
@@ -169,16 +172,18 @@ def write_files(
         name: Name of the sanitizer, for the warning.
         warned: Whether the user knows already that nothing can be written to the directory.
     """
-    errors = []
+    errors: list[Exception] = []
     try:
         verdict.save(directory / VERDICT_FILE)
     except OSError as error:
         errors.append(error)
-    build = partial(_manifest_of, verdict=verdict, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only)
-    manifest = run_in_worker(build, dataset, reading)
+    build = partial(
+        _manifest_of, verdict=verdict, reading=reading, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only
+    )
     try:
+        manifest = run_in_worker(build, dataset, reading)
         _write_manifest(directory, manifest, kept_by_hand, announce)
-    except OSError as error:
+    except (OSError, UnreadableSampleError, TypeError, ValueError) as error:
         errors.append(error)
     if errors and not warned:
         _warn_unwritten(directory, errors[0], name, "were not completely")
@@ -198,7 +203,7 @@ def _write_manifest(
     manifest.write(directory / MANIFEST_FILE)
 
 
-def _warn_unwritten(directory: Path, error: OSError, name: str, verb: str) -> None:
+def _warn_unwritten(directory: Path, error: Exception, name: str, verb: str) -> None:
     warnings.warn(
         f"Verdict and manifest of `{name}` {verb} written to {printable(directory)}: {_reason(error)}. Training "
         "continues, and the verdict is in memory.\nSave it after training: `sanitizer.verdict.save(path)`. For the "
@@ -207,12 +212,31 @@ def _warn_unwritten(directory: Path, error: OSError, name: str, verb: str) -> No
     )
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or describe_error(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or describe_error(error)
 
 
-def _manifest_of(dataset: Any, *, verdict: Verdict, **options: Any) -> Manifest:
-    return Manifest.from_verdict(verdict, dataset, **options)
+def _manifest_of(dataset: Any, *, verdict: Verdict, reading: ReadSettings, **options: Any) -> Manifest:
+    return Manifest.from_verdict(verdict, Readable(dataset, settings=reading), **options)
+
+
+def find_kept_by_hand(path: str | Path, data: Readable, sample: SampleSpec | None) -> Tensor:
+    """Return the positions of the samples that a manifest file keeps by hand; see `Manifest.kept_by_hand`.
+
+    Args:
+        path: Path of the file.
+        data: The data set, the positions of its samples that count, and how they are read: in a worker, if it has any.
+        sample: Paths of input and label in a sample. `None`: detected.
+    """
+    manifest, settings = read_manifest(path), data.settings
+    find = partial(_find_kept_by_hand, manifest=manifest, positions=data.positions, settings=settings, sample=sample)
+    return run_in_worker(find, data.dataset, settings)
+
+
+def _find_kept_by_hand(
+    dataset: Any, *, manifest: Manifest, positions: Tensor | None, settings: ReadSettings, sample: SampleSpec | None
+) -> Tensor:
+    return manifest.kept_by_hand(Readable(dataset, positions, settings), sample=sample, search=True)
 
 
 def log_values(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str, *, flag_only: bool = False) -> None:

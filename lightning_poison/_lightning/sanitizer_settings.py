@@ -48,7 +48,8 @@ class SanitizerSettings:
             if getattr(self, name) is not None:
                 local_path(name, getattr(self, name), hint=hint)
         object.__setattr__(self, "known", known_verdict(self.known))
-        boolean("cache", self.cache, hint="The cache is in the folder `cache/` below `dirpath`.")
+        hint = "The cache is in `<default_root_dir>/sanitizer_cache/`, or in `cache/` below `dirpath` if that is given."
+        boolean("cache", self.cache, hint=hint)
         _check_name(self.name)
 
     def _check_loaders(self) -> None:

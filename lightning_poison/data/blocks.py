@@ -20,7 +20,7 @@ from lightning_poison.data.sample_digests import digest_samples
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
 from lightning_poison.errors import UnreadableSampleError, is_signal
-from lightning_poison.randomness import seeded_rng
+from lightning_poison.randomness import reseed, seeded_rng
 
 BLOCK_SIZE = 256
 """Number of samples per block. It does not depend on the number of workers or ranks, so neither does what is read."""
@@ -257,11 +257,12 @@ class _BlockReader(Reader):
             if not self._is_random:
                 return parts
         inputs, labels = [], []
-        for index in positions:
-            with seeded_rng(self._seed, index):
+        with seeded_rng(self._seed, positions[0]):
+            for index in positions:
+                reseed(self._seed, index)
                 own = self._source.parts([read_sample(self.dataset, index)], [index])
-            inputs.append(own[0][0])
-            labels.append(own[1][0])
+                inputs.append(own[0][0])
+                labels.append(own[1][0])
         return inputs, labels
 
 

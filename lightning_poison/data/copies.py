@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, expected
+from lightning_poison.checks import describe, describe_error, expected
+from lightning_poison.errors import is_signal
 
 Groups = Sequence[int | str | None] | Callable[[int], Any]
 """Group of each sample, or a function that maps the index of a sample to it. `None` is a group of its own."""
@@ -131,7 +132,7 @@ def group_numbers(groups: Groups | None, length: int) -> Tensor | None:
 
     Raises:
         TypeError: If a group is of another type.
-        ValueError: If there is not one group for each sample.
+        ValueError: If there is not one group for each sample, or the function raises an error.
 
     Example:
         >>> group_numbers(["anna", None, "anna", None], 4)
@@ -142,7 +143,7 @@ def group_numbers(groups: Groups | None, length: int) -> Tensor | None:
     if groups is None:
         return None
     if callable(groups):
-        given = [groups(index) for index in range(length)]
+        given = [_group_of(groups, index) for index in range(length)]
     else:
         given = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     if len(given) != length:
@@ -157,3 +158,15 @@ def group_numbers(groups: Groups | None, length: int) -> Tensor | None:
             raise TypeError(expected(f"groups[{index}]", "an integer, a text or None", describe(group), hint))
         given[index] = index if group is None else first.setdefault(group, index)
     return torch.tensor(given, dtype=torch.int64)
+
+
+def _group_of(groups: Callable[[int], Any], index: int) -> Any:
+    try:
+        return groups(index)
+    except (Exception, SystemExit) as error:
+        if is_signal(error):
+            raise
+        raise ValueError(
+            f"Expected `groups` to return the group of sample {index}, but it raised {describe_error(error)}.\n"
+            "Write a function that maps the index of any sample of the training set to an integer, a text or None."
+        ) from error

@@ -130,8 +130,8 @@ def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Ru
         if all(torch.equal(block.labels, listed[block.indices]) for block in first):
             return LabeledData(source, positions, _selected(raw, _checked(listed, positions)), repeats)
     dataset, repeats = _read_all(raw, blocks, repeated, runtime, name if fits else f"the labels of {name}", fits=fits)
-    if listed is not None and not torch.equal(listed, dataset.targets):
-        _warn_of_listed(listed, dataset.targets, positions)
+    if listed is not None:
+        _warn_of_listed(source, listed, dataset.targets, positions)
     return LabeledData(source, positions, dataset, repeats)
 
 
@@ -214,8 +214,13 @@ def _check_drawn_labels(raw: SelectedDataset, first: list[Block]) -> None:
         )
 
 
-def _warn_of_listed(listed: Tensor, carried: Tensor, positions: Tensor) -> None:
-    changed = (listed != carried).nonzero().flatten()
+def _warn_of_listed(source: Source, listed: Tensor, carried: Tensor, positions: Tensor) -> None:
+    differs = listed != carried
+    if source.settings.collate_fn is not None:
+        differs &= carried != UNLABELED  # samples that are `None`, which it leaves out of its batches
+    if not bool(differs.any()):
+        return
+    changed = differs.nonzero().flatten()
     place = int(changed[0])
     warnings.warn(
         f"The data set lists other labels than its samples carry: {len(changed):,} of {len(carried):,} differ, the "

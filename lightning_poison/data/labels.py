@@ -129,7 +129,7 @@ def check_class_labels(labels: Tensor, data: Any) -> None:
         )
 
 
-def spec_of(dataset: Any) -> SampleSpec:
+def spec_of(dataset: Any, positions: Tensor | None = None) -> SampleSpec:
     """Detect the paths of input and label in the samples of a data set; see `SampleSpec.detect`.
 
     If several integers of a sample could be its label, the one is taken that the data set lists (`targets`, `labels`),
@@ -137,8 +137,13 @@ def spec_of(dataset: Any) -> SampleSpec:
 
     The caller's random states are not affected by random transforms.
 
+    Args:
+        dataset: Map-style data set.
+        positions: Positions of the samples that may be read, int64 `(M,)`, at least one. Default: all.
+
     Raises:
         ValueError: If the paths are ambiguous.
+        UnreadableSampleError: If a sample cannot be read.
 
     Example:
         >>> spec_of([{"image": torch.zeros(1, 8, 8), "label": 3}])
@@ -147,19 +152,45 @@ def spec_of(dataset: Any) -> SampleSpec:
     if isinstance(dataset, LabeledPairs):
         return SampleSpec()
     with seeded_rng(0):
-        try:
-            return SampleSpec.detect(read_sample(dataset, 0))
-        except AmbiguousLabelError as error:
-            found = _label_among(dataset, error.inputs, error.candidates)
-            if found is None:
-                raise
-            return SampleSpec(error.inputs, found)
+        return spec_in(read_sample(dataset, 0 if positions is None else int(positions[0])), dataset, positions)
 
 
-def _label_among(dataset: Any, inputs: str, candidates: Sequence[str]) -> str | None:
+def spec_in(sample: Any, dataset: Any, positions: Tensor | None = None) -> SampleSpec:
+    """Detect the paths of input and label in a sample of a data set; see `spec_of`.
+
+    Other samples are read only if several integers could be the label.
+
+    Args:
+        sample: The sample.
+        dataset: The data set.
+        positions: Positions of the samples that may be read, int64 `(M,)`. Default: all.
+
+    Example:
+        >>> pairs = [(torch.zeros(2), number % 2, number) for number in range(4)]
+        >>> spec_in(pairs[3], pairs)
+        SampleSpec(inputs='0', labels='1')
+    """
+    if isinstance(dataset, LabeledPairs):
+        return SampleSpec()
+    try:
+        return SampleSpec.detect(sample)
+    except AmbiguousLabelError as error:
+        found = _label_among(dataset, positions, error.inputs, error.candidates)
+        if found is None:
+            raise
+        return SampleSpec(error.inputs, found)
+
+
+def _label_among(dataset: Any, allowed: Tensor | None, inputs: str, candidates: Sequence[str]) -> str | None:
     """Return the path among candidates that agrees with the listed labels, or the only one that is not an index."""
-    positions = sorted({number * (len(dataset) - 1) // (_PROBES - 1) for number in range(_PROBES)})
-    samples = [read_sample(dataset, position) for position in positions]
+    length = len(dataset) if allowed is None else len(allowed)
+    places = sorted({number * (length - 1) // (_PROBES - 1) for number in range(_PROBES)})
+    probed = places if allowed is None else allowed[places].tolist()
+    read = {position: read_sample(dataset, position) for position in probed}
+    positions = [position for position, sample in read.items() if sample is not None]
+    if not positions:
+        return None
+    samples = [read[position] for position in positions]
     values = {
         path: [class_index(SampleSpec(inputs, path).labels_in(sample)) for sample in samples] for path in candidates
     }

@@ -33,6 +33,9 @@ _OWN_INDICES = (DistributedSampler, RandomSampler, SequentialSampler, SubsetRand
 _MOST_SAMPLES = 2**33
 """Length above which a data set is refused: its labels alone would need 64 GiB."""
 
+_MOST_COLUMNS = 6
+"""Number of arrays or lists up to which they are taken for columns, such as `(X, y, weights)`, and not for samples."""
+
 _MAP_STYLE = "a map-style data set, with `__len__` and `__getitem__`"
 
 
@@ -230,10 +233,24 @@ def _refusal(data: Any) -> tuple[str, str] | None:
     if callable(getattr(data, "train_dataloader", None)):
         way = "Wrap it for training, `SanitizedDataModule(datamodule, scorer)`, or pass its data set after "
         return kind, way + "`datamodule.setup('fit')`: `datamodule.train_dataloader().dataset`."
+    if _is_sparse(data):
+        return f"a {kind} without labels", "Pass inputs and labels as a pair of arrays: `(X.toarray(), y)`."
+    if (reason := _refusal_of_members(data, kind)) is not None:
+        return reason
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        way = "Samples are removed by their index. Write the stream to files first and read them by index, or pass a "
+        return kind, way + "finite part of it as a list."
+    return None
+
+
+def _refusal_of_members(data: Any, kind: str) -> tuple[str, str] | None:
+    """Return the same for a list, tuple or dict."""
     members = list(data.values()) if isinstance(data, dict) else data if isinstance(data, list | tuple) else []
     if members and all(isinstance(each, DataLoader | Dataset) for each in members):
         what = "loaders" if isinstance(members[0], DataLoader) else "data sets"
         return f"a {kind} of {len(members)} {what}", "Pass one at a time, or all of them as one: `ConcatDataset`."
+    if type(data) in (list, tuple) and (for_columns := _way_for_columns(data)) is not None:
+        return f"a {kind} of {', '.join(map(_describe_column, data))}", for_columns
     if members and isinstance(data, list | tuple) and isinstance(members[0], str | os.PathLike):
         way = "Read the files in a data set that returns `(image, label)`, such as torchvision's `ImageFolder`."
         return f"a {kind} of texts", way
@@ -241,10 +258,48 @@ def _refusal(data: Any) -> tuple[str, str] | None:
         keys = ", ".join(printable(key, limit=40) for key in list(data)[:5])
         way = "Pass a pair of arrays, `(X, y)`, or a column named like a label (`label`, `target`, `y`, …)."
         return f"a {kind} with the keys {keys}", way
-    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        way = "Samples are removed by their index. Write the stream to files first and read them by index, or pass a "
-        return kind, way + "finite part of it as a list."
     return None
+
+
+def _way_for_columns(data: Sequence[Any]) -> str | None:
+    """Return how to pass inputs and labels that are given as a list or tuple of columns; `None` for samples."""
+    pair = "Pass inputs and labels as a pair of arrays, in this order: `(X, y)`."
+    if not data or len(data) > _MOST_COLUMNS:
+        return None
+    if all(_are_arrays(each) for each in data):
+        return "Pass one pair of inputs and labels, `(X, y)`, such as those for training."
+    lengths = {len(each) if type(each) in (list, tuple) else 0 for each in data}
+    are_lists = len(data) > 1 and len(lengths) == 1 and min(lengths) > _MOST_COLUMNS
+    if not are_lists and not any(_is_column(each) for each in data):
+        return None
+    first = data[0]
+    if any(map(_is_sparse, data)):
+        return f"{pair} Of a sparse matrix: `(X.toarray(), y)`."
+    if len(data) > 2:
+        return f"{pair} Weights and other columns are not used."
+    if type(first) in (list, tuple):
+        if isinstance(first[0], str | os.PathLike):
+            return "Read the files in a data set that returns `(image, label)`, such as torchvision's `ImageFolder`."
+        return f"{pair} Of lists: `(np.asarray(X), y)` for numbers, or `list(zip(X, y))` for images."
+    is_flat = len(getattr(first, "shape", ())) == 1
+    is_column = is_flat and len(data) == 2 and len(getattr(data[1], "shape", ())) <= 1
+    return f"{pair} Inputs that are one number each are a column: `(X[:, None], y)`." if is_column else pair
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a value has an entry for each sample."""
+    return _is_array(value) or _is_sparse(value) or _comes_from(value, "pandas", "polars")
+
+
+def _is_sparse(value: Any) -> bool:
+    return _comes_from(value, "scipy") and callable(getattr(value, "toarray", None))
+
+
+def _describe_column(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return describe(value)
+    size = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"length {len(value)}"
+    return f"a {type(value).__name__} of {size}"
 
 
 def _comes_from(data: Any, *packages: str) -> bool:

@@ -8,7 +8,6 @@ read in workers only, and if it has none, what a data set opens while it is read
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pickle import PicklingError
 from typing import Any, Self, TypeVar, cast
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from torch.utils.data._utils import signal_handling
 
 from lightning_poison.checks import describe_error, printable
-from lightning_poison.data.views import as_view
 from lightning_poison.errors import UnreadableSampleError
 
 ResultT = TypeVar("ResultT")
@@ -29,9 +27,6 @@ _REASONS = {
     "SIGSEGV": ", a fault of compiled code",
 }
 """What usually ends a process with these signals."""
-
-_OWN = frozenset({"dataset", "call", "init_error", "_source", "_blocks", "_seed", "_digested", "_is_random"})
-"""Attributes of readers. Any other that a `worker_init_fn` sets is set on the data set."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class ReadSettings:
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
-            worker_init_fn=_Guarded(self.worker_init_fn) if workers and self.worker_init_fn is not None else None,
+            worker_init_fn=_Guarded(self.worker_init_fn) if workers else None,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             generator=torch.Generator().manual_seed(0),
         )
@@ -171,21 +166,33 @@ def _without_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-class _Guarded:
-    """A `worker_init_fn` whose error becomes the items of the reader, since workers would reformat a raised one."""
+def show_dataset(dataset: Any) -> None:
+    """Let `get_worker_info().dataset` in this worker process be the user's data set, not a reader or view of it."""
+    object.__setattr__(get_worker_info(), "dataset", dataset)
 
-    def __init__(self, function: Callable[[int], None]) -> None:
+
+class _Guarded:
+    """Calls a `worker_init_fn`. Its error becomes the items of the reader, since workers would reformat a raised one.
+
+    The function, and the data set while it is read, find the user's data set in `get_worker_info()`, as in training.
+    """
+
+    def __init__(self, function: Callable[[int], None] | None) -> None:
         self.function = function
 
     def __call__(self, number: int) -> None:
+        info = get_worker_info()
+        assert info is not None  # noqa: S101 (torch calls it in workers only)
+        reader: Any = info.dataset
+        show_dataset(reader.dataset)
+        if self.function is None:
+            return
         try:
             self.function(number)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (raised by the main process)
-            info = get_worker_info()
-            assert info is not None  # noqa: S101 (torch calls it in workers only)
-            info.dataset.init_error = UnreadableSampleError(  # type: ignore[attr-defined]
+            reader.init_error = UnreadableSampleError(
                 f"Expected `worker_init_fn` to prepare a worker process, but it raised {describe_error(error)}.\n"
-                "Correct it: the workers of the training would fail as well."
+                "It is called as in training. Correct it, or use `num_workers=0`."
             )
 
 
@@ -194,28 +201,16 @@ def _unchanged(item: Any) -> Any:
 
 
 class Reader(Dataset[Any]):
-    """Base of the data sets that workers get: attributes that a `worker_init_fn` sets are set on the user's data set.
+    """Base of the data sets that workers get, and that read the user's.
 
     Args:
         dataset: The user's data set.
     """
 
-    dataset: Any
     init_error: Exception | None = None
 
     def __init__(self, dataset: Any) -> None:
-        object.__setattr__(self, "dataset", dataset)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OWN:
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self.dataset, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "dataset" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
-        return getattr(self.dataset, name)
+        self.dataset = dataset
 
 
 class _Call(Reader):
@@ -278,49 +273,3 @@ def portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001 (an exception with other arguments)
         rebuilt = RuntimeError(f"{type(error).__name__}: {text}")
     return cast("Exception", rebuilt)
-
-
-@contextmanager
-def handles_dropped(dataset: Any) -> Iterator[None]:
-    """Drop what a data set opens lazily: attributes that are `None` or missing before are so again on exit.
-
-    This covers the data set and the data sets below views of it.
-
-    Example:
-        >>> class Lazy:
-        ...     file = None
-        ...     def __getitem__(self, index):
-        ...         self.file = self.file or "open"
-        >>> data = Lazy()
-        >>> with handles_dropped(data):
-        ...     data[0]
-        ...     data.file
-        'open'
-        >>> data.file is None
-        True
-    """
-    owners = _owners(dataset)
-    before = [{name for name, value in vars(owner).items() if value is not None} for owner in owners]
-    missing = [set(vars(owner)) for owner in owners]
-    try:
-        yield
-    finally:
-        for owner, kept, known in zip(owners, before, missing, strict=True):
-            for name in [name for name in vars(owner) if name not in kept]:
-                if name in known:
-                    vars(owner)[name] = None
-                else:
-                    del vars(owner)[name]
-
-
-def _owners(dataset: Any) -> list[Any]:
-    """Return the data set and those below it that have attributes of their own."""
-    found: list[Any] = []
-    pending = [dataset]
-    while pending:
-        each = pending.pop()
-        if hasattr(each, "__dict__") and not any(each is known for known in found):
-            found.append(each)
-            view = as_view(each)
-            pending += list(view.parts) if view is not None else []
-    return found

@@ -1,6 +1,6 @@
 """`Source`: a data set as the user passed it, and how its samples are read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,17 +12,18 @@ from torch.utils.data import DataLoader
 
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import dtype_of, stack_inputs
-from lightning_poison.data.labels import UNLABELED, as_label, claimed_labels, read_sample, spec_of
+from lightning_poison.data.labels import UNLABELED, as_label, claimed_labels, read_sample, spec_in
 from lightning_poison.data.map_style_data import check_length, drawn_positions, map_style
 from lightning_poison.data.packed_inputs import InputLayout
-from lightning_poison.data.reading import ReadSettings, run_in_worker
+from lightning_poison.data.reading import ReadSettings, ResultT, run_in_worker
 from lightning_poison.data.sample_digests import SampleDigests
+from lightning_poison.data.sample_parts import NO_SAMPLE
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import UnreadableSampleError, is_signal
 from lightning_poison.randomness import seeded_rng
 
-_TRIED = 100
-"""Number of samples among which one is sought that is not `None`."""
+_TRIED = 1_000
+"""Number of samples, in random order, among which one is sought that is not `None`."""
 
 _PROBES = 8
 """Number of samples that are read both alone and together to compare `__getitem__` with `__getitems__`."""
@@ -125,6 +126,7 @@ def open_source(
     dataset: Any,
     *,
     sample: SampleSpec | None,
+    positions: Tensor | None = None,
     settings: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
     seed: int = 0,
 ) -> Source:
@@ -133,6 +135,7 @@ def open_source(
     Args:
         dataset: Map-style data set of at least one sample.
         sample: Paths of input and label in a sample. Default: detected.
+        positions: Positions of the samples that may be read, int64 `(M,)`, at least one. Default: all.
         settings: Workers and their settings.
         seed: Seed of random transforms.
 
@@ -144,7 +147,12 @@ def open_source(
         >>> open_source([{"image": torch.zeros(1, 8, 8), "label": 3}], sample=None).sample
         SampleSpec(inputs='image', labels='label')
     """
-    found = run_in_worker(partial(_inspect, sample=sample, settings=settings, seed=seed), dataset, settings)
+    inspect = partial(_inspect, sample=sample, positions=positions, settings=settings, seed=seed)
+    return _opened(inspect, dataset, settings, seed)
+
+
+def _opened(inspect: Callable[[Any], "_Inspection"], dataset: Any, settings: ReadSettings, seed: int) -> Source:
+    found = run_in_worker(inspect, dataset, settings)
     parts = {**found._asdict(), "digests": SampleDigests(len(dataset))}
     return Source(dataset, settings=settings, seed=seed, **parts)
 
@@ -158,49 +166,170 @@ class _Inspection(NamedTuple):
     listed: Tensor | None
 
 
-def _inspect(dataset: Any, *, sample: SampleSpec | None, settings: ReadSettings, seed: int) -> _Inspection:
+def read_opened(
+    read: Callable[[Source], ResultT],
+    dataset: Any,
+    *,
+    sample: SampleSpec | None,
+    positions: Tensor | None = None,
+    settings: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
+    seed: int = 0,
+) -> ResultT:
+    """Read from an opened source: from samples as they are, or, if they differ in form, as `collate_fn` returns them.
+
+    A `collate_fn` that pads rows of different lengths to a fixed length is thus found even if the first sample could be
+    read without it.
+
+    Args:
+        read: Reads samples of a source.
+        dataset: See `open_source`.
+        sample: See `open_source`.
+        positions: See `open_source`.
+        settings: See `open_source`.
+        seed: See `open_source`.
+
+    Raises:
+        UnreadableSampleError: See `open_source`, or of `read` from samples as they are.
+        ValueError: As above.
+
+    Example:
+        >>> pad = lambda rows: (torch.tensor([x + [0.0] * (3 - len(x)) for x, _ in rows]), torch.tensor([1]))
+        >>> shape = lambda source: stack_inputs(source.parts(source.dataset, [0, 1])[0], [0, 1]).shape
+        >>> rows = [([1.0, 2.0], 1), ([3.0], 1)]
+        >>> read_opened(shape, rows, sample=None, settings=ReadSettings(collate_fn=pad))
+        torch.Size([2, 3])
+    """
+    source = open_source(dataset, sample=sample, positions=positions, settings=settings, seed=seed)
+    try:
+        return read(source)
+    except (UnreadableSampleError, ValueError) as error:
+        if source.collated or settings.collate_fn is None:
+            raise
+        try:
+            inspect = partial(
+                _inspect, sample=sample, positions=positions, settings=settings, seed=seed, must_collate=True
+            )
+            return read(_opened(inspect, dataset, settings, seed))
+        except (UnreadableSampleError, ValueError):
+            raise error from None
+
+
+def source_for(
+    dataset: Any,
+    *,
+    sample: SampleSpec | None,
+    positions: Tensor | None = None,
+    settings: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
+) -> Source:
+    """Return a source whose samples are read one by one in this process, and not inspected.
+
+    No sample is read if `sample` is given and there is no `collate_fn`.
+
+    Args:
+        dataset: Map-style data set of at least one sample.
+        sample: Paths of input and label in a sample. Default: detected.
+        positions: Positions of the samples that may be read, int64 `(M,)`, at least one. Default: all.
+        settings: Settings, of which `collate_fn` counts.
+
+    Raises:
+        UnreadableSampleError: If one of the samples cannot be read.
+        ValueError: If input or label cannot be found.
+
+    Example:
+        >>> pairs = [None, {"image": torch.zeros(1, 8, 8), "label": 3}]
+        >>> source_for(pairs, sample=None, positions=torch.tensor([1])).sample
+        SampleSpec(inputs='image', labels='label')
+    """
+    if sample is not None and settings.collate_fn is None:
+        return Source(dataset, sample, settings)
+    with seeded_rng(0):
+        index, first = _first_sample(dataset, settings, positions)
+        _check_present(first, index, sample)
+        if settings.collate_fn is None:
+            return Source(dataset, spec_in(first, dataset, positions), settings)
+        return _source_of(dataset, first, index, sample, positions, settings, 0)
+
+
+def _inspect(
+    dataset: Any,
+    *,
+    sample: SampleSpec | None,
+    positions: Tensor | None,
+    settings: ReadSettings,
+    seed: int,
+    must_collate: bool = False,
+) -> _Inspection:
     with seeded_rng(seed, 0):
-        index, first = _first_sample(dataset, settings)
-        source = _source_of(dataset, first, index, sample, settings, seed)
+        index, first = _first_sample(dataset, settings, positions)
+        _check_present(first, index, sample)
+        collated = collated_source(dataset, first, index, sample, settings, seed=seed) if must_collate else None
+        source = collated or _source_of(dataset, first, index, sample, positions, settings, seed)
         shape = tuple(_input_of(source, first, index).shape[1:])
-        _check_batched_reads(source)
+        _check_batched_reads(source, positions)
         own = source.parts([first], [index])[0][0]
         layout = InputLayout.of(own) if isinstance(own, Mapping | list | tuple) else None
     return _Inspection(source.sample, source.collated, shape, dtype_of(own), layout, claimed_labels(dataset))
 
 
-def _first_sample(dataset: Any, settings: ReadSettings) -> tuple[int, Any]:
-    """Return the position of a sample, and the sample: the first, or, with a `collate_fn`, the first but `None`."""
-    tried = 1 if settings.collate_fn is None else min(len(dataset), _TRIED)
-    read = ((index, read_sample(dataset, index)) for index in range(tried))
-    return next((each for each in read if each[1] is not None), (0, None))
+def _first_sample(dataset: Any, settings: ReadSettings, positions: Tensor | None) -> tuple[int, Any]:
+    """Return the position of a sample, and the sample: the first, or, with a `collate_fn`, one that is not `None`."""
+    length = len(dataset) if positions is None else len(positions)
+    start = 0 if positions is None else int(positions[0])
+    first = read_sample(dataset, start)
+    if first is not None or settings.collate_fn is None:
+        return start, first
+    for place in np.random.default_rng(0).permutation(length)[:_TRIED].tolist():
+        index = place if positions is None else int(positions[place])
+        if (sample := read_sample(dataset, index)) is not None:
+            return index, sample
+    return start, None
+
+
+def _check_present(first: Any, index: int, sample: SampleSpec | None) -> None:
+    if first is None and sample is None:
+        raise UnreadableSampleError(f"Expected sample {index} with an input and a label, but got None.\n{NO_SAMPLE}")
 
 
 def _source_of(
-    dataset: Any, first: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, seed: int
+    dataset: Any,
+    first: Any,
+    index: int,
+    sample: SampleSpec | None,
+    positions: Tensor | None,
+    settings: ReadSettings,
+    seed: int,
 ) -> Source:
     """Return a source that reads the first sample, through `collate_fn` if it cannot be read without."""
     try:
-        source = Source(dataset, sample or spec_of(dataset), settings, seed=seed)
+        source = Source(dataset, sample or spec_in(first, dataset, positions), settings, seed=seed)
         _input_of(source, first, index)
         return source
     except (ValueError, UnreadableSampleError):
-        collated = _collated_source(dataset, first, index, sample, settings, seed)
+        collated = collated_source(dataset, first, index, sample, settings, seed=seed)
         if collated is None:
             raise
         return collated
 
 
-def _collated_source(
-    dataset: Any, first: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, seed: int
+def collated_source(
+    dataset: Any, read: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, *, seed: int = 0
 ) -> Source | None:
-    """Return a source that reads samples through `collate_fn`, or `None` if the first one cannot be read so either."""
+    """Return a source that reads samples through `collate_fn`, or `None` if this sample cannot be read so either.
+
+    Args:
+        dataset: Map-style data set.
+        read: One of its samples as it was read, not `None`.
+        index: Position of this sample.
+        sample: Paths of input and label in a batch of one. `None`: detected.
+        settings: Workers and their settings.
+        seed: Seed of random transforms. Default: 0.
+    """
     if settings.collate_fn is None:
         return None
     try:
-        batch = settings.collate_fn([first])
+        batch = settings.collate_fn([read])
         source = Source(dataset, sample or SampleSpec.detect(batch, batched=True), settings, True, seed=seed)
-        _input_of(source, first, index)
+        _input_of(source, read, index)
     except Exception:  # noqa: BLE001 (the error about the sample itself is the useful one)
         return None
     return source
@@ -212,13 +341,14 @@ def _input_of(source: Source, sample: Any, index: int) -> torch.Tensor:
     return stack_inputs(inputs, [index])
 
 
-def _check_batched_reads(source: Source) -> None:
+def _check_batched_reads(source: Source, allowed: Tensor | None) -> None:
     """Compare samples read together, by `__getitems__`, with the same samples read one by one."""
     batched = getattr(source.dataset, "__getitems__", None)
     if batched is None or source.collated:
         return
-    length = len(source.dataset)
-    positions = list(dict.fromkeys(np.random.default_rng(0).permutation(length)[:_PROBES].tolist()))
+    length = len(source.dataset) if allowed is None else len(allowed)
+    places = np.random.default_rng(0).permutation(length)[:_PROBES].tolist()
+    positions = places if allowed is None else allowed[places].tolist()
     try:
         with seeded_rng(source.seed) as drew:
             together = list(batched(positions))

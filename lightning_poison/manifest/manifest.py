@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected, index_vector
-from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import readable, source_for
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import DecisionWord, shortened_text
 from lightning_poison.manifest.diff import ManifestDiff, compare_rows, shortened
-from lightning_poison.manifest.matching import content_hash, file_of, find_samples
+from lightning_poison.manifest.matching import content_hash_of, file_of, find_samples
 from lightning_poison.manifest.rows import ManifestRow, read_rows, row_values, write_rows
 from lightning_poison.sanitization.verdict import Verdict
 
@@ -27,6 +27,7 @@ class Manifest:
         rows: Rows in the order of the file. A manifest from a verdict starts with the most suspicious sample.
 
     Example:
+        >>> from lightning_poison.manifest.matching import content_hash
         >>> from lightning_poison.testing.tiny_images import TinyImages
         >>> row = ManifestRow(
         ...     sample_id=4, label=1, suggested_label=2, label_name="cat", suggested_name="dog", score=9.5,
@@ -68,8 +69,9 @@ class Manifest:
 
         Args:
             verdict: Verdict on N samples.
-            dataset: Map-style data set of the verdict, with N samples.
-            sample: Location of the input in a sample. Default: detected.
+            dataset: Map-style data set of the verdict, with N samples, or a loader of it, whose `collate_fn` is used if
+                samples are no tensors.
+            sample: Location of the input in a sample. Default: detected in samples that were judged.
             class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
             kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`. Default: none.
             flag_only: Whether samples that the verdict removes stay in the training set. Default: `False`.
@@ -78,22 +80,27 @@ class Manifest:
             ValueError: If verdict and data set differ in length, or a position is outside the data set.
             UnreadableSampleError: If a sample cannot be read.
         """
-        if len(dataset) != len(verdict):
-            raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{len(dataset)}"))
+        data = readable(dataset, "dataset")
+        length = len(data.dataset)
+        if length != len(verdict):
+            raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{length}"))
         by_hand = _check_positions(kept_by_hand, len(verdict))
-        ranking = verdict.ranking.tolist()
-        spec = sample or spec_of(dataset)
+        chosen = [index for index in verdict.ranking.tolist() if index in by_hand or not verdict.keep[index]]
+        if not chosen:
+            return cls(())
+        judged = None if verdict.judged is None else verdict.judged.nonzero().flatten()
+        positions = judged if judged is None or len(judged) else torch.tensor(sorted(chosen))
+        source = source_for(data.dataset, sample=sample, positions=positions, settings=data.settings)
         word: DecisionWord = "flagged" if flag_only else "removed"
         return cls(
             tuple(
                 ManifestRow(
                     **row_values(verdict, index, class_names or ()),
                     decision="kept-by-hand" if index in by_hand else word,
-                    content_hash=content_hash(dataset, index, sample=spec),
-                    path=shortened_text(file_of(dataset, index)),
+                    content_hash=content_hash_of(source, index),
+                    path=shortened_text(file_of(data.dataset, index)),
                 )
-                for index in ranking
-                if index in by_hand or not verdict.keep[index]
+                for index in chosen
             )
         )
 
@@ -124,8 +131,9 @@ class Manifest:
         among samples with the same content each row keeps one.
 
         Args:
-            dataset: Data set of the manifest, or a later version of it. Unless its raw images are accessible, it must
-                return samples in the same form.
+            dataset: Data set of the manifest, or a later version of it, or a loader of it, of which only the samples
+                need be readable that its sampler can draw. Unless its raw images are accessible, it must return samples
+                in the same form.
             sample: Location of input and label in a sample. Default: detected.
             search: Whether to read all samples with the label of a row that is not found otherwise. Default: `False`.
 
@@ -139,7 +147,9 @@ class Manifest:
         rows = [row for row in self.rows if row.decision == "kept-by-hand"]
         if not rows:
             return torch.zeros(0, dtype=torch.int64)
-        found = find_samples(rows, dataset, sample=sample or spec_of(dataset), search=search)
+        data = readable(dataset, "dataset")
+        source = source_for(data.dataset, sample=sample, positions=data.positions, settings=data.settings)
+        found = find_samples(rows, source, search=search, positions=data.positions)
         missing = [row for row in rows if found[row.sample_id] is None]
         if missing:
             raise ManifestError(_not_found(missing, search=search))

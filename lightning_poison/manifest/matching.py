@@ -12,12 +12,15 @@ from torch import Tensor
 
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.inputs import stack_inputs
-from lightning_poison.data.labels import as_label, labels_of, read_sample
+from lightning_poison.data.labels import read_sample
 from lightning_poison.data.packed_inputs import InputLayout
 from lightning_poison.data.raw_images import read_raw
 from lightning_poison.data.sample_files import listed_file
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Source
+from lightning_poison.data.source_labels import read_label, source_labels
 from lightning_poison.data.views import locate
+from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.manifest.cells import shortened_text
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.randomness import seeded_rng
@@ -27,7 +30,7 @@ _DIGITS = 32
 
 
 def find_samples(
-    rows: Collection[ManifestRow], dataset: Any, *, sample: SampleSpec, search: bool
+    rows: Collection[ManifestRow], source: Source, *, search: bool, positions: Tensor | None = None
 ) -> dict[int, int | None]:
     """Find the sample of each row, with the same content and label, each sample for one row only.
 
@@ -36,9 +39,10 @@ def find_samples(
 
     Args:
         rows: Rows of one manifest.
-        dataset: Map-style data set.
-        sample: Location of input and label in a sample.
+        source: The data set, and how its samples are read.
         search: Whether to read all samples with the label of a row that is not found otherwise.
+        positions: Positions of the samples that a loader can draw, int64 `(M,)`. The others are not searched, and may
+            be unreadable. Default: all.
 
     Returns:
         Position of the sample of each row by `sample_id`; `None` if it is not found.
@@ -47,7 +51,7 @@ def find_samples(
         UnreadableSampleError: If a sample cannot be read.
     """
     with seeded_rng(0):
-        lookup = _Lookup(dataset, sample)
+        lookup = _Lookup(source, positions)
         found: dict[int, int | None] = {row.sample_id: lookup.first(row, [row.sample_id], set()) for row in rows}
         matched = {index for index in found.values() if index is not None}
         for row in rows:
@@ -83,7 +87,12 @@ def content_hash(dataset: Any, index: int, *, sample: SampleSpec) -> str:
         >>> content_hash(TinyImages(3), 0, sample=SampleSpec())
         'raw:...'
     """
-    return _raw_hash(dataset, index) or _input_hash(dataset, index, sample)
+    return content_hash_of(Source(dataset, sample), index)
+
+
+def content_hash_of(source: Source, index: int) -> str:
+    """Digest the content of a sample of a source; see `content_hash`."""
+    return _raw_hash(source.dataset, index) or _input_hash(source, index)
 
 
 def file_of(dataset: Any, index: int) -> str:
@@ -122,9 +131,10 @@ def raw_image(dataset: Any, index: int) -> Tensor | None:
 class _Lookup:
     """Indexes of a data set for finding samples, built on first use."""
 
-    def __init__(self, dataset: Any, sample: SampleSpec) -> None:
-        self.dataset = dataset
-        self.sample = sample
+    def __init__(self, source: Source, positions: Tensor | None) -> None:
+        self.source = source
+        self.dataset = source.dataset
+        self.drawn = None if positions is None else set(positions.tolist())
         self._contents: dict[int, dict[str, list[int]]] = {}
 
     def first(self, row: ManifestRow, indices: Iterable[int], matched: Collection[int]) -> int | None:
@@ -140,22 +150,32 @@ class _Lookup:
     def by_content(self, row: ManifestRow) -> list[int]:
         if row.label not in self._contents:
             contents: dict[str, list[int]] = {}
-            for index in (self._labels == row.label).nonzero().flatten().tolist():
-                contents.setdefault(content_hash(self.dataset, index, sample=self.sample), []).append(index)
+            for index in [index for index, label in self._labels.items() if label == row.label]:
+                contents.setdefault(content_hash_of(self.source, index), []).append(index)
             self._contents[row.label] = contents
         return self._contents[row.label].get(row.content_hash, [])
 
     @cached_property
-    def _labels(self) -> Tensor:
-        return labels_of(self.dataset, self.sample, unlabeled=True)
+    def _labels(self) -> dict[int, int]:
+        indices = range(len(self.dataset)) if self.drawn is None else sorted(self.drawn)
+        labels = source_labels(self.source, None if self.drawn is None else torch.tensor(indices))
+        return dict(zip(indices, labels.tolist(), strict=True))
 
     def _matches(self, index: int, row: ManifestRow) -> bool:
         if index >= len(self.dataset):
             return False
-        if as_label(self.sample.labels_in(read_sample(self.dataset, index)), index) != row.label:
+        try:
+            return self._is_same(index, row)
+        except (UnreadableSampleError, ValueError):
+            if self.drawn is None or index in self.drawn:
+                raise
+            return False
+
+    def _is_same(self, index: int, row: ManifestRow) -> bool:
+        if read_label(self.source, index) != row.label:
             return False
         is_raw = row.content_hash.startswith("raw:")
-        found = _raw_hash(self.dataset, index) if is_raw else _input_hash(self.dataset, index, self.sample)
+        found = _raw_hash(self.dataset, index) if is_raw else _input_hash(self.source, index)
         return found == row.content_hash
 
 
@@ -164,9 +184,9 @@ def _raw_hash(dataset: Any, index: int) -> str | None:
     return None if image is None else f"raw:{_digest(image)}"
 
 
-def _input_hash(dataset: Any, index: int, sample: SampleSpec) -> str:
+def _input_hash(source: Source, index: int) -> str:
     with seeded_rng(0):
-        value = sample.inputs_in(read_sample(dataset, index))
+        value = source.parts([read_sample(source.dataset, index)], [index])[0][0]
     return f"input:{_digest(value)}"
 
 

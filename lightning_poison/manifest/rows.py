@@ -25,7 +25,7 @@ from lightning_poison.manifest.cells import (
 )
 from lightning_poison.sanitization.reasons import finder_of, reason_of
 from lightning_poison.sanitization.verdict import Verdict
-from lightning_poison.serialization import atomic_path
+from lightning_poison.serialization import atomic_path, checked_path
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[ManifestRow, ...]:
         FileNotFoundError: If the file does not exist.
         ManifestError: If the file cannot be parsed. The message names file, line, column and value.
     """
-    shown = printable(os.fspath(path), limit=500)
+    shown = printable(os.fspath(checked_path(path)), limit=500)
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected a manifest, but there is no file at {shown}.")
     line = 0

@@ -1,9 +1,11 @@
 """`decide`: read and check the data, look for an earlier decision about them, or score, calibrate and decide."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from torch import Tensor
 from lightning_poison.checks import printable
 from lightning_poison.data.copies import group_numbers
 from lightning_poison.data.fingerprints import check_json, fingerprint
+from lightning_poison.data.handles import handles_dropped
 from lightning_poison.data.labeled_data import LabeledData, digest_all, read_labeled
 from lightning_poison.data.labels import UNLABELED, check_class_labels
-from lightning_poison.data.reading import handles_dropped
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.data.source import Readable, open_source, readable
+from lightning_poison.data.source import Readable, read_opened, readable
 from lightning_poison.errors import DataChangedError, UnreadableSampleError
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
@@ -27,6 +29,7 @@ from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, w
 from lightning_poison.sanitization.job import Job, Outcome
 from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
 from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.small_classes import with_small_classes
 from lightning_poison.sanitization.stored_decision import StoredDecision, marks_of
 from lightning_poison.sanitization.units import FileUnits, decision_key, open_units
 from lightning_poison.sanitization.verdict import Verdict
@@ -40,9 +43,13 @@ from lightning_poison.scorers.union import UnionScorer
 _VERDICT = "verdict"
 
 _NO_REPEAT = (
-    "The inputs of the training set differ whenever they are read: its transforms draw from a generator of their own. "
-    "A stored decision about them is checked by labels and number alone. To have every sample checked, and scored "
-    "without augmentation, pass `score_dataset=`, the same samples under an evaluation transform."
+    "The inputs differ whenever they are read: transforms draw from a generator of their own. A stored decision about "
+    "these samples is checked by labels and number alone; exchanged inputs are not noticed."
+)
+
+_REPEAT_HINT = (
+    "To have every sample checked, and scored without augmentation, pass the same samples under an evaluation "
+    "transform: `score_dataset=` of the sanitizer, or `dataset` of `sanitize`."
 )
 
 
@@ -105,7 +112,8 @@ def decide(
         with all_ranks(runtime):
             length = len(judged.dataset)
             part = judged_part(data, scorer, folds=settings.folds, trusted=reference, length=length)
-            part = replace(part, notes=part.notes + copy_notes(part.data) + advice)
+            unchecked = () if data.repeats else (_NO_REPEAT,)
+            part = replace(part, notes=part.notes + copy_notes(part.data) + advice + unchecked)
             if part.trusted is not None:
                 check_trusted(part.data, part.trusted)
         return _Decision(judged.dataset, data, part, described, scorer, settings, runtime).make(
@@ -118,8 +126,9 @@ def _read(readable: Readable, sample: SampleSpec | None, seed: int, runtime: Run
     if not settings.num_workers and runtime.num_workers:
         settings = replace(settings, num_workers=runtime.num_workers)
     with all_ranks(runtime), _named_part(name):
-        source = open_source(readable.dataset, sample=sample, settings=settings, seed=seed)
-        data = read_labeled(source, positions=readable.positions, runtime=runtime, name=name)
+        positions = readable.positions
+        read = partial(read_labeled, positions=positions, runtime=runtime, name=name)
+        data = read_opened(read, readable.dataset, sample=sample, positions=positions, settings=settings, seed=seed)
     return replace(data, repeats=runtime.all_true(data.repeats))
 
 
@@ -178,8 +187,8 @@ class _Decision:
                 "Give every rank the whole data set in the same order; the Trainer's sampler distributes it. Pass "
                 "`generator=torch.Generator().manual_seed(0)` to `random_split`, and seed whatever else draws samples."
             )
-        if not self.data.repeats:
-            self.runtime.announce(_NO_REPEAT)
+        if not self.data.repeats and self.runtime.rank == 0:
+            warnings.warn(f"{_NO_REPEAT} {_REPEAT_HINT}", stacklevel=3)
         key = decision_key(self.scorer, self.described, read, self.runtime)
         units = self._open(cache, key)
         if known is not None:
@@ -192,7 +201,7 @@ class _Decision:
             fitting = [each for each in found if each.made_with == key and each.fingerprint == current]
             made = self.runtime.broadcast(fitting[0] if fitting else None)
             if made is not None:
-                return made
+                return with_small_classes(made, self.settings.max_removed)
         before = self.runtime.units
         try:
             self.runtime.units = units if units is not None else before
@@ -202,7 +211,7 @@ class _Decision:
         if units is not None:
             units.save(_VERDICT, verdict.tensors(), verdict.meta())
             units.keep_only(_VERDICT)
-        return verdict
+        return with_small_classes(verdict, self.settings.max_removed)
 
     def _open(self, cache: str | Path | None, key: str) -> FileUnits | None:
         """Open the units of this decision, and remove any that were computed from other samples."""
@@ -331,6 +340,9 @@ def _changed_samples(known: Verdict | StoredDecision, data: LabeledData) -> str:
     length = len(data.source.dataset)
     if len(known) != length:
         return f"{len(known):,} samples, and there are {length:,}"
+    others = _other_positions(known, data)
+    if others is not None:
+        return others
     if isinstance(known, Verdict):
         then = known.labels[data.positions]
         changed = (then != data.labels).nonzero().flatten()
@@ -348,4 +360,30 @@ def _changed_samples(known: Verdict | StoredDecision, data: LabeledData) -> str:
     differing = data.positions[marks[data.positions] != marks_of(data.sample_digests)]
     if not len(differing):
         return "other samples, labels or transforms"
-    return f"other inputs: {len(differing):,} of {len(data):,} samples differ, the first at sample {int(differing[0])}"
+    return (
+        f"other inputs: {len(differing):,} of {len(data):,} samples differ, the first at sample {int(differing[0])}, "
+        "unless transforms draw from a generator of their own"
+    )
+
+
+def _other_positions(known: Verdict | StoredDecision, data: LabeledData) -> str | None:
+    """Say if the sampler drew other samples than it draws now; samples that were never read have no label or digest."""
+    is_read = torch.zeros(len(known), dtype=torch.bool)
+    is_read[data.positions] = True
+    marks = known.sample_digests if isinstance(known, Verdict) else known.marks
+    if marks is not None:
+        was_read = marks != 0
+    elif isinstance(known, Verdict):
+        was_read = known.labels != UNLABELED
+        is_read[data.positions] = data.labels != UNLABELED
+    else:
+        return None
+    added, missing = is_read & ~was_read, was_read & ~is_read
+    if not bool(missing.any()) and 1000 * int(added.sum()) <= len(known):  # a few marks are 0 by chance
+        return None
+    parts = [
+        f"{int(each.sum()):,} {what}, the first of them sample {int(each.nonzero()[0])}"
+        for each, what in ((missing, "are no longer drawn"), (added, "were not drawn then"))
+        if bool(each.any())
+    ]
+    return f"other positions of the sampler: {'; '.join(parts)}"

@@ -78,9 +78,10 @@ def judged_part(
             keep &= data.labels != number
     small = torch.unique(data.labels[labeled & ~keep])
     if len(small):
-        numbers, counts = torch.unique(data.labels[labeled], return_counts=True)
-        needed = folds if int(counts[torch.isin(numbers, small)].max()) < folds else 0
-        notes.append(_small_note(small, int((labeled & ~keep).sum()), needed))
+        numbers, samples = torch.unique(data.labels[labeled], return_counts=True)
+        _, units = _units_of(data, labeled)
+        lacking = [folds if int(each[torch.isin(numbers, small)].max()) < folds else 0 for each in (samples, units)]
+        notes.append(_small_note(small, int((labeled & ~keep).sum()), *lacking))
     data = data.select(keep.nonzero().flatten()) if not bool(keep.all()) else data
     if len(data) == 0 or len(torch.unique(data.labels)) < 2:
         came = f"class {int(data.labels[0])} alone" if len(data) else "none"
@@ -119,8 +120,7 @@ def _is_fitted(member: Any) -> bool:
 def _too_small(data: LabeledData, keep: Tensor, scorer: Member, folds: int) -> list[int]:
     """Return the classes with too few samples, copies and groups counted once, for the folds or for a set scorer."""
     copies, labels = data.copies or Copies.none(len(data)), data.labels
-    units = torch.unique(torch.stack([labels, copies.group], 1)[keep], dim=0)
-    numbers, counts = torch.unique(units[:, 0], return_counts=True)
+    numbers, counts = _units_of(data, keep)
     crossed = [each for each in members_of(scorer).values() if not _is_fitted(each)]
     needed = folds if any(not _by_groups(each) for each in crossed) else 1
     small = set(numbers[counts < needed].tolist())
@@ -129,6 +129,14 @@ def _too_small(data: LabeledData, keep: Tensor, scorer: Member, folds: int) -> l
         if isinstance(member, SetScorer):
             small |= _refused(member, labels[keep & (copies.first == data.indices)], by_size, small)
     return sorted(small)
+
+
+def _units_of(data: LabeledData, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the classes and their numbers of samples, copies and groups counted once."""
+    copies = data.copies or Copies.none(len(data))
+    units = torch.unique(torch.stack([data.labels, copies.group], 1)[keep], dim=0)
+    numbers, counts = torch.unique(units[:, 0], return_counts=True)
+    return numbers, counts
 
 
 def _by_groups(member: Any) -> bool:
@@ -150,15 +158,20 @@ def _refused(member: SetScorer, labels: Tensor, by_size: Sequence[int], small: s
             return left_out
 
 
-def _small_note(small: Tensor, count: int, folds: int) -> str:
-    """Say which classes are not judged, and why; `folds` is the number of samples that they lack, or 0."""
+def _small_note(small: Tensor, count: int, samples: int, groups: int) -> str:
+    """Say which classes are not judged, and why: the number of samples, or else of groups, that they lack, or 0."""
     listed = ", ".join(str(number) for number in small[:_LISTED].tolist())
     more = f" and {len(small) - _LISTED} more" if len(small) > _LISTED else ""
     noun = "class" if len(small) == 1 else "classes"
-    samples = f"The {count:,} samples of" if count > 1 else "The only sample of"
-    verb = "are" if count > 1 else "is"
-    what = f"{samples} {noun} {listed}{more} {verb} kept and not judged: too few of a class."
+    which = f"The {count:,} samples of" if count > 1 else "The only sample of"
+    what = f"{which} {noun} {listed}{more} {'are' if count > 1 else 'is'} kept and not judged: too few"
+    folds = samples or groups
     if not folds:
-        return what
+        return f"{what} of a class."
     fewer = "use fewer `folds`, or " if folds > 2 else ""
-    return f"{what} A class needs a sample in each of the {folds} folds: {fewer}pass `trusted=` data."
+    if samples:
+        return f"{what} of a class. A class needs a sample in each of the {folds} folds: {fewer}pass `trusted=` data."
+    return (
+        f"{what} groups of a class. Samples of a group, and copies, are in one fold, and a class needs a group in each "
+        f"of the {folds} folds: name smaller groups in `groups=`, {fewer}pass `trusted=` data."
+    )

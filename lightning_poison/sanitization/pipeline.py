@@ -1,5 +1,6 @@
 """`sanitize`: score every sample, calibrate, decide. Works without a Trainer."""
 
+from collections.abc import Mapping
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ import torch
 from lightning_poison.checks import describe, expected, instance, local_path, printable, with_method
 from lightning_poison.data.copies import Groups
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
+from lightning_poison.entry_points import call_plugin
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.from_probabilities import judge_probabilities
+from lightning_poison.sanitization.scorer_guard import check_declarations
 from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.small_classes import with_small_classes
 from lightning_poison.sanitization.verdict import Verdict
-from lightning_poison.scorers.inspection import AnyScorer
+from lightning_poison.scorers.inspection import AnyScorer, all_members_of
 from lightning_poison.scorers.recommended import Preset, scorer_from
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
@@ -56,7 +60,8 @@ def sanitize(
             `RecommendedScorer`: `"fast"`, `"balanced"` or `"thorough"`. Default: `"balanced"`.
         labels: Labels to judge by `pred_probs`, `(N,)`, without a data set and a scorer.
         pred_probs: Probability of each class for each sample, by a model that was not fitted on it, `(N, C)`, rows that
-            sum to 1. They are judged by the same rule as the scores of a cross-fitted scorer.
+            sum to 1. They are judged by the same rule as the scores of a cross-fitted scorer. Of the other arguments,
+            only settings of the decision can be passed with them.
         trusted: Known-clean samples: a map-style data set, or a loader of one. Optional.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1). Default: 0.01.
         sample: Paths of input and label in a sample of `dataset` and `trusted`. Default: detected.
@@ -64,7 +69,8 @@ def sanitize(
         natural_error_rate: Share of wrong labels that does not count as evidence of poison, in [0, 1].
         remove_without_evidence: Whether to remove suspicious samples without trusted data and without evidence.
         max_removed: Largest share of the data set that may be removed, in (0, 1]. The limit for a class is this or
-            one half, whichever is larger, and never the whole class. Default: 0.5.
+            one half, whichever is larger, and never the whole class; of a class of fewer than 20 samples that would
+            lose more, all are kept. Default: 0.5.
         seed: The only source of randomness. The verdict does not depend on the number of workers or ranks.
         groups: Group of each sample of `dataset`, such as its patient, its video or the original of which it is an
             augmentation: integers or texts, or a function of the index of a sample. Without trusted data, no model
@@ -120,8 +126,11 @@ def sanitize(
         groups=groups,
     )
     if labels is not None or pred_probs is not None:
-        _check_alone(labels, pred_probs, dataset=dataset, trusted=trusted, groups=groups, known=known)
-        verdict = judge_probabilities(labels, pred_probs, decision)
+        own = None if isinstance(scorer, str) and scorer == "balanced" else scorer
+        unused = {"dataset": dataset, "scorer": own, "trusted": trusted, "sample": sample, "groups": groups}
+        unused |= {"folds": None if folds == 3 else folds, "runtime": runtime, "known": known, "cache": cache}
+        _check_alone(labels, pred_probs, unused)
+        verdict = with_small_classes(judge_probabilities(labels, pred_probs, decision), decision.max_removed)
         check_removal(verdict, decision.max_removed)
         return verdict
     if dataset is None:
@@ -157,14 +166,17 @@ def known_verdict(known: Verdict | str | Path | None) -> Verdict | None:
     return known
 
 
-def _check_alone(labels: Any, pred_probs: Any, **others: Any) -> None:
+def _check_alone(labels: Any, pred_probs: Any, unused: Mapping[str, Any]) -> None:
     """Raise unless there are labels and probabilities, and nothing that they do not need."""
+    given = {name: value for name, value in unused.items() if value is not None}
+    if given:
+        names = "`, `".join(given)
+        came = ", ".join(describe(value) for value in given.values())
+        way = "Probabilities are judged as they are: nothing is read, fitted or stored."
+        raise TypeError(expected(names, "left out with `labels` and `pred_probs`", came, way))
     if labels is None or pred_probs is None:
         missing = "labels" if labels is None else "pred_probs"
         raise TypeError(expected(missing, "passed together with the other of `labels` and `pred_probs`", "none"))
-    for name, value in others.items():
-        if value is not None:
-            raise TypeError(expected(name, "left out with `labels` and `pred_probs`", describe(value)))
 
 
 def check_scorer_argument(scorer: Any) -> None:
@@ -176,8 +188,11 @@ def check_scorer_argument(scorer: Any) -> None:
         if is_list or hasattr(scorer, "__array__"):
             way = "\nPass inputs and labels as a pair, then a scorer: `sanitize((X, y), LikelihoodScorer())`."
         raise TypeError(expected("scorer", "a scorer such as `LikelihoodScorer()`", came) + way)
-    if not isinstance(getattr(scorer, "name", None), str):
-        raise TypeError(expected("scorer", "a scorer with a `name`", f"a {type(scorer).__name__} without one"))
+    kind = type(scorer).__name__
+    if not isinstance(call_plugin(lambda: getattr(scorer, "name", None), f"`name` of {kind}"), str):
+        raise TypeError(expected("scorer", "a scorer with a `name`", f"a {kind} without one"))
+    for member in all_members_of(scorer):
+        check_declarations(member)
     if scorer.is_control:
         raise ValueError(
             f"Expected a defense as `scorer`, but {printable(scorer.name)} is a control, which may use the ground "

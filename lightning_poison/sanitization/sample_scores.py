@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, printable
+from lightning_poison.checks import printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
@@ -58,8 +58,7 @@ def _label_scores_of_trusted(
     """Return the scores of trusted samples under each of the first C labels, float64 `(M, C)`."""
 
     def score(block: Block) -> Tensor:
-        label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
-        _check_classes(label_scores, block.labels)
+        label_scores = call_score_labels(scorer, block.inputs, int(block.labels.max()) + 1, indices=block.indices)
         return label_scores[:, :count].double()
 
     return score_set(
@@ -85,26 +84,25 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
     """
     if not scorer.scores_labels:
         raise ValueError(needs_trusted(scorer))
+    count = int(job.labels.max()) + 1
     if scorer.is_fitted:
         scores = score_set(
             job.data.dataset,
             job.data.indices,
-            lambda block: call_score_labels(scorer, block.inputs, indices=block.indices),
+            lambda block: call_score_labels(scorer, block.inputs, count, indices=block.indices),
             sample=SampleSpec(),
             runtime=job.runtime,
             seed=job.seed,
             labels=job.labels,
             unit=f"member-{number}-blocks",
         )
-        _check_classes(scores, job.labels)
-        return scores[:, : int(job.labels.max()) + 1]
+        return scores[:, :count]
 
     def judge(fold: Fold) -> Tensor:
         fitted = call_fit(call_deepcopy(scorer), fold.part, runtime=fold.runtime, generator=fold.generator)
-        return fold.score(lambda block: call_score_labels(fitted, block.inputs, indices=block.indices))
+        return fold.score(lambda block: call_score_labels(fitted, block.inputs, count, indices=block.indices))
 
-    scores = cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
-    return scores[:, : int(job.labels.max()) + 1]
+    return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)[:, :count]
 
 
 def needs_trusted(scorer: AnyScorer) -> str:
@@ -142,8 +140,7 @@ def _score_and_suggest(scorer: Scorer, count: int) -> Callable[[Block], Tensor]:
     """Return a function of a block: scores under the carried labels, and the least suspicious of C labels or −1."""
 
     def with_suggestion(block: Block) -> Tensor:
-        label_scores = call_score_labels(scorer, block.inputs, indices=block.indices)
-        _check_classes(label_scores, block.labels)
+        label_scores = call_score_labels(scorer, block.inputs, int(block.labels.max()) + 1, indices=block.indices)
         own = label_scores.gather(1, block.labels[:, None])
         return torch.cat([own, label_scores[:, :count].argmin(1, keepdim=True).double()], dim=1)
 
@@ -152,9 +149,3 @@ def _score_and_suggest(scorer: Scorer, count: int) -> Callable[[Block], Tensor]:
         return torch.stack([own, torch.full_like(own, -1)], dim=1)
 
     return with_suggestion if scorer.scores_labels else without_suggestion
-
-
-def _check_classes(label_scores: Tensor, labels: Tensor) -> None:
-    known, largest = label_scores.shape[1], int(labels.max())
-    if known <= largest:
-        raise ValueError(expected("dataset", f"labels below {known}, the number of classes of the scorer", largest))

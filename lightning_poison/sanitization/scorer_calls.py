@@ -19,9 +19,9 @@ from lightning_poison.sanitization.scorer_guard import (
     copied_group,
     copies_for,
     group_fault,
-    is_own,
     with_copied_samples,
 )
+from lightning_poison.scorers.inspection import is_own
 from lightning_poison.scorers.protocol import FeatureSource, Scorer, SetScorer
 from lightning_poison.statistics.subgroups import Subgroup
 

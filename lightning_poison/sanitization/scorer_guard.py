@@ -14,21 +14,11 @@ from lightning_poison.data.blocks import MemoryDataset, SelectedDataset
 from lightning_poison.entry_points import call_plugin
 from lightning_poison.errors import PluginError
 from lightning_poison.randomness import seeded_rng
+from lightning_poison.scorers.inspection import is_own, settings_in
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 from lightning_poison.statistics.subgroups import Subgroup
 
 ResultT = TypeVar("ResultT")
-
-
-def is_own(scorer: object) -> bool:
-    """Return whether the class of a scorer or feature source is part of this package.
-
-    Example:
-        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
-        >>> is_own(LikelihoodScorer()), is_own(type("Mine", (LikelihoodScorer,), {"__module__": "mine"})())
-        (True, False)
-    """
-    return str(type(scorer).__module__).partition(".")[0] == __name__.partition(".")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +85,8 @@ class ScorerCall:
         scores = self.matrix(result, inputs, torch.float64)
         if num_classes is not None and scores.shape[1] < num_classes:
             known = f"labels below {scores.shape[1]}, the number of classes of the scorer"
-            hint = f"{self.what} has {scores.shape[1]} columns. Fit it on all {num_classes} classes."
+            way = f"Fit it on all {num_classes} classes, and return a column for each."
+            hint = f"{self.what} has {scores.shape[1]} columns. {way}"
             raise ValueError(expected("dataset", known, num_classes - 1, hint))
         return scores
 
@@ -165,6 +156,36 @@ class _CopiedItems(Subset[Any]):
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         return [self[index] for index in indices]
+
+
+def check_declarations(scorer: Any) -> None:
+    """Raise if a scorer of another package cannot say what it is: its name, its settings, whether it is fitted.
+
+    Raises:
+        PluginError: If a property or `settings` raises, or `settings` returns no dict.
+
+    Example:
+        >>> class Silent(Scorer):
+        ...     name, fitted_tensors, __module__ = "silent", (), "mine"
+        ...     def fit(self, trusted, *, runtime=None, generator=None):
+        ...         return self
+        ...     def score_batch(self, inputs, labels):
+        ...         return labels.double()
+        ...     def settings(self):
+        ...         return None
+        >>> check_declarations(Silent())
+        Traceback (most recent call last):
+        lightning_poison.errors.PluginError: Expected `settings` of the scorer `silent` to return a dict of JSON
+        values, but got None.
+    """
+    if is_own(scorer):
+        return
+    for flag in ("is_fitted", "is_control", "scores_labels", "finds_groups"):
+        ScorerCall(scorer, flag).run(lambda flag=flag: bool(getattr(scorer, flag, False)))  # type: ignore[misc]
+    settings_in(scorer)
+    source = ScorerCall(scorer, "feature_model").run(lambda: scorer.feature_model)
+    if source is not None and not is_own(source):
+        settings_in(source)
 
 
 def with_copied_samples(dataset: Any) -> Any:

@@ -178,4 +178,4 @@ def _member_scores(
 
 def _label_scores(job: Job, scorer: SetScorer, features: Tensor, labels: Tensor) -> Tensor:
     with reproducible_kernels(job.runtime.device, job.runtime.threads), torch.no_grad():
-        return call_score_feature_labels(scorer, features, labels).cpu()
+        return call_score_feature_labels(scorer, features, labels, int(labels.max()) + 1).cpu()

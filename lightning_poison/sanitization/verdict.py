@@ -295,6 +295,7 @@ class Verdict:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            TypeError: If `path` is no path.
             ValueError: If it is no verdict file of this version, a value is invalid, or the file was damaged or changed
                 since it was written. The message names file, field and value.
         """

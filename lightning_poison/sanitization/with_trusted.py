@@ -42,7 +42,12 @@ _MAX_RATIO = 1.8
 """Largest ratio of these standard deviations."""
 
 _MAX_SHARED = 0.005
-"""Share of the trusted samples that may be equal to samples of the training data, beyond what is usual in the data."""
+"""Share of the trusted samples that may be equal to samples of the training data, beyond what is usual in the data.
+
+Fewer are a warning.
+"""
+
+_VOUCHES = "Their labels would vouch for themselves. Remove them from the training data or from `trusted`."
 
 _TRUSTED_HINT = (
     "Check the labels of `trusted`: are they correct, and numbered as those of the training data? Otherwise give the "
@@ -263,14 +268,21 @@ def _range_of(inputs: Tensor) -> str:
 
 
 def _check_disjoint(data: LabeledData, trusted: LabeledData) -> None:
-    """Raise if trusted samples are among those that are judged, more than equal samples occur in the data anyway."""
+    """Raise if trusted samples are among those that are judged, more than equal samples occur in the data anyway.
+
+    A few are a warning.
+    """
     own, known = data.sample_digests, trusted.sample_digests
     shared = int(torch.isin(known[known != 0], own[own != 0]).sum())
-    equal = 1 - len(torch.unique(own)) / len(own)
-    if shared > (2 * equal + _MAX_SHARED) * len(known):
+    usual = 2 * (1 - len(torch.unique(own)) / len(own)) * len(known)
+    if shared > usual + _MAX_SHARED * len(known):
         raise ValueError(
             f"Expected `trusted` samples that are not judged, but {shared:,} of {len(known):,} are in the training "
-            "data too.\nTheir labels would vouch for themselves. Remove them from the training data or from `trusted`."
+            f"data too.\n{_VOUCHES}"
+        )
+    if shared > usual:
+        warnings.warn(
+            f"{shared:,} of {len(known):,} `trusted` samples are in the training data too. {_VOUCHES}", stacklevel=2
         )
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_poison.checks import expected
+from lightning_poison.checks import describe, expected, printable, type_name
 from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.entry_points import call_plugin
+from lightning_poison.errors import PluginError
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import FeatureSource, Scorer, SetScorer
@@ -61,6 +63,39 @@ def feature_model_of(scorer: SetScorer) -> FeatureSource:
     return scorer.feature_model or FeatureModel()
 
 
+def is_own(scorer: object) -> bool:
+    """Return whether the class of a scorer or feature source is part of this package.
+
+    Example:
+        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
+        >>> is_own(LikelihoodScorer()), is_own(type("Mine", (LikelihoodScorer,), {"__module__": "mine"})())
+        (True, False)
+    """
+    return str(type(scorer).__module__).partition(".")[0] == __name__.partition(".")[0]
+
+
+def settings_in(part: Any) -> dict[str, Any]:
+    """Return what `settings` of a scorer or feature source returns; for one of another package guarded.
+
+    Raises:
+        PluginError: If it raises an error, or returns something else than a dict.
+
+    Example:
+        >>> from lightning_poison.scorers.likelihood import LikelihoodScorer
+        >>> settings_in(LikelihoodScorer(margin=0.5))["margin"]
+        0.5
+    """
+    if is_own(part):
+        return dict(part.settings())
+    kind, fallback = "scorer" if isinstance(part, Scorer | SetScorer) else "feature model", type_name(part)
+    name = call_plugin(lambda: printable(getattr(part, "name", fallback)), f"`name` of {fallback}")
+    what = f"`settings` of the {kind} `{name}`"
+    found = call_plugin(part.settings, what)
+    if not isinstance(found, Mapping):
+        raise PluginError(f"Expected {what} to return a dict of JSON values, but got {printable(describe(found))}.")
+    return call_plugin(lambda: dict(found), what)
+
+
 def settings_of(scorer: AnyScorer) -> dict[str, Any]:
     """Return the name and the settings of a scorer as JSON values. They are part of a decision's fingerprint.
 
@@ -74,10 +109,10 @@ def settings_of(scorer: AnyScorer) -> dict[str, Any]:
     if isinstance(scorer, CombinedScorer | UnionScorer):
         members = {name: settings_of(member) for name, member in scorer.members.items()}
         return {"name": scorer.name, **scorer.settings(), "members": members}
-    found = {"name": scorer.name, **scorer.settings()}
+    found = {"name": scorer.name, **settings_in(scorer)}
     if isinstance(scorer, Scorer):
         return found
-    return {**found, "feature_model": dict(feature_model_of(scorer).settings())}
+    return {**found, "feature_model": settings_in(feature_model_of(scorer))}
 
 
 def weights_of(scorer: AnyScorer) -> str | None:

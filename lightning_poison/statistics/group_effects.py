@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.statistics.arguments import check_fraction, invalid
+from lightning_poison.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SuspectGroup:
             return f"{found} without an effect on others"
         if self.transfer >= self.resemblance:
             return f"{found}; their features shift {100 * self.transfer:.0f} % of any other class to {name}"
-        return f"{found}; {100 * self.resemblance:.0f} % of them look like other classes"
+        return f"{found}; at least {100 * self.resemblance:.0f} % of them look like other classes"
 
 
 def transfer_share(before: Tensor, after: Tensor, labels: Tensor, label: int) -> float:
@@ -99,36 +100,40 @@ def look_alike_mean(features: Tensor, labels: Tensor, predictions: Tensor) -> Te
 
 
 def resemblance(
-    logits: Tensor, label: int, reference_logits: Tensor, reference_labels: Tensor, *, quantile: float = 0.25
+    logits: Tensor, label: int, reference_logits: Tensor, reference_labels: Tensor, *, margin: float = 0.3
 ) -> float:
-    """Compute the share of a group that looks like correctly labeled samples of other classes.
+    """Compute the share of a group that at least looks like correctly labeled samples of other classes.
 
     The network is trained without the group: exclusionary reclassification of Chen et al., "Detecting Backdoor Attacks
     on Deep Neural Networks by Activation Clustering", SafeAI 2019, arXiv 1811.03728, section 4. They ask for the class
-    predicted for most of the group. Here, a prediction counts only if its margin is as large as those of correctly
-    classified samples of the predicted class: a natural part of a class that is left out of training is misclassified
-    often, but with small margins.
+    predicted for most of the group. Here, a prediction counts only if its margin is not small for the predicted class:
+    a natural part of a class that is left out of training is misclassified often, but mostly with small margins. A
+    trigger that the network has not learned reduces the margin, too, but less. In small groups the share is uncertain,
+    so the lower end of its interval is returned.
 
     Args:
         logits: Logits of the group, `(M, C)`, by a network that was trained without it.
         label: Label of the group.
         reference_logits: Logits of samples in no group, on which the network was not trained either, `(R, C)`.
         reference_labels: Labels of these samples, int64 `(R,)`.
-        quantile: Share of the correctly classified samples of a class whose margin may be smaller than that of a member
-            that counts, in (0, 1). Default: 0.25.
+        margin: Minimum margin of a member that counts, in units of the median margin of the correctly classified
+            samples of the predicted class, in (0, 1). Default: 0.3.
 
     Returns:
-        Share of the group, in [0, 1]. For mislabeled samples, 1 − `quantile` is expected.
+        Lower end of the 95 % Wilson interval of the share, in [0, 1).
 
     Raises:
-        ValueError: If `quantile` is out of range, or the group is empty.
+        ValueError: If `margin` is out of range, or the group is empty.
 
     Example:
         >>> reference, labels = 9 * torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4)
-        >>> resemblance(torch.tensor([[0.0, 9.0, 0.0], [5.0, 6.0, 0.0]]), 0, reference, labels)
-        0.5
+        >>> alike, own = torch.tensor([[0.0, 5.0, 0.0]]), torch.tensor([[5.0, 0.0, 0.0]])
+        >>> [round(resemblance(alike.repeat(count, 1), 0, reference, labels), 2) for count in (5, 50)]
+        [0.57, 0.93]
+        >>> resemblance(own.repeat(50, 1), 0, reference, labels)
+        0.0
     """
-    check_fraction("quantile", quantile)
+    check_fraction("margin", margin)
     if not len(logits):
         raise invalid("logits", "of at least one member of a group", "none")
     margins, predictions = _margins(logits)
@@ -136,8 +141,10 @@ def resemblance(
     correct = reference_predictions == reference_labels
     required = torch.full((logits.shape[1],), torch.inf, dtype=margins.dtype)
     for number in torch.unique(reference_labels[correct]).tolist():
-        required[number] = reference_margins[correct & (reference_labels == number)].quantile(quantile)
-    return float(((predictions != label) & (margins >= required[predictions])).double().mean())
+        required[number] = margin * reference_margins[correct & (reference_labels == number)].quantile(0.5)
+    count = ((predictions != label) & (margins >= required[predictions])).double().sum()
+    low, _ = wilson_interval(count, torch.zeros_like(count), len(logits))
+    return float(low) / len(logits)
 
 
 def _margins(logits: Tensor) -> tuple[Tensor, Tensor]:

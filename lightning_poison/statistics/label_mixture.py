@@ -32,6 +32,11 @@ HARD_SCALE, _HARD_SCALE_COUNT, MAX_HARD_SCALE = 0.25, 50.0, 0.5
 
 _JACKKNIFE_GROUPS = 20
 
+_ITERATIONS = 300
+
+_AT_ONCE = 2**20
+"""Largest number of weights, of several fits together, that are handled at once."""
+
 
 @dataclass(frozen=True)
 class Disagreements:
@@ -123,7 +128,7 @@ def fit_mixture(
     *,
     weights: Tensor | None = None,
     start: Mixture | None = None,
-    iterations: int = 300,
+    iterations: int = _ITERATIONS,
     expected_scale: float = HARD_SCALE,
 ) -> Mixture:
     """Fit the numbers of wrong labels and hard images in each pair, and the mean margin of hard images, by EM.
@@ -145,20 +150,52 @@ def fit_mixture(
         tensor([True, True, True, True])
     """
     weights = torch.ones_like(found.margin) if weights is None else weights
-    observed = _sum_by_pair(found, weights)
-    counts = start.counts if start is not None else observed / 2
-    scale = start.hard_scale if start is not None else expected_scale
-    bins, exposed, is_below = _bins(found.margin, _BINS), found.margin.clamp(max=1), found.margin < 1
+    counts = start.counts if start is not None else _sum_by_pair(found, weights[None])[0] / 2
+    scale = torch.tensor([start.hard_scale if start is not None else expected_scale], dtype=torch.float64)
+    posterior, counts, scale = _fit_each(found, weights[None], counts[None], scale, iterations, expected_scale)
+    return Mixture(posterior[0], counts[0], float(scale[0]))
+
+
+def _fit_each(
+    found: Disagreements, weights: Tensor, counts: Tensor, scale: Tensor, iterations: int, expected_scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit G mixtures to the same disagreements with different weights at once; each ends when it has converged.
+
+    Args:
+        found: The disagreements.
+        weights: Weights of the disagreements in each fit, `(G, D)`.
+        counts: Initial counts of each, `(G, P)`.
+        scale: Initial mean margin of hard images of each, `(G,)`.
+        iterations: Maximum number of EM steps.
+        expected_scale: See `fit_mixture`.
+
+    Returns:
+        Posteriors `(G, D)`, counts `(G, P)` and mean margins of hard images `(G,)`.
+    """
+    bins, exposed = _bins(found.margin, _BINS), found.margin.clamp(max=1)
+    below = (found.margin < 1).nonzero().flatten()
     wrong_density = found.wrong[found.pair, bins]
-    for _ in range(iterations):
-        wrong = _shrunk(counts, found.spread)[found.pair] * wrong_density
-        hard = _shrunk((observed - counts).clamp_min(0), found.spread)[found.pair] * _hard_mass(scale)[bins]
-        posterior = wrong / (wrong + hard)
+    observed = _sum_by_pair(found, weights)
+    posteriors, all_counts, scales = torch.empty_like(weights), counts.clone(), scale.clone()
+    running = torch.arange(len(weights))
+    for step in range(iterations):
+        wrong = _shrunk(counts, found.spread).index_select(1, found.pair) * wrong_density
+        rest = _shrunk((observed - counts).clamp_min(0), found.spread).index_select(1, found.pair)
+        posterior = wrong / (wrong + rest * _hard_mass(scale).index_select(1, bins))
         previous, counts = counts, _sum_by_pair(found, weights * posterior)
-        scale = _hard_scale(exposed, is_below, weights * (1 - posterior), expected_scale)
-        if (counts - previous).abs().sum() <= 1e-6 * observed.sum():
-            break
-    return Mixture(posterior, counts, scale)
+        scale = _hard_scale(exposed, below, weights * (1 - posterior), expected_scale)
+        ended = (counts - previous).abs().sum(1) <= 1e-6 * observed.sum(1)
+        if step == iterations - 1:
+            ended[:] = True
+        if ended.any():
+            rows = running[ended]
+            posteriors[rows], all_counts[rows], scales[rows] = posterior[ended], counts[ended], scale[ended]
+            going = ~ended
+            running, weights, observed = running[going], weights[going], observed[going]
+            counts, scale = counts[going], scale[going]
+            if not len(running):
+                break
+    return posteriors, all_counts, scales
 
 
 def count_variances(
@@ -183,12 +220,15 @@ def count_variances(
     """
     group = torch.arange(len(found.index)) % _JACKKNIFE_GROUPS
     kept_share = 1 - 1 / _JACKKNIFE_GROUPS
-    refitted = [
-        fit_mixture(found, weights=(group != left_out).double(), start=mixture, expected_scale=expected_scale).counts
-        / kept_share
-        for left_out in range(_JACKKNIFE_GROUPS)
-    ]
-    counts = torch.stack(refitted)
+    together = max(1, _AT_ONCE // max(1, len(group)))
+    refitted = []
+    for first in range(0, _JACKKNIFE_GROUPS, together):
+        left_out = torch.arange(first, min(first + together, _JACKKNIFE_GROUPS))
+        weights = (group != left_out[:, None]).double()
+        starts = mixture.counts.expand(len(left_out), -1)
+        scales = torch.full((len(left_out),), mixture.hard_scale, dtype=torch.float64)
+        refitted.append(_fit_each(found, weights, starts, scales, _ITERATIONS, expected_scale)[1] / kept_share)
+    counts = torch.cat(refitted)
     deviations = counts - counts.mean(0)
     return kept_share * (deviations**2).sum(0), kept_share * (deviations.sum(1) ** 2).sum()
 
@@ -230,30 +270,31 @@ def _smooth(histogram: Tensor) -> Tensor:
 
 
 def _sum_by_pair(found: Disagreements, values: Tensor) -> Tensor:
-    return torch.zeros_like(found.spread).index_add(0, found.pair, values)
+    """Return the sums over the disagreements of each pair, `(G, P)`, of values `(G, D)`."""
+    return values.new_zeros(len(values), len(found.spread)).index_add(1, found.pair, values)
 
 
 def _shrunk(counts: Tensor, spread: Tensor) -> Tensor:
-    """Return the posterior mean of Poisson rates under a Gamma prior whose mean is the evenly spread total."""
-    expected = _positive(spread * counts.sum())
+    """Return the posterior mean of Poisson rates `(G, P)` under a Gamma prior whose mean is the evenly spread total."""
+    expected = _positive(spread * counts.sum(1, keepdim=True))
     return (counts + _CLASS_STRENGTH) / (1 + _CLASS_STRENGTH / expected)
 
 
-def _hard_mass(scale: float) -> Tensor:
-    """Return the mass of the exponential in each bin, the last of which has all margins from 1 on."""
-    survival = (-torch.arange(_BINS + 1).double() / _BINS / scale).exp()
-    return torch.cat([survival[:-1] - survival[1:], survival[-1:]])
+def _hard_mass(scale: Tensor) -> Tensor:
+    """Return the mass of exponentials of means `(G,)` in each bin, the last of which has all margins from 1 on."""
+    survival = (-torch.arange(_BINS + 1).double() / _BINS / scale[:, None]).exp()
+    return torch.cat([survival[:, :-1] - survival[:, 1:], survival[:, -1:]], 1)
 
 
-def _hard_scale(exposed: Tensor, is_below: Tensor, weights: Tensor, expected_scale: float) -> float:
-    """Fit the mean of an exponential censored at 1, by maximum likelihood with the prior's pseudo-samples.
+def _hard_scale(exposed: Tensor, below: Tensor, weights: Tensor, expected_scale: float) -> Tensor:
+    """Fit the means of exponentials censored at 1, by maximum likelihood with the prior's pseudo-samples.
 
     Args:
         exposed: The margins, censored at 1, `(D,)`.
-        is_below: Whether they are below 1, `(D,)`.
-        weights: Their weights, `(D,)`.
+        below: Positions of those below 1.
+        weights: Their weights in each fit, `(G, D)`.
         expected_scale: Mean of the prior.
     """
-    exposure = (weights * exposed).sum() + _HARD_SCALE_COUNT * expected_scale
-    events = weights[is_below].sum() + _HARD_SCALE_COUNT
-    return min(float(exposure / events), MAX_HARD_SCALE)
+    exposure = (weights * exposed).sum(1) + _HARD_SCALE_COUNT * expected_scale
+    events = weights.index_select(1, below).sum(1) + _HARD_SCALE_COUNT
+    return (exposure / events).clamp(max=MAX_HARD_SCALE)

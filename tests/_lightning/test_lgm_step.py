@@ -75,6 +75,7 @@ def fit(module_class, dataset, *, epochs=1):
     trainer.fit(module_class(), DataLoader(dataset, batch_size=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module_class", [Injected, Mixed, OwnLoop])
 @pytest.mark.parametrize("share", [1 / 3, 0.9])
 def test_warns_once_of_a_head_that_learns_nothing(module_class, share):

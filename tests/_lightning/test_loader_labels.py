@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_poison._lightning.loader_labels import find_labels, unlabeled_loaders
+from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_spec import SampleSpec
 
 IMAGE = torch.zeros(1, 8, 8)
@@ -103,8 +104,8 @@ def test_one_class():
 
 def test_only_the_given_positions_are_read():
     data = Counting(lambda index: (IMAGE, index % 2 if index < 20 else -1))
-    assert find_labels(data, sample=None, positions=range(20)).kind == "several"
-    assert find_labels(data, sample=None, positions=range(20, 40)).kind == "none"
+    assert find_labels(data, sample=None, positions=torch.arange(20)).kind == "several"
+    assert find_labels(data, sample=None, positions=torch.arange(20, 40)).kind == "none"
 
 
 def test_samples_without_the_part_of_the_label_have_none():
@@ -136,3 +137,66 @@ def test_known_data_sets_are_not_read_again():
     assert list(unlabeled_loaders(loaders, None, known={})) == ["[0]"]
     assert not unlabeled_loaders(loaders, None, known={"[0]": data})
     assert data.reads == 1
+
+
+@pytest.mark.parametrize(
+    "label", [lambda index: index, lambda index: index + 600, lambda index: (index * 7_919) % 100_003]
+)
+def test_labels_that_are_indices_are_named(label):
+    """Also those of a subset, which start anywhere, and of a random split, which are in no order."""
+    loaders = {
+        "['l']": DataLoader(TensorDataset(torch.zeros(40, 2), torch.arange(40) % 2)),
+        "['u']": DataLoader(Counting(lambda index: (IMAGE, label(index)))),
+    }
+    match = r"loader \['u'\] to have .* but no two of 1,000 samples have the same label, as if it were an index\.\n.*"
+    with pytest.raises(ValueError, match=match + r"`loaders=\['l'\]`"):
+        unlabeled_loaders(loaders, None, known={})
+
+
+def test_many_classes_are_labels():
+    data = Counting(lambda index: (IMAGE, (index * 7_919) % 5_000 // 5))
+    assert find_labels(data, sample=None).kind == "several"
+    assert data.reads < 200
+
+
+def test_a_few_samples_of_different_classes_have_labels():
+    assert find_labels([(IMAGE, index) for index in range(10)], sample=None).kind == "several"
+
+
+def test_unlabeled_data_are_looked_at_again_with_fewer_reads():
+    """As of a pool whose samples are labeled one after the other."""
+    data = Counting(lambda index: (IMAGE, -1))
+    loaders = {"[0]": DataLoader(data)}
+    assert list(unlabeled_loaders(loaders, None, known={})) == ["[0]"]
+    data.reads = 0
+    assert list(unlabeled_loaders(loaders, None, known={}, before={"[0]": data})) == ["[0]"]
+    assert data.reads == 64
+    data.sample = lambda index: (IMAGE, index % 3)
+    assert not unlabeled_loaders(loaders, None, known={}, before={"[0]": data})
+
+
+def test_listed_labels_are_read_first():
+    labels = torch.full((5_000,), -1)
+    labels[4_321] = 2
+    assert find_labels(TensorDataset(torch.zeros(5_000, 2), labels), sample=None).kind == "several"
+
+
+def collated(samples):
+    return {
+        "pixels": torch.stack([torch.as_tensor(np.array(each["img"])).float() for each in samples]),
+        "labels": torch.tensor([{"cat": 0, "dog": 1, "": -1}[each["animal"]] for each in samples]),
+    }
+
+
+@pytest.mark.parametrize("sample", [None, SampleSpec("pixels", "labels")])
+@pytest.mark.parametrize(("names", "kind"), [(("cat", "dog"), "several"), (("", ""), "none")])
+def test_labels_in_batches_of_a_collate_fn(sample, names, kind):
+    data = [{"img": Image.new("L", (4, 4)), "animal": names[index % 2]} for index in range(20)]
+    assert find_labels(data, sample=sample, settings=ReadSettings(collate_fn=collated)).kind == kind
+
+
+def test_samples_that_collate_fn_leaves_out_have_no_label():
+    drop = ReadSettings(collate_fn=lambda samples: samples)
+    data = [None if index % 2 else (IMAGE, index % 3) for index in range(20)]
+    assert find_labels(data, sample=None, settings=drop).kind == "several"
+    assert find_labels([None] * 5, sample=None, settings=drop).kind == "none"

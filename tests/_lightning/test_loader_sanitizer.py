@@ -14,6 +14,7 @@ from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import SanitizedDataModule
 from lightning_poison.errors import DataChangedError, ManifestError
 from lightning_poison.manifest.manifest import keep_by_hand, read_manifest, write_manifest
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.settings import DecisionSettings
 
@@ -68,6 +69,125 @@ def test_judges_other_data_under_the_same_path_anew(sanitizer, scorer, data):
     sanitizer.filter(DataLoader(data))
     assert torch.equal(sanitizer.single_verdict().keep, kept)
     assert len(scorer.fits) == 9
+
+
+class Growing(torch.utils.data.Dataset):
+    """Samples of which the first `count` are there, in an order that can change."""
+
+    def __init__(self, data):
+        self.data, self.count, self.order = data, 400, torch.arange(len(data))
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.data[self.order[index]]
+
+
+@pytest.mark.slow
+def test_judges_data_that_change_in_place_anew(sanitizer, scorer, data, caplog):
+    """As of a data set that grows, or is resampled, from epoch to epoch."""
+    caplog.set_level("INFO", "lightning_poison")
+    growing, wrong = Growing(blobs_mixed(data)), blobs_mixed(data).wrong
+    for fits, change in enumerate([{}, {"count": 500}, {"count": 600}, {"order": torch.randperm(600)}], start=1):
+        vars(growing).update(change)
+        for _ in range(2):
+            rebuilt = sanitizer.filter(DataLoader(growing))
+        sanitizer.check(rebuilt)
+        assert torch.equal(~sanitizer.single_verdict().keep, wrong[growing.order[: growing.count]])
+        assert len(scorer.fits) == 3 * fits
+    said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
+    assert said == ["sanitizer: the data have changed and were judged anew"] * 3
+
+
+def blobs_mixed(data):
+    """Return data in mixed order, with the mask of the 60 that are mislabeled."""
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    mixed = TensorDataset(*(each[order] for each in data.tensors))
+    mixed.wrong = order >= 540
+    return mixed
+
+
+def test_judges_labels_that_change_in_place_anew(sanitizer, scorer, data):
+    data = TensorDataset(*(each.clone() for each in data.tensors))
+    sanitizer.filter(DataLoader(data))
+    data.tensors[1][:30] = (data.tensors[1][:30] + 1) % 3
+    sanitizer.filter(DataLoader(data))
+    assert not sanitizer.single_verdict().keep[:30].any()
+    assert len(scorer.fits) == 6
+
+
+def test_judges_samples_that_are_drawn_later(sanitizer, data):
+    def draw(positions):
+        sanitizer.filter(DataLoader(data, sampler=torch.utils.data.SubsetRandomSampler(positions)))
+        return (~sanitizer.single_verdict().keep).nonzero().flatten().tolist()
+
+    assert draw(range(100, 560)) == list(range(540, 560))
+    assert draw(range(200, 550)) == list(range(540, 560))  # they have been judged
+    assert draw(range(100, 600)) == list(range(540, 600))
+
+
+def test_a_change_in_memory_that_changes_no_sample_keeps_the_verdict(sanitizer, scorer, data):
+    data.cache = {}
+    sanitizer.filter(DataLoader(data))
+    verdict = sanitizer.single_verdict()
+    data.cache[0] = data[0]
+    sanitizer.filter(DataLoader(data))
+    assert len(scorer.fits) == 3
+    assert sanitizer.single_verdict().fingerprint == verdict.fingerprint
+
+
+def test_all_ranks_judge_anew_if_one_has_to(sanitizer, scorer, data, monkeypatch):
+    sanitizer.filter(DataLoader(data))
+    answers = iter([False])  # of another rank, about the data
+    monkeypatch.setattr(LocalRuntime, "all_true", lambda _, flag: flag and next(answers, True))
+    monkeypatch.setattr(LoaderSanitizer, "_select", lambda *_: {""})
+    judged = []
+    monkeypatch.setattr(LoaderSanitizer, "_decide", lambda *_: judged.append(True))
+    sanitizer.filter(DataLoader(data))
+    assert judged == [True]
+
+
+@pytest.mark.slow
+def test_changes_beside_score_dataset(scorer, data):
+    data, view = (TensorDataset(*(each.clone() for each in data.tensors)) for _ in range(2))
+    sanitizer = LoaderSanitizer(SanitizerSettings(scorer=scorer, score_dataset=view))
+    sanitizer.filter(DataLoader(data))
+    data.tensors[0].add_(1)  # another augmentation
+    sanitizer.filter(DataLoader(data))
+    assert len(scorer.fits) == 3
+    for each in (data, view):
+        each.tensors[1][:30] = (each.tensors[1][:30] + 1) % 3
+    sanitizer.filter(DataLoader(data))
+    assert not sanitizer.single_verdict().keep[:30].any()
+    data.tensors[1][0] = (data.tensors[1][0] + 1) % 3
+    with pytest.raises(ValueError, match="or other labels"):
+        sanitizer.filter(DataLoader(data))
+
+
+def test_score_dataset_is_compared_where_the_sampler_draws(scorer, data):
+    class Partly(torch.utils.data.Dataset):
+        def __len__(self):
+            return 600
+
+        def __getitem__(self, index):
+            if index < 100:
+                raise OSError("not a training sample")
+            return data[index]
+
+    sanitizer = LoaderSanitizer(SanitizerSettings(scorer=scorer, score_dataset=Partly()))
+    sanitizer.filter(DataLoader(Partly(), sampler=torch.utils.data.SubsetRandomSampler(range(100, 600))))
+    assert not sanitizer.single_verdict().keep[540:].any()
+
+
+def test_a_pool_that_is_labeled_in_place_is_judged(sanitizer, data):
+    pool = TensorDataset(data.tensors[0].clone(), torch.full((600,), -1))
+    loaders = {"l": DataLoader(data), "u": DataLoader(pool)}
+    for _ in range(2):
+        assert sanitizer.filter(loaders)["u"] is loaders["u"]
+    pool.tensors[1].copy_(data.tensors[1])
+    sanitizer.check(sanitizer.filter(loaders))
+    assert list(sanitizer.verdicts) == ["['l']", "['u']"]
 
 
 def test_refuses_other_data_than_those_of_a_checkpoint(sanitizer, scorer, data):

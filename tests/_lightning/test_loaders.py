@@ -15,6 +15,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    get_worker_info,
 )
 
 from lightning_poison._lightning.loaders import (
@@ -54,6 +55,32 @@ def view(data):
     return SanitizedDataset(data, keep)
 
 
+class Shifted(TensorDataset):
+    """Adds a number that a `worker_init_fn` sets."""
+
+    shift = 0
+
+    def __getitem__(self, index):
+        inputs, label = super().__getitem__(index)
+        return inputs + self.shift, label
+
+
+def shift_below_a_subset(worker):
+    data = get_worker_info().dataset
+    assert type(data) is Subset
+    assert type(data.dataset) is Shifted
+    data.dataset.shift = 100
+
+
+class WithOwnInit(DataLoader):
+    """Has a `worker_init_fn` of its own."""
+
+    def __init__(self, dataset, batch_size=1, sampler=None, num_workers=0):
+        super().__init__(
+            dataset, batch_size, sampler=sampler, num_workers=num_workers, worker_init_fn=shift_below_a_subset
+        )
+
+
 class NotRebuildable(DataLoader):
     """Cannot be rebuilt from its attributes."""
 
@@ -83,13 +110,33 @@ def test_settings_are_preserved(data, view):
     }
     loader = DataLoader(data, shuffle=True, **settings)
     rebuilt = rebuild_loader(loader, view)
-    for name in set(settings) - {"multiprocessing_context"}:
+    for name in set(settings) - {"multiprocessing_context", "worker_init_fn"}:
         assert getattr(rebuilt, name) is getattr(loader, name), name
+    assert rebuilt.worker_init_fn.function is init_worker
     assert rebuilt.multiprocessing_context.get_start_method() == "spawn"
     assert rebuilt.dataset is view
     assert isinstance(rebuilt.sampler, RandomSampler)
     assert rebuilt.sampler.generator is loader.sampler.generator
     assert loader.dataset is data
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_worker_init_fn_sees_the_data_set_of_the_original_loader(data, own, poisoned):
+    data = Subset(Shifted(*data.tensors), range(9))
+    if own:
+        loader = WithOwnInit(data, batch_size=4, num_workers=1)
+    else:
+        loader = DataLoader(data, batch_size=4, num_workers=1, worker_init_fn=shift_below_a_subset)
+    view = SanitizedDataset(data, torch.arange(9) != 2)
+    if poisoned:
+        view = PoisonedDataset(
+            data, Poison(torch.tensor([0]), torch.tensor([1]), AvailabilityObjective(), attack="flip")
+        )
+    rebuilt = rebuild_loader(loader, view)
+    if poisoned:
+        rebuilt = rebuild_loader(rebuilt, SanitizedDataset(view, torch.arange(9) != 2))
+    assert [inputs[:, 0].tolist() for inputs, _ in rebuilt] == [[100, 101, 103, 104], [105, 106, 107, 108]]
 
 
 @pytest.mark.parametrize("batched", [False, True])

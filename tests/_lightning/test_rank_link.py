@@ -146,6 +146,7 @@ def test_rank_that_sends_no_beats(make_links, monkeypatch, state):
         assert_failed(error, 1, words[state])
 
 
+@pytest.mark.slow
 def test_process_that_runs_without_beats_has_not_failed(make_links):
     """A long call into compiled code may block all threads of a process."""
     links = make_links(2)

@@ -12,7 +12,10 @@ from lightning_poison._lightning.records import (
     folder_name,
     is_tuning,
     report_directory,
+    write_files,
 )
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.verdict import Verdict
 
 
 def test_folder_names_are_plain_and_distinct():
@@ -85,3 +88,14 @@ def test_a_usable_directory_is_created_and_left_empty(tmp_path):
     with warnings.catch_warnings(action="error"):
         assert check_directory(tmp_path / "a" / "b", None, "mine")
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_a_manifest_that_cannot_be_built_does_not_end_the_training(blobs, centroid_scorer, tmp_path):
+    verdict = sanitize(blobs(flipped=60), centroid_scorer())
+    gone = [None] * 600
+    with pytest.warns(UserWarning, match=r"`mine` were not completely written to .*: UnreadableSampleError: Expected"):
+        is_written = write_files(
+            tmp_path, verdict, gone, sample=None, kept_by_hand=None, flag_only=False, announce=print, name="mine"
+        )
+    assert not is_written
+    assert Verdict.load(tmp_path / "verdict.safetensors").fingerprint == verdict.fingerprint

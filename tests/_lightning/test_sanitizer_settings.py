@@ -30,7 +30,7 @@ INVALID = [
     ({"cache": "no"}, ValueError, "`cache` to be True or False, but got 'no'"),
     ({"sample": ("image", "label")}, TypeError, "`sample` to be a `SampleSpec`, but got tuple"),
     ({"dirpath": Path("s3://bucket/run")}, ValueError, "`dirpath` to be a folder of a local file system"),
-    ({"cache": ""}, ValueError, "`cache` to be True or False, but got ''\\.\nThe cache is in .* below `dirpath`"),
+    ({"cache": ""}, ValueError, "but got ''\\.\nThe cache is in `<default_root_dir>/.*/`, .* below `dirpath` if that"),
     ({"cache": "s3://bucket/work"}, ValueError, "`cache` to be True or False, but got 's3://bucket/work'"),
     ({"cache": 5}, ValueError, "`cache` to be True or False, but got 5"),
     ({"loaders": 5}, ValueError, "`loaders` to be a list of keys or positions of training loaders, but got 5"),

@@ -106,6 +106,7 @@ class TestGradientMatching:
         assert float((found[:6] - batch.inputs[:6]).abs().amin((1, 2, 3)).min()) >= 0
         assert 0.05 < float((found - batch.inputs).abs().max()) <= 0.1 + 1e-6
 
+    @pytest.mark.slow
     def test_supports_fused_attention_and_compiled_models(self, attacked):
         class Attentive(nn.Module):
             def __init__(self):

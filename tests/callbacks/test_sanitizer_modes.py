@@ -214,3 +214,27 @@ def test_data_that_grow_are_judged_anew_within_a_fit(prepare, world, centroid_sc
     assert len(scorer.fits) == 9
     said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
     assert said == ["sanitizer: the data have changed and were judged anew"] * 2
+
+
+@pytest.mark.slow
+def test_a_data_set_object_that_changes_is_judged_anew_within_a_fit(world, centroid_scorer, caplog):
+    class Resampled(type(world.numbered())):
+        count = 120
+
+        def __len__(self):
+            return self.count
+
+    class Growing(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            data.count += 60
+
+    data, scorer, module = Resampled(), centroid_scorer(), world.module()
+    sanitizer = world.sanitizer(scorer)
+    trainer = world.trainer(sanitizer, Growing(), max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(module, world.loader(data, shuffle=False))
+    for count, epoch in zip((120, 180, 240), module.epochs, strict=True):
+        assert set(chain(*epoch)) == {each for each in range(count) if not data.is_wrong[each]}
+    assert len(scorer.fits) == 9
+    assert len(sanitizer.verdict) == 240
+    said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
+    assert said == ["sanitizer: the data have changed and were judged anew"] * 2

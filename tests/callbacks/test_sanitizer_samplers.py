@@ -218,3 +218,19 @@ def test_persistent_workers(world, assert_clean):
     module, verdict, rebuilt = run(world, loader)
     assert_clean(module, verdict)
     assert (rebuilt.num_workers, rebuilt.persistent_workers, rebuilt.prefetch_factor) == (1, True, 3)
+
+
+@pytest.mark.parametrize("first", ["error", "none", "structure"])
+def test_samples_that_are_not_drawn_may_be_anything(world, first):
+    class Partly(type(world.numbered())):
+        def __getitem__(self, index):
+            if index >= 40:
+                return super().__getitem__(index)
+            if first == "error":
+                raise OSError("not a training sample")
+            return None if first == "none" else {"image": torch.zeros(3)}
+
+    data = Partly()
+    module, verdict, _ = run(world, DataLoader(data, 16, sampler=SubsetRandomSampler(range(40, 240))), epochs=1)
+    assert torch.equal(~verdict.keep, data.is_wrong & (torch.arange(240) >= 40))
+    assert module.seen == {each for each in range(40, 240) if verdict.keep[each]}

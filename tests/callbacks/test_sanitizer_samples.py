@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lightning_poison.data.sample_spec import SampleSpec
 
@@ -166,3 +166,24 @@ def test_tensor_data_set(world, assert_clean):
     module, sanitizer = world.module(), world.sanitizer()
     world.trainer(sanitizer).fit(module, world.loader(data))
     assert_clean(module, sanitizer.verdict)
+
+
+@pytest.mark.parametrize("first", [0, 1, 150])
+def test_samples_that_collate_fn_leaves_out(world, tmp_path, first):
+    """The first one, some, or all but a few."""
+
+    class Partly(type(world.numbered())):
+        def __getitem__(self, index):
+            is_missing = index < first if first > 1 else index % 50 == first
+            return None if is_missing else super().__getitem__(index)
+
+    def collate(samples):
+        present = [each for each in samples if each is not None]
+        return default_collate(present) if present else None
+
+    data, module, sanitizer = Partly(600, wrong=60), world.module(), world.sanitizer(dirpath=tmp_path / "reports")
+    world.trainer(sanitizer).fit(module, world.loader(data, collate_fn=collate, batch_size=300))
+    present = torch.tensor([data[index] is not None for index in range(600)])
+    assert torch.equal(~sanitizer.verdict.keep, data.is_wrong & present)
+    assert module.seen == set((~data.is_wrong & present).nonzero().flatten().tolist())
+    assert (tmp_path / "reports" / "manifest.csv").exists()

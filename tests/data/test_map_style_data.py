@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -223,6 +224,10 @@ class Stream(IterableDataset):
 
 
 LOADER = DataLoader(points([0, 1]))
+LISTS = X.tolist() * 3
+SPARSE = csr_array(X)
+ARRAYS = r"a float64 array of shape \(4, 3\), a int64 array of shape \(4,\)"
+PAIR = r"Pass inputs and labels as a pair of arrays, in this order: `\(X, y\)`\."
 
 
 @pytest.mark.parametrize(
@@ -244,6 +249,22 @@ LOADER = DataLoader(points([0, 1]))
         (Path("images"), r"got the path 'images'\.\n.*ImageFolder"),
         (["cats/1.png", "cats/2.png"], r"got a list of texts\.\nRead the files"),
         ({"a": X, "b": 3}, r"got a dict with the keys a, b\.\nPass a pair of arrays"),
+        ((X, np.array(Y), np.ones(4)), rf"got a tuple of {ARRAYS}, a float64 array .*\n{PAIR} Weights"),
+        ((np.array(Y), X), rf"got a tuple of a int64 array .*, a float64 array of shape \(4, 3\)\.\n{PAIR}$"),
+        ((torch.tensor(Y), torch.tensor(X)), rf"got a tuple of a int64 tensor .*\.\n{PAIR}$"),
+        ((X[:, 0], np.array(Y)), rf"got a tuple of .*\n{PAIR} .*`\(X\[:, None\], y\)`"),
+        (
+            (LISTS, Y * 3),
+            rf"got a tuple of a list of length 12, a list of length 12\.\n{PAIR} .*`\(np\.asarray\(X\), y\)`",
+        ),
+        (
+            (list(X), np.array(Y)),
+            rf"got a tuple of a list of length 4, a int64 .*\n{PAIR} .*`list\(zip\(X, y\)\)` for images",
+        ),
+        ((["1.png"] * 12, Y * 3), r"got a tuple of .*\nRead the files in a data set"),
+        (((X, Y), (X, Y)), r"got a tuple of a tuple of length 2, .*\nPass one pair of inputs and labels, `\(X, y\)`"),
+        ((SPARSE, Y), rf"got a tuple of a csr_array of shape \(4, 3\), a list of length 4\.\n{PAIR} .*X\.toarray\(\)"),
+        (SPARSE, r"got a csr_array without labels\.\n.*`\(X\.toarray\(\), y\)`"),
         (TensorDataset, r"got the class TensorDataset\.\nCreate the data set: `TensorDataset\(\.\.\.\)`"),
         (zip(X, Y, strict=True), r"got zip\.\nSamples are removed by their index"),
         (Stream(), r"got Stream\.\nSamples are removed by their index"),
@@ -259,6 +280,13 @@ def test_says_how_to_pass_other_data(data, message):
 def test_refuses_arrays_of_different_lengths():
     with pytest.raises(ValueError, match="of one length, but got 4 inputs, 3 labels"):
         map_style((X, Y[:3]), "dataset")
+
+
+@pytest.mark.parametrize(
+    "data", [[(X[0], 1), (X[1], 0)], ((X[0], 1),), [{"image": X, "label": 1}], [list(X)] * 3, list(X) * 2]
+)
+def test_few_samples_are_no_columns(data):
+    assert map_style(data, "dataset") is data
 
 
 @pytest.mark.parametrize("data", [[], (X[:0], []), points([])])

@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from lightning_poison.data.blocks import SelectedDataset, read_blocks
-from lightning_poison.data.reading import ReadSettings, handles_dropped, run_in_worker
+from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source, open_source
 from lightning_poison.errors import UnreadableSampleError
@@ -38,12 +39,48 @@ def open_below_views(worker):
     data.file = worker
 
 
-@pytest.mark.parametrize("init", [open_in_worker, open_below_views])
+def open_of_one_kind(worker):
+    data = get_worker_info().dataset
+    assert type(data) is Opened
+    assert len(data) == 6
+    assert get_worker_info().id == worker
+    data.file = worker
+
+
+@pytest.mark.parametrize("init", [open_in_worker, open_below_views, open_of_one_kind])
 def test_worker_init_fn_reaches_the_data_set(init):
     settings = ReadSettings(num_workers=2, worker_init_fn=init)
     data = Opened()
     assert open_source(data, sample=None, settings=settings).shape == (2,)
     assert data.file is None
+
+
+class Asks(Opened):
+    """Looks itself up in the worker while it is read."""
+
+    def __getitem__(self, index):
+        assert get_worker_info().dataset is self
+        return torch.zeros(2), index % 2
+
+
+@pytest.mark.parametrize("init", [None, open_in_worker])
+def test_data_set_finds_itself_in_a_worker(init):
+    settings = ReadSettings(num_workers=1, worker_init_fn=init)
+    assert open_source(Asks(), sample=None, settings=settings).shape == (2,)
+    assert run_in_worker(lambda data: data[1][1], Asks(), settings) == 1
+
+
+def open_below_a_subset(worker):
+    subset = get_worker_info().dataset
+    assert type(subset) is Subset
+    assert isinstance(subset.dataset, Opened)
+    subset.dataset.file = worker
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_worker_init_fn_sees_the_subset_of_its_loader(context):
+    settings = ReadSettings(num_workers=1, worker_init_fn=open_below_a_subset, multiprocessing_context=context)
+    assert open_source(Subset(Opened(), [3, 1]), sample=None, settings=settings).shape == (2,)
 
 
 def test_nothing_is_read_in_this_process_if_there_are_workers():
@@ -84,24 +121,6 @@ def test_settings_of_a_loader():
     assert ReadSettings.of(DataLoader([0, 1], batch_size=None)).collate_fn is None
 
 
-def test_handles_below_views_are_dropped():
-    data = Opened()
-    with handles_dropped(Subset(data, [0, 2])):
-        data.file = "open"
-        data.cache = {}
-        data.count = 1
-    assert data.file is None
-    assert not hasattr(data, "cache")
-
-
-def test_attributes_with_a_value_stay():
-    data = Opened()
-    data.reads = 0
-    with handles_dropped(data):
-        data.reads = 3
-    assert data.reads == 3
-
-
 def broken(worker):
     raise ValueError("no such file")
 
@@ -126,7 +145,9 @@ class Ends:
         (lambda: os._exit(7), "one ended with the exit code 7"),
     ],
 )
-def test_end_of_a_worker_is_named(end, message):
+def test_end_of_a_worker_is_named(monkeypatch, end, message):
+    found_within = 0.2  # seconds, in place of five
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (found_within,))
     with pytest.raises(UnreadableSampleError, match=f"to read the first samples, but {message}.\nUse fewer workers"):
         run_in_worker(len, Ends(end), ReadSettings(num_workers=2))
 

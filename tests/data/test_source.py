@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDat
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.data.source import Readable, open_source, readable
+from lightning_poison.data.source import Readable, open_source, read_opened, readable, source_for
 from lightning_poison.errors import UnreadableSampleError, UnsupportedDataError
 from lightning_poison.runtime import LocalRuntime
 
@@ -162,3 +164,72 @@ def test_refuses_odd_lengths(length, message):
 def test_refuses_empty_data_of_a_loader():
     with pytest.raises(ValueError, match="`dataset` to have at least one sample, but it is empty"):
         readable(Readable([]), "dataset")
+
+
+class Partly(Dataset):
+    """The first ten samples are no training samples; the others are `(input, label, index)`."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return self.first(index) if index < 10 else (torch.full((2,), float(index)), index % 5, index)
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def fails(index):
+    raise OSError("not a training sample")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [fails, lambda _: None, lambda _: {"image": torch.zeros(3)}, lambda _: (torch.zeros(2, dtype=torch.uint8), 1, 0)],
+    ids=["error", "none", "structure", "type"],
+)
+def test_samples_that_are_not_drawn_are_not_read(first):
+    data, positions = Partly(first), torch.arange(10, 40)
+    source = open_source(data, sample=None, positions=positions)
+    assert (source.sample, source.shape, source.dtype) == (SampleSpec(), (2,), "float32")
+    found = read_labeled(source, positions=positions, runtime=LocalRuntime(), name="data")
+    assert torch.equal(found.labels, positions % 5)
+    assert source_for(data, sample=None, positions=positions).sample == SampleSpec()
+
+
+@pytest.mark.parametrize("place", [0, 150])
+def test_any_sample_may_be_left_out_by_collate_fn(place):
+    data = [None if index != place else (torch.ones(2), 1) for index in range(200)]
+    source = open_source(data, sample=None, settings=ReadSettings(collate_fn=dropping))
+    assert (source.sample, source.shape) == (SampleSpec(), (2,))
+
+
+@pytest.mark.parametrize("collate", [None, dropping])
+def test_samples_that_are_all_none_are_named(collate):
+    with pytest.raises(UnreadableSampleError, match="Expected sample 3 with an input and a label, but got None"):
+        open_source([None] * 10, sample=None, positions=torch.arange(3, 10), settings=ReadSettings(collate_fn=collate))
+
+
+def padded(rows):
+    inputs = torch.tensor([row["x"] + [0.0] * (4 - len(row["x"])) for row in rows])
+    return {"x": inputs, "labels": torch.tensor([row["y"] for row in rows])}
+
+
+@pytest.mark.parametrize("shorter", [lambda index: index % 2, lambda index: int(index == 299)])
+def test_rows_that_collate_fn_pads_to_one_length(shorter):
+    data = [{"x": [1.0] * (4 - shorter(index)), "y": index % 2} for index in range(300)]
+    read = partial(read_labeled, runtime=LocalRuntime(), name="data")
+    found = read_opened(read, data, sample=None, settings=ReadSettings(collate_fn=padded))
+    assert found.source.collated
+    assert torch.equal(found.dataset.inputs.sum(1), torch.tensor([4.0 - shorter(index) for index in range(300)]))
+
+
+@pytest.mark.parametrize("collate", [None, dropping, lambda rows: rows])
+def test_rows_of_different_lengths_are_named_if_nothing_pads_them(collate):
+    data = [(torch.ones(4 - index % 2), index % 2) for index in range(30)]
+    read = partial(read_labeled, runtime=LocalRuntime(), name="data")
+    with pytest.raises(UnreadableSampleError, match=r"sample 1 has \(3,\) and sample 0 has \(4,\)\.\nPad sequences"):
+        read_opened(read, data, sample=None, settings=ReadSettings(collate_fn=collate))

@@ -13,6 +13,7 @@ from lightning_poison._lightning.yaml_types import instantiate
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.datamodules import PoisonedDataModule, SanitizedDataModule
 from lightning_poison.errors import DataChangedError
+from lightning_poison.scorers.recommended import RecommendedScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended to run from within Python")
 
@@ -162,7 +163,7 @@ def users_code(tmp_path, monkeypatch):
 def run(users_code, tmp_path):
     """Return a function that runs a YAML file like a user's program."""
 
-    def start(data, *arguments, callbacks=(), cli=LightningCLI, model="Model", base=pl.LightningDataModule):
+    def start(data, *arguments, callbacks=(), cli=LightningCLI, model="Model", base=pl.LightningDataModule, fits=True):
         config = {"trainer": {**QUIET, "callbacks": list(callbacks), "default_root_dir": str(tmp_path)}, "data": data}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         torch.manual_seed(0)
@@ -172,7 +173,8 @@ def run(users_code, tmp_path):
             subclass_mode_data=True,
             seed_everything_default=False,
             save_config_callback=None,
-            args=["fit", "--config", str(tmp_path / "config.yaml"), *arguments],
+            args=[*["fit"] * fits, "--config", str(tmp_path / "config.yaml"), *arguments],
+            run=fits,
         )
 
     return start
@@ -188,14 +190,28 @@ def test_callback(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments", [{}, {"scorer": "fast"}, {"scorer": {"class_path": "lightning_poison.RecommendedScorer"}}]
-)
-def test_default_and_presets_by_name(run, arguments):
-    cli = run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)])
+def test_preset_by_name(run):
+    cli = run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", scorer="fast")])
     (sanitizer,) = (each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
     assert sanitizer.verdict.scorer == "recommended"
     assert removes_first(sanitizer.verdict, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, RecommendedScorer()),
+        ({"scorer": "fast"}, RecommendedScorer("fast")),
+        ({"scorer": of("lightning_poison.RecommendedScorer")}, RecommendedScorer()),
+        ({"scorer": of("lightning_poison.RecommendedScorer", preset="thorough")}, RecommendedScorer("thorough")),
+    ],
+)
+def test_default_and_presets_are_built(run, arguments, expected):
+    cli = run(of("users_code.Data"), callbacks=[of("lightning_poison.Sanitizer", **arguments)], fits=False)
+    (sanitizer,) = (each for each in cli.trainer.callbacks if isinstance(each, Sanitizer))
+    scorer = sanitizer.loader_sanitizer.settings.scorer
+    assert repr(scorer) == repr(expected)
+    assert scorer.settings() == expected.settings()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -20,6 +20,7 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.checks import printable
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.source import Readable, Source
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import escape_cell, unescape_cell
@@ -520,10 +521,69 @@ def test_finds_samples_of_a_data_set_with_unlabeled_ones():
     data = [(torch.full((2,), float(index)), -1 if index % 4 == 3 else index % 2) for index in range(12)]
     digest = content_hash(data, 8, sample=SampleSpec())
     row = ManifestRow(**{**GOOD, "sample_id": 3, "label": 0, "path": "", "content_hash": digest})
-    assert find_samples([row], data, sample=SampleSpec(), search=True) == {3: 8}
+    assert find_samples([row], Source(data, SampleSpec()), search=True) == {3: 8}
 
 
 def test_hash_of_several_inputs_depends_on_their_values():
     data = [({"ids": torch.tensor([index, 1]), "mask": torch.ones(2)}, 0) for index in (1, 1, 2)]
     first, same, other = (content_hash(data, index, sample=SampleSpec()) for index in range(3))
     assert first == same != other
+
+
+class Partly:
+    """The first two samples are no training samples."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return self.first() if index < 2 else (torch.full((2,), float(index)), index % 2)
+
+
+def fails():
+    raise OSError("not a training sample")
+
+
+def judged_from_two(removed):
+    labels = [(0, 0)] * 2 + [(0, index % 2) for index in range(2, 12)]
+    return dataclasses.replace(verdict_of(labels, removed), judged=torch.arange(12) >= 2)
+
+
+@pytest.mark.parametrize("first", [fails, lambda: None, lambda: {"image": torch.zeros(3)}])
+def test_samples_that_were_not_judged_are_not_read(first):
+    data = Partly(first)
+    manifest = Manifest.from_verdict(judged_from_two([4, 5]), data).with_kept([4])
+    assert [row.sample_id for row in manifest.rows] == [5, 4]
+    drawn = Readable(data, torch.arange(2, 12))
+    assert manifest.kept_by_hand(drawn, search=True).tolist() == [4]
+    moved = dataclasses.replace(
+        manifest, rows=tuple(dataclasses.replace(row, sample_id=row.sample_id - 4) for row in manifest.rows)
+    )
+    assert moved.kept_by_hand(drawn, search=True).tolist() == [4]
+    with pytest.raises(ManifestError, match="were not found"):
+        moved.kept_by_hand(drawn)
+
+
+def test_no_sample_is_read_for_an_empty_manifest():
+    assert len(Manifest.from_verdict(judged_from_two([]), Partly(fails))) == 0
+
+
+def test_loader_whose_collate_fn_makes_the_inputs():
+    def collate(samples):
+        kept = [sample for sample in samples if sample is not None]
+        images = torch.stack([torch.as_tensor(np.array(image)).float() for image, _ in kept])
+        return {"pixels": images, "labels": torch.tensor([{"a": 0, "b": 1}[name] for _, name in kept])}
+
+    data = [None, *((Image.new("L", (4, 4), index), "ab"[index % 2]) for index in range(1, 12))]
+    labels = [(0, max(index, 1) % 2) for index in range(12)]
+    verdict = dataclasses.replace(verdict_of(labels, [4, 5]), judged=torch.arange(12) >= 1)
+    loader = DataLoader(data, 4, collate_fn=collate)
+    manifest = Manifest.from_verdict(verdict, loader).with_kept([4])
+    assert manifest.kept_by_hand(loader).tolist() == [4]
+    moved = dataclasses.replace(
+        manifest, rows=tuple(dataclasses.replace(row, sample_id=row.sample_id + 6) for row in manifest.rows)
+    )
+    assert moved.kept_by_hand(loader, search=True).tolist() == [4]

@@ -44,6 +44,7 @@ def weights(data, *, generator=None, workers=0, plan=QUICK, **arguments):
     return torch.cat([value.detach().double().flatten() for value in network.state_dict().values()])
 
 
+@pytest.mark.slow
 def test_weights_depend_on_generator(blobs):
     data = Noisy(blobs(64))
     assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1)))
@@ -51,6 +52,7 @@ def test_weights_depend_on_generator(blobs):
     assert torch.equal(weights(data), weights(data))
 
 
+@pytest.mark.slow
 def test_weights_do_not_depend_on_number_of_workers(blobs):
     data = Noisy(blobs(64))
     assert torch.equal(weights(data, generator=seeded(1)), weights(data, generator=seeded(1), workers=2))
@@ -244,6 +246,7 @@ def test_small_data_sets_get_small_batches_and_few_epochs(length, batch_size, st
     assert FitSettings().total_steps(length) == steps
 
 
+@pytest.mark.slow
 def test_vectors_are_standardized_whatever_their_scale(blobs):
     points, labels = blobs(120).tensors
     scale, shift = torch.tensor([1e-4, 1e5, 1.0, 30.0]), torch.tensor([0.0, 1e6, -3.0, 5.0])

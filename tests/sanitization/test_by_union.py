@@ -83,6 +83,7 @@ def test_removes_what_any_member_removes():
     assert verdict.evidence.contamination == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_members_are_not_shown_what_others_removed():
     seen = []
     sanitize(data_of(), UnionScorer([*pair(seen)[::-1]], rounds=1))
@@ -111,6 +112,7 @@ def test_member_that_fails_is_reported():
     assert "\n- other: " in str(caught.value)
 
 
+@pytest.mark.slow
 def test_verdict_is_saved_with_its_findings(tmp_path):
     verdict = sanitize(data_of(), UnionScorer(pair()))
     verdict.save(tmp_path / "verdict.safetensors")
@@ -120,6 +122,7 @@ def test_verdict_is_saved_with_its_findings(tmp_path):
     assert loaded.findings == verdict.findings
 
 
+@pytest.mark.slow
 def test_manifest_says_why_and_who():
     data = data_of()
     verdict = sanitize(data, UnionScorer(pair()))
@@ -153,6 +156,7 @@ def test_classes_with_gaps_and_small_classes_are_handled_per_member():
     assert int((~verdict.keep).sum()) == 2 * WRONG
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_verdict():
     first, second = (sanitize(data_of(), UnionScorer(pair())) for _ in range(2))
     assert torch.equal(first.posterior, second.posterior)
@@ -171,6 +175,7 @@ class Odd(Nearest):
         return Odd(self.name, self.start, self.stop, self.seen)
 
 
+@pytest.mark.slow
 def test_member_that_fails_on_one_rank_is_skipped_on_all(several_ranks):
     inputs, labels = data_of().tensors
     inputs[50, 0] = 1000.0
@@ -185,6 +190,7 @@ def test_member_that_fails_on_one_rank_is_skipped_on_all(several_ranks):
         assert verdict.accusers == {"right": WRONG}
 
 
+@pytest.mark.slow
 def test_samples_that_no_member_judges_are_not_judged():
     inputs, labels = data_of().tensors
     labels = labels.clone()
@@ -193,12 +199,14 @@ def test_samples_that_no_member_judges_are_not_judged():
     assert verdict.judged.logical_not().nonzero().flatten().tolist() == [WRONG]
 
 
+@pytest.mark.slow
 def test_samples_kept_by_hand_have_no_accuser():
     verdict = sanitize(data_of(), UnionScorer(pair()))
     kept = verdict.with_kept(verdict.removed[:1])
     assert sum(kept.accusers.values()) == 2 * WRONG - 1
 
 
+@pytest.mark.slow
 def test_interrupted_union_continues(tmp_path, monkeypatch):
     calls, real = [], by_union.judged_part
 

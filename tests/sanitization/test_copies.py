@@ -73,6 +73,7 @@ def test_copies_do_not_vouch_for_each_other():
     assert "1,680 of the samples repeat another one" in str(verdict)
 
 
+@pytest.mark.slow
 def test_data_without_copies_give_the_same_verdict_as_before():
     points, labels = blobs(240, wrong=12)
     plain = sanitize(TensorDataset(points, labels), quick(), runtime=RUNTIME)
@@ -81,6 +82,7 @@ def test_data_without_copies_give_the_same_verdict_as_before():
         assert torch.equal(getattr(plain, name), getattr(alone, name))
 
 
+@pytest.mark.slow
 def test_class_of_few_distinct_samples_is_not_judged():
     points, labels = blobs(60)
     points, labels = torch.cat([points, points[:1].expand(20, -1) + 9]), torch.cat([labels, torch.full((20,), 3)])
@@ -89,6 +91,7 @@ def test_class_of_few_distinct_samples_is_not_judged():
     assert "The 20 samples of class 3 are kept and not judged" in str(verdict)
 
 
+@pytest.mark.slow
 def test_other_groups_are_another_decision():
     data = TensorDataset(*blobs(60))
     verdict = sanitize(data, quick(), groups=lambda index: index // 2, runtime=RUNTIME)
@@ -105,6 +108,8 @@ def test_other_groups_are_another_decision():
         ([1, 2], ValueError, r"one group for each of 60 samples, but got 2\."),
         ([1.5] * 60, TypeError, r"`groups\[0\]` to be an integer, a text or None, but got"),
         (np.arange(61), ValueError, "but got 61"),
+        (lambda index: 1 // (7 - index), ValueError, "the group of sample 7, but it raised ZeroDivisionError"),
+        ([0] * 30 + [1] * 30, ValueError, "too few groups of a class.*`groups=`"),
     ],
 )
 def test_refuses_groups(groups, error, message):

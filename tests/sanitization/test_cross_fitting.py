@@ -121,6 +121,7 @@ def test_announces_estimated_time(centroid_scorer, blobs, caplog):
     assert ", about " in caplog.messages[1]
 
 
+@pytest.mark.slow
 def test_estimate_does_not_count_what_a_fit_does_once(centroid_scorer, blobs, caplog):
     class SlowToBegin(centroid_scorer):
         def rehearse(self, trusted, *, steps, runtime=None):

@@ -144,15 +144,25 @@ class Jittered(Dataset):
         return point + 0.01 * torch.rand(point.shape, generator=self.generator), int(label)
 
 
-def test_own_generator_does_not_look_like_other_data(data, centroid_scorer, caplog):
-    caplog.set_level("INFO")
-    known = sanitize(Jittered(data), centroid_scorer(), runtime=runtime())
+UNCHECKED = "transforms draw from a generator of their own. A stored decision .* is checked by labels and number alone"
+
+
+def test_own_generator_does_not_look_like_other_data(data, centroid_scorer):
+    with pytest.warns(UserWarning, match=UNCHECKED):
+        known = sanitize(Jittered(data), centroid_scorer(), runtime=runtime())
     assert known.sample_digests is None
-    assert "its transforms draw from a generator of their own" in caplog.text
-    assert sanitize(Jittered(data), centroid_scorer(), known=known, runtime=runtime()) is known
+    assert re.search(UNCHECKED, known.notes[-1])
+    assert "exchanged inputs are not noticed" in known.summary()
+    exchanged = Jittered(TensorDataset(-data.tensors[0], data.tensors[1]))
+    for again in (Jittered(data), exchanged):
+        with pytest.warns(UserWarning, match=UNCHECKED):
+            assert sanitize(again, centroid_scorer(), known=known, runtime=LocalRuntime(quiet=True)) is known
     labels = data.tensors[1].clone()
     labels[5] = (labels[5] + 1) % 3
-    with pytest.raises(DataChangedError, match="other labels: 1 differ, the first at sample 5"):
+    with (
+        pytest.warns(UserWarning, match=UNCHECKED),
+        pytest.raises(DataChangedError, match="other labels: 1 differ, the first at sample 5"),
+    ):
         sanitize(Jittered(TensorDataset(data.tensors[0], labels)), centroid_scorer(), known=known, runtime=runtime())
 
 
@@ -201,6 +211,19 @@ def test_ranks_with_other_data_are_told_so(blobs, centroid_scorer, several_ranks
     )
     assert all(isinstance(each, DataChangedError) for each in found)
     assert "generator=torch.Generator().manual_seed(0)" in str(found[0])
+
+
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated:UserWarning")
+def test_a_few_trusted_samples_that_are_judged_are_a_warning(blobs, centroid_scorer):
+    data, trusted = blobs(300, flipped=30), blobs(900, seed=1)
+    trusted.tensors[0][5:7] = data.tensors[0][5:7]
+    with pytest.warns(
+        UserWarning, match=r"^2 of 900 `trusted` samples are in the training data too\. Their labels would"
+    ):
+        sanitize(data, centroid_scorer(), trusted=trusted, runtime=runtime())
+    trusted.tensors[0][5:12] = data.tensors[0][5:12]
+    with pytest.raises(ValueError, match="but 7 of 900 are in the training data too"):
+        sanitize(data, centroid_scorer(), trusted=trusted, runtime=runtime())
 
 
 def test_trusted_samples_that_are_judged_are_refused(blobs, centroid_scorer):
@@ -256,3 +279,33 @@ def test_folds_above_the_size_of_a_class(blobs, centroid_scorer, folds, message)
     rare = (data.tensors[1] != 2) | (torch.arange(150) < 45)
     verdict = sanitize(TensorDataset(*(each[rare] for each in data.tensors)), centroid_scorer(), folds=folds)
     assert re.match(message, verdict.notes[0]) if message else not verdict.notes
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (range(100, 300), "100 are no longer drawn, the first of them sample 0; 50 were not drawn then, the first of"),
+        (range(200), "50 are no longer drawn, the first of them sample 200"),
+        (range(300), "50 were not drawn then, the first of them sample 250"),
+    ],
+)
+def test_other_positions_of_the_sampler_are_named(data, centroid_scorer, stored, now, message):
+    def drawn(positions):
+        return readable(DataLoader(data, sampler=SubsetRandomSampler(positions)), "dataset")
+
+    known = sanitize(drawn(range(250)), centroid_scorer(), runtime=runtime())
+    known = StoredDecision.of(known) if stored else known
+    with pytest.raises(DataChangedError, match=f"made for other positions of the sampler: {message}"):
+        decide(drawn(now), centroid_scorer(), settings=SETTINGS, known=known, runtime=runtime())
+
+
+@pytest.mark.filterwarnings("ignore:The inputs differ whenever:UserWarning")
+def test_samples_without_a_label_are_not_taken_for_others(data, centroid_scorer):
+    points, labels = data.tensors
+    some = TensorDataset(points, torch.where(torch.arange(300) % 4 == 0, UNLABELED, labels))
+    known = sanitize(Jittered(some), centroid_scorer(), runtime=runtime())
+    labels = some.tensors[1].clone()
+    labels[250] = (labels[250] + 1) % 3
+    with pytest.raises(DataChangedError, match="other labels: 1 differ, the first at sample 250"):
+        sanitize(Jittered(TensorDataset(points, labels)), centroid_scorer(), known=known, runtime=runtime())

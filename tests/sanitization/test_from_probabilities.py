@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.models.fitting import FitSettings
@@ -27,6 +28,7 @@ def sure(count=300, classes=3, wrong=15, low=0.02):
     return torch.where(torch.arange(count) < wrong, (truth + 1) % classes, truth), pred_probs
 
 
+@pytest.mark.slow
 def test_finds_wrong_labels_of_digits():
     pixels, truth = load_digits(return_X_y=True)
     wrong = np.arange(len(truth)) % 15 == 0
@@ -37,9 +39,11 @@ def test_finds_wrong_labels_of_digits():
     removed = ~verdict.keep.numpy()
     assert (removed & wrong).sum() >= 0.95 * wrong.sum()
     assert (removed & ~wrong).sum() <= 0.01 * (~wrong).sum()
-    assert sanitize(labels=truth, pred_probs=np.eye(10)[truth] * 0.9 + 0.01).keep.all()
+    with pytest.warns(UserWarning, match="`pred_probs` predict 100 % of the labels"):
+        assert sanitize(labels=truth, pred_probs=np.eye(10)[truth] * 0.9 + 0.01).keep.all()
 
 
+@pytest.mark.slow
 def test_same_mask_as_of_a_scorer(tmp_path):
     truth = torch.arange(240) % 3
     points = torch.randn(240, 4, generator=torch.Generator().manual_seed(0)) + 6 * torch.eye(4)[truth]
@@ -64,6 +68,7 @@ def test_probability_of_zero_counts_as_half_of_the_smallest():
     assert set(range(15)) <= set(verdict.removed.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "convert", [np.asarray, lambda values: values.tolist(), lambda values: values.half(), torch.Tensor.bfloat16]
 )
@@ -122,3 +127,52 @@ def test_refuses_a_data_set_besides():
         sanitize([], labels=LABELS, pred_probs=PROBS)
     with pytest.raises(TypeError, match="`dataset` to be a data set, or `labels` with `pred_probs`, but got neither"):
         sanitize()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scorer", ConfidenceScorer()),
+        ("scorer", "fast"),
+        ("sample", SampleSpec()),
+        ("folds", 5),
+        ("cache", "folder"),
+        ("runtime", RUNTIME),
+        ("groups", [0] * 30),
+    ],
+)
+def test_refuses_arguments_that_have_no_meaning(name, value):
+    with pytest.raises(TypeError, match=f"`{name}` to be left out with `labels` and `pred_probs`, but got .*\nProbab"):
+        sanitize(labels=LABELS, pred_probs=PROBS, **{name: value})
+
+
+def test_names_all_arguments_that_have_no_meaning():
+    with pytest.raises(TypeError, match=r"Expected `folds`, `cache` to be left out .*, but got 5, 'folder'"):
+        sanitize(labels=LABELS, pred_probs=PROBS, folds=5, cache="folder")
+    labels, pred_probs = sure()
+    settings = {"false_positive_rate": 0.02, "natural_error_rate": 0.01, "max_removed": 0.4, "seed": 1}
+    assert not sanitize(labels=labels, pred_probs=pred_probs, scorer="balanced", folds=3, **settings).keep.all()
+
+
+@pytest.mark.slow
+def test_warns_of_predictions_on_the_samples_that_a_model_was_fitted_on():
+    model = RandomForestClassifier(20, random_state=0)
+    generator = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    points = generator.normal(size=(150, 6)) + 3 * np.eye(3, 6)[labels]
+    labels[:10] = (labels[:10] + 1) % 3
+    with pytest.warns(UserWarning, match=r"`pred_probs` predict (100|99\..) % of the labels, .*\bfitted on"):
+        verdict = sanitize(labels=labels, pred_probs=model.fit(points, labels).predict_proba(points))
+    assert "fitted on" in verdict.summary()
+    assert verdict.evidence.power is None
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    pred_probs = cross_val_predict(model, points, labels, method="predict_proba", cv=folds)
+    assert sanitize(labels=labels, pred_probs=pred_probs).notes == ()
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-9])
+def test_refuses_predicted_classes(shift):
+    labels, pred_probs = sure()
+    hard = torch.eye(3).double()[pred_probs.argmax(1)] * (1 - 3 * shift) + shift
+    with pytest.raises(ValueError, match="to be probabilities, but got 0 and 1 alone in every row"):
+        sanitize(labels=labels, pred_probs=hard)

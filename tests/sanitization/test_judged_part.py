@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
@@ -40,6 +43,21 @@ def test_small_classes_are_named():
     assert found.classes.tolist() == [0, 1]
     way = "A class needs a sample in each of the 3 folds: use fewer `folds`, or pass `trusted=` data."
     assert found.notes == (f"The 3 samples of classes 2, 7 are kept and not judged: too few of a class. {way}",)
+
+
+def test_classes_with_too_few_groups_are_named():
+    data = read([0, 1, 2] * 6)
+    copies = Copies(torch.arange(18), first_places(torch.arange(18) % 3 * 100 + torch.arange(18) // 9))
+    found = judged_part(replace(data, copies=copies), LikelihoodScorer(), folds=2, trusted=None, length=18)
+    assert found.notes == ()
+    way = "name smaller groups in `groups=`, use fewer `folds`, or pass `trusted=` data"
+    with pytest.raises(ValueError, match=f"18 samples of classes 0, 1, 2 .* too few groups .* of the 3 folds: {way}"):
+        judged_part(replace(data, copies=copies), LikelihoodScorer(), folds=3, trusted=None, length=18)
+    groups = torch.arange(18)
+    groups[data.labels == 2] = 2
+    copies = Copies(torch.arange(18), groups)
+    found = judged_part(replace(data, copies=copies), LikelihoodScorer(), folds=3, trusted=None, length=18)
+    assert "The 6 samples of class 2 are kept and not judged: too few groups of a class." in found.notes[0]
 
 
 def test_long_tails_are_listed_in_part():

@@ -11,7 +11,13 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import SanitizedDataset
-from lightning_poison.errors import DataChangedError, NothingKeptError, UnreadableSampleError, UnsupportedDataError
+from lightning_poison.errors import (
+    DataChangedError,
+    NothingKeptError,
+    PluginError,
+    UnreadableSampleError,
+    UnsupportedDataError,
+)
 from lightning_poison.manifest.manifest import Manifest
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
@@ -106,6 +112,7 @@ def test_keeps_clean_blobs(blobs, centroid_scorer):
     assert "no evidence of wrong labels" in str(verdict)
 
 
+@pytest.mark.slow
 def test_removes_few_wrong_labels_only_on_request(blobs, centroid_scorer):
     data = blobs(900, flipped=2)
     assert sanitize(data, centroid_scorer()).keep.all()
@@ -114,6 +121,7 @@ def test_removes_few_wrong_labels_only_on_request(blobs, centroid_scorer):
     assert sanitize(data, centroid_scorer(), natural_error_rate=0.0).settings["natural_error_rate"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [[3, 7], [0, 9]])
 def test_labels_with_gaps(blobs, centroid_scorer, classes):
     points, labels = blobs(600, classes=2, flipped=30).tensors
@@ -223,6 +231,7 @@ def test_restores_threads_and_random_states(blobs, centroid_scorer, fails):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_fingerprint_depends_on_data_and_settings(blobs, centroid_scorer):
     def taken(data, **settings):
         return sanitize(data, centroid_scorer(), **settings).fingerprint
@@ -416,6 +425,23 @@ def test_refuses_scorer_without_name(blobs):
         sanitize(blobs(60), Nameless())
 
 
+@pytest.mark.parametrize("name", ["name", "is_control", "settings"])
+def test_scorer_that_cannot_say_what_it_is_is_named(blobs, centroid_scorer, name):
+    def fails(scorer):
+        raise ZeroDivisionError
+
+    failing = type("Failing", (type(centroid_scorer()),), {name: fails if name == "settings" else property(fails)})
+    with pytest.raises(PluginError, match=f"Expected `{name}` of .* to succeed, but it raised ZeroDivisionError"):
+        sanitize(blobs(60), failing())
+
+
+def test_missing_columns_are_those_of_a_scorer(blobs, centroid_scorer):
+    kind = type(centroid_scorer())
+    narrow = type("Narrow", (kind,), {"score_labels": lambda scorer, inputs: kind.score_labels(scorer, inputs)[:, :2]})
+    with pytest.raises(ValueError, match=r"below 2, .*but got 2\.\n`score_labels` of the scorer `centroid` has 2 col"):
+        sanitize(blobs(60), narrow(), runtime=runtime())
+
+
 def test_refuses_other_objects_as_scorer(blobs):
     with pytest.raises(TypeError, match=r"but got the class LikelihoodScorer\.\n"):
         sanitize(blobs(60), LikelihoodScorer)
@@ -473,6 +499,7 @@ def test_max_removed_applies_to_classes(blobs, centroid_scorer):
     assert float(verdict.keep[labels == 1].double().mean()) == pytest.approx(0.2, abs=0.03)
 
 
+@pytest.mark.slow
 def test_names_difference_from_stored_decision(blobs, centroid_scorer):
     data, trusted = blobs(300, flipped=30), blobs(1200, seed=1)
     known = sanitize(data, centroid_scorer(), trusted=trusted)
@@ -526,6 +553,7 @@ class Streamed(Dataset):
         return point + 0.1 * torch.randn(point.shape), int(label)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(FEW)
 @pytest.mark.parametrize("trusting", [False, True])
 def test_reads_unlisted_labels_once(blobs, centroid_scorer, trusting):

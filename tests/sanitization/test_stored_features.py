@@ -45,6 +45,7 @@ def test_scorers_of_one_decision_share_features():
     assert judged(network, both) == COUNT
 
 
+@pytest.mark.slow
 def test_decisions_share_features_in_a_cache_folder(tmp_path):
     network = Counting()
     model, (inputs, truth) = FeatureModel(network), points()
@@ -74,6 +75,7 @@ def test_other_weights_samples_or_runtimes_have_other_features(tmp_path):
     assert judged(first, LinearProbeScorer(FeatureModel(first)), (changed, truth), cache=tmp_path) == COUNT
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_computed_again(tmp_path):
     network = Counting()
     scorers = [LinearProbeScorer(FeatureModel(network), folds=folds) for folds in (5, 4, 3)]
@@ -84,6 +86,7 @@ def test_a_damaged_file_is_computed_again(tmp_path):
     assert judged(network, scorers[2], cache=tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_few_data_sets_are_kept(tmp_path):
     network = Counting()
     for seed in range(6):
@@ -91,6 +94,7 @@ def test_few_data_sets_are_kept(tmp_path):
     assert len(list(tmp_path.rglob("features-*.safetensors"))) == 4
 
 
+@pytest.mark.slow
 def test_features_of_a_network_that_is_trained_on_the_data_are_not_stored(tmp_path):
     from lightning_poison.models.fitting import FitSettings
 
@@ -121,6 +125,7 @@ def test_features_of_inputs_that_differ_between_reads_are_not_stored(tmp_path):
     assert not list(tmp_path.rglob("features-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_ranks_share_the_work_and_the_files(tmp_path, several_ranks):
     networks = [Counting(), Counting()]
     alone = sanitize(points(), LinearProbeScorer(FeatureModel(Counting())))

@@ -59,6 +59,7 @@ def test_refuses_scorer_at_chance_level(classes, scores, anyway):
         by_null(label_scores, labels, anyway=anyway)
 
 
+@pytest.mark.slow
 def test_refuses_scorer_that_takes_hard_samples_for_wrong_labels():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4000) % 4

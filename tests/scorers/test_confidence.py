@@ -105,6 +105,7 @@ def test_loads_state_into_the_module(blobs):
         ConfidenceScorer.from_module(nn.Linear(4, 2)).load(one.state())
 
 
+@pytest.mark.slow
 def test_scores_depend_on_the_generator(blobs):
     points = blobs(64)[:][0]
     one, two, other = (

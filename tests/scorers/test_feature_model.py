@@ -124,10 +124,11 @@ def test_network_is_passed_in_or_fitted(blobs):
 @pytest.mark.slow
 def test_adversarially_trained_model_is_robust(digits):
     images, labels = digits[1400:]
-    data, accuracies = Subset(digits, range(1400)), []
+    data, accuracies = Subset(digits, range(1100)), []
     for adversary in (None, FGSM(0.2)):
-        settings = FitSettings(epochs=6, batch_size=64, shift=0)
-        model = FeatureModel(adversary=adversary, fit_settings=settings).fit(data, runtime=LocalRuntime(precision="32"))
+        settings = FitSettings(epochs=5, batch_size=64, min_steps=0, shift=0)
+        runtime = LocalRuntime(precision="32", threads=1)
+        model = FeatureModel(adversary=adversary, fit_settings=settings).fit(data, runtime=runtime)
         changed = perturb_against(model.network, images, labels, epsilon=0.2, steps=10)
         accuracies.append(float((model.network(changed).argmax(1) == labels).float().mean()))
     assert accuracies[1] > accuracies[0] + 0.2

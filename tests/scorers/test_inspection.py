@@ -2,11 +2,19 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_poison.errors import PluginError
 from lightning_poison.scorers.characteristic_vectors import CharacteristicVectorScorer
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.inspection import AnyScorer, feature_model_of, members_of, settings_of, weights_of
+from lightning_poison.scorers.inspection import (
+    AnyScorer,
+    feature_model_of,
+    is_own,
+    members_of,
+    settings_of,
+    weights_of,
+)
 from lightning_poison.scorers.mahalanobis import MahalanobisScorer
 from lightning_poison.scorers.protocol import SetScorer
 
@@ -19,6 +27,16 @@ class Total(SetScorer):
 
     def score_features(self, features, labels):
         return features.sum(1)
+
+
+class Derived(ConfidenceScorer):
+    pass
+
+
+def test_derived_scorer_is_of_another_package():
+    assert is_own(ConfidenceScorer())
+    assert not is_own(Derived())
+    assert not is_own(object())
 
 
 def test_members_by_name(centroid_scorer):
@@ -70,3 +88,9 @@ def test_weights_include_a_trained_network_before_a_fit():
         network[0].weight.add_(1)
     assert all(weights_of(each) != was for each, was in zip(scorers, before, strict=True))
     assert weights_of(MahalanobisScorer()) is None
+
+
+def test_member_whose_settings_fail_is_named():
+    failing = type("Failing", (Total,), {"settings": lambda scorer: 1 / 0})()
+    with pytest.raises(PluginError, match="Expected `settings` of the scorer `total` to succeed"):
+        settings_of(CombinedScorer([MahalanobisScorer(), failing]))

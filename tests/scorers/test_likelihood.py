@@ -81,6 +81,7 @@ def test_declares_name_and_label_scores():
     assert not scorer.is_fitted
 
 
+@pytest.mark.slow
 def test_scores_depend_on_the_generator_and_data_do_not_change(blobs):
     data = blobs(64)
     points, found = data.tensors[0].clone(), torch.get_rng_state()

@@ -153,6 +153,7 @@ def scores_of(scorer, data):
     return scorer.score_labels(inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", [LikelihoodScorer, ConfidenceScorer])
 @pytest.mark.parametrize("form", FORMS)
 def test_tokens_reach_a_backbone_as_they_are(scorer, form):

@@ -156,6 +156,7 @@ def test_result_is_equivariant_to_order_of_samples_and_classes():
     assert torch.allclose(moved.posterior, reference.posterior[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_result_depends_on_margins_only():
     label_scores, labels, _ = simulate(10, share=0.05, count=2000)
     label_scores = label_scores.double()

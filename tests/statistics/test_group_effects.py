@@ -36,34 +36,38 @@ class TestResemblance:
     )
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1])
 
-    def share(self, *rows, label=2, **options):
-        return resemblance(torch.tensor(rows), label, self.reference, self.labels, **options)
+    def share(self, *rows, label=2, times=500, **options):
+        return resemblance(torch.tensor(rows).repeat(times, 1), label, self.reference, self.labels, **options)
 
-    def test_requires_margin_of_predicted_class(self):
-        assert self.share([1.7, 0.0, 0.0], [1.8, 0.0, 0.0]) == 0.5  # the quartile of class 0 is 1.75,
-        assert self.share([0.0, 14.0, 0.0], [0.0, 15.0, 0.0]) == 0.5  # that of class 1 is 15
-        assert self.share([0.0, 14.0, 0.0], quantile=0.1) == 1
+    def test_requires_a_share_of_the_median_margin_of_predicted_class(self):
+        half, whole = pytest.approx(0.5, abs=0.04), pytest.approx(1, abs=0.01)
+        assert self.share([0.7, 0.0, 0.0], [0.8, 0.0, 0.0]) == half  # the median of class 0 is 2.5,
+        assert self.share([0.0, 5.9, 0.0], [0.0, 6.1, 0.0]) == half  # that of class 1 is 20
+        assert self.share([0.0, 5.9, 0.0], margin=0.2) == whole
+
+    def test_is_smaller_in_small_groups(self):
+        shares = [self.share([0.0, 9.0, 0.0], [9.0, 0.0, 0.0], label=0, times=times) for times in (5, 20, 500)]
+        assert shares == [pytest.approx(value, abs=0.01) for value in (0.237, 0.352, 0.469)]  # Wilson's interval
 
     def test_excludes_predictions_of_own_label(self):
-        assert self.share([9.0, 0.0, 0.0], [0.0, 99.0, 0.0], label=1) == 0.5
+        assert self.share([9.0, 0.0, 0.0], [0.0, 99.0, 0.0], label=1) == pytest.approx(0.5, abs=0.04)
 
     def test_excludes_class_without_correct_predictions(self):
         assert self.share([0.0, 0.0, 99.0], label=0) == 0
 
-    def test_mislabeled_samples_reach_one_minus_quantile(self):
+    def test_nearly_all_mislabeled_samples_count(self):
         noise = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
         logits = noise + torch.tensor([6.0, 0.0, 0.0])
-        found = resemblance(logits[:2000], 2, logits[2000:], torch.zeros(2000, dtype=torch.int64))
-        assert found == pytest.approx(0.75, abs=0.03)
+        assert resemblance(logits[:2000], 2, logits[2000:], torch.zeros(2000, dtype=torch.int64)) > 0.95
 
     def test_refuses_invalid_arguments(self):
-        with pytest.raises(ValueError, match="quantile"):
-            self.share([1.0, 0.0, 0.0], quantile=1.0)
+        with pytest.raises(ValueError, match="margin"):
+            self.share([1.0, 0.0, 0.0], margin=1.0)
         with pytest.raises(ValueError, match="at least one member"):
             resemblance(torch.zeros(0, 3), 0, self.reference, self.labels)
 
 
 def test_description_of_group():
-    assert "93 % of them look like other classes" in SuspectGroup(1, 40, 12.0, 0.1, 0.93, True).describe("1")
+    assert "at least 93 % of them look like other classes" in SuspectGroup(1, 40, 12.0, 0.1, 0.93, True).describe("1")
     assert "shift 93 % of any other class to ship" in SuspectGroup(1, 40, 12.0, 0.93, 0.1, True).describe("ship")
     assert "without an effect" in SuspectGroup(1, 40, 12.0, 0.2, 0.1, False).describe("1")

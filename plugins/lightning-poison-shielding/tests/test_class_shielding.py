@@ -55,7 +55,11 @@ def test_entry_point_offers_attacks():
     "attack",
     [
         pytest.param(ClassShielding(protected_class=0, **QUICK), marks=pytest.mark.slow, id="choosing"),
-        pytest.param(ClassShielding(protected_class=0, shield_class=2, placement="replace", **QUICK), id="replacing"),
+        pytest.param(
+            ClassShielding(protected_class=0, shield_class=2, placement="replace", **QUICK),
+            marks=pytest.mark.slow,
+            id="replacing",
+        ),
         pytest.param(
             ClassShieldingGenerator(protected_class=0, shield_class=2, super_batch=12, **QUICK),
             marks=pytest.mark.slow,

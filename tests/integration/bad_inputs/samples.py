@@ -69,7 +69,7 @@ REFUSED = {
     ),
     "None first": (
         one_sample(lambda d: None, index=0),
-        (ValueError, "but got None.\nRepair the sample, or leave it out"),
+        (UnreadableSampleError, "sample 0 .*but got None.\nRepair the sample, or leave it out"),
     ),
     "one dict": (
         one_sample(lambda d: {"image": d.images[40], "label": 3}),

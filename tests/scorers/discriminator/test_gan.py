@@ -227,6 +227,7 @@ class InterruptedFitError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saves", [1, 3, 4, 6])
 def test_interrupted_fit_continues_bit_for_bit(tmp_path, monkeypatch, saves):
     monkeypatch.setattr(fit_state.SaveTimer, "is_due", lambda self: True)

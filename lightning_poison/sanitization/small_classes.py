@@ -1,0 +1,51 @@
+"""Classes that are too small to lose most of their samples: such samples are kept, and named."""
+
+from dataclasses import replace
+
+import torch
+
+from lightning_poison.sanitization.verdict import Verdict
+
+SMALL_CLASS = 20
+"""Number of judged samples below which a class is not emptied. In larger ones, so many suspicious samples are an error.
+"""
+
+_LISTED = 8
+
+
+def with_small_classes(verdict: Verdict, max_removed: float) -> Verdict:
+    """Return a verdict that keeps all samples of small classes most of which are suspicious, with a note.
+
+    Of a class of four, a model learns little, and a few wrong labels are most of it. Without its samples it cannot be
+    learned at all, and an error would stop the run for the sake of a few samples. If more than `max_removed` of all
+    samples are suspicious, the fault is elsewhere, and the verdict is returned as it is.
+
+    Args:
+        verdict: The verdict.
+        max_removed: Largest share of the data set that may be removed. The limit for a class is this or one half,
+            whichever is larger, and never the whole class.
+    """
+    judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
+    out = ~verdict.keep
+    if not bool(out.any()) or float(out[judged].double().mean()) > max_removed:
+        return verdict
+    classes, place, sizes = torch.unique(verdict.labels[judged], return_inverse=True, return_counts=True)
+    lost = torch.bincount(place[out[judged]], minlength=len(classes))
+    limit = max(max_removed, 0.5)
+    emptied = (sizes < SMALL_CLASS) & ((lost > limit * sizes) | (lost == sizes))
+    if not bool(emptied.any()):
+        return verdict
+    saved = (out & judged & torch.isin(verdict.labels, classes[emptied])).nonzero().flatten()
+    return replace(verdict.with_kept(saved), notes=(*verdict.notes, _note(classes[emptied].tolist(), len(saved))))
+
+
+def _note(classes: list[int], count: int) -> str:
+    listed = ", ".join(map(str, classes[:_LISTED]))
+    more = f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else ""
+    one = len(classes) == 1
+    samples = f"{count:,} suspicious samples are" if count > 1 else "1 suspicious sample is"
+    return (
+        f"{samples} kept, since most of {'class' if one else 'classes'} {listed}{more} would be removed, which "
+        f"{'has' if one else 'have'} fewer than {SMALL_CLASS} samples{'' if one else ' each'}. Check "
+        f"{'it' if count == 1 else 'them'} by hand."
+    )

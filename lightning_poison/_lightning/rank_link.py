@@ -25,7 +25,7 @@ SILENT_AFTER = 45
 NOTICE_EVERY = 60
 """Seconds of waiting between two messages about the ranks that others wait for."""
 
-FAREWELL_SECONDS = 10
+FAREWELL_SECONDS = 25
 """How long rank 0, which hosts the store, stays at most so that the other ranks learn of a failure."""
 
 SHORTEST_PATIENCE = 600.0

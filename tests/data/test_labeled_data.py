@@ -238,7 +238,7 @@ def test_labels_that_are_drawn_at_each_read_are_named(monkeypatch, draw, limit):
 def test_one_image_of_another_scale_is_named_wherever_it_is():
     images = torch.rand(1_300, 1, 4, 4)
     images[700] *= 255
-    with pytest.raises(UnreadableSampleError, match=r"sample 700 contains values up to 2.* and the 1,299 others up to"):
+    with pytest.raises(UnreadableSampleError, match=r"sample 700 contains values up to [12].* and the 1,299 others up"):
         load(TensorDataset(images, torch.arange(1_300) % 3), sample=None)
 
 

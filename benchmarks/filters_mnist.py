@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from harness.datasets import first_of_each_class
+from harness.datasets import TO_FLOAT, first_of_each_class
 from harness.discriminators import dark_pixel_scores
 from harness.runs import (
     Figures,
@@ -41,7 +41,6 @@ from harness.runs import (
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import MNIST
-from torchvision.transforms import v2
 
 from lightning_poison import CombinedScorer, LikelihoodScorer, PoisonedDataset, Surrogate, Threat, craft, sanitize
 from lightning_poison.attacks import Attack
@@ -114,8 +113,7 @@ class Seed:
 
 
 def prepare(args: Any, seed: int) -> Seed:
-    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    train, test = (MNIST(args.data_root, train=part, transform=transform) for part in (True, False))
+    train, test = (MNIST(args.data_root, train=part, transform=TO_FLOAT) for part in (True, False))
     order = torch.randperm(len(train), generator=derived_generator(seed, "parts"))
     sizes = [FIT, UNTRUSTED, ATTACKER]
     fit, untrusted, attacker, rest = torch.split(order, [*sizes, len(order) - sum(sizes)])

@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from harness.datasets import ShiftedDataset, TrainTestImages, load_mnist
+from harness.datasets import TO_FLOAT, ShiftedDataset, TrainTestImages, load_mnist
 from harness.lgm_twins import LGMClassifier, SoftmaxClassifier, class_means, features_of, train
 from harness.networks import accuracy_of, outputs_of
 from harness.runs import Figures, Results, benchmark_parser, print_table, share, silence_lightning, spread_of, start
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from lightning_poison import PixelRange, Surrogate
 from lightning_poison.attacks import RawFeatures
@@ -96,8 +95,7 @@ def load(root: Path, setting: Setting, seed: int) -> TrainTestImages:
             chosen = torch.randperm(len(labels), generator=generator)[:count]
             parts += [images[chosen], labels[chosen]]
         else:
-            transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-            folder = ImageFolder(root / "cifar10" / ("train" if train_part else "test"), transform)
+            folder = ImageFolder(root / "cifar10" / ("train" if train_part else "test"), TO_FLOAT)
             chosen = torch.randperm(len(folder), generator=generator)[:count]
             samples = [folder[index] for index in chosen.tolist()]
             parts += [torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])]

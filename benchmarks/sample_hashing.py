@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 import torchvision
-from harness.datasets import load_mnist
+from harness.datasets import TO_FLOAT, load_mnist, stored_mnist
 from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, spread_of, start, with_cpu_seconds
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
-from torchvision.transforms import v2
 
 from lightning_poison import LikelihoodScorer, SampleSpec
 from lightning_poison.data import Block, score_set
@@ -63,10 +62,9 @@ def measure(dataset: Any, seed: int) -> Figures:
 def main() -> None:
     args = benchmark_parser(__doc__).parse_args()
     start(args)
-    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    stored = torchvision.datasets.MNIST(args.data_root, train=True, transform=transform)
+    stored = stored_mnist(args.data_root)
     images, labels = load_mnist(args.data_root, train=True)
-    files = torchvision.datasets.ImageFolder(str(args.data_root / "cifar10" / "train"), transform=transform)
+    files = torchvision.datasets.ImageFolder(str(args.data_root / "cifar10" / "train"), transform=TO_FLOAT)
     results = Results(args.results)
     rows: dict[str, list[Figures]] = {name: [] for name in NAMES}
     for seed in range(args.seeds):

@@ -21,12 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
-from harness.datasets import load_mnist
+from harness.datasets import load_mnist, stored_mnist
 from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, spread_of, start, with_seconds
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torchvision.transforms import v2
 
 from lightning_poison import LikelihoodScorer, SampleSpec, sanitize
 from lightning_poison.data import Block, score_set
@@ -103,8 +101,7 @@ def measure(dataset: Any, scorer: LikelihoodScorer, ours: Callable[..., None]) -
 def main() -> None:
     args = benchmark_parser(__doc__).parse_args()
     start(args)
-    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    stored = torchvision.datasets.MNIST(args.data_root, train=True, transform=transform)
+    stored = stored_mnist(args.data_root)
     images, labels = load_mnist(args.data_root, train=True)
     results = Results(args.results)
     rows: dict[str, list[Figures]] = {name: [] for name in NAMES}

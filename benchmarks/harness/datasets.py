@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
 
 from lightning_poison import Poison
 from lightning_poison.attacks import InstancesObjective
@@ -37,6 +38,15 @@ def load_mnist(root: Path, *, train: bool) -> LabeledImages:
     """Return float32 images `(N, 1, 28, 28)` in [0, 1] and labels `(N,)`."""
     data = torchvision.datasets.MNIST(root, train=train)
     return data.data[:, None].float() / 255, data.targets
+
+
+TO_FLOAT = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+"""Transform of a PIL image to a tensor, float32 in [0, 1]."""
+
+
+def stored_mnist(root: Path) -> Dataset[Any]:
+    """Return torchvision's training set of MNIST, which transforms each image when it is read."""
+    return torchvision.datasets.MNIST(root, train=True, transform=TO_FLOAT)  # type: ignore[no-any-return]
 
 
 def load_cifar(root: Path, *, train: bool, classes: Sequence[int] = tuple(range(10))) -> LabeledImages:

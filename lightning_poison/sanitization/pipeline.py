@@ -127,8 +127,9 @@ def sanitize(
     )
     if labels is not None or pred_probs is not None:
         own = None if isinstance(scorer, str) and scorer == "balanced" else scorer
+        fitted = None if folds == DecisionSettings.folds else folds
         unused = {"dataset": dataset, "scorer": own, "trusted": trusted, "sample": sample, "groups": groups}
-        unused |= {"folds": None if folds == 3 else folds, "runtime": runtime, "known": known, "cache": cache}
+        unused |= {"folds": fitted, "runtime": runtime, "known": known, "cache": cache}
         _check_alone(labels, pred_probs, unused)
         verdict = with_small_classes(judge_probabilities(labels, pred_probs, decision), decision.max_removed)
         check_removal(verdict, decision.max_removed)

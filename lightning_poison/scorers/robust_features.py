@@ -50,8 +50,9 @@ class RobustFeatureScorer(SetScorer):
             with the backbone of `feature_model`, unless that is a trained network.
         components: Number of principal components of a class, limited to a sixth of its samples. Default: 10.
         restarts: Number of k-means starts. Default: 4.
-        min_separation: Ashman's D from which a group is separated. On MNIST and CIFAR-10 natural groups reached 5.1,
-            poison 9.6 and more. Default: 6.5.
+        min_separation: Ashman's D from which a group is separated. In adversarially trained features of MNIST and
+            CIFAR-10, natural groups reached 5.1, poison 9.6 and more; in plain features, natural groups of MNIST
+            reached 6.1. Default: 6.5.
         min_size: Minimum number of samples in a group. With fewer, the shares below are too uncertain: in a class of
             180 digits, 27 that were naturally separated looked like other classes by .41. Default: 30.
         min_transfer: Share of samples of each other class that must be predicted as the group's, in (0, 1). Default:

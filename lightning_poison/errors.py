@@ -29,7 +29,17 @@ class NothingKeptError(RuntimeError):
 
 
 class InconclusiveError(RuntimeError):
-    """Without trusted data, the scorer is too inaccurate to separate poison from hard samples."""
+    """Without trusted data, the scorer is too inaccurate to separate poison from hard samples.
+
+    Args:
+        message: What was expected, and what came.
+        scores: Suspicion score of each sample of the data set, float64 `(N,)`, larger is more suspicious: a ranking to
+            look through, without a threshold. 0 for samples that were not judged; `None` if nothing was scored.
+    """
+
+    def __init__(self, message: str, scores: Any = None) -> None:
+        super().__init__(message)
+        self.scores = scores
 
 
 class RankFailedError(RuntimeError):

@@ -7,6 +7,8 @@ from .objectives import ProtectedClassObjective as ProtectedClassObjective
 from .objectives import TriggerObjective as TriggerObjective
 from .objectives import attacker_succeeds as attacker_succeeds
 from .objectives import objective_kinds as objective_kinds
+from .patterns import Pattern as Pattern
+from .patterns import as_pattern as as_pattern
 from .poison import COVER as COVER
 from .poison import Attack as Attack
 from .poison import Poison as Poison

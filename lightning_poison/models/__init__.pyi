@@ -10,3 +10,4 @@ from .frozen_features import FrozenFeatureClassifier as FrozenFeatureClassifier
 from .frozen_features import LinearHead as LinearHead
 from .lgm_head import LGMHead as LGMHead
 from .lgm_head import lgm_parameter_groups as lgm_parameter_groups
+from .residual_network import ResidualConvNet as ResidualConvNet

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.models.residual_network import SMALLEST_SIDE, ResidualConvNet
 from lightning_poison.models.user_network import run_network
 from lightning_poison.randomness import seeded_rng
 
@@ -22,8 +23,8 @@ _LARGEST = 20.0
 def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) -> nn.Module:
     """Build an untrained network that maps samples to feature vectors.
 
-    - `(C, H, W)`, H and W below 96: a convolutional network with strides and batch norm, about 0.1 to 0.3 million
-      weights.
+    - `(3, H, W)`, H and W at least 24 and below 96: a `ResidualConvNet`, 0.1 million weights.
+    - `(C, H, W)`, other images with H and W below 96: a `SmallConvNet`, about 0.1 to 0.3 million weights.
     - `(C, H, W)`, H or W at least 96: torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), untrained.
     - `(D,)`: a perceptron with two hidden layers, behind a `Standardization`.
 
@@ -47,8 +48,10 @@ def default_backbone(shape: Sequence[int], feature_size: int, *, seed: int = 0) 
         if len(shape) == 1:
             return _perceptron(shape[0], feature_size)
         if len(shape) == 3 and min(shape[1:]) >= 4:
-            large = max(shape[1:]) >= LARGE_IMAGE
-            return _resnet(shape[0], feature_size) if large else SmallConvNet(shape, feature_size)
+            if max(shape[1:]) >= LARGE_IMAGE:
+                return _resnet(shape[0], feature_size)
+            photo = shape[0] == 3 and min(shape[1:]) >= SMALLEST_SIDE
+            return ResidualConvNet(shape, feature_size) if photo else SmallConvNet(shape, feature_size)
     raise ValueError(
         expected("inputs", "images (C, H, W) of at least 4 x 4, or vectors (D,)", f"shape {tuple(shape)}")
         + f"\n{_way_out(shape)} a network for samples of this shape to the scorer: `backbone=`."

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_poison.checks import describe, expected, not_negative, plain_numbers, positive, positive_int
+from lightning_poison.checks import boolean, describe, expected, not_negative, plain_numbers, positive, positive_int
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
@@ -32,7 +32,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of a training run: Adam with a one-cycle schedule, clipped gradients, shifted images, noise on vectors.
+    """Settings of a training run: Adam with a one-cycle schedule, clipped gradients, random changes of the inputs.
 
     Args:
         epochs: Minimum number of epochs. Default: 8.
@@ -44,6 +44,8 @@ class FitSettings:
         clip_norm: Maximum norm of the gradient. Default: 5.
         shift: Maximum random shift of an image in each direction, in pixels, with the edges repeated. Vectors are not
             shifted. Default: a fifteenth of the shorter side.
+        mirror: Whether half of the images, drawn at random, are mirrored left to right. Default: if they have three
+            channels, since digits and drawings have a direction that most photos do not have.
         noise: Standard deviation of Gaussian noise on the elements of vectors, at least 0, in units of their standard
             deviations. It applies to networks that standardize vectors, as the default one does. Default: 0.5.
 
@@ -65,6 +67,7 @@ class FitSettings:
     min_steps: int | None = None
     clip_norm: float = 5.0
     shift: int | None = None
+    mirror: bool | None = None
     noise: float = 0.5
 
     def __post_init__(self) -> None:
@@ -77,6 +80,8 @@ class FitSettings:
         positive("clip_norm", self.clip_norm)
         if self.shift is not None:
             positive_int("shift", self.shift, minimum=0)
+        if self.mirror is not None:
+            boolean("mirror", self.mirror)
         not_negative("noise", self.noise)
         plain_numbers(self)
 
@@ -194,7 +199,7 @@ def fit_module(
             blocks, seed = _epoch(len(dataset), settings, epoch_start, generator, passed)
             blocks = blocks[passed : passed + stop - done]
             for block in read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers):
-                inputs = _augmented(block.inputs, settings.shift, spread, generator).to(runtime.device)
+                inputs = _augmented(block.inputs, settings, spread, generator).to(runtime.device)
                 with runtime.autocast():
                     value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
                 _step(value, module, optimizer, settings.clip_norm, done)
@@ -264,11 +269,19 @@ def _channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def _augmented(inputs: Tensor, shift: int | None, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image, or add noise of these standard deviations to each vector."""
+def _augmented(inputs: Tensor, settings: FitSettings, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image and mirror half of them, or add noise of these standard deviations to each vector."""
     if inputs.ndim == 2 and noise.any():
         return inputs + noise * torch.randn(inputs.shape, generator=generator)
-    return _shifted(inputs, shift, generator)
+    return _mirrored(_shifted(inputs, settings.shift, generator), settings.mirror, generator)
+
+
+def _mirrored(inputs: Tensor, mirror: bool | None, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images, drawn at random; without a setting, images with three channels."""
+    if inputs.ndim != 4 or not (inputs.shape[1] == 3 if mirror is None else mirror):
+        return inputs
+    chosen = torch.rand(len(inputs), generator=generator) < 0.5
+    return torch.where(chosen[:, None, None, None], inputs.flip(3), inputs)
 
 
 def _shifted(inputs: Tensor, shift: int | None, generator: torch.Generator) -> Tensor:

@@ -31,10 +31,14 @@ OWN_SCORERS: Mapping[str, str] = {
     "confidence": "confidence:ConfidenceScorer",
     "deep-knn": "deep_knn:DeepKNNScorer",
     "discriminator": "discriminator.scorer:DiscriminatorScorer",
+    "layer-abnormality": "layer_abnormality:LayerAbnormalityScorer",
     "likelihood": "likelihood:LikelihoodScorer",
     "linear-probe": "linear_probe:LinearProbeScorer",
     "mahalanobis": "mahalanobis:MahalanobisScorer",
+    "network-groups": "network_groups:NetworkGroupScorer",
     "pixel-counting": "pixel_counting:PixelCountingScorer",
+    "prediction-stability": "prediction_stability:PredictionStabilityScorer",
+    "quantum-entropy": "quantum_entropy:QuantumEntropyScorer",
     "recommended": "recommended:RecommendedScorer",
     "robust-features": "robust_features:RobustFeatureScorer",
     "spectral-signatures": "spectral_signatures:SpectralSignatureScorer",
@@ -44,11 +48,17 @@ OWN_SCORERS: Mapping[str, str] = {
 
 BUNDLED_ATTACKS: Mapping[str, str] = {
     **dict.fromkeys(
-        ("adaptive-blend", "adaptive-patch", "badnets", "blended", "clean-label-backdoor", "sig", "wanet"),
+        (
+            *("adaptive-blend", "adaptive-patch", "badnets", "blended", "clean-label-backdoor", "refool"),
+            *("sample-specific", "sig", "tact", "wanet"),
+        ),
         "lightning-poison-backdoors",
     ),
     **dict.fromkeys(
-        ("adaptive-frog", "adversarial-poisoning", "bullseye-polytope", "gradient-matching", "poison-frog"),
+        (
+            *("adaptive-frog", "adversarial-poisoning", "bullseye-polytope", "gradient-matching", "hidden-trigger"),
+            *("poison-frog", "sleeper-agent"),
+        ),
         "lightning-poison-collisions",
     ),
     "label-flip": "lightning-poison-labels",

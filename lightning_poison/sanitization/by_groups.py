@@ -15,7 +15,6 @@ from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.scorer_calls import (
     call_check_set,
-    call_deepcopy,
     call_find_groups,
     call_is_poison,
     call_logits,
@@ -25,7 +24,14 @@ from lightning_poison.sanitization.set_scores import gather_features
 from lightning_poison.scorers.inspection import feature_model_of
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 from lightning_poison.statistics.contamination import SuspectPair, select_by_posterior
-from lightning_poison.statistics.group_effects import SuspectGroup, look_alike_mean, resemblance, transfer_share
+from lightning_poison.statistics.group_effects import (
+    SHORTCUT_MARGIN,
+    SuspectGroup,
+    look_alike_mean,
+    resemblance,
+    rest_margin,
+    transfer_share,
+)
 from lightning_poison.statistics.intervals import wilson_interval
 from lightning_poison.statistics.p_values import share_at_least_as_suspicious
 from lightning_poison.statistics.stratified import stratified_part
@@ -38,6 +44,9 @@ _HELD_OUT = 0.1
 """Share of the samples in no group that the exclusion model is not trained on, as a reference."""
 
 _MAX_SEPARATION = 1e6
+
+_MOSTLY = 0.5
+"""Share of a group in a larger one from which the two are listed as one."""
 
 _MIN_PAIR_SHARE = 0.05
 """Share of a group that must be predicted as a class for the two classes to be listed as a pair."""
@@ -69,7 +78,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
         ValueError: If a class is too small, its features do not vary, or the network returns no logits.
         InconclusiveError: If the network has not learned the labels.
     """
-    call_check_set(scorer, job.labels)
+    with all_ranks(job.runtime):
+        call_check_set(scorer, job.labels)
     model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed, unit="agreement").argmax(1))
@@ -78,7 +88,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     with all_ranks(job.runtime):
         groups = call_find_groups(scorer, features, job.labels)
     groups = job.runtime.broadcast(groups)
-    apart = [group for group in groups if call_stands_apart(scorer, group) and _is_varied(job, group)]
+    with all_ranks(job.runtime):
+        apart = [group for group in groups if call_stands_apart(scorer, group) and _is_varied(job, group)]
     effects = _effects(job, scorer, model, features, apart) if apart else []
     removed = [each for each in effects if each.found.is_poison or job.settings.remove_without_evidence]
     suspects = [each.group for each in removed]
@@ -100,16 +111,34 @@ def _is_varied(job: Job, group: Subgroup) -> bool:
 def _numbers(job: Job, removed: Sequence[_Effect], decision: Decision) -> Tensor:
     """Return the number of the group in `decision.evidence` that each sample is a member of, int64 `(N,)`; −1: none."""
     numbers = torch.full((len(job.labels),), -1)
-    for each in removed:
-        numbers[each.group.members] = decision.evidence.groups.index(each.found)
+    for each, host in _listed(removed):
+        numbers[each.group.members] = decision.evidence.groups.index(host.found)
     return numbers
+
+
+def _listed(effects: Sequence[_Effect]) -> list[tuple[_Effect, _Effect]]:
+    """Return each group with the one under which it is listed.
+
+    A group that mostly lies in a larger one with the same answer was found twice, and is listed under that one. Others
+    are listed as themselves.
+    """
+    found: list[tuple[_Effect, _Effect]] = []
+    for each in sorted(effects, key=lambda effect: -effect.found.size):
+        hosts = (host for one, host in found if one is host and host.found.is_poison == each.found.is_poison)
+        around = (host for host in hosts if _share_inside(each, host) > _MOSTLY)
+        found.append((each, next(around, each)))
+    return found
+
+
+def _share_inside(effect: _Effect, other: _Effect) -> float:
+    return float(torch.isin(effect.group.members, other.group.members).double().mean())
 
 
 def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> FeatureSource:
     """Return a copy of the model, fitted on some samples, or the model itself if it is fitted."""
     if model.is_fitted:
         return model
-    return job.fit(call_deepcopy(model), lambda: job.data.subset(indices), purpose)
+    return job.fit(model, lambda: job.data.subset(indices), purpose)
 
 
 def _draw(job: Job, places: Tensor) -> Tensor:
@@ -143,10 +172,15 @@ def _effects(
         other = job.labels[probed] != group.label
         after = _logits(job, model, probed[other], shift=shift, unit=f"effects-shifted-{number}").argmax(1)
         transfer = transfer_share(before[other], after, job.labels[probed[other]], group.label)
-        alike = resemblance(logits, group.label, reference, job.labels[rest[held_out]])
-        is_poison = call_is_poison(scorer, transfer=transfer, resemblance=alike)
+        margin_of_rest = rest_margin(reference, job.labels[rest[held_out]], group.label)
+        alike = 0.0
+        if margin_of_rest < SHORTCUT_MARGIN:
+            alike = resemblance(logits, group.label, reference, job.labels[rest[held_out]])
+        with all_ranks(job.runtime):
+            is_poison = call_is_poison(scorer, transfer=transfer, resemblance=alike)
         separation = min(group.separation, _MAX_SEPARATION)
-        found = SuspectGroup(group.label, len(group.members), separation, transfer, alike, is_poison)
+        size = len(group.members)
+        found = SuspectGroup(group.label, size, separation, transfer, alike, is_poison, margin_of_rest)
         effects.append(_Effect(group, found, logits.argmax(1)))
     return effects
 
@@ -173,7 +207,7 @@ def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Se
         posterior[group.positions] = torch.maximum(posterior[group.positions], group.log_odds.sigmoid())
     keep = select_by_posterior(posterior, job.settings.false_positive_rate)
     low, high = wilson_interval(posterior.sum(), torch.zeros(()), len(keep), confidence=CONFIDENCE)
-    groups = sorted((each.found for each in effects), key=lambda group: -group.size)
+    groups = [each.found for each, host in _listed(effects) if each is host]
     evidence = Evidence(
         any(group.is_poison for group in groups),
         float(posterior.mean()),

@@ -41,7 +41,7 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
         members' false-positive rate to its p-value, and above 0 if a member removes it.
 
     Raises:
-        InconclusiveError: If no member can decide.
+        InconclusiveError: If no member can decide, with the scores of the first that has any.
     """
     state = _State.empty(len(job.data), list(union.members), with_posterior=trusted is None)
     share = replace(job.settings, false_positive_rate=job.settings.false_positive_rate / len(union.members))
@@ -53,7 +53,7 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
             shown = job.data if len(places) == len(job.data) else job.data.select(places)
             try:
                 part = judged_part(shown, member, folds=share.folds, trusted=trusted, length=len(places))
-                with _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(places)}"):
+                with _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(places)}"), _ranking_of(job, part):
                     outcome = judge(Job(part.data, member, job.runtime, share), part.trusted)
                 outcome = job.runtime.broadcast(outcome)
             except RankFailedError as error:
@@ -68,7 +68,8 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
             break
     if all(record.evidence is None for record in state.records):
         reasons = "\n".join(f"- {record.name}: {record.failure}" for record in state.records)
-        raise InconclusiveError(f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}")
+        message = f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}"
+        raise InconclusiveError(message, state.ranking)
     return state.outcome(job)
 
 
@@ -85,6 +86,19 @@ def _units_within(runtime: Runtime, name: str) -> Iterator[None]:
         yield
     finally:
         runtime.units = before
+
+
+@contextmanager
+def _ranking_of(job: Job, part: JudgedPart) -> Iterator[None]:
+    """Let the scores of an `InconclusiveError` about a part of the data cover all samples of the job."""
+    try:
+        yield
+    except InconclusiveError as error:
+        if error.scores is not None:
+            scores = torch.zeros(len(job.data), dtype=torch.float64)
+            scores[torch.searchsorted(job.data.positions, part.data.positions)] = error.scores
+            error.scores = scores
+        raise
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,8 @@ class _State:
     judged: Tensor
     votes: dict[str, Tensor] = field(default_factory=dict)
     found_groups: list[Evidence] = field(default_factory=list)
+    ranking: Tensor | None = None
+    """Scores of the first member that could not decide but has scores."""
 
     @classmethod
     def empty(cls, count: int, names: Sequence[str], *, with_posterior: bool) -> "_State":
@@ -173,6 +189,8 @@ class _State:
     def fail(self, number: int, error: Exception) -> None:
         record = self.records[number]
         record.failure = record.failure or printable(" ".join(str(error).split()), limit=400)
+        if isinstance(error, InconclusiveError) and self.ranking is None:
+            self.ranking = error.scores
         record.seen = int(self.keep.sum())
 
     def add(self, number: int, found: _Widened, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,9 +11,12 @@ from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.copies import Copies, connected, first_places
 from lightning_poison.data.labeled_data import LabeledData, digest_all
 from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.sanitization.units import open_units, package_code
 from lightning_poison.statistics.near_copies import near_copies
 
 _LISTED = 3
+
+_NEAR = "near-copies"
 
 
 def digest_of_groups(numbers: Tensor) -> str:
@@ -20,7 +24,9 @@ def digest_of_groups(numbers: Tensor) -> str:
     return hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:16]
 
 
-def with_copies(data: LabeledData, groups: Tensor | None, runtime: Runtime) -> LabeledData:
+def with_copies(
+    data: LabeledData, groups: Tensor | None, runtime: Runtime, *, cache: str | Path | None = None
+) -> LabeledData:
     """Return data that know which samples are copies of each other, and which belong to one group.
 
     Copies are found by the digests of the inputs, near copies of images by their distance if the images are in memory.
@@ -30,14 +36,15 @@ def with_copies(data: LabeledData, groups: Tensor | None, runtime: Runtime) -> L
         data: The samples that may be judged.
         groups: Result of `group_numbers` for the whole data set.
         runtime: The same copies are found on every rank.
+        cache: Folder that stores the near copies of the same samples. Default: nothing is stored.
     """
     digest_all(data, runtime)
     with all_ranks(runtime):
-        found = _find(data, groups)
+        found = _find(data, groups, runtime, cache)
     return replace(data, copies=runtime.broadcast(found))
 
 
-def _find(data: LabeledData, groups: Tensor | None) -> Copies:
+def _find(data: LabeledData, groups: Tensor | None, runtime: Runtime, cache: str | Path | None) -> Copies:
     places = torch.arange(len(data))
     if not data.repeats:
         return Copies(places, places if groups is None else first_places(groups[data.positions]))
@@ -45,9 +52,23 @@ def _find(data: LabeledData, groups: Tensor | None) -> Copies:
     first = first_places(torch.stack([digests, data.labels], 1))
     pairs = torch.stack([first_places(digests), places], 1)
     if isinstance(data.dataset, MemoryDataset) and data.dataset.inputs.ndim == 4:
-        pairs = torch.cat([pairs, near_copies(data.dataset.inputs)])
+        pairs = torch.cat([pairs, _near_copies(data, data.dataset.inputs, runtime, cache)])
     group = places if groups is None else first_places(groups[data.positions])
     return Copies(first, connected(group, pairs[pairs[:, 0] != pairs[:, 1]]))
+
+
+def _near_copies(data: LabeledData, images: Tensor, runtime: Runtime, cache: str | Path | None) -> Tensor:
+    """Return the near copies among images, from the cache if it has those of the same images."""
+    if cache is None:
+        return near_copies(images)
+    key = hashlib.sha256(data.sample_digests.numpy().tobytes() + package_code().encode()).hexdigest()
+    units = open_units(cache, key, data.source.digests, runtime.rank)
+    stored = units.load(_NEAR)
+    if stored is not None and "pairs" in stored[0]:
+        return stored[0]["pairs"]
+    pairs = near_copies(images)
+    units.save(_NEAR, {"pairs": pairs}, {})
+    return pairs
 
 
 def copy_notes(data: LabeledData) -> tuple[str, ...]:

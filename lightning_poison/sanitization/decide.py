@@ -20,7 +20,7 @@ from lightning_poison.data.labeled_data import LabeledData, digest_all, read_lab
 from lightning_poison.data.labels import UNLABELED, check_class_labels
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, read_opened, readable
-from lightning_poison.errors import DataChangedError, UnreadableSampleError
+from lightning_poison.errors import DataChangedError, InconclusiveError, UnreadableSampleError
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
 from lightning_poison.sanitization.by_groups import judge_by_groups
@@ -28,8 +28,8 @@ from lightning_poison.sanitization.by_union import judge_by_union
 from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, with_copies
 from lightning_poison.sanitization.job import Job, Outcome
 from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
+from lightning_poison.sanitization.limits import with_limits
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.small_classes import with_small_classes
 from lightning_poison.sanitization.stored_decision import StoredDecision, marks_of
 from lightning_poison.sanitization.units import FileUnits, decision_key, open_units
 from lightning_poison.sanitization.verdict import Verdict
@@ -108,7 +108,7 @@ def decide(
                 described["recommended"] = settings_of(scorer)
             check_class_labels(data.labels, judged.dataset)
         if reference is None:
-            data = with_copies(data, groups, runtime)
+            data = with_copies(data, groups, runtime, cache=cache)
         with all_ranks(runtime):
             length = len(judged.dataset)
             part = judged_part(data, scorer, folds=settings.folds, trusted=reference, length=length)
@@ -201,7 +201,7 @@ class _Decision:
             fitting = [each for each in found if each.made_with == key and each.fingerprint == current]
             made = self.runtime.broadcast(fitting[0] if fitting else None)
             if made is not None:
-                return with_small_classes(made, self.settings.max_removed)
+                return with_limits(made, self.settings.max_removed)
         before = self.runtime.units
         try:
             self.runtime.units = units if units is not None else before
@@ -211,7 +211,7 @@ class _Decision:
         if units is not None:
             units.save(_VERDICT, verdict.tensors(), verdict.meta())
             units.keep_only(_VERDICT)
-        return with_small_classes(verdict, self.settings.max_removed)
+        return with_limits(verdict, self.settings.max_removed)
 
     def _open(self, cache: str | Path | None, key: str) -> FileUnits | None:
         """Open the units of this decision, and remove any that were computed from other samples."""
@@ -240,9 +240,14 @@ class _Decision:
 
     def _outcome(self) -> Outcome:
         job = Job(self.part.data, self.scorer, self.runtime, self.settings)
-        if isinstance(self.scorer, UnionScorer):
-            return judge_by_union(job, self.scorer, self.part.trusted, judge)
-        return judge(job, self.part.trusted)
+        try:
+            if isinstance(self.scorer, UnionScorer):
+                return judge_by_union(job, self.scorer, self.part.trusted, judge)
+            return judge(job, self.part.trusted)
+        except InconclusiveError as error:
+            if error.scores is not None:
+                error.scores = _Spread(self.part.data.positions, len(self.dataset))(error.scores, 0)
+            raise
 
     def _verdict(self, outcome: Outcome, key: str) -> Verdict:
         """Return the verdict on the whole data set, with the classes numbered as the data set numbers them."""

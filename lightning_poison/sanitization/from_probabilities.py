@@ -65,7 +65,8 @@ def judge_probabilities(labels: Any, pred_probs: Any, settings: DecisionSettings
         decision = decide_by_wrong_label_null(scores, own, settings)
     except InconclusiveError as error:
         way = "Check that column k is that of class k, and use a more accurate model."
-        raise InconclusiveError(f"{str(error).splitlines()[0]}\n{way}") from error
+        ranking = scores.gather(1, own[:, None])[:, 0]
+        raise InconclusiveError(f"{str(error).splitlines()[0]}\n{way}", ranking) from error
     notes = _notes(probabilities, own)
     described = {"scorer": {"name": "pred_probs"}, **settings.fingerprinted(), "trusted": None}
     text = torch.frombuffer(bytearray(repr(sorted(described.items())).encode()), dtype=torch.uint8)

@@ -11,7 +11,7 @@ from lightning_poison.randomness import derived_generator, derived_seed
 from lightning_poison.runtime import Runtime, SingleRank, all_ranks
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
-from lightning_poison.sanitization.scorer_calls import call_fit, call_load, call_state
+from lightning_poison.sanitization.scorer_calls import call_deepcopy, call_fit, call_load, call_state
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Calibration
 from lightning_poison.scorers.inspection import AnyScorer
@@ -47,10 +47,10 @@ class Job:
         return derived_seed(self.seed, "member", number) if number else self.seed
 
     def fit(self, model: ModelT, dataset: Callable[[], Any], purpose: str, *, number: int = 0) -> ModelT:
-        """Fit a model on every rank, and return it with the weights of rank 0.
+        """Fit a copy of a model on every rank, and return it with the weights of rank 0.
 
         Args:
-            model: A scorer or feature source. It is fitted in place.
+            model: A scorer or feature source. It is not changed.
             dataset: Returns the data set to fit on.
             purpose: Name of the random stream.
             number: Position of the scorer in a combination.
@@ -58,9 +58,12 @@ class Job:
         with all_ranks(self.runtime):
             generator = derived_generator(self.seed_of(number), purpose)
             units = self.runtime.units.within(f"{purpose}-{number}")
-            call_fit(model, dataset(), runtime=SingleRank(self.runtime, units=units), generator=generator)
-            state = call_state(model)
-        return call_load(model, self.runtime.broadcast(state))
+            own = SingleRank(self.runtime, units=units)
+            fitted = call_fit(call_deepcopy(model), dataset(), runtime=own, generator=generator)
+            state = call_state(fitted)
+        state = self.runtime.broadcast(state)
+        with all_ranks(self.runtime):
+            return call_load(fitted, state)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from lightning_poison.errors import NothingKeptError
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.from_probabilities import judge_probabilities
+from lightning_poison.sanitization.limits import with_limits
 from lightning_poison.sanitization.scorer_guard import check_declarations
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.small_classes import with_small_classes
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer, all_members_of
 from lightning_poison.scorers.recommended import Preset, scorer_from
@@ -97,7 +97,8 @@ def sanitize(
         UnsupportedDataError: If the data set has no length or can only be iterated over.
         UnreadableSampleError: If a sample cannot be read, is not finite, or differs from the others in shape.
         NothingKeptError: If more than `max_removed` would be removed.
-        InconclusiveError: If the scorer is too inaccurate to judge labels without trusted data.
+        InconclusiveError: If the scorer is too inaccurate to judge labels without trusted data. Its `scores` are a
+            ranking of the samples.
         DataChangedError: If ranks hold different data, or `known` was made for other data or settings.
         ValueError: If an argument is out of range, there are fewer than two classes, a class is missing from the
             trusted data, or a label is not an integer.
@@ -131,7 +132,7 @@ def sanitize(
         unused = {"dataset": dataset, "scorer": own, "trusted": trusted, "sample": sample, "groups": groups}
         unused |= {"folds": fitted, "runtime": runtime, "known": known, "cache": cache}
         _check_alone(labels, pred_probs, unused)
-        verdict = with_small_classes(judge_probabilities(labels, pred_probs, decision), decision.max_removed)
+        verdict = with_limits(judge_probabilities(labels, pred_probs, decision), decision.max_removed)
         check_removal(verdict, decision.max_removed)
         return verdict
     if dataset is None:

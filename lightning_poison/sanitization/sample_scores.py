@@ -37,7 +37,7 @@ def scores_with_trusted(
         number: Position of the scorer in a combination.
     """
     if not scorer.is_fitted:
-        scorer = job.fit(call_deepcopy(scorer), lambda: trusted.subset(parts[0]), "trusted fit", number=number)
+        scorer = job.fit(scorer, lambda: trusted.subset(parts[0]), "trusted fit", number=number)
     count = 1 + int(torch.maximum(job.labels.max(), trusted.labels.max()))
     if scorer.scores_labels:
         label_scores = _label_scores_of_trusted(job, scorer, trusted, parts[1], number, count)

@@ -20,6 +20,7 @@ from lightning_poison.data.copies import Copies
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.sanitization.sample_scores import needs_trusted
@@ -67,18 +68,20 @@ def set_scores_with_trusted(
     Raises:
         ValueError: If scores or features are not finite, or not one per sample.
     """
-    data, model = job.data, call_deepcopy(feature_model_of(scorers[0]))
+    data, model = job.data, feature_model_of(scorers[0])
     comparable = torch.isin(trusted.labels, job.labels)
     places = comparable.nonzero().flatten()
     labels = torch.cat([job.labels, trusted.labels[places]])
-    for scorer in scorers:
-        call_check_set(scorer, labels)
+    with all_ranks(job.runtime):
+        for scorer in scorers:
+            call_check_set(scorer, labels)
     fixed = model.is_fitted
     if not fixed:
         model = job.fit(model, lambda: _joined(data, trusted, places), "feature model", number=number)
     parts = ((data, data.indices, "training"), (trusted, places, "trusted"))
     features = torch.cat([gather_features(job, model, *part, unit=number, fixed=fixed) for part in parts])
-    return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
+    with all_ranks(job.runtime):
+        return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
 
 
 def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
@@ -96,12 +99,14 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
     if model.is_fitted:
         copies = job.data.copies or Copies.none(len(job.data))
         distinct = copies.distinct
-        call_check_set(scorer, job.labels[distinct])
+        with all_ranks(job.runtime):
+            call_check_set(scorer, job.labels[distinct])
         features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
         if copies.has_groups:
             scorer = copy.copy(scorer)
             scorer.sample_groups = copies.group[distinct]
-        return _label_scores(job, scorer, features, job.labels[distinct])[copies.place_in_distinct]
+        with all_ranks(job.runtime):
+            return _label_scores(job, scorer, features, job.labels[distinct])[copies.place_in_distinct]
 
     def judge(fold: Fold) -> Tensor:
         labels = job.labels[fold.outside]

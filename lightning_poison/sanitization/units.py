@@ -188,7 +188,7 @@ def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: R
             "data": data,
             "weights": weights,
             "code": code_of_parts(scorer),
-            "package": _package_code(),
+            "package": package_code(),
             "torch": torch.__version__,
             "device": runtime.device.type,
             "precision": precision,
@@ -256,7 +256,8 @@ def _code_of(cls: type) -> str:
 
 
 @cache
-def _package_code() -> str:
+def package_code() -> str:
+    """Return a digest of the version and the code of this package."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(version("lightning-poison").encode())
     for path in sorted(root.rglob("*.py")):

@@ -59,11 +59,12 @@ def judge_without_trusted(job: Job) -> Outcome:
             name: p_values_from_log(log_p[number].gather(1, own)[:, 0])[place] for number, name in enumerate(members)
         }
         label_scores = combine_log_p(log_p, job.scorer.combine)
+    scores, suggested = label_scores.gather(1, own)[:, 0], label_scores.argmin(1)
     try:
         decision = decide_by_wrong_label_null(label_scores, labels, job.settings)
     except InconclusiveError as error:
-        raise InconclusiveError(f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}.") from error
-    scores, suggested = label_scores.gather(1, own)[:, 0], label_scores.argmin(1)
+        message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
+        raise InconclusiveError(message, scores[place]) from error
     return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
 
 

@@ -16,6 +16,7 @@ from lightning_poison.randomness import seeded_rng
 from lightning_poison.scorers.confidence import ConfidenceScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.linear_probe import LinearProbeScorer
+from lightning_poison.scorers.network_groups import NetworkGroupScorer
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 from lightning_poison.scorers.robust_features import RobustFeatureScorer
 from lightning_poison.scorers.union import UnionScorer
@@ -27,8 +28,8 @@ PRESETS: tuple[Preset, ...] = ("fast", "balanced", "thorough")
 
 _FAST = FitSettings(epochs=5)
 
-_GROUPS = FitSettings(learning_rate=4e-3, shift=0)
-"""Without shifts, which move a pattern in a corner."""
+_GROUPS = FitSettings(learning_rate=4e-3, shift=0, mirror=False)
+"""Without shifts and mirror images, which move a pattern in a corner."""
 
 _ANY_GROUP: dict[str, Any] = {"min_separation": 4.0, "min_size": 20}
 """Groups whose effects are tested, natural ones included, which have none: `benchmarks/recommended_scorer.py`."""
@@ -43,8 +44,9 @@ class RecommendedScorer:
       installed, a linear classifier on features
       that never saw the labels (`LinearProbeScorer`); otherwise a small network (`ConfidenceScorer`). To the former,
       backdoors with wrong labels are wrong labels too.
-    - *Backdoors*, of images, except with `"fast"`: groups in the features of a network that was trained on the data
-      (`RobustFeatureScorer` with a plain network), and with `"thorough"` of one that was trained adversarially.
+    - *Backdoors*, of images, except with `"fast"`: groups in the features and layers of a network that was trained on
+      the data (`NetworkGroupScorer`), and with `"thorough"` in features of one that was trained adversarially
+      (`RobustFeatureScorer`).
 
     Each decides by its own rule; see `UnionScorer`. What could not be looked for is named in the verdict.
 
@@ -97,7 +99,7 @@ class RecommendedScorer:
             settings = _FAST if self.preset == "fast" else FitSettings()
             members["confidence"] = ConfidenceScorer(backbone=backbone, fit_settings=settings)
         if _is_image(shape) and self.preset != "fast":
-            members["groups"] = RobustFeatureScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
+            members["groups"] = NetworkGroupScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
         if _is_image(shape) and self.preset == "thorough":
             robust = FGSM(0.3) if shape[0] == 1 else FGSM(8 / 255)
             model = _model(shape, adversary=robust, pixels=self.pixels)

@@ -57,8 +57,9 @@ class RobustFeatureScorer(SetScorer):
             180 digits, 27 that were naturally separated looked like other classes by .41. Default: 30.
         min_transfer: Share of samples of each other class that must be predicted as the group's, in (0, 1). Default:
             .6.
-        min_resemblance: Share of a group that must at least look like other classes, in (0, 1). On MNIST, groups of an
-            all-to-all backdoor reached .41 and more, natural ones at most .30. Default: .35.
+        min_resemblance: Share of a group that must at least look like other classes, beyond that of the rest of its
+            class, in (0, 1). On MNIST, groups of an all-to-all backdoor reached .41 and more, natural ones .38 at most.
+            Default: .4.
         seed: Seeds the starts. Default: 0.
 
     Raises:
@@ -88,7 +89,7 @@ class RobustFeatureScorer(SetScorer):
         min_separation: float = 6.5,
         min_size: int = 30,
         min_transfer: float = 0.6,
-        min_resemblance: float = 0.35,
+        min_resemblance: float = 0.4,
         seed: int = 0,
     ) -> None:
         if feature_model is None:

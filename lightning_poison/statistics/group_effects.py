@@ -1,5 +1,6 @@
 """Effect of a group of samples on other samples, which separates poison from a natural part of a class."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,14 @@ from torch import Tensor
 
 from lightning_poison.statistics.arguments import check_fraction, invalid
 from lightning_poison.statistics.intervals import wilson_interval
+
+SHORTCUT_MARGIN = 3.0
+"""Margin of a class, in units of the largest of the other classes, from which something simple identifies its samples.
+
+On CIFAR-10 it is at most 1.2 for clean classes, and 4.3 for one of which 80 % carry a sinusoid (SIG).
+"""
+
+_LARGEST_RATIO = 1e6
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,17 @@ class SuspectGroup:
         transfer: See `transfer_share`.
         resemblance: See `resemblance`.
         is_poison: Whether the group is considered poison.
+        rest_margin: See `rest_margin`. Default: 0.
 
     Example:
         >>> print(SuspectGroup(0, 95, 24.4, 0.89, 0.02, True).describe("0"))
         labeled 0: 95 samples form a separate group (Ashman's D 24.4); their features shift 89 % of any other class to 0
         >>> print(SuspectGroup(3, 120, 7.1, 0.01, 0.2, False).describe("cat"))
         labeled cat: 120 samples form a separate group (Ashman's D 7.1) without an effect on others
+        >>> print(SuspectGroup(3, 120, 7.1, 0.01, 0.0, False, 4.3).describe("cat"))
+        labeled cat: 120 samples form a separate group (Ashman's D 7.1) without an effect on others, but the other \
+samples of this class are recognized by something that these lack, with 4.3 times the margin of any other class: \
+compare the two
     """
 
     label: int
@@ -34,15 +48,23 @@ class SuspectGroup:
     transfer: float
     resemblance: float
     is_poison: bool
+    rest_margin: float = 0.0
 
     def describe(self, name: str) -> str:
         """Return a one-line description, with `name` as the name of the class."""
         found = f"labeled {name}: {self.size:,} samples form a separate group (Ashman's D {self.separation:.1f})"
+        if not self.is_poison and self.rest_margin >= SHORTCUT_MARGIN:
+            return (
+                f"{found} without an effect on others, but the other samples of this class are recognized by something "
+                f"that these lack, with {self.rest_margin:.1f} times the margin of any other class: compare the two"
+            )
         if not self.is_poison:
             return f"{found} without an effect on others"
         if self.transfer >= self.resemblance:
             return f"{found}; their features shift {100 * self.transfer:.0f} % of any other class to {name}"
-        return f"{found}; at least {100 * self.resemblance:.0f} % of them look like other classes"
+        return (
+            f"{found}; at least {100 * self.resemblance:.0f} % of them look like other classes, beyond what is natural"
+        )
 
 
 def transfer_share(before: Tensor, after: Tensor, labels: Tensor, label: int) -> float:
@@ -102,14 +124,16 @@ def look_alike_mean(features: Tensor, labels: Tensor, predictions: Tensor) -> Te
 def resemblance(
     logits: Tensor, label: int, reference_logits: Tensor, reference_labels: Tensor, *, margin: float = 0.3
 ) -> float:
-    """Compute the share of a group that at least looks like correctly labeled samples of other classes.
+    """Compute the share of a group that looks like other classes, beyond that of the rest of its class.
 
     The network is trained without the group: exclusionary reclassification of Chen et al., "Detecting Backdoor Attacks
     on Deep Neural Networks by Activation Clustering", SafeAI 2019, arXiv 1811.03728, section 4. They ask for the class
     predicted for most of the group. Here, a prediction counts only if its margin is not small for the predicted class:
     a natural part of a class that is left out of training is misclassified often, but mostly with small margins. A
     trigger that the network has not learned reduces the margin, too, but less. In small groups the share is uncertain,
-    so the lower end of its interval is returned.
+    so the lower end of its interval is used. Where classes are hard to tell apart, samples that are in no group look
+    like other classes as well, so their share is subtracted: with p of the group and q of the rest of its class, the
+    result is (p - q) / (1 - q), the share that the rest of the class does not explain.
 
     Args:
         logits: Logits of the group, `(M, C)`, by a network that was trained without it.
@@ -120,7 +144,8 @@ def resemblance(
             samples of the predicted class, in (0, 1). Default: 0.3.
 
     Returns:
-        Lower end of the 95 % Wilson interval of the share, in [0, 1).
+        (p - q) / (1 - q), or 0 if that is negative, with p the lower end of the 95 % Wilson interval of the share, in
+        [0, 1).
 
     Raises:
         ValueError: If `margin` is out of range, or the group is empty.
@@ -144,7 +169,42 @@ def resemblance(
         required[number] = margin * reference_margins[correct & (reference_labels == number)].quantile(0.5)
     count = ((predictions != label) & (margins >= required[predictions])).double().sum()
     low, _ = wilson_interval(count, torch.zeros_like(count), len(logits))
-    return float(low) / len(logits)
+    alike = (reference_predictions != label) & (reference_margins >= required[reference_predictions])
+    rest = alike[reference_labels == label].double()
+    natural = float(rest.mean()) if len(rest) else 0.0
+    share = float(low) / len(logits)
+    return max(0.0, (share - natural) / (1 - natural)) if natural < 1 else 0.0
+
+
+def rest_margin(logits: Tensor, labels: Tensor, label: int) -> float:
+    """Compare the margin of the samples of a class that are in no group with those of other classes.
+
+    Where most of a class is poisoned, its clean samples are the group, and they look like other classes to a network
+    that has learned the trigger in place of the class. What gives it away is that the rest of the class is then
+    recognized with a margin beyond that of any other class.
+
+    Args:
+        logits: Logits of samples in no group, on which the network was not trained, `(R, C)`.
+        labels: Labels of these samples, int64 `(R,)`.
+        label: The class.
+
+    Returns:
+        Median margin of the correctly classified samples of the class, divided by the largest such median of the other
+        classes, at most 1e6; 0 if there are none of the class or of others.
+
+    Example:
+        >>> logits, labels = torch.tensor([[9.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 2.0]]), torch.arange(3)
+        >>> rest_margin(logits, labels, 0), round(rest_margin(logits, labels, 1), 2)
+        (3.0, 0.33)
+    """
+    margins, predictions = _margins(logits)
+    correct = predictions == labels
+    medians = {
+        number: float(margins[correct & (labels == number)].quantile(0.5))
+        for number in torch.unique(labels[correct]).tolist()
+    }
+    own, largest = medians.pop(label, 0.0), max(medians.values(), default=math.inf)
+    return min(own / largest, _LARGEST_RATIO) if largest > 0 else 0.0
 
 
 def _margins(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from lightning_poison.models.backbones import SmallConvNet, Standardization, compute_features, default_backbone
+from lightning_poison.models.residual_network import ResidualConvNet
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,12 @@ def test_features_for_every_sample_shape(shape):
 
 def test_large_images_use_resnet():
     assert type(default_backbone((3, 96, 96), 4)).__name__ == "ResNet"
-    assert isinstance(default_backbone((3, 95, 95), 4), SmallConvNet)
+    assert isinstance(default_backbone((3, 95, 95), 4), ResidualConvNet)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 23, 40), (4, 32, 32)])
+def test_images_that_are_no_small_photos_get_small_network(shape):
+    assert isinstance(default_backbone(shape, 4), SmallConvNet)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])

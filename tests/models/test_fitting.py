@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.models.backbones import default_backbone
-from lightning_poison.models.fitting import FitSettings, _shifted, fit_module, to_channels_last
+from lightning_poison.models.fitting import FitSettings, _mirrored, _shifted, fit_module, to_channels_last
 from lightning_poison.runtime import LocalRuntime
 
 QUICK = FitSettings(epochs=2, batch_size=16, min_steps=0)
@@ -213,6 +213,25 @@ def test_default_shift_is_a_fifteenth_of_the_side(side, limit):
     images[:, :, side // 2, side // 2] = 1
     shifts = _shifted(images, None, seeded())[:, 0].nonzero()[:, 1:] - side // 2
     assert int(shifts.abs().max()) == limit
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=20, deadline=None)
+def test_half_of_photos_are_mirrored(seed):
+    images = torch.arange(2.0).expand(400, 3, 4, 2)
+    mirrored = _mirrored(images, None, seeded(seed))
+    is_mirrored = (mirrored == images.flip(3)).flatten(1).all(1)
+    assert torch.equal(mirrored[~is_mirrored], images[~is_mirrored])
+    assert 140 < int(is_mirrored.sum()) < 260
+
+
+def test_mirroring_is_a_setting():
+    gray, vectors = torch.rand(9, 1, 4, 4), torch.rand(9, 4)
+    assert _mirrored(gray, None, seeded()) is gray
+    assert not torch.equal(_mirrored(gray, True, seeded()), gray)
+    photos = gray.expand(9, 3, 4, 4)
+    assert _mirrored(photos, False, seeded()) is photos
+    assert _mirrored(vectors, True, seeded()) is vectors
 
 
 def test_vectors_are_not_shifted():

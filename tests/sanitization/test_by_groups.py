@@ -12,11 +12,13 @@ from lightning_poison.errors import InconclusiveError
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization import by_groups
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.scorers.robust_features import RobustFeatureScorer
+from lightning_poison.statistics.group_effects import SuspectGroup
 from lightning_poison.statistics.subgroups import Subgroup
 
 RUNTIME = LocalRuntime(precision="32", threads=1)
@@ -143,6 +145,27 @@ def test_detects_clean_label_by_transfer():
     (group,) = verdict.evidence.groups
     assert group.label == 0
     assert group.transfer > 0.9
+
+
+def effect(members, *, poison=True):
+    positions = torch.tensor(members)
+    group = Subgroup(0, positions, torch.ones(len(members)).double(), 9.0)
+    found = SuspectGroup(0, len(members), 9.0, 0.9, 0.0, poison)
+    return by_groups._Effect(group, found, torch.zeros(len(members)).long())
+
+
+def test_group_that_was_found_twice_is_listed_once():
+    large, inside, beside = effect(range(10)), effect(range(6, 12)), effect(range(8, 14))
+    kept = effect(range(3), poison=False)
+    hosts = {id(each): host for each, host in by_groups._listed([inside, large, beside, kept])}
+    assert hosts[id(inside)] is hosts[id(large)] is large
+    assert hosts[id(beside)] is beside  # mostly in `inside`, which is not listed itself
+    assert hosts[id(kept)] is kept  # in `large`, which is poison
+    assert [each.found.size for each, host in by_groups._listed([kept, inside, beside, large]) if each is host] == [
+        10, 6, 3,
+    ]  # fmt: skip
+    same = effect(range(10))
+    assert [host for _, host in by_groups._listed([same, large])] == [same, same]
 
 
 @pytest.mark.slow

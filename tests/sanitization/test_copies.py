@@ -8,9 +8,11 @@ from lightning_poison.data.source import open_source
 from lightning_poison.errors import DataChangedError
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization import copies
 from lightning_poison.sanitization.copies import copy_notes, with_copies
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.statistics.near_copies import near_copies
 from lightning_poison.testing.tiny_images import TinyImages
 
 RUNTIME = LocalRuntime(precision="32", threads=1, quiet=True)
@@ -27,9 +29,9 @@ def blobs(count, wrong=0, seed=0):
     return points, torch.where(torch.arange(count) < wrong, (truth + 1) % 3, truth)
 
 
-def known_copies(inputs, labels, groups=None):
+def known_copies(inputs, labels, groups=None, cache=None):
     data = read_labeled(open_source(TensorDataset(inputs, labels), sample=None), runtime=RUNTIME, name="data")
-    return with_copies(data, groups, RUNTIME)
+    return with_copies(data, groups, RUNTIME, cache=cache)
 
 
 def test_finds_exact_copies_whatever_their_labels():
@@ -48,6 +50,21 @@ def test_finds_near_copies_of_images():
     assert data.copies.group.tolist() == [*range(40), 7]
     assert torch.equal(data.copies.first, torch.arange(41))
     assert copy_notes(data) == ("1 of the samples are in the fold of a near copy or of another sample of their group.",)
+
+
+def test_near_copies_of_the_same_images_are_searched_once(tmp_path, monkeypatch):
+    searched = []
+    monkeypatch.setattr(copies, "near_copies", lambda images: searched.append(len(images)) or near_copies(images))
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[7] = images[3] + 0.001
+    first = known_copies(images, torch.arange(20) % 2, cache=tmp_path)
+    again = known_copies(images, torch.arange(20) % 5, cache=tmp_path)
+    assert searched == [20]
+    assert first.copies.group[7] == again.copies.group[7] == 3
+    images[7] = images[5] + 0.001
+    changed = known_copies(images, torch.arange(20) % 2, cache=tmp_path)
+    assert searched == [20, 20]
+    assert changed.copies.group[7] == 5
 
 
 def test_no_copies_no_notes():

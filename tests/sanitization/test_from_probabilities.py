@@ -88,8 +88,12 @@ def test_data_are_in_the_fingerprint():
 
 def test_names_the_way_out_for_columns_in_another_order():
     labels, pred_probs = sure()
-    with pytest.raises(InconclusiveError, match=r"but got -?0\.\d\d[\s\S]*Check that column k is that of class k"):
+    with pytest.raises(
+        InconclusiveError, match=r"but got -?0\.\d\d[\s\S]*Check that column k is that of class k"
+    ) as found:
         sanitize(labels=labels, pred_probs=pred_probs[:, [1, 2, 0]])
+    expected = -pred_probs[:, [1, 2, 0]].gather(1, labels[:, None])[:, 0].double().log()
+    torch.testing.assert_close(found.value.scores, expected)
 
 
 LABELS, PROBS = sure(30, wrong=0)

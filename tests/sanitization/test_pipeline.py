@@ -13,6 +13,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import (
     DataChangedError,
+    InconclusiveError,
     NothingKeptError,
     PluginError,
     UnreadableSampleError,
@@ -27,6 +28,7 @@ from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.protocol import SetScorer
+from lightning_poison.scorers.union import UnionScorer
 
 FEW = "ignore:The false-positive rate is calibrated on:UserWarning"
 ALL_KEPT = {"max_removed": 1}
@@ -291,6 +293,19 @@ def test_every_rank_gets_verdict_of_single_rank(blobs, centroid_scorer, several_
             assert {**found.meta(), "made_with": ""} == {**alone.meta(), "made_with": ""}  # other threads
             for name, tensor in alone.tensors().items():
                 assert torch.equal(found.tensors()[name], tensor)
+
+
+def test_refusal_carries_a_ranking():
+    generator = torch.Generator().manual_seed(0)
+    points, labels = torch.randn(120, 4, generator=generator), torch.arange(120) % 3
+    labels[7] = -1
+    for scorer in (SMALL, UnionScorer({"one": SMALL, "two": SMALL})):
+        with pytest.raises(InconclusiveError) as caught:
+            sanitize(TensorDataset(points, labels), scorer, runtime=runtime())
+        scores = caught.value.scores
+        assert scores.shape == (120,)
+        assert scores[7] == 0
+        assert bool((scores[torch.arange(120) != 7] != 0).all())
 
 
 def test_refuses_ranks_with_different_data(blobs, centroid_scorer, several_ranks):

@@ -32,8 +32,8 @@ def test_color_images_are_seen_without_labels_if_an_encoder_is_installed(monkeyp
 
 def test_large_images_are_reduced():
     groups = RecommendedScorer().for_inputs(torch.zeros(2, *(3, 224, 160))).members["groups"]
-    assert groups.feature_model.backbone.reduced == (64, 46)
-    assert groups.feature_model.backbone(torch.zeros(1, 3, 224, 160)).shape == (1, 64)
+    assert groups.feature_model.base.backbone.reduced == (64, 46)
+    assert groups.feature_model.base.backbone(torch.zeros(1, 3, 224, 160)).shape == (1, 64)
 
 
 def test_network_for_wrong_labels_in_large_images_is_small(monkeypatch):
@@ -61,7 +61,9 @@ def test_note_says_what_to_install(monkeypatch):
 
 def test_same_weights_each_time():
     first, second = (RecommendedScorer().for_inputs(torch.zeros(2, *(1, 8, 8))).members["groups"] for _ in range(2))
-    pairs = zip(first.feature_model.backbone.parameters(), second.feature_model.backbone.parameters(), strict=True)
+    pairs = zip(
+        first.feature_model.base.backbone.parameters(), second.feature_model.base.backbone.parameters(), strict=True
+    )
     assert all(torch.equal(one, other) for one, other in pairs)
 
 

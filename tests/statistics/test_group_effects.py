@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from lightning_poison.statistics.group_effects import SuspectGroup, look_alike_mean, resemblance, transfer_share
+from lightning_poison.statistics.group_effects import (
+    SuspectGroup,
+    look_alike_mean,
+    resemblance,
+    rest_margin,
+    transfer_share,
+)
 
 
 class TestTransferShare:
@@ -55,6 +61,21 @@ class TestResemblance:
     def test_excludes_class_without_correct_predictions(self):
         assert self.share([0.0, 0.0, 99.0], label=0) == 0
 
+    def test_subtracts_what_is_natural_in_the_class(self):
+        alike, own = [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]
+        half = torch.tensor([alike, own]).repeat(500, 1)
+        rest = torch.tensor([alike, own, own, own]).repeat(100, 1)
+        others = torch.tensor([alike]).repeat(100, 1)
+        reference, labels = torch.cat([rest, others]), torch.tensor([1] * 400 + [0] * 100)
+        assert resemblance(half, 1, reference, labels) == pytest.approx((0.5 - 0.25) / 0.75, abs=0.05)
+        assert resemblance(rest, 1, reference, labels) == 0
+        assert resemblance(half, 1, others, labels[400:]) == pytest.approx(0.5, abs=0.04)  # no reference of the class
+
+    def test_is_zero_if_the_whole_class_looks_like_others(self):
+        alike = torch.tensor([[9.0, 0.0, 0.0]]).repeat(50, 1)
+        reference, labels = torch.cat([alike, alike]), torch.tensor([1] * 50 + [0] * 50)
+        assert resemblance(alike, 1, reference, labels) == 0
+
     def test_nearly_all_mislabeled_samples_count(self):
         noise = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
         logits = noise + torch.tensor([6.0, 0.0, 0.0])
@@ -71,3 +92,28 @@ def test_description_of_group():
     assert "at least 93 % of them look like other classes" in SuspectGroup(1, 40, 12.0, 0.1, 0.93, True).describe("1")
     assert "shift 93 % of any other class to ship" in SuspectGroup(1, 40, 12.0, 0.93, 0.1, True).describe("ship")
     assert "without an effect" in SuspectGroup(1, 40, 12.0, 0.2, 0.1, False).describe("1")
+
+
+def test_description_of_group_beside_a_shortcut():
+    assert (
+        SuspectGroup(1, 40, 12.0, 0.2, 0.0, False, 3.0)
+        .describe("1")
+        .endswith(
+            "recognized by something that these lack, with 3.0 times the margin of any other class: compare the two"
+        )
+    )
+    assert "compare" not in SuspectGroup(1, 40, 12.0, 0.2, 0.0, False, 2.9).describe("1")
+    assert "compare" not in SuspectGroup(1, 40, 12.0, 0.9, 0.0, True, 5.0).describe("1")
+
+
+class TestRestMargin:
+    logits = torch.tensor([[6.0, 0.0, 0.0], [8.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0], [50.0, 0.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 2, 2])
+
+    def test_compares_medians_of_correct_samples(self):
+        assert rest_margin(self.logits, self.labels, 0) == 3.5
+        assert rest_margin(self.logits, self.labels, 2) == pytest.approx(1 / 7)
+
+    def test_is_zero_without_correct_samples(self):
+        assert rest_margin(self.logits, self.labels, 3) == 0
+        assert rest_margin(self.logits[:2], self.labels[:2], 0) == 0

@@ -10,6 +10,9 @@ Example:
     adaptive-patch
     adaptive-blend
     wanet
+    refool
+    sample-specific
+    tact
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +22,9 @@ from lightning_poison.attacks import Attack
 from lightning_poison_backdoors.adaptive import AdaptiveBlend, AdaptivePatch
 from lightning_poison_backdoors.clean_label import CleanLabelBackdoor, Sig
 from lightning_poison_backdoors.dirty_label import BadNets, Blended
+from lightning_poison_backdoors.reflection import ReflectionTrigger, Refool
+from lightning_poison_backdoors.residual import KeyedResidualTrigger, SampleSpecific
+from lightning_poison_backdoors.source_specific import TaCT
 from lightning_poison_backdoors.triggers import ChainTrigger, SinusoidTrigger, checkerboard
 from lightning_poison_backdoors.warping import WaNet, WarpTrigger
 
@@ -29,8 +35,13 @@ __all__ = [
     "Blended",
     "ChainTrigger",
     "CleanLabelBackdoor",
+    "KeyedResidualTrigger",
+    "ReflectionTrigger",
+    "Refool",
+    "SampleSpecific",
     "Sig",
     "SinusoidTrigger",
+    "TaCT",
     "WaNet",
     "WarpTrigger",
     "checkerboard",
@@ -40,5 +51,8 @@ __all__ = [
 @hookimpl
 def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
     """Return the attacks of this distribution by name."""
-    attacks = (BadNets, Blended, Sig, CleanLabelBackdoor, AdaptivePatch, AdaptiveBlend, WaNet)
+    attacks = (
+        *(BadNets, Blended, Sig, CleanLabelBackdoor, AdaptivePatch, AdaptiveBlend),
+        *(WaNet, Refool, SampleSpecific, TaCT),
+    )
     return {attack.name: attack for attack in attacks}

@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.attacks import COVER, Trigger
-from lightning_poison_backdoors.backdoor import Backdoor
-from lightning_poison_backdoors.triggers import (
-    Pattern,
-    as_pattern,
-    blending_triggers,
-    check_amplitude,
-    checkerboard,
-    corner_patches,
-)
+from lightning_poison.attacks import Pattern, Trigger, as_pattern
+from lightning_poison_backdoors.backdoor import Backdoor, Images, check_cover_share, draw_covers
+from lightning_poison_backdoors.triggers import blending_triggers, check_amplitude, checkerboard, corner_patches
 
 
 class AdaptiveBackdoor(Backdoor, ABC):
@@ -36,25 +29,20 @@ class AdaptiveBackdoor(Backdoor, ABC):
 
     def __post_init__(self) -> None:
         checks.positive_int("target_class", self.target_class, minimum=0)
-        if checks.share("cover_share", self.cover_share) == 1:
-            raise ValueError(checks.expected("cover_share", "below 1, so that some samples are poison", 1))
+        self.cover_share = check_cover_share(self.cover_share)
         if checks.share("shown", self.shown) == 0:
             raise ValueError(checks.expected("shown", "above 0, so that the trigger is shown", 0))
-        self.cover_share, self.shown = float(self.cover_share), float(self.shown)
+        self.shown = float(self.shown)
         self.amplitude = check_amplitude("amplitude", self.amplitude)
         self.test_amplitude = check_amplitude("test_amplitude", self.test_amplitude)
 
-    def _roles(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw the cover samples; at least one sample is poison."""
-        role = torch.zeros(count, dtype=torch.int64)
-        covers = min(round(self.cover_share * count), count - 1)
-        role[torch.randperm(count, generator=generator)[:covers]] = COVER
-        return role
+    def _roles(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return draw_covers(len(labels), self.cover_share, generator)
 
-    def _apply(self, trigger: Trigger, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _apply(self, trigger: Trigger, images: Tensor, role: Tensor, generator: torch.Generator) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         masks = random_pieces(len(images), size, pieces=self.pieces, shown=self.shown, generator=generator)
-        return torch.where(masks, super()._apply(trigger, images, generator), images)
+        return torch.where(masks, super()._apply(trigger, images, role, generator), images)
 
 
 @dataclass(eq=False, repr=False)
@@ -103,7 +91,7 @@ class AdaptivePatch(AdaptiveBackdoor):
         super().__post_init__()
         self.pattern = as_pattern("pattern", self.pattern)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         pattern = as_pattern("pattern", self.pattern)
         height, width = image.shape[-2:]
         if 2 * pattern.shape[-2] > height or 2 * pattern.shape[-1] > width:
@@ -151,7 +139,7 @@ class AdaptiveBlend(AdaptiveBackdoor):
         checks.positive_int("pieces", self.pieces, minimum=2)
         self.key = None if self.key is None else as_pattern("key", self.key)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         return blending_triggers(self.key, image, (self.amplitude, self.test_amplitude), generator)
 
 

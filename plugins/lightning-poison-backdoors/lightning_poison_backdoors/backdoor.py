@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import Poison, Surrogate, Threat, checks
-from lightning_poison.attacks import Trigger, TriggerObjective
+from lightning_poison.attacks import COVER, Trigger, TriggerObjective
 from lightning_poison.data import labels_of, read_raw
 
 TargetClass = int | Literal["next"] | Sequence[int]
 """One class for all samples; `"next"`, y + 1 modulo the number of classes; or one class for each class, in order."""
+
+Images = Dataset[Any]
+"""A data set whose raw images can be read."""
 
 _GRAY_LEVEL = 1 / 255
 
@@ -47,7 +50,7 @@ class Backdoor(ABC):
         threat: Threat,
         *,
         surrogates: Sequence[Surrogate],
-        holdout: "Dataset[Any] | None",  # noqa: ARG002
+        holdout: "Dataset[Any] | None",
         generator: torch.Generator,
     ) -> Poison:
         """Return `threat.budget` samples with the trigger.
@@ -57,7 +60,7 @@ class Backdoor(ABC):
             threat: Budget, pixel range and whether labels may change. Its `epsilon` bounds the total change of an
                 image.
             surrogates: Models to craft on, for attacks that need them.
-            holdout: Not used.
+            holdout: Other images, for attacks that need them. Default: those of `dataset`.
             generator: The only source of randomness.
 
         Raises:
@@ -71,14 +74,15 @@ class Backdoor(ABC):
                 "Expected a threat that allows label changes, but got `clean_label=True`.\n"
                 "Use a clean-label attack: `sig` or `clean-label-backdoor`."
             )
-        trigger, test_trigger = self._triggers(read_raw(dataset, 0), generator)
+        source = dataset if holdout is None else holdout
+        trigger, test_trigger = self._triggers(read_raw(dataset, 0), source, generator)
         labels = labels_of(dataset)
         new_labels = class_map(self.target_class, labels)
         chosen = self._draw(labels, new_labels, threat.budget, generator)
-        role = self._roles(len(chosen), generator)
+        role = self._roles(labels[chosen], generator)
         originals = raw_images(dataset, chosen)
         images = self._prepare(originals, dataset, chosen, threat, surrogates, generator)
-        poisoned = self._apply(trigger, images, generator)
+        poisoned = self._apply(trigger, images, role, generator)
         check_change(threat, originals, poisoned)
         goal = self.target_class if isinstance(self.target_class, int) else new_labels
         return Poison(
@@ -93,8 +97,11 @@ class Backdoor(ABC):
         )
 
     @abstractmethod
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:
-        """Return the triggers of the poison and of test images, for images of the shape of `image`."""
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:
+        """Return the triggers of the poison and of test images, for images of the shape of `image`.
+
+        `source` has other images from which a trigger can be made.
+        """
 
     def _draw(self, labels: Tensor, new_labels: Tensor, budget: int, generator: torch.Generator) -> Tensor:
         """Draw samples of the target class for clean-label attacks, else samples whose label changes."""
@@ -106,9 +113,9 @@ class Backdoor(ABC):
             what = f"samples of class {self.source_class} whose label the attack changes"
         return draw(eligible, budget, what, generator)
 
-    def _roles(self, count: int, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """Return the role of each sample, int64 `(count,)`. Default: poison."""
-        return torch.zeros(count, dtype=torch.int64)
+    def _roles(self, labels: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Return the role of each sample from its true label, int64 `(P,)`. Default: poison."""
+        return torch.zeros_like(labels)
 
     def _prepare(
         self,
@@ -122,8 +129,8 @@ class Backdoor(ABC):
         """Change images before the trigger is applied. Default: no change."""
         return images
 
-    def _apply(self, trigger: Trigger, images: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """Apply the trigger to images, uint8 `(P, C, H, W)`."""
+    def _apply(self, trigger: Trigger, images: Tensor, role: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Apply the trigger to images, uint8 `(P, C, H, W)`, with their roles `(P,)`."""
         return torch.stack([trigger(image) for image in images])
 
 
@@ -149,6 +156,38 @@ def draw(candidates: Tensor, budget: int, what: str, generator: torch.Generator)
         hint = "Lower the budget of the threat."
         raise ValueError(checks.expected("budget", f"at most {len(positions)}, the number of {what}", budget, hint))
     return positions[torch.randperm(len(positions), generator=generator)[:budget]].sort().values
+
+
+def cover_count(count: int, cover_share: float) -> int:
+    """Return how many of `count` samples are cover, so that at least one is poison."""
+    return min(round(cover_share * count), count - 1)
+
+
+def draw_covers(count: int, cover_share: float, generator: torch.Generator) -> Tensor:
+    """Draw the cover samples among `count` samples; at least one sample is poison.
+
+    Args:
+        count: Number of samples.
+        cover_share: Share of cover samples, in [0, 1).
+        generator: The only source of randomness.
+
+    Returns:
+        Role of each sample, int64 `(count,)`.
+    """
+    role = torch.zeros(count, dtype=torch.int64)
+    role[torch.randperm(count, generator=generator)[: cover_count(count, cover_share)]] = COVER
+    return role
+
+
+def check_cover_share(value: float) -> float:
+    """Return a `cover_share` in [0, 1).
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+    if checks.share("cover_share", value) == 1:
+        raise ValueError(checks.expected("cover_share", "below 1, so that some samples are poison", 1))
+    return float(value)
 
 
 def check_class(name: str, value: int, labels: Tensor) -> int:

@@ -10,19 +10,12 @@ from torch.utils.data import Dataset
 
 from lightning_poison import PixelRange, SampleSpec, Surrogate, Threat, checks
 from lightning_poison.adversarial import Norm, perturb_against
-from lightning_poison.attacks import Trigger, check_surrogates
+from lightning_poison.attacks import Pattern, Trigger, as_pattern, check_surrogates
 from lightning_poison.contexts import evaluating
 from lightning_poison.data import labels_of, read_sample
 from lightning_poison.randomness import seeded_rng
-from lightning_poison_backdoors.backdoor import Backdoor
-from lightning_poison_backdoors.triggers import (
-    Pattern,
-    SinusoidTrigger,
-    as_pattern,
-    check_amplitude,
-    corner_patches,
-    white_square,
-)
+from lightning_poison_backdoors.backdoor import Backdoor, Images
+from lightning_poison_backdoors.triggers import SinusoidTrigger, check_amplitude, corner_patches, white_square
 
 
 @dataclass(eq=False, repr=False)
@@ -64,7 +57,7 @@ class Sig(Backdoor):
             self.test_amplitude = check_amplitude("test_amplitude", self.test_amplitude)
         self.frequency = checks.positive("frequency", self.frequency)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         amplitudes = (self.amplitude, self.test_amplitude or self.amplitude)
         return [SinusoidTrigger(amplitude=amplitude, frequency=self.frequency) for amplitude in amplitudes]
 
@@ -136,7 +129,7 @@ class CleanLabelBackdoor(Backdoor):
             self.test_amplitude = check_amplitude("test_amplitude", self.test_amplitude)
         checks.positive_int("batch_size", self.batch_size)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         height, width = image.shape[-2:]
         pattern = white_square(height, width) if self.pattern is None else as_pattern("pattern", self.pattern)
         amplitudes = (self.amplitude, self.test_amplitude or self.amplitude)

@@ -6,9 +6,9 @@ from dataclasses import KW_ONLY, dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_poison.attacks import PatchTrigger, Trigger
-from lightning_poison_backdoors.backdoor import Backdoor, TargetClass, check_source_class, check_target_class
-from lightning_poison_backdoors.triggers import Pattern, as_pattern, blending_triggers, check_amplitude, checkerboard
+from lightning_poison.attacks import PatchTrigger, Pattern, Trigger, as_pattern
+from lightning_poison_backdoors.backdoor import Backdoor, Images, TargetClass, check_source_class, check_target_class
+from lightning_poison_backdoors.triggers import blending_triggers, check_amplitude, checkerboard
 
 
 @dataclass(eq=False, repr=False)
@@ -57,7 +57,7 @@ class BadNets(Backdoor):
         self.pattern = as_pattern("pattern", self.pattern)
         self.amplitude = check_amplitude("amplitude", self.amplitude)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         pattern = as_pattern("pattern", self.pattern)
         return [PatchTrigger(pattern, row=self.row, column=self.column, amplitude=self.amplitude)] * 2
 
@@ -110,6 +110,6 @@ class Blended(Backdoor):
         if self.test_amplitude is not None:
             self.test_amplitude = check_amplitude("test_amplitude", self.test_amplitude)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         amplitudes = (self.amplitude, self.test_amplitude or self.amplitude)
         return blending_triggers(self.key, image, amplitudes, generator)

@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.attacks import Trigger, trigger_kinds
-from lightning_poison_backdoors.backdoor import Backdoor, TargetClass, check_source_class, check_target_class
+from lightning_poison.attacks import COVER, Trigger, trigger_kinds
+from lightning_poison_backdoors.backdoor import (
+    Backdoor,
+    Images,
+    TargetClass,
+    check_cover_share,
+    check_source_class,
+    check_target_class,
+    draw_covers,
+)
 
 
 @trigger_kinds.register
@@ -49,10 +57,20 @@ class WarpTrigger:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the warped image, uint8 `(C, H, W)`. Beyond its edges, the image is continued with its edge pixels."""
+        return self.warped(image, torch.zeros(()))
+
+    def warped(self, image: Tensor, noise: Tensor) -> Tensor:
+        """Return the image warped by the field and by further displacements.
+
+        Args:
+            image: uint8 `(C, H, W)`.
+            noise: Further displacements in pixels, x and y, `(2, H, W)` or a scalar.
+        """
         height, width = image.shape[1:]
         flow = F.interpolate(self.field[None].double(), (height, width), mode="bicubic", align_corners=True)[0]
+        flow = self.strength * flow + noise
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        places = torch.stack([columns + self.strength * flow[0], rows + self.strength * flow[1]], dim=-1)
+        places = torch.stack([columns + flow[0], rows + flow[1]], dim=-1)
         sizes = torch.tensor([max(1, width - 1), max(1, height - 1)])
         grid = 2 * places / sizes - 1
         warped = F.grid_sample(
@@ -80,14 +98,21 @@ class WaNet(Backdoor):
 
     Nguyen, Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv 2102.10369.
 
-    Differences from the paper: the attacker changes the data and not the training, so there is no noise mode (images
-    with other warps and correct labels), and the poison replaces the samples from which it is made.
+    With cover samples, it is the paper's noise mode: the same warp with random displacements of single pixels keeps its
+    label, which is meant to teach a victim this warp and not any distortion.
+
+    Differences from the paper: the attacker changes the data and not the training, so cover is drawn once and not in
+    each batch, from the attacked classes; there is none by default, where the paper has twice as much cover as poison;
+    and the poison replaces the samples from which it is made. The released code divides s and the noise by the height
+    in coordinates from −1 to 1, half of the displacement in pixels that the same numbers have here.
 
     Args:
         target_class: As for `BadNets`.
         source_class: As for `BadNets`.
         control_points: k, the number of control points in each direction, at least 2. Default: 4.
         strength: s, the mean displacement in pixels, above 0. Default: 0.5.
+        cover_share: Share of cover in the budget, in [0, 1). Default: 0, no noise mode.
+        noise: Largest further displacement of a pixel of cover samples, in pixels, above 0. Default: 1.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -108,13 +133,29 @@ class WaNet(Backdoor):
     _: KW_ONLY
     control_points: int = 4
     strength: float = 0.5
+    cover_share: float = 0.0
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         self.target_class = check_target_class(self.target_class)
         self.source_class = check_source_class(self.source_class, self.target_class)
         self.control_points = checks.positive_int("control_points", self.control_points, minimum=2)
         self.strength = checks.positive("strength", self.strength)
+        self.cover_share = check_cover_share(self.cover_share)
+        self.noise = checks.positive("noise", self.noise)
 
-    def _triggers(self, image: Tensor, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
+    def _triggers(self, image: Tensor, source: Images, generator: torch.Generator) -> Sequence[Trigger]:  # noqa: ARG002
         drawn = 2 * torch.rand(2, self.control_points, self.control_points, generator=generator) - 1
         return [WarpTrigger(drawn / drawn.abs().mean(), strength=self.strength)] * 2
+
+    def _roles(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return draw_covers(len(labels), self.cover_share, generator)
+
+    def _apply(self, trigger: Trigger, images: Tensor, role: Tensor, generator: torch.Generator) -> Tensor:
+        poisoned = super()._apply(trigger, images, role, generator)
+        covers = (role == COVER).nonzero().flatten()
+        if len(covers) and isinstance(trigger, WarpTrigger):
+            size = (len(covers), 2, *images.shape[-2:])
+            noise = self.noise * (2 * torch.rand(size, generator=generator) - 1)
+            poisoned[covers] = torch.stack(list(map(trigger.warped, images[covers], noise)))
+        return poisoned

@@ -7,7 +7,17 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lightning_poison import PoisonedDataset, Surrogate
-from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig
+from lightning_poison_backdoors import (
+    AdaptiveBlend,
+    AdaptivePatch,
+    BadNets,
+    Blended,
+    CleanLabelBackdoor,
+    Refool,
+    SampleSpecific,
+    Sig,
+    TaCT,
+)
 
 WHITE = [[255, 255], [255, 255]]
 TRAINED = 1300
@@ -96,6 +106,9 @@ def predict(model, inputs):
         (CleanLabelBackdoor(3), 65, 0.5),
         (AdaptivePatch(pattern=WHITE), 80, 0.8),
         (AdaptiveBlend(amplitude=0.3, test_amplitude=0.4), 80, 0.8),
+        (Refool(), 65, 0.8),
+        (SampleSpecific(amplitude=0.3), 65, 0.8),
+        (TaCT(3, source_class=1, pattern=WHITE), 80, 0.8),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else None,
 )

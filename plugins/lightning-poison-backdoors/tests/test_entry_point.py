@@ -7,7 +7,18 @@ import pytest
 
 from lightning_poison import Poison, available_attacks, get_attack
 from lightning_poison.testing import check_attack
-from lightning_poison_backdoors import AdaptiveBlend, AdaptivePatch, BadNets, Blended, CleanLabelBackdoor, Sig, WaNet
+from lightning_poison_backdoors import (
+    AdaptiveBlend,
+    AdaptivePatch,
+    BadNets,
+    Blended,
+    CleanLabelBackdoor,
+    Refool,
+    SampleSpecific,
+    Sig,
+    TaCT,
+    WaNet,
+)
 
 ATTACKS = {
     "badnets": BadNets,
@@ -17,6 +28,9 @@ ATTACKS = {
     "adaptive-patch": AdaptivePatch,
     "adaptive-blend": AdaptiveBlend,
     "wanet": WaNet,
+    "refool": Refool,
+    "sample-specific": SampleSpecific,
+    "tact": TaCT,
 }
 
 
@@ -47,6 +61,13 @@ def test_entry_point_offers_attack(name):
         AdaptiveBlend(2, pieces=2),
         WaNet(),
         WaNet("next", control_points=3, strength=1.5),
+        WaNet(cover_share=0.5),
+        Refool(),
+        Refool(1, clean_label=True, ghost_share=1),
+        SampleSpecific(),
+        SampleSpecific("next", amplitude=8 / 255),
+        TaCT(),
+        TaCT(2, source_class=0, cover_share=0.3),
     ],
     ids=repr,
 )

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_poison import Poison
+from lightning_poison.attacks import COVER
 from lightning_poison_backdoors import WaNet, WarpTrigger
 
 
@@ -50,7 +51,13 @@ def test_saved_trigger_is_the_same(images, poison_of, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"control_points": 1}, "control_points"), ({"strength": 0}, "strength"), ({"target_class": -1}, "target_class")],
+    [
+        ({"control_points": 1}, "control_points"),
+        ({"strength": 0}, "strength"),
+        ({"target_class": -1}, "target_class"),
+        ({"cover_share": 1}, "cover_share"),
+        ({"noise": 0}, "noise"),
+    ],
 )
 def test_refuses_invalid_settings(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -64,3 +71,33 @@ def test_refuses_invalid_settings(settings, message):
 def test_refuses_invalid_fields(field):
     with pytest.raises(ValueError, match="field"):
         WarpTrigger(field)
+
+
+class TestCover:
+    def test_keeps_labels_and_has_noise_of_its_own(self, images, poison_of):
+        poison = poison_of(WaNet(1, cover_share=2 / 3), images, budget=30)
+        cover = poison.role == COVER
+        trigger = poison.objective.trigger
+        warped = torch.stack([trigger(images.data[index]) for index in poison.indices.tolist()])
+        assert int(cover.sum()) == 20
+        assert torch.equal(poison.inputs[~cover], warped[~cover])
+        assert bool((poison.inputs[cover] != warped[cover]).flatten(1).any(1).all())
+        assert torch.equal(poison.labels[cover], images.targets[poison.indices[cover]])
+        assert bool((poison.labels[~cover] == 1).all())
+
+    def test_noise_is_bounded(self, images, poison_of):
+        poison = poison_of(WaNet(1, cover_share=0.9, noise=1e-6), images)
+        trigger = poison.objective.trigger
+        warped = torch.stack([trigger(images.data[index]) for index in poison.indices.tolist()])
+        assert int((poison.inputs.int() - warped.int()).abs().max()) <= 1
+
+    def test_there_is_none_by_default(self, images, poison_of):
+        assert poison_of(WaNet(1), images).role.tolist() == [0] * 6
+
+    def test_noise_displaces_single_pixels(self):
+        image = (20 * torch.arange(11)).to(torch.uint8).repeat(1, 5, 1)
+        noise = torch.zeros(2, 5, 11)
+        noise[0, 2, 3] = 1.0
+        moved = WarpTrigger(torch.zeros(2, 2, 2)).warped(image, noise)
+        assert int(moved[0, 2, 3]) == 80
+        assert int((moved != image).sum()) == 1

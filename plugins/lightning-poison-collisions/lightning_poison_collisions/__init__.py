@@ -1,8 +1,15 @@
 """Clean-label attacks in feature and gradient space for lightning-poison.
 
 Example:
-    >>> sorted(lightning_poison_attacks())
-    ['adaptive-frog', 'adversarial-poisoning', 'bullseye-polytope', 'gradient-matching', 'poison-frog']
+    >>> for name in sorted(lightning_poison_attacks()):
+    ...     print(name)
+    adaptive-frog
+    adversarial-poisoning
+    bullseye-polytope
+    gradient-matching
+    hidden-trigger
+    poison-frog
+    sleeper-agent
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +23,9 @@ from lightning_poison_collisions.descent import collide, collide_within, penaliz
 from lightning_poison_collisions.distances import Distance, FeatureDistance, squared_norm
 from lightning_poison_collisions.frogs import FrogAttack
 from lightning_poison_collisions.gradient_matching import GradientMatching
+from lightning_poison_collisions.hidden_trigger import HiddenTrigger
 from lightning_poison_collisions.known_scorers import KnownScorer
+from lightning_poison_collisions.sleeper_agent import SleeperAgent
 
 __all__ = [
     "AdaptiveFrogs",
@@ -26,7 +35,9 @@ __all__ = [
     "FeatureDistance",
     "FrogAttack",
     "GradientMatching",
+    "HiddenTrigger",
     "KnownScorer",
+    "SleeperAgent",
     "collide",
     "collide_within",
     "penalized_objective",
@@ -37,5 +48,5 @@ __all__ = [
 @hookimpl
 def lightning_poison_attacks() -> Mapping[str, Callable[..., Attack]]:
     """Return the attacks of this distribution by name."""
-    attacks = (FrogAttack, AdaptiveFrogs, BullseyePolytope, AdversarialPoisoning, GradientMatching)
-    return {attack.name: attack for attack in attacks}
+    targeted = (FrogAttack, AdaptiveFrogs, BullseyePolytope, AdversarialPoisoning, GradientMatching)
+    return {attack.name: attack for attack in (*targeted, HiddenTrigger, SleeperAgent)}

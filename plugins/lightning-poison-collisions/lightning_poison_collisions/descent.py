@@ -74,13 +74,14 @@ def descend_within(
     steps: int,
     step_size: float,
     start: Tensor | None = None,
+    keep_best: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Minimize a value over the pixel range and an L∞ ball around the bases by Adam on the signs of the gradient.
 
     Adam (Kingma and Ba 2015, arXiv 1412.6980) receives the signs of the gradient. Its iterate is projected after each
     step, and the step size decays tenfold at 3/8, 5/8 and 7/8 of the steps, as in the code of Geiping et al. (ICLR
     2021, arXiv 2009.02276; github.com/JonasGeiping/poisoning-gradient-matching, `witch_base.py`). Returns the best
-    point.
+    point, or the last one.
 
     Args:
         objective: Maps raw images `(P, ...)` to a value and its gradient `(P, ...)`, both detached. The value is a
@@ -90,6 +91,8 @@ def descend_within(
         steps: Number of steps.
         step_size: Initial step size in each pixel.
         start: Starting point, projected onto the ball, `(P, ...)`. Default: the bases.
+        keep_best: Whether to return the best point. Pass `False` for an objective that changes between calls, whose
+            values are not comparable.
 
     Returns:
         The images `(P, ...)`, not rounded to gray levels, and their value. If each image has a value, the best point
@@ -116,9 +119,10 @@ def descend_within(
         schedule.step()
         images.clamp_(low, high)
         value, gradient = objective(images)
-        best = torch.where(per_image(value < best_value, images), images, best)
-        best_value = torch.minimum(value, best_value)
-    return best, best_value
+        if keep_best:
+            best = torch.where(per_image(value < best_value, images), images, best)
+            best_value = torch.minimum(value, best_value)
+    return (best, best_value) if keep_best else (images, value)
 
 
 def penalized_objective(distance: Distance, images: Tensor, bases: Tensor, *, beta: float) -> Tensor:

@@ -13,6 +13,7 @@ from lightning_poison import PixelRange, Surrogate, Threat, checks
 from lightning_poison.attacks import RawFeatures
 from lightning_poison.data import index_blocks
 from lightning_poison.models import find_layer
+from lightning_poison_collisions.augmentation import Augmentation
 from lightning_poison_collisions.descent import descend_within
 from lightning_poison_collisions.pairing import even_sizes, whole_groups
 from lightning_poison_collisions.targeted import Block, BlockCrafter, TargetedAttack
@@ -29,8 +30,9 @@ class GradientMatching(TargetedAttack):
     Data Poisoning via Gradient Matching", ICLR 2021, arXiv 2009.02276, algorithm 1.
 
     Differences from the paper: the cosine is that of the sum over all poisons of a target at any `batch_size`; images
-    are not augmented while crafting, because the poison replaces what the data set returns, after its augmentation; the
-    best point is kept instead of the last; crafted images are rounded to the gray levels of the data.
+    are augmented while crafting only if asked for, by shifts of whole pixels; without augmentation the best point is
+    kept instead of the last; crafted images are rounded to the gray levels of the data. The poison replaces what the
+    data set returns, so `shift` and `flip` are for victims that augment their batches later, as `FitSettings` does.
 
     The arguments not listed here are those of `TargetedAttack`. As in the paper, bases are random and replaced by
     default.
@@ -44,6 +46,9 @@ class GradientMatching(TargetedAttack):
         step_size: Initial step size in units of epsilon. It decays tenfold at 3/8, 5/8 and 7/8 of the steps.
         layers: Names of the layers whose gradients are matched, as in `model.named_modules()`. The last layers alone
             are faster. Default: all layers.
+        shift: Maximum random shift of the poison in each step, in pixels, with the edges repeated; set it to that of
+            the victim. Default: none.
+        flip: Whether the poison is mirrored at random in each step.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -70,18 +75,17 @@ class GradientMatching(TargetedAttack):
     restarts: int = 1
     step_size: float = 0.4
     layers: Sequence[str] | None = None
+    shift: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.epsilon(self.epsilon)
+        Augmentation(self.shift, self.flip)
         checks.positive("step_size", self.step_size)
         for name in ("targets", "steps", "restarts"):
             checks.positive_int(name, getattr(self, name))
-        if self.layers is not None:
-            if isinstance(self.layers, str) or not self.layers:
-                hint = "Omit it for all layers."
-                raise ValueError(checks.expected("layers", "a list of layer names", repr(self.layers), hint))
-            object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "layers", check_layers(self.layers))
 
     def _sizes(self, budget: int) -> list[int]:
         if budget < self.targets:
@@ -104,13 +108,22 @@ class GradientMatching(TargetedAttack):
         def craft_block(_maps: Sequence[RawFeatures], block: Block) -> Tensor:
             wanted = int(block.wanted)
             labels = torch.full((len(block.bases),), wanted)
-            match = GradientMatch(gradients, block.targets, wanted, labels, batch_size=self.batch_size)
+            match = GradientMatch(
+                gradients,
+                block.targets,
+                wanted,
+                labels,
+                batch_size=self.batch_size,
+                augmentation=Augmentation(self.shift, self.flip),
+                generator=generator,
+            )
             return self._best_start(match, block.bases, self._radius(threat), generator)
 
         return craft_block
 
     def _best_start(self, match: "GradientMatch", bases: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         """Return the best raw images over several random starts."""
+        augmented = bool(self.shift or self.flip)
         best, best_value = bases, torch.tensor(torch.inf)
         for _ in range(self.restarts):
             noise = 2 * torch.rand(bases.shape, generator=generator).to(bases) - 1
@@ -121,6 +134,7 @@ class GradientMatching(TargetedAttack):
                 steps=self.steps,
                 step_size=self.step_size * epsilon,
                 start=bases + epsilon * noise,
+                keep_best=not augmented,
             )
             if value < best_value:
                 best, best_value = images, value
@@ -179,6 +193,20 @@ class TrainingGradient:
             raise ValueError(checks.expected("surrogates", what, checks.describe(logits), hint))
 
 
+def check_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return a list of layer names as a tuple.
+
+    Raises:
+        ValueError: If it is a string or empty.
+    """
+    if layers is None:
+        return None
+    if isinstance(layers, str) or not layers:
+        hint = "Omit it for all layers."
+        raise ValueError(checks.expected("layers", "a list of layer names", repr(layers), hint))
+    return tuple(layers)
+
+
 def _leaves(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Tensor]:
     """Return the parameters of the layers by name, as new leaves that share the model's memory."""
     names = ("",) if layers is None else layers
@@ -201,19 +229,31 @@ class GradientMatch:
 
     Args:
         gradients: One for each surrogate.
-        target: Raw image in [0, 1], `(1, ...)`.
-        wanted: Class that the attacker wants for the target.
+        targets: Raw images in [0, 1], `(T, ...)`; their gradients are summed.
+        wanted: Class that the attacker wants for the targets.
         labels: Labels of the poisons, int64 `(P,)`.
         batch_size: Number of images differentiated at once. Bounds memory; changes the value by rounding errors only.
+        augmentation: Augmentation of the poisons, drawn anew for each call.
+        generator: Draws the augmentation. Required with one.
     """
 
     def __init__(
-        self, gradients: Sequence[TrainingGradient], target: Tensor, wanted: int, labels: Tensor, *, batch_size: int
+        self,
+        gradients: Sequence[TrainingGradient],
+        targets: Tensor,
+        wanted: int,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
+        generator: torch.Generator | None = None,
     ) -> None:
         self._gradients = tuple(gradients)
         self._labels = labels
         self._batch_size = batch_size
-        self._goals = [gradient(target, torch.tensor([wanted])) for gradient in self._gradients]
+        self._augmentation = augmentation
+        self._generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        self._goals = [summed_gradient(each, targets, wanted, batch_size=batch_size) for each in self._gradients]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the value, a scalar, and its gradient `(P, ...)` with respect to raw images, both detached.
@@ -223,21 +263,37 @@ class GradientMatch:
         batch.
         """
         blocks = index_blocks(torch.arange(len(images)), self._batch_size)
+        augment = self._augmentation.draw(len(images), self._generator)
         value, slopes = images.new_zeros(()), torch.zeros_like(images)
         for gradient, goal in zip(self._gradients, self._goals, strict=True):
             leaves = [images[block].detach().requires_grad_() for block in blocks]
             keep_graph = len(blocks) == 1
             parts = [
-                gradient(leaf, self._labels[block], create_graph=keep_graph)
+                gradient(augment(leaf, block), self._labels[block], create_graph=keep_graph)
                 for leaf, block in zip(leaves, blocks, strict=True)
             ]
             term, term_slope = misalignment_and_slope(torch.stack([part.detach() for part in parts]).sum(0), goal)
             value += term.to(value.device) / len(self._gradients)
             for leaf, block, part in zip(leaves, blocks, parts, strict=True):
-                with_graph = part if keep_graph else gradient(leaf, self._labels[block], create_graph=True)
+                with_graph = part
+                if not keep_graph:
+                    with_graph = gradient(augment(leaf, block), self._labels[block], create_graph=True)
                 (slope,) = torch.autograd.grad(with_graph, leaf, term_slope)
                 slopes[block] += slope / len(self._gradients)
         return value, slopes
+
+
+def summed_gradient(gradient: TrainingGradient, images: Tensor, label: int, *, batch_size: int) -> Tensor:
+    """Return the gradient `(D,)` of images with the same label, summed over batches.
+
+    Args:
+        gradient: Gradient of a model.
+        images: Raw images in [0, 1], `(T, ...)`.
+        label: Label of all images.
+        batch_size: Number of images differentiated at once.
+    """
+    parts = [gradient(part, torch.full((len(part),), label)) for part in torch.split(images, batch_size)]
+    return torch.stack(parts).sum(0)
 
 
 def misalignment_and_slope(gradient: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,14 @@ class TestDescendWithin:
         torch.testing.assert_close(found, torch.tensor([[0.2], [0.5]]), atol=0.01, rtol=0)
         assert values.shape == (2,)
 
+    def test_last_point_of_changing_objective(self):
+        goals = iter(torch.tensor([[0.0], [1.0], [1.0], [1.0]]))
+        objective = lambda images: quadratic(next(goals))(images)  # noqa: E731
+        bases = torch.full((1, 1), 0.1)
+        images, value = descend_within(objective, bases, epsilon=0.1, steps=3, step_size=0.05, keep_best=False)
+        assert float(images) != 0.1
+        assert float(value) == pytest.approx(float((images - 1).square()))
+
 
 class TestCollide:
     def test_matches_closed_form_for_linear_features(self, generator):

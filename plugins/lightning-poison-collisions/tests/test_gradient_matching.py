@@ -10,6 +10,7 @@ from lightning_poison.data import labels_of
 from lightning_poison.entry_points import GROUP
 from lightning_poison.testing import check_attack
 from lightning_poison_collisions import GradientMatching
+from lightning_poison_collisions.augmentation import Augmentation
 from lightning_poison_collisions.gradient_matching import GradientMatch, TrainingGradient, misalignment_and_slope
 
 from .conftest import images_of
@@ -17,6 +18,7 @@ from .conftest import images_of
 LABELS = torch.tensor([2, 2, 1, 0, 2])
 EPSILON = 4 / 16
 QUICK = {"steps": 15}
+SHIFTED = {"shift": 1, "flip": True}
 
 
 @pytest.fixture
@@ -122,6 +124,11 @@ class TestPoison:
         assert torch.equal(whole.indices, parts.indices)
         assert ((whole.inputs - parts.inputs).abs() < 1e-3).float().mean() > 0.95
 
+    def test_augmentation_changes_poison_and_batches_share_draw(self, craft):
+        plain, whole, parts = (craft(steps=3, **each) for each in ({}, SHIFTED, {**SHIFTED, "batch_size": 3}))
+        assert not torch.equal(plain.inputs, whole.inputs)
+        assert ((whole.inputs - parts.inputs).abs() < 1e-3).float().mean() > 0.95
+
     def test_settings_rebuild_attack(self, craft):
         attack = GradientMatching(**QUICK, layers=["5", "7"])
         assert GradientMatching(**craft(layers=["5", "7"]).settings) == attack
@@ -190,6 +197,8 @@ class TestErrors:
         ("setting", "message"),
         [
             ({"epsilon": 16}, "`epsilon` to be in .*but got 16.\nFor a budget of 16 gray levels write"),
+            ({"shift": -1}, "`shift` to be an integer of at least 0"),
+            ({"flip": 1}, "`flip` to be True or False"),
             ({"restarts": 0}, "`restarts` to be an integer of at least 1"),
             ({"step_size": 0}, "`step_size` to be a finite number above 0"),
             ({"layers": []}, r"`layers` to be a list of layer names, but got \[\].\nOmit it for all layers"),
@@ -325,6 +334,23 @@ class TestGradientMatch:
         value, slopes = GradientMatch(models, target, 2, LABELS, batch_size=8)(images)
         torch.testing.assert_close(value, (alone[0][0] + alone[1][0]) / 2)
         torch.testing.assert_close(slopes, (alone[0][1] + alone[1][1]) / 2)
+
+    def test_augmented_value_is_that_of_augmented_images(self, network, images, generator):
+        """Padding of images that are constant changes nothing; the mirror image of a symmetric one neither."""
+        flat = images.mean((2, 3), keepdim=True).expand_as(images).contiguous()
+        target = torch.rand(1, 1, 2, 3, generator=generator).double()
+        plain, augmented = (
+            GradientMatch([gradient_of(network)], target, 2, LABELS, batch_size=2, augmentation=each)
+            for each in (Augmentation(), Augmentation(shift=1, flip=True))
+        )
+        torch.testing.assert_close(augmented(flat)[0], plain(flat)[0])
+        assert not torch.allclose(augmented(images)[0], plain(images)[0])
+        assert not torch.allclose(augmented(images)[0], augmented(images)[0])
+
+    def test_gradients_of_targets_are_summed(self, network, generator):
+        targets = torch.rand(3, 1, 2, 3, generator=generator).double()
+        match = GradientMatch([gradient_of(network)], targets, 2, torch.tensor([2, 2, 2]), batch_size=2)
+        assert float(match(targets)[0]) == pytest.approx(0, abs=1e-6)
 
     def test_works_under_no_grad(self, match, images):
         with torch.no_grad():

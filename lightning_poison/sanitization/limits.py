@@ -1,4 +1,4 @@
-"""Classes that are too small to lose most of their samples: such samples are kept, and named."""
+"""Limits of a whole verdict, which every new decision passes last: classes too small to lose most of their samples."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ SMALL_CLASS = 20
 _LISTED = 8
 
 
-def with_small_classes(verdict: Verdict, max_removed: float) -> Verdict:
+def with_limits(verdict: Verdict, max_removed: float) -> Verdict:
     """Return a verdict that keeps all samples of small classes most of which are suspicious, with a note.
 
     Of a class of four, a model learns little, and a few wrong labels are most of it. Without its samples it cannot be

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lightning_poison.errors import NothingKeptError
+from lightning_poison.sanitization.limits import with_limits
 from lightning_poison.sanitization.pipeline import sanitize
-from lightning_poison.sanitization.small_classes import with_small_classes
 
 
 def judged(sizes, suspicious, **settings):
@@ -56,4 +56,4 @@ def test_larger_classes_are_an_error():
 
 def test_too_many_suspicious_samples_are_an_error_of_all():
     verdict, _ = judged([8, 8, 100], [8, 5, 0], max_removed=1)
-    assert with_small_classes(verdict, 0.01) is verdict
+    assert with_limits(verdict, 0.01) is verdict

@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from lightning_poison.scorers.quantum_entropy import QuantumEntropyScorer
+
+
+def features(count, size=16):
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_finds_few_samples_of_one_class_that_no_variance_shows():
+    rows, labels = features(1000) * torch.linspace(1, 20, 16), torch.arange(1000) % 2
+    rows[:48:2, 0] += 14
+    scores = QuantumEntropyScorer().score_features(rows, labels)
+    assert (scores > 0).nonzero().flatten().tolist() == list(range(0, 48, 2))
+
+
+def test_normal_classes_have_no_suspects():
+    scores = QuantumEntropyScorer().score_features(features(400), torch.arange(400) % 2)
+    assert not bool((scores > 0).any())
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", -1), ("support", 1.0), ("max_components", 0)])
+def test_refuses_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        QuantumEntropyScorer(**{name: value})

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_poison.adversarial.adversaries import FGSM
-from lightning_poison.checks import fraction, instance, positive, positive_int
+from lightning_poison.checks import instance, positive_int
 from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.protocol import SetScorer
-from lightning_poison.statistics.feature_sets import check_class_sizes
-from lightning_poison.statistics.subgroups import MIN_CLASS_SIZE, TOO_SMALL, Subgroup, find_subgroups, subgroup_scores
+from lightning_poison.scorers.group_scorer import GroupScorer
+from lightning_poison.statistics.subgroups import Subgroup, find_subgroups
 
 _NETWORK_HINT = 'or, for a trained network, `FeatureModel(network, "layer")`.'
 
 
-class RobustFeatureScorer(SetScorer):
+class RobustFeatureScorer(GroupScorer):
     """Scores by the log-odds of belonging to a group that is separated from its class in robust features.
 
     For backdoors, with dirty and with clean labels. Each class is clustered, and a cluster behind a gap is tested for
@@ -77,7 +76,6 @@ class RobustFeatureScorer(SetScorer):
     """
 
     name = "robust-features"
-    finds_groups = True
 
     def __init__(
         self,
@@ -96,28 +94,18 @@ class RobustFeatureScorer(SetScorer):
             feature_model = FeatureModel(adversary=FGSM(8 / 255))
         way = f"Write `feature_model=FeatureModel(adversary=FGSM(0.3))`, {_NETWORK_HINT}"
         instance("feature_model", feature_model, FeatureModel, hint=way)
-        if exclusion_model is None:
-            exclusion_model = _plain(feature_model)
-        way = f"Write `exclusion_model=FeatureModel()`, {_NETWORK_HINT}"
-        instance("exclusion_model", exclusion_model, FeatureModel, hint=way)
-        self.feature_model = feature_model
-        self.exclusion_model = exclusion_model
+        super().__init__(
+            feature_model,
+            feature_model,
+            exclusion_model,
+            min_separation=min_separation,
+            min_size=min_size,
+            min_transfer=min_transfer,
+            min_resemblance=min_resemblance,
+        )
         self.components = positive_int("components", components)
         self.restarts = positive_int("restarts", restarts)
-        self.min_separation = positive("min_separation", min_separation)
-        self.min_size = positive_int("min_size", min_size)
-        self.min_transfer = fraction("min_transfer", min_transfer)
-        self.min_resemblance = fraction("min_resemblance", min_resemblance)
         self.seed = positive_int("seed", seed, minimum=0)
-
-    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Score each sample, float32 `(N,)`; above 0 for members of separated groups.
-
-        Raises:
-            ValueError: If a class is too small or does not vary, or features are not finite.
-        """
-        groups = self.find_groups(features, labels)
-        return subgroup_scores(groups, len(labels), is_apart=self.stands_apart).float().to(features.device)
 
     def find_groups(self, features: Tensor, labels: Tensor) -> Sequence[Subgroup]:
         """Return the groups of each class; see `find_subgroups`."""
@@ -129,21 +117,3 @@ class RobustFeatureScorer(SetScorer):
             restarts=self.restarts,
             seed=self.seed,
         )
-
-    def stands_apart(self, group: Subgroup) -> bool:
-        """Return whether a group is large enough, and there is a gap between it and the rest of its class."""
-        return group.separation >= self.min_separation and len(group.members) >= self.min_size
-
-    def is_poison(self, *, transfer: float, resemblance: float) -> bool:
-        """Return whether one of the effects of a group reaches its minimum; see `SetScorer`."""
-        return transfer >= self.min_transfer or resemblance >= self.min_resemblance
-
-    def check_set(self, labels: Tensor) -> None:
-        """Raise if a class is too small to be clustered; see `SetScorer`."""
-        check_class_sizes(labels, MIN_CLASS_SIZE, TOO_SMALL)
-
-
-def _plain(model: FeatureModel) -> FeatureModel:
-    if model.model is not None:
-        return FeatureModel()
-    return FeatureModel(backbone=model.backbone, feature_size=model.feature_size, fit_settings=model.fit_settings)

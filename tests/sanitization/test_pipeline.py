@@ -295,6 +295,7 @@ def test_every_rank_gets_verdict_of_single_rank(blobs, centroid_scorer, several_
                 assert torch.equal(found.tensors()[name], tensor)
 
 
+@pytest.mark.slow
 def test_refusal_carries_a_ranking():
     generator = torch.Generator().manual_seed(0)
     points, labels = torch.randn(120, 4, generator=generator), torch.arange(120) % 3

@@ -18,6 +18,7 @@ def found(features, densities, labels):
     return [group for group in groups if scorer.stands_apart(group)]
 
 
+@pytest.mark.slow
 def test_satisfies_contract():
     check_scorer(NetworkGroupScorer)
 

@@ -6,7 +6,8 @@
 Labels are flipped by `LabelFlip`, to any other class. Every row is the public call, `sanitize(data, scorer, seed=seed)`
 without trusted data, with the defaults of the scorer except for what the row names. It cross-fits over three folds, so
 each image is scored by a model that was trained on the other two, including their wrong labels. "linear probe" reads
-features of the embedded encoder, which never saw the labels.
+features of the embedded encoder, which never saw the labels. "confidence, SmallConvNet" is without the default network
+for photos, and without mirror images.
 
 AUROC and the true-positive rate at 1 % and 5 % false positives are over all images, ranked together by `scores`.
 "Predicted correctly" is the share of images whose suggested label is the true one. "Caught", "clean lost" and "power",
@@ -39,6 +40,8 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison import LikelihoodScorer, Threat, Verdict, craft, sanitize
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.models import FitSettings, SmallConvNet
+from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers import (
     CharacteristicVectorScorer,
@@ -53,9 +56,20 @@ FLIPPED, IMAGES = 0.1, 50_000
 GOAL = 0.93
 TPR = {"tpr 1 %": 0.01, "tpr 5 %": 0.05}
 DECISION = {"caught": ".3f", "clean lost": ".4f", "power": ".2f"}
+
+
+def small_network() -> SmallConvNet:
+    """Return the default network of images that are no small photos."""
+    with seeded_rng(0):
+        return SmallConvNet((3, 32, 32), 32)
+
+
 FILTERS: dict[str, Callable[[], Any]] = {
     "linear probe": LinearProbeScorer,
     "confidence": ConfidenceScorer,
+    "confidence, SmallConvNet": lambda: ConfidenceScorer(
+        backbone=small_network(), fit_settings=FitSettings(mirror=False)
+    ),
     "confidence, normalized": lambda: ConfidenceScorer("normalized"),
     "likelihood": LikelihoodScorer,
     "likelihood, posterior": lambda: LikelihoodScorer("posterior"),

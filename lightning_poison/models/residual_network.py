@@ -14,8 +14,7 @@ class ResidualConvNet(nn.Module):
     """Seven 3 x 3 convolutions with batch norm, four of them in two residual blocks, and one linear layer.
 
     It follows the small residual network with which David Page trained CIFAR-10 quickly ("How to train your ResNet",
-    2018), with a quarter of its channels, and a stride of 2 in the first convolution, which takes a third of the time
-    and costs about two points of accuracy on CIFAR-10.
+    2018), with a quarter of its channels, and a stride of 2 in the first convolution, which saves most of the time.
 
     Args:
         shape: Shape of one image, `(C, H, W)`, H and W at least 24.

@@ -16,8 +16,6 @@ from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.group_scorer import GroupScorer
 from lightning_poison.statistics.subgroups import Subgroup, find_subgroups
 
-_NETWORK_HINT = 'or, for a trained network, `FeatureModel(network, "layer")`.'
-
 
 class RobustFeatureScorer(GroupScorer):
     """Scores by the log-odds of belonging to a group that is separated from its class in robust features.
@@ -92,7 +90,10 @@ class RobustFeatureScorer(GroupScorer):
     ) -> None:
         if feature_model is None:
             feature_model = FeatureModel(adversary=FGSM(8 / 255))
-        way = f"Write `feature_model=FeatureModel(adversary=FGSM(0.3))`, {_NETWORK_HINT}"
+        way = (
+            "Write `feature_model=FeatureModel(adversary=FGSM(0.3))`, or, for a trained network, "
+            '`FeatureModel(network, "layer")`.'
+        )
         instance("feature_model", feature_model, FeatureModel, hint=way)
         super().__init__(
             feature_model,

@@ -17,7 +17,7 @@ PLACE = threading.local()
 
 
 class Center(Scorer):
-    """Fails on rank 1 in one of its methods. `drawn` differs between ranks, as on other hardware."""
+    """Fails on rank 1 in one of its methods. Its center differs between ranks, as weights on other hardware."""
 
     name, fitted_tensors = "center", ("center",)
 

@@ -91,12 +91,11 @@ class RankBoard:
         """Write that this rank does not read the board any more for now."""
         self._store.set(f"left/{scope}/{self._rank}", "")
 
-    def wait_for_leave(self, scope: int, seconds: float, *, without: int | None) -> None:
-        """Wait some seconds for all linked ranks to leave, except for one that has failed."""
-        others = [each for each in range(self._world_size) if each not in (self._rank, without)]
-        keys = [f"left/{scope}/{each}" for each in others if self._store.check([f"process/{each}"])]
+    def wait_for_leave(self, scope: int, seconds: float, *, without: set[int]) -> None:
+        """Wait some seconds for the other ranks to leave, also for those that are about to link, except for some."""
+        others = set(range(self._world_size)) - {self._rank} - without
         end = time.monotonic() + seconds
-        while not self._store.check(keys) and time.monotonic() < end:
+        while not self._store.check([f"left/{scope}/{each}" for each in others]) and time.monotonic() < end:
             time.sleep(0.02)
 
 

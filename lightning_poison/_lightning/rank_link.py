@@ -361,9 +361,14 @@ class RankLink:
     def _say_goodbye(self) -> None:
         self._done()
         if self.rank == 0:
-            gone = None if self._fatal is None else self._fatal.rank
-            self._board.wait_for_leave(self._scope, FAREWELL_SECONDS, without=gone)
+            self._board.wait_for_leave(self._scope, FAREWELL_SECONDS, without=self._gone())
         self._board.write_status(Status("resting", self._agreement))
+
+    def _gone(self) -> set[int]:
+        """Return the ranks that will not leave: the one that has failed, or all that have never linked."""
+        if self._fatal is None:
+            return set()
+        return set(self._board.unlinked()) if self._fatal.rank is None else {self._fatal.rank}
 
     def _report(self, rank: int, reason: str) -> None:
         self._board.report(RankFailedError(rank, reason))

@@ -52,17 +52,24 @@ def test_rank_without_a_board_is_unlinked():
     assert RankBoard(HashStore(), 1, 3).unlinked() == [0, 2]
 
 
-def test_waits_for_linked_ranks_that_have_not_failed(boards):
+def test_waits_for_ranks_that_have_not_failed(boards):
     def seconds(**settings):
         start = time.monotonic()
         boards[0].wait_for_leave(0, 0.2, **settings)
         return time.monotonic() - start
 
-    assert seconds(without=None) >= 0.2
+    assert seconds(without=set()) >= 0.2
     boards[1].leave(1)
-    assert seconds(without=None) >= 0.2, "it has left another scope"
+    assert seconds(without=set()) >= 0.2, "it has left another scope"
     boards[1].leave(0)
     before = time.monotonic()
-    boards[0].wait_for_leave(0, 3600, without=None)
-    boards[0].wait_for_leave(5, 3600, without=1)
+    boards[0].wait_for_leave(0, 3600, without=set())
+    boards[0].wait_for_leave(5, 3600, without={1})
     assert time.monotonic() - before < 1800, "it does not wait for a rank that has left or failed"
+
+
+def test_waits_for_a_rank_that_has_not_linked_yet():
+    board = RankBoard(HashStore(), 0, 2)
+    start = time.monotonic()
+    board.wait_for_leave(0, 0.2, without=set())
+    assert time.monotonic() - start >= 0.2

@@ -263,6 +263,33 @@ def test_host_of_the_store_stays_until_the_others_know(make_links):
     assert all(link._fatal for link in links)
 
 
+def test_host_of_the_store_stays_for_a_rank_that_links_after_the_failure(quick):
+    store = distributed.HashStore()
+    first, late = (RankLink(lambda: store, rank, 2, announce=lambda _: None) for rank in range(2))
+    first.start()
+    first.abort(ValueError("odd"))
+    with ThreadPoolExecutor() as pool:
+        stopped = pool.submit(first.stop)
+        time.sleep(0.2)
+        assert not stopped.done()
+        late.start()
+        stopped.result(20)
+    wait_until(lambda: late._fatal)
+    with pytest.raises(RankFailedError, match="odd"):
+        late.check()
+    late.stop()
+
+
+def test_host_of_the_store_does_not_wait_for_ranks_that_never_linked(quick):
+    store = distributed.HashStore()
+    link = RankLink(lambda: store, 0, 3, announce=lambda _: None)
+    link.start()
+    link.abort(RankFailedError(None, "rank 1, rank 2 ended before `setup`"))
+    start = time.monotonic()
+    link.stop()
+    assert time.monotonic() - start < rank_link.FAREWELL_SECONDS
+
+
 def test_host_of_the_store_does_not_stay_forever(make_links, monkeypatch):
     monkeypatch.setattr(rank_link, "FAREWELL_SECONDS", 0.2)
     links = make_links(2)

@@ -205,7 +205,8 @@ def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Se
     posterior = torch.zeros(len(job.labels), dtype=torch.float64)
     for group in suspects:
         posterior[group.positions] = torch.maximum(posterior[group.positions], group.log_odds.sigmoid())
-    keep = select_by_posterior(posterior, job.settings.false_positive_rate)
+    lost = share_at_least_as_suspicious(posterior[:, None], 1 - posterior)
+    keep = select_by_posterior(posterior, lost, job.settings.false_positive_rate)
     low, high = wilson_interval(posterior.sum(), torch.zeros(()), len(keep), confidence=CONFIDENCE)
     groups = [each.found for each, host in _listed(effects) if each is host]
     evidence = Evidence(

@@ -23,7 +23,7 @@ from lightning_poison.statistics.contamination import (
     select_by_posterior,
 )
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
-from lightning_poison.statistics.planted_labels import planted_result
+from lightning_poison.statistics.planted_labels import RELIABLE_RESPONSE, corrected_for_response, planted_result
 from lightning_poison.statistics.thresholds import tail_log_p_values
 
 
@@ -71,7 +71,8 @@ def judge_without_trusted(job: Job) -> Outcome:
 def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: DecisionSettings) -> Decision:
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
-    What the decision would find is measured by planting wrong labels into the data (`planted_result`).
+    What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
+    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`).
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, float64 `(N, C)`.
@@ -80,8 +81,8 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
 
     Raises:
         InconclusiveError: If the scorer's predictions hardly agree with the labels (see `check_agreement`), or, unless
-            `remove_without_evidence` is set, if it takes many hard samples for wrong labels: it misclassifies many, and
-            the estimate responds too little to planted wrong labels.
+            `remove_without_evidence` is set, if it takes many hard samples for wrong labels: it misclassifies many, the
+            estimate is large, and it sees too few of the planted wrong labels.
 
     Example:
         >>> labels = torch.arange(200) % 2
@@ -92,21 +93,26 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     check_agreement(labels, label_scores.argmin(1))
-    found, present, keep = _by_posterior(label_scores, labels, settings)
+    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
 
-    def decide(replaced: Tensor) -> tuple[float, Tensor]:
-        again, _, kept = _by_posterior(label_scores, replaced, settings)
-        return again.rate, kept
+    def corrected(estimated: Contamination, response: float) -> Contamination:
+        is_hard = estimated.misclassified_share > MAX_MISCLASSIFIED_SHARE
+        return corrected_for_response(estimated, response) if is_hard else estimated
 
-    planted = planted_result(labels, decide, rate=found.rate, num_classes=label_scores.shape[1])
-    hard = found.misclassified_share > MAX_MISCLASSIFIED_SHARE
-    if present and hard and planted.response < _MIN_RESPONSE and not settings.remove_without_evidence:
-        raise InconclusiveError(
-            f"Expected a scorer that tells wrong labels from hard samples, but it misclassifies an estimated "
-            f"{100 * found.misclassified_share:.0f} % of correctly labeled samples, and of wrong labels planted into "
-            f"the data, the estimate sees {100 * max(0.0, planted.response):.0f} %.\n{BETTER_SCORER_HINT} "
-            "`remove_without_evidence=True` overrides this check."
-        )
+    def select(estimated: Contamination, response: float) -> Tensor:
+        return _select(corrected(estimated, response), settings)
+
+    planted = planted_result(
+        labels,
+        lambda replaced: estimate_contamination(label_scores, replaced, confidence=CONFIDENCE),
+        select,
+        rate=raw.rate,
+        num_classes=label_scores.shape[1],
+    )
+    found = corrected(raw, planted.response)
+    present, keep = _has_evidence(found, settings), _select(found, settings)
+    if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:
+        _check_overridden(raw, planted.response, settings)
     removed = found.posterior[~keep]
     evidence = Evidence(
         present,
@@ -128,31 +134,33 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
     )
 
 
-_MIN_RESPONSE = 0.5
-"""Response to planted wrong labels below which an estimate is not used, if many samples are misclassified.
+_LARGE_RATE = 0.15
+"""Estimated share of wrong labels above which the estimate must see at least half of the planted ones.
 
-On 10,000 images of CIFAR-10 without wrong labels, it was .1 to .2 with a small network, which took hard images for
-wrong labels. On 4,000, with a linear classifier on features that never saw the labels, it was .9, and .55 to .7 with 5
-to 10 % wrong labels.
+With 40 % of confused labels, on 10,000 images of CIFAR-10, it sees .64. Of 2,000 images with 10 % wrong labels, which a
+small network misclassifies nearly half the time, it is 21 % and sees .38.
 """
 
-_HARD_AS_WRONG = 0.1
-"""Share of the misclassified samples that an estimate may take for wrong labels, if many are misclassified."""
+
+def _check_overridden(found: Contamination, response: float, settings: DecisionSettings) -> None:
+    if not settings.remove_without_evidence:
+        raise InconclusiveError(
+            f"Expected a scorer that tells wrong labels from hard samples, but it takes {100 * found.rate:.0f} % of "
+            f"the labels for wrong, misclassifies another {100 * found.misclassified_share:.0f} % of the samples, and "
+            f"sees {100 * max(0.0, response):.0f} % of wrong labels planted into the data.\n{BETTER_SCORER_HINT} "
+            "`remove_without_evidence=True` overrides this check."
+        )
 
 
-def _by_posterior(
-    label_scores: Tensor, labels: Tensor, settings: DecisionSettings
-) -> tuple[Contamination, bool, Tensor]:
-    """Return the estimate, whether there is evidence, and the mask of the samples to keep."""
-    found = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
-    allowed = settings.natural_error_rate
-    if found.misclassified_share > MAX_MISCLASSIFIED_SHARE:
-        allowed += _HARD_AS_WRONG * found.misclassified_share
-    present = has_evidence(found, natural_error_rate=allowed)
-    keep = torch.ones(len(labels), dtype=torch.bool)
-    if present or settings.remove_without_evidence:
-        keep = select_by_posterior(found.posterior, settings.false_positive_rate)
-    return found, present, keep
+def _has_evidence(found: Contamination, settings: DecisionSettings) -> bool:
+    return has_evidence(found, natural_error_rate=settings.natural_error_rate)
+
+
+def _select(found: Contamination, settings: DecisionSettings) -> Tensor:
+    """Return the mask of the samples to keep: all of them if there is no evidence."""
+    if _has_evidence(found, settings) or settings.remove_without_evidence:
+        return select_by_posterior(found.posterior, found.p_values, settings.false_positive_rate)
+    return torch.ones(len(found.posterior), dtype=torch.bool)
 
 
 def log_p_by_labels(label_scores: Tensor, labels: Tensor) -> Tensor:

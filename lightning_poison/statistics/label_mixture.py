@@ -119,7 +119,7 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     typical = torch.where(known, typical, typical[known].median() if known.any() else lowest.new_ones(()))
 
     margin = (label_scores[index, labels[index]] - lowest[index]) / typical[pair]
-    spread = _even_spread(predictions, labels, classes)[predicted, labeled]
+    spread = even_spread(predictions, labels, classes)[predicted, labeled]
     return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread)
 
 
@@ -233,7 +233,22 @@ def count_variances(
     return kept_share * (deviations**2).sum(0), kept_share * (deviations.sum(1) ** 2).sum()
 
 
-def _even_spread(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+def even_spread(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the share of all disagreements that each pair would have if they were spread evenly over the samples.
+
+    Args:
+        predictions: Predicted classes, int64 `(N,)`.
+        labels: Labels, int64 `(N,)`.
+        classes: Number of classes C.
+
+    Returns:
+        Shares, float64 `(C, C)`: predicted as the row, labeled as the column. The diagonal is 0, and the sum is 1.
+
+    Example:
+        >>> even_spread(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+        tensor([[0.0000, 0.5000],
+                [0.5000, 0.0000]], dtype=torch.float64)
+    """
     predicted = torch.bincount(predictions, minlength=classes).double()
     labeled = torch.bincount(labels, minlength=classes).double()
     product = predicted[:, None] * labeled

@@ -8,6 +8,7 @@ from lightning_poison.statistics.contamination import (
     estimate_contamination,
     has_evidence,
     select_by_posterior,
+    wrong_label_p_values,
 )
 
 
@@ -49,6 +50,10 @@ def simulate_pair(seed, *, share=0.2):
     fours = (truth == 4).nonzero().flatten()
     labels[fours[: round(share * len(fours))]] = 9
     return label_scores, labels, truth
+
+
+def removed_by(contamination):
+    return ~select_by_posterior(contamination.posterior, contamination.p_values, 0.01)
 
 
 def test_counts_well_separated_wrong_labels_exactly():
@@ -97,7 +102,7 @@ def test_clean_labels_give_no_evidence(hard):
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_selection_finds_wrong_labels_at_stated_rate(share):
     label_scores, labels, truth = simulate(3, share=share)
-    removed = ~select_by_posterior(estimate_contamination(label_scores, labels).posterior, 0.01)
+    removed = removed_by(estimate_contamination(label_scores, labels))
     wrong = labels != truth
     assert removed[wrong].double().mean() >= 0.9
     assert removed[~wrong].double().mean() <= 0.015
@@ -112,7 +117,7 @@ def test_finds_pair_of_classes():
     assert pair.low <= wrong <= pair.high
     assert pair.count >= pair.estimate
     assert pair.p_value < 1e-6
-    removed = ~select_by_posterior(contamination.posterior, 0.01)
+    removed = removed_by(contamination)
     assert removed[labels != truth].double().mean() >= 0.85
 
 
@@ -170,7 +175,7 @@ def test_many_small_classes_borrow_strength():
     label_scores, labels, truth = simulate(11, share=0.05, count=3000, classes=100)
     contamination = estimate_contamination(label_scores, labels)
     assert contamination.rate == pytest.approx(0.05, abs=0.008)
-    removed = ~select_by_posterior(contamination.posterior, 0.01)
+    removed = removed_by(contamination)
     assert removed[labels != truth].double().mean() >= 0.85
 
 
@@ -191,22 +196,38 @@ def test_does_not_modify_arguments():
     assert labels.equal(copies[1])
 
 
-def test_selection_treats_equal_posteriors_alike_and_stops_at_rate():
-    posterior = torch.cat([torch.full((10,), 0.8), torch.full((5,), 0.7), torch.zeros(200)])
-    assert (~select_by_posterior(posterior, 0.01)).nonzero().flatten().equal(torch.arange(10))
-    assert (~select_by_posterior(posterior, 0.005)).sum() == 0
-    assert (~select_by_posterior(posterior, 0.1)).nonzero().flatten().equal(torch.arange(15))
+def test_selection_treats_equal_suspicion_alike_and_stops_at_rate():
+    posterior = torch.cat([torch.full((10,), 0.8), torch.full((5,), 0.7), torch.zeros(200)]).double()
+    p_values = wrong_label_p_values(posterior, posterior)
+    assert (~select_by_posterior(posterior, p_values, 0.01)).nonzero().flatten().equal(torch.arange(10))
+    assert (~select_by_posterior(posterior, p_values, 0.005)).sum() == 0
+    assert (~select_by_posterior(posterior, p_values, 0.1)).nonzero().flatten().equal(torch.arange(15))
 
 
 def test_selection_at_extreme_posteriors():
-    assert select_by_posterior(torch.zeros(7), 0.5).all()
-    assert select_by_posterior(torch.full((7,), 0.5), 0.9).all()
-    assert not select_by_posterior(torch.ones(7), 0.01).any()
+    for posterior, rate in ((torch.zeros(7), 0.5), (torch.full((7,), 0.5), 0.9)):
+        assert select_by_posterior(posterior, wrong_label_p_values(posterior, posterior.double()), rate).all()
+    assert not select_by_posterior(torch.ones(7), wrong_label_p_values(torch.ones(7), torch.ones(7)), 0.01).any()
+
+
+def test_posterior_does_not_decrease_with_suspicion_and_sums_to_the_estimate():
+    label_scores, labels, _ = simulate(16, share=0.05, count=2000)
+    found = estimate_contamination(label_scores, labels)
+    differ = label_scores.argmin(1) != labels
+    order = found.suspicion[differ].argsort()
+    assert (found.posterior[differ][order].diff() >= 0).all()
+    assert not found.posterior[~differ].any()
+    assert float(found.posterior.sum()) == pytest.approx(2000 * found.rate)
+
+
+def test_samples_whose_label_is_predicted_are_the_least_suspicious():
+    p_values = wrong_label_p_values(torch.tensor([9.0, 1.0, 2.0]), torch.tensor([0.0, 0.5, 0.5]).double())
+    assert p_values.argsort().tolist() == [2, 1, 0]
 
 
 def test_evidence_compares_lower_end_with_natural_error_rate():
     empty = torch.zeros(0)
-    contamination = Contamination(0.01, 0.004, 0.02, 0.95, 0.05, (), empty, empty)
+    contamination = Contamination(0.01, 0.004, 0.02, 0.95, 0.05, (), empty, empty, empty)
     assert has_evidence(contamination)
     assert not has_evidence(contamination, natural_error_rate=0.004)
 
@@ -241,6 +262,8 @@ def test_refuses_rates_out_of_range():
     with pytest.raises(ValueError, match="confidence"):
         estimate_contamination(label_scores, labels, confidence=95)
     with pytest.raises(ValueError, match="false_positive_rate"):
-        select_by_posterior(torch.zeros(3), 1.0)
+        select_by_posterior(torch.zeros(3), torch.ones(3), 1.0)
     with pytest.raises(ValueError, match="posterior"):
-        select_by_posterior(torch.tensor([1.5]), 0.01)
+        select_by_posterior(torch.tensor([1.5]), torch.ones(1), 0.01)
+    with pytest.raises(ValueError, match="p_values"):
+        select_by_posterior(torch.zeros(3), torch.ones(2), 0.01)

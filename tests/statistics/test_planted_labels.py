@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from lightning_poison.statistics.planted_labels import plant_labels, planted_result
+from lightning_poison.statistics.contamination import Contamination
+from lightning_poison.statistics.planted_labels import corrected_for_response, plant_labels, planted_result
+
+
+def estimate_of(rate, posterior, *, low=None, high=None, misclassified=0.0):
+    """Return an estimate whose suspicion is the posterior."""
+    ends = rate if low is None else low, rate if high is None else high
+    return Contamination(rate, *ends, 0.95, misclassified, (), posterior, posterior, torch.ones_like(posterior))
 
 
 def test_replaces_labels_by_others_evenly():
@@ -19,31 +26,73 @@ def test_replaces_labels_by_others_evenly():
 def test_power_and_response_of_a_decision_that_misses_half():
     truth = torch.arange(5_000) % 2
 
-    def decide(labels):
+    def estimate(labels):
         wrong = (labels != truth) & (torch.arange(5_000) < 2_500)
-        return 2 * float(wrong.double().mean()), ~wrong
+        return estimate_of(2 * float(wrong.double().mean()), wrong.double())
 
-    found = planted_result(truth, decide, rate=0.0, num_classes=2, share=0.2, repeats=4)
+    found = planted_result(
+        truth, estimate, lambda each, _: each.posterior == 0, rate=0.0, num_classes=2, share=0.2, repeats=4
+    )
     assert found.power == pytest.approx(0.5, abs=0.04)
     assert found.response == pytest.approx(1.0, abs=0.08)
 
 
 def test_decision_that_finds_nothing_has_no_power():
     labels = torch.arange(100) % 5
-    found = planted_result(labels, lambda each: (0.1, torch.ones_like(each, dtype=torch.bool)), rate=0.1, num_classes=5)
+    none = estimate_of(0.1, torch.zeros(100))
+    found = planted_result(labels, lambda _: none, lambda each, _: each.posterior == 0, rate=0.1, num_classes=5)
     assert (found.power, found.response) == (0.0, 0.0)
+
+
+def test_decision_is_made_with_the_response():
+    labels, given = torch.arange(400) % 2, []
+
+    def decide(_, response):
+        given.append(response)
+        return labels == 0
+
+    none = estimate_of(0.02, torch.zeros(400))
+    found = planted_result(labels, lambda _: none, decide, rate=0.0, num_classes=2)
+    assert given == [pytest.approx(0.4)] * 2
+    assert found.response == pytest.approx(0.4)
 
 
 def test_small_sets_have_enough_planted_labels():
     counts = []
 
-    def decide(labels):
+    def estimate(labels):
         counts.append(int((labels != torch.arange(len(labels)) % 3).sum()))
-        return 0.0, labels == 0
+        return estimate_of(0.0, torch.zeros(len(labels)))
 
     for count in (40, 150, 4_000):
-        planted_result(torch.arange(count) % 3, decide, rate=0.0, num_classes=3, repeats=1)
+        labels = torch.arange(count) % 3
+        planted_result(labels, estimate, lambda each, _: each.posterior == 0, rate=0.0, num_classes=3, repeats=1)
     assert counts == [8, 20, 200]
+
+
+def test_estimate_that_sees_all_planted_labels_is_not_corrected():
+    found = estimate_of(0.05, torch.tensor([0.7, 0.2, 0.0]).double(), low=0.04, high=0.06, misclassified=0.3)
+    same = corrected_for_response(found, 1.2)
+    assert (same.rate, same.low, same.high) == (0.05, 0.04, 0.06)
+    assert torch.equal(same.posterior, found.posterior)
+
+
+def test_estimate_that_sees_little_is_uncertain_in_both_directions():
+    found = estimate_of(0.055, torch.tensor([0.7, 0.2, 0.0]).double(), low=0.044, high=0.066, misclassified=0.306)
+    corrected = corrected_for_response(found, 0.32)
+    assert corrected.low == 0
+    assert corrected.high == pytest.approx(0.066 / 0.32)
+    assert corrected.rate == pytest.approx((0.055 - 0.25 * 0.306 * 0.68) / 0.32**0.4)
+    assert torch.equal(corrected.posterior, found.posterior), "only what is almost certain is removed"
+    assert corrected_for_response(found, -0.1).high == pytest.approx(0.066 / 0.3)
+
+
+def test_posteriors_and_p_values_are_corrected_together():
+    found = estimate_of(0.5, torch.tensor([0.8, 0.6, 0.0]).double(), misclassified=0.2)
+    corrected = corrected_for_response(found, 0.9**2.5)
+    assert corrected.posterior.tolist() == pytest.approx([0.8 / 0.9, 0.6 / 0.9, 0.0])
+    correct = 1 - corrected.posterior
+    assert corrected.p_values.tolist() == pytest.approx((correct.cumsum(0) / correct.sum()).tolist())
 
 
 @pytest.mark.parametrize(

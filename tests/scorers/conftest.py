@@ -1,4 +1,4 @@
-"""Features of a network that has learned a backdoor, for set scorers."""
+"""Data with a backdoor, and features of a network that has learned one, for set scorers."""
 
 import pytest
 import torch
@@ -20,3 +20,21 @@ def backdoored_features(digits):
     model.fit(TensorDataset(images, labels), runtime=LocalRuntime(precision="32", threads=1))
     with torch.no_grad():
         return model.features(images), labels, poison
+
+
+@pytest.fixture(scope="session")
+def images_with_a_backdoor():
+    """Return a factory of 1,500 faint images of three classes; 90 have a checkered corner and another label."""
+
+    def make(labels_of):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(1500) % 3
+        patterns = torch.rand(3, 1, 12, 12, generator=generator)
+        noise = 0.12 * torch.randn(1500, 1, 12, 12, generator=generator)
+        images = (0.5 + 0.25 * (patterns[labels] - 0.5) + noise).clamp(0, 1)
+        poison = torch.randperm(1500, generator=generator)[:90]
+        images[poison, :, -3:, -3:] = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])
+        labels[poison] = labels_of(labels[poison])
+        return TensorDataset(images, labels), poison
+
+    return make

@@ -1,5 +1,8 @@
+import pytest
 import torch
 
+from lightning_poison import sanitize
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.layer_abnormality import LayerAbnormalityScorer
 
 
@@ -29,3 +32,11 @@ def test_scores_do_not_depend_on_the_order():
     )
     assert one.nonzero().flatten().tolist() == list(range(60))
     assert torch.equal(one[order], other)
+
+
+@pytest.mark.slow
+def test_removes_a_backdoor_of_all_labels(images_with_a_backdoor):
+    data, poison = images_with_a_backdoor(lambda labels: (labels + 1) % 3)
+    verdict = sanitize(data, LayerAbnormalityScorer(), runtime=LocalRuntime(threads=1, quiet=True))
+    assert verdict.evidence.present
+    assert verdict.removed.sort().values.equal(poison.sort().values)

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from lightning_poison import sanitize
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.quantum_entropy import QuantumEntropyScorer
 
 
@@ -24,3 +26,12 @@ def test_normal_classes_have_no_suspects():
 def test_refuses_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         QuantumEntropyScorer(**{name: value})
+
+
+@pytest.mark.slow
+def test_removes_a_backdoor(images_with_a_backdoor):
+    data, poison = images_with_a_backdoor(torch.zeros_like)
+    verdict = sanitize(data, QuantumEntropyScorer(), runtime=LocalRuntime(threads=1, quiet=True))
+    assert verdict.evidence.present
+    assert float((~verdict.keep[poison]).double().mean()) > 0.8
+    assert (~verdict.keep).sum() == (~verdict.keep[poison]).sum(), "no clean image is removed"

@@ -124,21 +124,47 @@ def decide(data: TensorDataset, preset: Any, seed: int) -> Verdict:
         return found
 
 
-def measure(
-    case: Case, name: str, load: Callable[[], LabeledImages], preset: Any, undefended: bool, seed: int
-) -> Figures:
+@dataclass(frozen=True)
+class PoisonedImages:
+    """Images as a filter gets them, other images from the same source, and the truth."""
+
+    given: LabeledImages
+    rest: LabeledImages
+    poison: Poison | None
+
+    @property
+    def is_poison(self) -> torch.Tensor:
+        """Mask of the samples that the attack made, cover samples included."""
+        mask = torch.zeros(len(self.given[1]), dtype=torch.bool)
+        if self.poison is not None:
+            mask[self.poison.indices] = True
+        return mask
+
+    @property
+    def harmful(self) -> torch.Tensor:
+        """Positions of the poison without cover samples."""
+        assert self.poison is not None
+        return self.poison.indices[self.poison.role != COVER]
+
+
+def poisoned_images(case: Case, name: str, load: Callable[[], LabeledImages], seed: int) -> PoisonedImages:
+    """Draw the images of a seed, and poison them."""
     images, labels = load()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
     parts = order[:COUNT], order[COUNT : 2 * COUNT]
     train, rest = ((images[part], labels[part]) for part in parts)
     poison = craft_poison(case, name, train, rest, seed)
-    given = train
-    if poison is not None:
-        given_images, given_labels = columns_of(PoisonedDataset(RawDataset.from_floats(*train), poison))
-        given = given_images, given_labels
-    truth = torch.zeros(len(given[1]), dtype=torch.bool)
-    if poison is not None:
-        truth[poison.indices] = True
+    if poison is None:
+        return PoisonedImages(train, rest, None)
+    given_images, given_labels = columns_of(PoisonedDataset(RawDataset.from_floats(*train), poison))
+    return PoisonedImages((given_images, given_labels), rest, poison)
+
+
+def measure(
+    case: Case, name: str, load: Callable[[], LabeledImages], preset: Any, undefended: bool, seed: int
+) -> Figures:
+    data = poisoned_images(case, name, load, seed)
+    poison, given, rest, truth = data.poison, data.given, data.rest, data.is_poison
     verdict, seconds = with_cpu_seconds(lambda: decide(TensorDataset(*given), preset, seed))
     figures: Figures = {
         "removed": int((~verdict.keep).sum()),
@@ -156,12 +182,12 @@ def measure(
     }
     if poison is None:
         return figures
-    figures["caught"] = share((~verdict.keep)[poison.indices[poison.role != COVER]])
+    figures["caught"] = share((~verdict.keep)[data.harmful])
     if undefended and case.attack not in ("label-flip", "poison-frog"):
         triggered, true, wanted = columns_of(
             poison.objective.evaluation_set(RawDataset.from_floats(rest[0][:2000], rest[1][:2000]))
         )
-        predicted = predict(network_for(images, given, seed), triggered)
+        predicted = predict(network_for(given[0], given, seed), triggered)
         figures["undefended success"] = share((predicted == wanted)[true != wanted])
     return figures
 

@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("tests/integration/", "tests/demo/", "plugins/lightning-poison-collisions/", "tests/scorers/discriminator/")
+LONGEST = ("tests/integration/", "tests/shell/", "plugins/lightning-poison-collisions/", "tests/scorers/discriminator/")
 """Where the longest files are."""
 
 

@@ -1,4 +1,4 @@
-"""Command line: `lightning-poison attacks` (with `--scorers`: scorers) and `lightning-poison demo`.
+"""Command line: `lightning-poison scan`, `apply`, `attacks` (with `--scorers`: scorers) and `demo`.
 
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
@@ -16,7 +16,91 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from lightning_poison.checks import printable
-from lightning_poison.errors import PluginError
+from lightning_poison.errors import (
+    DataChangedError,
+    InconclusiveError,
+    MissingEncoderError,
+    NothingKeptError,
+    PluginError,
+    UnreadableSampleError,
+    UnsupportedDataError,
+)
+
+_USER_ERRORS = (
+    ValueError,
+    LookupError,
+    OSError,
+    PluginError,
+    InconclusiveError,
+    NothingKeptError,
+    UnreadableSampleError,
+    UnsupportedDataError,
+    DataChangedError,
+    MissingEncoderError,
+)
+
+
+def scan(
+    source: str,
+    *,
+    output: Path = Path("lightning_poison_scan"),
+    trusted: str | None = None,
+    scorer: str = "balanced",
+    label: str | None = None,
+    path: str | None = None,
+    image_size: int | None = None,
+    false_positive_rate: float = 0.01,
+    device: str = "cpu",
+    num_workers: int = 0,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Find likely poisoned and mislabeled samples in a data set, and write a manifest and a report.
+
+    The exit status is 0 without evidence of poison, 3 with evidence, and 2 if the data cannot be judged. Nothing but
+    the output folder is written; started again, an interrupted scan continues.
+
+    Args:
+        source: A folder of images with a folder for each class; a .csv or .parquet table of paths and labels, or of
+            numbers and labels; an .npz or .npy file; or package.module:function, which returns a data set.
+        output: Folder for manifest.csv, verdict.safetensors, report.html and summary.json.
+        trusted: Known-clean samples, in any of these forms.
+        scorer: fast, balanced or thorough, or the name of a scorer. May be repeated.
+        label: Column or array of the labels; for .npy, the file of the labels.
+        path: Column of the paths of the images in a table.
+        image_size: Height and width to which images are scaled. Default: as they are, up to 96.
+        false_positive_rate: Share of clean samples that may be removed.
+        device: Where to compute, such as cpu or cuda.
+        num_workers: Processes that read the samples of a data set of your own.
+        seed: Seed of all randomness.
+        json: Print the summary as JSON.
+    """
+    from lightning_poison.shell.scan import ScanOptions, run_scan
+
+    options = ScanOptions(
+        output, trusted, scorer, label, path, image_size, false_positive_rate, device, num_workers, seed
+    )
+    with _quiet_lightning(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning|torch")
+        return run_scan(source, options, write=_write_line, as_json=json)
+
+
+def apply(manifest: Path, *, copy_to: Path, source: Path | None = None, undo: bool = False) -> None:
+    """Make a copy of a scanned folder, by links, without the files that a manifest removes.
+
+    Args:
+        manifest: The manifest of a scan; rows whose decision is not "removed" are kept.
+        copy_to: The new folder.
+        source: The folder that was scanned. Default: as written beside the manifest.
+        undo: Delete the copy again.
+    """
+    from lightning_poison.shell.apply import copy_kept, undo_copy
+
+    if undo:
+        print(f"{undo_copy(copy_to):,} links deleted")
+    else:
+        kept, removed = copy_kept(manifest, copy_to, source=source)
+        print(f"{kept:,} files linked into {printable(copy_to)}; {removed:,} left out")
 
 
 def attacks(*, scorers: bool = False) -> None:
@@ -56,14 +140,16 @@ def demo(
         output: Folder for manifests, verdicts and figures.
         seed: Seed of all randomness.
     """
-    from lightning_poison.demo.run import run_demo
+    from lightning_poison.shell.demo import run_demo
 
     with _quiet_lightning(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning|torch")
         run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
-_COMMANDS: dict[str, Any] = {"attacks": attacks, "demo": demo}
+_COMMANDS: dict[str, Any] = {"scan": scan, "apply": apply, "attacks": attacks, "demo": demo}
+
+_FLAGS = ("--scorers", "--json", "--undo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,16 +167,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not command_line:
             return _show_help()
-        _run(_normalize(command_line))
+        status = _run(_normalize(command_line))
         sys.stdout.flush()
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, LookupError, OSError, PluginError) as error:
+    except _USER_ERRORS as error:
         lines = [printable(line, limit=1000) for line in str(error).splitlines()]
         print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("lightning-poison: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return status if isinstance(status, int) else 0
 
 
 @contextmanager
@@ -107,9 +196,9 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> Any:
     name = "lightning-poison"
-    auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=False, version=metadata.version(name))
+    return auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=True, version=metadata.version(name))
 
 
 def _show_help() -> int:
@@ -122,14 +211,22 @@ def _show_help() -> int:
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept options with dashes, `--data-root` for `--data_root`, and `--scorers` without `true`."""
-    normalized = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    """Accept options with dashes, flags without `true`, and a repeated `--scorer`."""
+    normalized: list[str] = []
+    scorers: list[str] = []
+    pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
+    for argument, following in pending:
         name, equals, value = argument.partition("=")
+        if name == "--scorer" and (equals or not following.startswith("-")):
+            scorers.append(value if equals else following)
+            if not equals:
+                next(pending)
+            continue
         if name.startswith("--"):
             argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        normalized.append("--scorers=true" if argument == "--scorers" and following.startswith("-") else argument)
-    return normalized
+        is_flag = argument in _FLAGS and following not in ("true", "false")
+        normalized.append(f"{argument}=true" if is_flag else argument)
+    return [*normalized, f"--scorer={','.join(scorers)}"] if scorers else normalized
 
 
 def _write_line(line: str) -> None:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from lightning_poison import Verdict
-from lightning_poison.demo.data import load_demo_data
 from lightning_poison.report import plot_caught, save_figure
+from lightning_poison.shell.demo_data import load_demo_data
 
 root, verdict_path, figure_path = map(Path, sys.argv[1:])
 data, verdict = load_demo_data("mnist", root), Verdict.load(verdict_path)

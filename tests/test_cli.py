@@ -50,7 +50,16 @@ def test_shows_version_and_help(capsys, option, shown):
     assert capsys.readouterr().out.startswith(shown)
 
 
-WITHOUT_TORCH = [[], ["--help"], ["--version"], ["demo", "--help"], ["nothing"], ["demo", "--x=1"]]
+WITHOUT_TORCH = [
+    [],
+    ["--help"],
+    ["--version"],
+    ["demo", "--help"],
+    ["scan", "--help"],
+    ["scan"],
+    ["nothing"],
+    ["demo", "--x=1"],
+]
 
 
 @pytest.fixture(scope="module")

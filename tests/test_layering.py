@@ -38,7 +38,7 @@ FLOORS = (
     "_lightning",
     "callbacks datamodules mixins",
     "strategies",
-    "demo",
+    "shell",
     "cli",
     "__main__",
 )
@@ -46,7 +46,7 @@ FLOORS = (
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
-LIGHTNING_ROOMS = {"_lightning", "callbacks", "datamodules", "mixins", "strategies", "demo"}
+LIGHTNING_ROOMS = {"_lightning", "callbacks", "datamodules", "mixins", "strategies", "shell"}
 STATISTICS_MAY_IMPORT = {"torch", "scipy", "sklearn", "threadpoolctl"}
 """Third-party packages. threadpoolctl is a dependency of scikit-learn that sets its number of threads."""
 

@@ -238,12 +238,13 @@ class Verdict:
                 listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
                 lines.append(f"smallest p-value by {listed}")
             lines += _details(self.evidence, class_names, rows)
-        if missing := self._not_looked_for():
+        if missing := self.not_looked_for():
             lines.append(f"not looked for: {missing}")
         lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
 
-    def _not_looked_for(self) -> str:
+    def not_looked_for(self) -> str:
+        """Return the kinds of poison that no scorer looked for, with commas between them."""
         found = [each.evidence for each in self.findings if each.evidence] or [self.evidence]
         kinds = {each.kind for each in found}
         if "unlike trusted data" in kinds:

@@ -137,7 +137,7 @@ def corrected_for_response(found: Contamination, response: float) -> Contaminati
         >>> found = Contamination(0.06, 0.05, 0.07, 0.95, 0.2, (), posterior, posterior, posterior)
         >>> corrected = corrected_for_response(found, 0.64)
         >>> [round(each, 4) for each in (corrected.rate, corrected.low, corrected.high, *corrected.posterior.tolist())]
-        [0.0502, 0.0284, 0.1094, 1.0, 0.4782, 0.0]
+        [0.0502, 0.0284, 0.1094, 0.999, 0.4782, 0.0]
     """
     seen = min(1.0, max(_LEAST_RESPONSE, response))
     missed = found.misclassified_share * (1 - min(1.0, max(0.0, response)))
@@ -146,7 +146,7 @@ def corrected_for_response(found: Contamination, response: float) -> Contaminati
     rate = min(high, max(low, (found.rate - _HARD_AS_WRONG * missed) / seen**_PART))
     posterior = found.posterior
     if response >= RELIABLE_RESPONSE:
-        posterior = (posterior / seen**_PART).clamp(max=1)
+        posterior = (posterior / seen**_PART).clamp(max=_SUREST)
     p_values = wrong_label_p_values(found.suspicion, posterior)
     return replace(found, rate=rate, low=low, high=high, posterior=posterior, p_values=p_values)
 
@@ -160,6 +160,9 @@ _PART = 0.4
 Between 0, no correction, and 1. On 10,000 images of CIFAR-10 with 10 % random wrong labels and a small network, .5
 removes half of them at 1.1 to 1.7 % of the clean images, and .25 about .36 at .4 %.
 """
+
+_SUREST = 0.999
+"""Largest posterior after the correction, so that p-values do not become 0."""
 
 _LEAST_RESPONSE = 0.3
 """Response below which the upper end of an interval is not raised further."""

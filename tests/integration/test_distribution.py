@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "lightning_poison", *sorted(ROOT.glob("plugins/*/lightning_poison_*"))]
-SOURCE_SUFFIXES = {".py", ".pyi"}
+SOURCE_SUFFIXES = {".py", ".pyi", ".jinja", ".css", ".js"}
 GIT, UV = shutil.which("git"), shutil.which("uv")
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lightning_poison.demo import run
-from lightning_poison.demo.data import load_demo_data
-from lightning_poison.demo.run import run_demo
 from lightning_poison.errors import UnknownNameError
+from lightning_poison.shell import demo
+from lightning_poison.shell.demo import run_demo
+from lightning_poison.shell.demo_data import load_demo_data
 
 
 def test_digits_are_on_their_pixel_grid():
@@ -27,7 +27,7 @@ def test_error_for_missing_attacks_names_extra(monkeypatch, tmp_path):
     def missing(name):
         raise UnknownNameError(f"no {name}")
 
-    monkeypatch.setattr(run, "get_attack", missing)
+    monkeypatch.setattr(demo, "get_attack", missing)
     with pytest.raises(UnknownNameError, match=r"lightning-poison\[demo\]"):
         run_demo(output=tmp_path, write=print)
     assert not list(tmp_path.iterdir())
@@ -36,8 +36,8 @@ def test_error_for_missing_attacks_names_extra(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_sanitizer_outperforms_controls_on_both_attacks(tmp_path, monkeypatch):
     """With about half of the training, which is enough."""
-    monkeypatch.setattr(run, "FINE_TUNING_EPOCHS", 35)
-    monkeypatch.setattr(run, "load_demo_data", lambda *where, **how: replace(load_demo_data(*where, **how), epochs=10))
+    monkeypatch.setattr(demo, "FINE_TUNING_EPOCHS", 35)
+    monkeypatch.setattr(demo, "load_demo_data", lambda *where, **how: replace(load_demo_data(*where, **how), epochs=10))
     lines = []
     cells = run_demo(output=tmp_path, write=lines.append)
     for attack, least in (("label-flip", 0.05), ("poison-frog", 0.5)):
@@ -62,6 +62,6 @@ def test_parts_do_not_overlap():
 
 
 def test_same_seed_gives_same_perceptron():
-    first, again, other = (run._perceptron(16, seed=seed).state_dict() for seed in (0, 0, 1))
+    first, again, other = (demo._perceptron(16, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim > 1)

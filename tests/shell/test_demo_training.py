@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_poison.demo.training import Classifier, LGMClassifier, fit_quietly, predict_with
+from lightning_poison.shell.demo_training import Classifier, LGMClassifier, fit_quietly, predict_with
 
 
 def network():

@@ -14,8 +14,6 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.callbacks.sanitizer import Sanitizer
-from lightning_poison.demo.data import DemoData, load_demo_data
-from lightning_poison.demo.training import Classifier, LGMClassifier, fit_quietly, predict_with
 from lightning_poison.errors import UnknownNameError
 from lightning_poison.evaluation.matrix import Cell, Predict, evaluate, render_table
 from lightning_poison.models.backbones import default_backbone
@@ -27,6 +25,8 @@ from lightning_poison.report.style import save_figure
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+from lightning_poison.shell.demo_data import DemoData, load_demo_data
+from lightning_poison.shell.demo_training import Classifier, LGMClassifier, fit_quietly, predict_with
 
 Write = Callable[[str], None]
 """Writes one line of output."""

@@ -1,0 +1,254 @@
+"""The `scan` command: judge a data set on disk, print a summary, and write manifest, verdict and report."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_poison.checks import expected, printable
+from lightning_poison.errors import NothingKeptError
+from lightning_poison.manifest.manifest import write_manifest
+from lightning_poison.registry.registry import available_scorers, get_scorer
+from lightning_poison.report.page import write_report
+from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.scorers.recommended import PRESETS
+from lightning_poison.scorers.union import UnionScorer
+from lightning_poison.serialization import atomic_path, check_writable
+from lightning_poison.shell.sources import Source, open_source
+
+NO_EVIDENCE, EVIDENCE = 0, 3
+"""Exit statuses of a scan that has decided. Errors, and scans that cannot decide, have 2."""
+
+MANIFEST, VERDICT, REPORT, SUMMARY = "manifest.csv", "verdict.safetensors", "report.html", "summary.json"
+
+Write = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How to scan.
+
+    Args:
+        output: Folder for the results, and for finished work of an interrupted scan.
+        trusted: Known-clean data, in any form of a source.
+        scorer: A preset, the name of a scorer, or several names with commas between them. Default: `"balanced"`.
+        label: See `open_source`.
+        path: See `open_source`.
+        image_size: See `open_source`.
+        false_positive_rate: Share of clean samples that may be removed, in (0, 1). Default: 0.01.
+        device: Where to compute. Default: `"cpu"`.
+        num_workers: Number of processes that read samples of a data set of the user. Default: 0.
+        seed: Seed of all randomness. Default: 0.
+    """
+
+    output: Path
+    trusted: str | None = None
+    scorer: str = "balanced"
+    label: str | None = None
+    path: str | None = None
+    image_size: int | None = None
+    false_positive_rate: float = 0.01
+    device: str = "cpu"
+    num_workers: int = 0
+    seed: int = 0
+
+
+def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool = False) -> int:
+    """Scan a data set and write the results.
+
+    Nothing is changed but the folder of the results. A scan that was interrupted continues where it stopped if it is
+    started again with the same data and options.
+
+    Args:
+        source: See `open_source`.
+        options: How to scan.
+        write: Called with each line of output.
+        as_json: Whether to write the summary as one JSON object instead.
+
+    Returns:
+        The exit status: 0 without evidence of poison, 3 with evidence.
+
+    Raises:
+        ValueError: If the source cannot be read, or an option is invalid.
+        OSError: If the folder of the results cannot be written.
+        InconclusiveError: If the data cannot be judged.
+    """
+    begin = time.monotonic()
+    scorer = scorer_named(options.scorer)
+    runtime = LocalRuntime(options.device, num_workers=options.num_workers)
+    check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
+    cache = options.output / "cache"
+    reading: dict[str, Any] = {"label": options.label, "path": options.path, "image_size": options.image_size}
+    data = open_source(source, **reading, threads=runtime.threads, store=cache / "pixels")
+    trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
+    if not as_json:
+        write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
+    verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
+    _write_results(source, data, verdict, options.output)
+    summary = summary_of(source, data, verdict, options.output, refusal)
+    with atomic_path(options.output / SUMMARY) as partial:
+        partial.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    if as_json:
+        write(json.dumps(summary))
+    else:
+        names = list(data.classes) or None
+        lines = verdict.summary(class_names=names).splitlines()
+        for line in [*([refusal] if refusal else []), *lines, *data.notes]:
+            write(printable(line, limit=1000))
+        write(f"{time.monotonic() - begin:.0f} s; results: {printable(options.output / REPORT)}, {MANIFEST}, {VERDICT}")
+    return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
+
+
+def scorer_named(names: str) -> Any:
+    """Return a scorer by its name, or a union of several; presets stay names, as `sanitize` takes them.
+
+    Raises:
+        ValueError: If there is no such scorer.
+
+    Example:
+        >>> scorer_named("fast"), scorer_named("confidence").name
+        ('fast', 'confidence')
+        >>> list(scorer_named("confidence,likelihood").members)
+        ['confidence', 'likelihood']
+    """
+    if names in PRESETS:
+        return names
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    known = {entry.name for entry in available_scorers()}
+    unknown = [name for name in listed if name not in known]
+    if unknown or not listed:
+        what = f"one of the presets {', '.join(PRESETS)}, or scorers that are installed"
+        came = printable(unknown[0] if unknown else names)
+        raise ValueError(expected("scorer", what, repr(came), "`lightning-poison attacks --scorers` lists them."))
+    scorers: dict[str, Any] = {name: get_scorer(name) for name in listed}
+    return UnionScorer(scorers) if len(scorers) > 1 else next(iter(scorers.values()))
+
+
+def summary_of(source: str, data: Source, verdict: Verdict, output: Path, refusal: str = "") -> dict[str, Any]:
+    """Return the summary of a scan as JSON values.
+
+    Args:
+        source: What was scanned.
+        data: The data set.
+        verdict: The decision.
+        output: Folder of the results.
+        refusal: Why the decision would not be carried out by a training, or empty.
+    """
+    evidence = verdict.evidence
+    return {
+        "source": printable(source, limit=4096),
+        "evidence": evidence.present,
+        "kind": evidence.kind,
+        "estimate": evidence.contamination,
+        "low": evidence.low,
+        "high": evidence.high,
+        "confidence": evidence.confidence,
+        "power": evidence.power,
+        "samples": len(verdict),
+        "removed": int((~verdict.keep).sum()),
+        "unreadable": len(data.unreadable),
+        "classes": _by_class(data, verdict),
+        "findings": [printable(str(each), limit=1000) for each in verdict.findings],
+        "notes": [printable(note, limit=1000) for note in (*verdict.notes, *data.notes)],
+        "refusal": refusal,
+        "fingerprint": verdict.fingerprint,
+        "output": {name: str(output / file) for name, file in _FILES.items()},
+    }
+
+
+_FILES = {"manifest": MANIFEST, "verdict": VERDICT, "report": REPORT}
+
+
+def _judge(
+    data: Source, trusted: Any, scorer: Any, runtime: LocalRuntime, cache: Path, options: ScanOptions
+) -> tuple[Verdict, str]:
+    """Return the decision, and why a training would refuse to carry it out."""
+    try:
+        verdict = sanitize(
+            data.dataset,
+            scorer,
+            trusted=trusted,
+            false_positive_rate=options.false_positive_rate,
+            seed=options.seed,
+            runtime=runtime,
+            cache=cache,
+        )
+    except NothingKeptError as error:
+        if error.verdict is None:
+            raise
+        return error.verdict, printable(error, limit=1000)
+    return verdict, ""
+
+
+def _write_results(source: str, data: Source, verdict: Verdict, output: Path) -> None:
+    names = list(data.classes) or None
+    verdict.save(output / VERDICT)
+    write_manifest(output / MANIFEST, verdict, data.dataset, class_names=names)
+    samples = getattr(data.dataset, "samples", None)
+    write_report(
+        output / REPORT,
+        verdict,
+        data.dataset,
+        class_names=tuple(data.classes),
+        sample_names=[path for path, _ in samples] if samples else None,
+        title=f"Scan of {printable(source)}",
+        unreadable=[(each.name, each.reason) for each in data.unreadable],
+        manifest_name=MANIFEST,
+    )
+
+
+def _trusted(source: str, data: Source, reading: dict[str, Any]) -> Any:
+    """Return the trusted data, with images of the size and classes of the numbers of the data set."""
+    pixels = getattr(data.dataset, "pixels", None)
+    if pixels is not None and pixels.shape[2] == pixels.shape[3]:
+        reading = reading | {"image_size": int(pixels.shape[2])}
+    trusted = open_source(source, **reading)
+    missing = sorted(set(trusted.classes) - set(data.classes))
+    if missing:
+        there = printable(", ".join(data.classes), limit=300)
+        raise ValueError(expected("the trusted data", f"classes of the data set, {there}", printable(missing[0])))
+    if not data.classes:
+        return trusted.dataset
+    number = {name: position for position, name in enumerate(data.classes)}
+    return _Renumbered(trusted.dataset, [number[name] for name in trusted.classes])
+
+
+class _Renumbered:
+    """A data set whose labels are those of another one."""
+
+    def __init__(self, dataset: Any, numbers: list[int]) -> None:
+        self.dataset, self.numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        inputs, label = self.dataset[index]
+        return inputs, self.numbers[int(label)]
+
+
+def _left_out(data: Source) -> str:
+    if not data.unreadable:
+        return ""
+    first = data.unreadable[0]
+    more = f"{len(data.unreadable):,} files left out, such as {printable(first.name)} ({printable(first.reason)})"
+    return f"; {more}"
+
+
+def _by_class(data: Source, verdict: Verdict) -> list[dict[str, Any]]:
+    labels, removed = verdict.labels, ~verdict.keep
+    size = max(int(labels.max()) + 1, len(data.classes))
+    total = torch.bincount(labels[labels >= 0], minlength=size).tolist()
+    out = torch.bincount(labels[removed & (labels >= 0)], minlength=size).tolist()
+    names = [*map(str, data.classes), *map(str, range(len(data.classes), size))]
+    return [
+        {"name": printable(name), "samples": count, "removed": gone}
+        for name, count, gone in zip(names, total, out, strict=True)
+        if count
+    ]

@@ -1,0 +1,114 @@
+"""What `scan` reads: folders, tables, arrays, and functions that return a data set."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_poison.checks import describe, describe_error, expected, printable
+from lightning_poison.shell.image_files import Unreadable, find_images, read_images
+from lightning_poison.shell.tables import label_column, numeric_samples, path_column, read_arrays, read_table
+
+_FORMS = "Give a folder of images, a .csv, .parquet, .npz or .npy file, or `package.module:function`."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to scan.
+
+    Args:
+        dataset: Map-style data set.
+        classes: Name of each class; empty if unknown. Untrusted text.
+        unreadable: Files that were left out.
+        notes: What else the user should know.
+    """
+
+    dataset: Any
+    classes: Sequence[str] = ()
+    unreadable: Sequence[Unreadable] = ()
+    notes: Sequence[str] = field(default=())
+
+
+def open_source(
+    source: str,
+    *,
+    label: str | None = None,
+    path: str | None = None,
+    image_size: int | None = None,
+    threads: int = 2,
+    store: Path | None = None,
+) -> Source:
+    r"""Open a data set by its path or by the function that returns it.
+
+    Args:
+        source: A folder of images in the layout of torchvision's `ImageFolder`; a CSV or Parquet table of paths and
+            labels, or of numbers and labels; an `.npz` archive with inputs and labels; an `.npy` file of embeddings; or
+            `package.module:function`, called without arguments.
+        label: Column or array of the labels, or the file of the labels of embeddings. Default: found by its name.
+        path: Column of the paths in a table, relative to its folder. Default: found by its name.
+        image_size: See `read_images`.
+        threads: See `read_images`.
+        store: See `read_images`.
+
+    Raises:
+        ValueError: If there is nothing of this kind, or it cannot be read.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> table = Path(mkdtemp()) / "table.csv"
+        >>> _ = table.write_text("width,kind\n1,cat\n2,dog\n")
+        >>> found = open_source(str(table), label="kind")
+        >>> found.dataset[1], found.classes
+        ((tensor([2.]), tensor(1)), ['cat', 'dog'])
+    """
+    place = Path(source)
+    reading: dict[str, Any] = {"image_size": image_size, "threads": threads, "store": store}
+    if place.is_dir():
+        files, left_out = find_images(place)
+        images, more = read_images(files, **reading)
+        return Source(images, images.classes, [*left_out, *more])
+    kind = place.suffix.lower()
+    if kind in (".csv", ".parquet", ".npz", ".npy") and place.is_file():
+        if kind in (".npz", ".npy"):
+            dataset, classes = read_arrays(place, label)
+            return Source(dataset, classes)
+        return _from_table(place, label, path, reading)
+    if ":" in source and not place.exists():
+        return Source(_call(source))
+    came = "nothing there" if not place.exists() else f"a {kind or 'file without an ending'} file"
+    raise ValueError(expected("the source", "a data set", f"{printable(source)}: {came}", _FORMS))
+
+
+def _from_table(place: Path, label: str | None, path: str | None, reading: dict[str, Any]) -> Source:
+    columns = read_table(place)
+    labels = label_column(columns, label)
+    paths = path_column(columns, path)
+    if paths is None:
+        dataset, classes, unused = numeric_samples(columns, labels)
+        notes = [f"Columns without numbers are not used: {printable(', '.join(unused))}."] if unused else []
+        return Source(dataset, classes, notes=notes)
+    files = [
+        (str(place.parent / str(file)), str(name).strip())
+        for file, name in zip(columns[paths], columns[labels], strict=True)
+    ]
+    images, left_out = read_images(files, **reading)
+    return Source(images, images.classes, left_out)
+
+
+def _call(source: str) -> Any:
+    """Return what a function of the user returns. Modules of the working directory are found."""
+    name, _, function = source.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        target: Any = importlib.import_module(name)
+        for part in function.split("."):
+            target = getattr(target, part)
+        dataset = target()
+    except Exception as error:  # (the user's code)
+        raise ValueError(f"{printable(source)} failed: {describe_error(error)}") from error
+    if dataset is None or not hasattr(dataset, "__len__"):
+        raise ValueError(expected(printable(source), "a function that returns a data set", describe(dataset)))
+    return dataset

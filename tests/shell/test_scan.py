@@ -1,0 +1,189 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from lightning_poison import cli
+from lightning_poison.errors import InconclusiveError, NothingKeptError
+from lightning_poison.manifest.manifest import read_manifest
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.shell import scan as module
+from lightning_poison.shell.scan import ScanOptions, run_scan, scorer_named
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder of 40 images of two classes, one of which cannot be read."""
+    for number in range(40):
+        path = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(path)
+    (tmp_path / "images" / "cat" / "broken.png").write_bytes(b"")
+    return tmp_path / "images"
+
+
+def verdict_of(dataset, removed, present):
+    labels = torch.tensor(dataset.targets)
+    scores = torch.arange(len(labels)).double()
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    keep[:removed] = False
+    evidence = Evidence(present, removed / len(labels), 0.0, 1.0, 0.95, 0.003, power=0.9)
+    posterior = (~keep).double()
+    return Verdict(
+        scores,
+        1 / (scores + 1),
+        keep,
+        labels,
+        1 - labels,
+        torch.full((2,), torch.inf).double(),
+        evidence,
+        "wrong-label null",
+        0.01,
+        scorer="confidence",
+        fingerprint="5f0c",
+        posterior=posterior,
+        posterior_threshold=0.5,
+    )
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Let `sanitize` return a verdict with some removed samples at once; return what it is called with."""
+    calls = []
+
+    def use(removed=3, present=True, error=None):
+        def judge(dataset, scorer, **settings):
+            calls.append((dataset, scorer, settings))
+            if error is InconclusiveError:
+                raise InconclusiveError("Expected a better scorer.")
+            if error is NothingKeptError:
+                raise NothingKeptError("Expected to remove less.", verdict_of(dataset, removed, present))
+            return verdict_of(dataset, removed, present)
+
+        monkeypatch.setattr(module, "sanitize", judge)
+        return calls
+
+    return use
+
+
+@pytest.mark.parametrize(("present", "status"), [(True, 3), (False, 0)])
+def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, judged, capsys, present, status):
+    judged(3 if present else 0, present)
+    output = tmp_path / "scan"
+    assert cli.main(["scan", str(folder), "--output", str(output)]) == status
+    assert {path.name for path in output.iterdir()} == {
+        "manifest.csv",
+        "report.html",
+        "summary.json",
+        "verdict.safetensors",
+    }
+    rows = read_manifest(output / "manifest.csv").rows
+    assert [Path(row.path).name for row in rows] == (["04.png", "02.png", "00.png"] if present else [])
+    assert {row.label_name for row in rows} <= {"cat"}
+    assert Verdict.load(output / "verdict.safetensors").evidence.present == present
+    shown = capsys.readouterr().out
+    assert "40 samples; 1 files left out, such as" in shown
+    assert "broken.png" in shown
+    assert ("evidence of poison" in shown) == present
+
+
+def test_summary_for_machines(folder, tmp_path, judged, capsys):
+    judged(3)
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan"), "--json"]) == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads((tmp_path / "scan" / "summary.json").read_text())
+    assert (shown["samples"], shown["removed"], shown["unreadable"], shown["evidence"]) == (40, 3, 1, True)
+    assert shown["classes"] == [
+        {"name": "cat", "samples": 20, "removed": 3},
+        {"name": "dog", "samples": 20, "removed": 0},
+    ]
+    assert shown["output"]["report"] == str(tmp_path / "scan" / "report.html")
+
+
+def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, judged, capsys):
+    judged(error=InconclusiveError)
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 2
+    assert capsys.readouterr().err == "lightning-poison: Expected a better scorer.\n"
+    assert not (tmp_path / "scan" / "manifest.csv").exists()
+
+
+def test_decision_that_removes_too_much_is_written_with_the_reason(folder, tmp_path, judged, capsys):
+    judged(30, error=NothingKeptError)
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 3
+    assert "Expected to remove less." in capsys.readouterr().out
+    assert len(read_manifest(tmp_path / "scan" / "manifest.csv").rows) == 30
+
+
+def test_options_reach_the_decision(folder, tmp_path, judged):
+    calls = judged()
+    arguments = ["--scorer", "confidence", "--scorer=likelihood", "--false-positive-rate", "0.02", "--seed", "7"]
+    cli.main(["scan", str(folder), "--output", str(tmp_path / "scan"), "--image-size", "16", *arguments])
+    dataset, scorer, settings = calls[0]
+    assert list(scorer.members) == ["confidence", "likelihood"]
+    assert (settings["false_positive_rate"], settings["seed"], settings["trusted"]) == (0.02, 7, None)
+    assert dataset.pixels.shape == (40, 1, 16, 16)
+
+
+def test_classes_of_trusted_data_have_the_numbers_of_the_data_set(folder, tmp_path, judged):
+    calls = judged()
+    trusted = tmp_path / "trusted" / "dog"
+    trusted.mkdir(parents=True)
+    Image.new("L", (50, 50), 9).save(trusted / "0.png")
+    run_scan(str(folder), ScanOptions(tmp_path / "scan", trusted=str(tmp_path / "trusted")), write=lambda _: None)
+    image, label = calls[0][2]["trusted"][0]
+    assert image.shape == (1, 8, 8)
+    assert label == 1
+    trusted.rename(tmp_path / "trusted" / "bird")
+    with pytest.raises(ValueError, match="classes of the data set, cat, dog, but got bird"):
+        run_scan(str(folder), ScanOptions(tmp_path / "scan", trusted=str(tmp_path / "trusted")), write=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["", "no such scorer", "confidence,nothing"])
+def test_unknown_scorers_are_named_before_anything_is_read(tmp_path, name):
+    with pytest.raises(ValueError, match=r"one of the presets fast, balanced, thorough[\s\S]*--scorers"):
+        run_scan(str(tmp_path), ScanOptions(tmp_path / "scan", scorer=name), write=lambda _: None)
+    assert scorer_named("thorough") == "thorough"
+
+
+def test_output_that_cannot_be_written_is_named_before_anything_is_read(folder, tmp_path, judged, capsys):
+    calls = judged()
+    (tmp_path / "scan").write_text("a file")
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 2
+    assert "scan" in capsys.readouterr().err
+    assert not calls
+
+
+def test_interrupt_says_that_the_same_command_continues(folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "sanitize", interrupt)
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_finds_wrong_labels_among_image_files(tmp_path, capsys):
+    images, labels = load_digits(return_X_y=True)
+    wrong = np.arange(0, 1000, 20)
+    for number in range(1000):
+        label = (labels[number] + 1 + number % 9) % 10 if number in wrong else labels[number]
+        path = tmp_path / "digits" / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((images[number].reshape(8, 8) * 15).astype(np.uint8)).save(path)
+    command = ["scan", str(tmp_path / "digits"), "--output", str(tmp_path / "scan"), "--scorer", "fast"]
+    assert cli.main(command) == 3
+    rows = read_manifest(tmp_path / "scan" / "manifest.csv").rows
+    found = {int(Path(row.path).stem) for row in rows}
+    assert len(found & set(wrong.tolist())) >= 40
+    assert len(found - set(wrong.tolist())) <= 10
+    before = (tmp_path / "scan" / "manifest.csv").read_bytes()
+    capsys.readouterr()
+    assert cli.main(command) == 3
+    assert (tmp_path / "scan" / "manifest.csv").read_bytes() == before
+    assert "Fitting" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.manifest.manifest import read_manifest
@@ -13,6 +14,8 @@ from lightning_poison.shell.scan import SUMMARY
 
 def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> tuple[int, int]:
     """Link the images of a scanned folder that a manifest keeps into a new folder. The originals are not touched.
+
+    Files that the scan could not read are left out too.
 
     Args:
         manifest: The manifest, which may have been edited: only rows with the decision `removed` are left out.
@@ -26,7 +29,11 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
         ValueError: If the folder is not empty or inside of the source, the source is unknown, or the manifest names
             a file that the source does not have.
     """
-    root = _source_of(manifest) if source is None else source
+    summary = _summary_beside(manifest)
+    root = source or Path(summary.get("source", ""))
+    if source is None and not summary:
+        hint = "Name the folder that was scanned: `--source FOLDER`."
+        raise ValueError(expected(f"{SUMMARY} beside the manifest", "the source of the scan", "none", hint))
     if not root.is_dir():
         hint = "Name the folder that was scanned: `--source FOLDER`."
         raise ValueError(expected("the source", "a folder of images", printable(root), hint))
@@ -43,7 +50,8 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
         raise ValueError(expected("the manifest", f"to be of {printable(root)}", came))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    kept = [file for file in files if file.resolve() not in removed]
+    left_out = removed | {Path(each["name"]).resolve() for each in summary.get("unreadable", [])}
+    kept = [file for file in files if file.resolve() not in left_out]
     try:
         for file in kept:
             link = partial / file.relative_to(root)
@@ -77,13 +85,13 @@ def undo_copy(copy_to: Path) -> int:
     return len(files)
 
 
-def _source_of(manifest: Path) -> Path:
+def _summary_beside(manifest: Path) -> dict[str, Any]:
+    """Return the summary of the scan that wrote a manifest, empty if there is none."""
     try:
-        found = json.loads((manifest.parent / SUMMARY).read_text(encoding="utf-8"))["source"]
-        return Path(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        hint = "Name the folder that was scanned: `--source FOLDER`."
-        raise ValueError(expected(f"{SUMMARY} beside the manifest", "the source of the scan", "none", hint)) from error
+        found = json.loads((manifest.parent / SUMMARY).read_text(encoding="utf-8"))
+        return found if isinstance(found["source"], str) and isinstance(found.get("unreadable", []), list) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _link(file: Path, link: Path) -> None:

@@ -142,7 +142,7 @@ def summary_of(source: str, data: Source, verdict: Verdict, output: Path, refusa
     """
     evidence = verdict.evidence
     return {
-        "source": printable(source, limit=4096),
+        "source": source,
         "evidence": evidence.present,
         "kind": evidence.kind,
         "estimate": evidence.contamination,
@@ -152,7 +152,7 @@ def summary_of(source: str, data: Source, verdict: Verdict, output: Path, refusa
         "power": evidence.power,
         "samples": len(verdict),
         "removed": int((~verdict.keep).sum()),
-        "unreadable": len(data.unreadable),
+        "unreadable": [{"name": each.name, "reason": printable(each.reason)} for each in data.unreadable],
         "classes": _by_class(data, verdict),
         "findings": [printable(str(each), limit=1000) for each in verdict.findings],
         "notes": [printable(note, limit=1000) for note in (*verdict.notes, *data.notes)],

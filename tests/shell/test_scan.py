@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell import scan as module
+from lightning_poison.shell.apply import copy_kept
 from lightning_poison.shell.scan import ScanOptions, run_scan, scorer_named
 
 
@@ -97,7 +99,7 @@ def test_summary_for_machines(folder, tmp_path, judged, capsys):
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan"), "--json"]) == 3
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads((tmp_path / "scan" / "summary.json").read_text())
-    assert (shown["samples"], shown["removed"], shown["unreadable"], shown["evidence"]) == (40, 3, 1, True)
+    assert (shown["samples"], shown["removed"], len(shown["unreadable"]), shown["evidence"]) == (40, 3, 1, True)
     assert shown["classes"] == [
         {"name": "cat", "samples": 20, "removed": 3},
         {"name": "dog", "samples": 20, "removed": 0},
@@ -165,6 +167,19 @@ def test_interrupt_says_that_the_same_command_continues(folder, tmp_path, monkey
     monkeypatch.setattr(module, "sanitize", interrupt)
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are UTF-16")
+def test_file_names_of_any_encoding(folder, tmp_path, judged, capsys):
+    judged(3)
+    name = os.fsencode(folder / "cat") + b"/00\xff\x1b[2J,=1.png"
+    (folder / "cat" / "00.png").rename(os.fsdecode(name))
+    (folder / "cat" / "broken.png").rename(os.fsdecode(os.fsencode(folder / "cat") + b"/\xfe.png"))
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 3
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert len(read_manifest(tmp_path / "scan" / "manifest.csv").rows) == 3
+    assert copy_kept(tmp_path / "scan" / "manifest.csv", tmp_path / "clean") == (37, 4)
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def _from_table(place: Path, label: str | None, path: str | None, reading: dict[
     paths = path_column(columns, path)
     if paths is None:
         dataset, classes, unused = numeric_samples(columns, labels)
-        notes = [f"Columns without numbers are not used: {printable(', '.join(unused))}."] if unused else []
+        notes = [f"Columns that are not used: {printable(', '.join(unused))}."] if unused else []
         return Source(dataset, classes, notes=notes)
     files = [
         (str(place.parent / str(file)), str(name).strip())

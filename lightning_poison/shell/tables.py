@@ -13,6 +13,7 @@ from lightning_poison.checks import expected, printable
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "y")
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
+ID_COLUMNS = ("id", "ids", "index", "", "unnamed: 0")
 _INPUT_ARRAYS = ("x", "inputs", "images", "data", "features", "embeddings", "arr_0")
 _LABEL_ARRAYS = (*LABEL_COLUMNS, "arr_1")
 
@@ -65,12 +66,13 @@ def numeric_samples(columns: Mapping[str, Sequence[Any]], label: str) -> tuple[T
 
     Args:
         columns: The table.
-        label: Column of the labels. Other columns with anything but numbers are left out.
+        label: Column of the labels. Numbers of rows (`id`, `index`) and columns with anything but numbers are left out.
 
     Raises:
         ValueError: If no column has numbers.
     """
-    used = [name for name, values in columns.items() if name != label and _numeric(values)]
+    inputs_of = {name: values for name, values in columns.items() if name != label and name.lower() not in ID_COLUMNS}
+    used = [name for name, values in inputs_of.items() if _numeric(values)]
     if not used:
         raise ValueError(expected("the table", "columns of numbers beside the labels", "none", _PATHS))
     inputs = torch.tensor([[float(value) for value in columns[name]] for name in used]).T.contiguous()

@@ -18,10 +18,10 @@ def written(folder, text, name="table.csv"):
 
 def test_numbers_and_labels(tmp_path):
     found = open_source(written(tmp_path, "id,width,Label,note\n7,1.5,b,x\n8,2.5,a,y\n"))
-    assert found.dataset.tensors[0].tolist() == [[7, 1.5], [8, 2.5]]
+    assert found.dataset.tensors[0].tolist() == [[1.5], [2.5]]
     assert found.dataset.tensors[1].tolist() == [1, 0]
     assert found.classes == ["a", "b"]
-    assert found.notes == ["Columns without numbers are not used: note."]
+    assert found.notes == ["Columns that are not used: id, note."]
 
 
 def test_columns_are_named(tmp_path):

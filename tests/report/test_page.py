@@ -434,7 +434,7 @@ def test_vectors_and_texts_have_their_first_values(page_of):
         (Image.new("P", (9, 8)), (8, 9, 3), 0),
         (Image.new("RGB", (640, 320), "red"), (32, 64, 3), 255),
     ],
-    ids=str,
+    ids=["bytes", "floats", "RGBA", "normalized", "NaN", "integers", "booleans", "bfloat16", "palette", "large"],
 )
 def test_pictures_of_images(value, shape, first):
     picture = picture_of(value, limit=100_000)

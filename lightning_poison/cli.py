@@ -97,10 +97,10 @@ def apply(manifest: Path, *, copy_to: Path, source: Path | None = None, undo: bo
     from lightning_poison.shell.apply import copy_kept, undo_copy
 
     if undo:
-        print(f"{undo_copy(copy_to):,} links deleted")
+        _write_line(f"{undo_copy(copy_to):,} links deleted")
     else:
         kept, removed = copy_kept(manifest, copy_to, source=source)
-        print(f"{kept:,} files linked into {printable(copy_to)}; {removed:,} left out")
+        _write_line(f"{kept:,} files linked into {printable(copy_to)}; {removed:,} left out")
 
 
 def attacks(*, scorers: bool = False) -> None:
@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lightning-poison: interrupted; the same command continues", file=sys.stderr)
+        continues = "; the same command continues" if command_line[0] == "scan" else ""
+        print(f"lightning-poison: interrupted{continues}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 

@@ -237,7 +237,8 @@ def _left_out(data: Source) -> str:
     if not data.unreadable:
         return ""
     first = data.unreadable[0]
-    more = f"{len(data.unreadable):,} files left out, such as {printable(first.name)} ({printable(first.reason)})"
+    files = "1 file" if len(data.unreadable) == 1 else f"{len(data.unreadable):,} files"
+    more = f"{files} left out, such as {printable(first.name)} ({printable(first.reason)})"
     return f"; {more}"
 
 

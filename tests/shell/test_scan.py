@@ -89,7 +89,7 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     assert {row.label_name for row in rows} <= {"cat"}
     assert Verdict.load(output / "verdict.safetensors").evidence.present == present
     shown = capsys.readouterr().out
-    assert "40 samples; 1 files left out, such as" in shown
+    assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
     assert ("evidence of poison" in shown) == present
 

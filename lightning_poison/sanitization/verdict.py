@@ -240,16 +240,25 @@ class Verdict:
             lines += _details(self.evidence, class_names, rows)
         if missing := self.not_looked_for():
             lines.append(f"not looked for: {missing}")
+        if missed := self.easily_missed():
+            lines.append(f"easily missed: {missed}")
         lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
 
     def not_looked_for(self) -> str:
         """Return the kinds of poison that no scorer looked for, with commas between them."""
-        found = [each.evidence for each in self.findings if each.evidence] or [self.evidence]
-        kinds = {each.kind for each in found}
+        kinds = self._kinds()
         if "unlike trusted data" in kinds:
             return ""
         return ", ".join(what for kind, what in _KINDS.items() if kind not in kinds)
+
+    def easily_missed(self) -> str:
+        """Return which poison the scorers that looked for backdoors are known to miss, or an empty text."""
+        return _MISSED_GROUPS if "groups" in self._kinds() else ""
+
+    def _kinds(self) -> set[str]:
+        found = [each.evidence for each in self.findings if each.evidence] or [self.evidence]
+        return {each.kind for each in found}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, for `from_saved`."""
@@ -330,6 +339,12 @@ _KINDS: dict[str, str] = {
     "perturbations": "inputs that were perturbed one by one",
 }
 """Kinds of poison that decisions without trusted data may look for. None looks for the last."""
+
+_MISSED_GROUPS = (
+    "backdoors that are on most of a class, look natural (reflections), or have fewer than about 20 samples; "
+    "collisions in the features of another network"
+)
+"""What decisions by groups do not find in docs/benchmarks.md, though the attack succeeds."""
 
 
 def _details(evidence: Evidence | None, class_names: "list[str] | None", rows: int) -> list[str]:

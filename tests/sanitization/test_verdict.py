@@ -108,6 +108,7 @@ def test_with_kept():
 
 def test_summary():
     lines = verdict(scorer="odd\x1b[0m").summary(class_names=["a"] * 9 + ["nine\n"], rows=1).splitlines()
+    assert not any(line.startswith("easily missed") for line in lines)  # backdoors were not looked for
     assert lines[0] == "4 samples scored by odd\\x1b[0m; 2 removed (50.00 %)"
     assert lines[1].startswith("evidence of poison: an estimated 50.00 % of the labels are wrong (25.00 to 75")
     assert lines[2] == "calibrated on held-out trusted data, stated false-positive rate 1 %"
@@ -228,7 +229,9 @@ def test_accusers_of_removed_samples():
 
 def test_groups_are_saved_and_summarized(tmp_path):
     groups = (SuspectGroup(0, 40, 12.3, 0.9, 0.1, True), SuspectGroup(1, 9, 7.0, 0.0, 0.2, False))
-    old = verdict(evidence=Evidence(True, 0.5, 0.25, 0.75, 0.95, 0.003, groups=groups), calibration="group tests")
+    old = verdict(
+        evidence=Evidence(True, 0.5, 0.25, 0.75, 0.95, 0.003, kind="groups", groups=groups), calibration="group tests"
+    )
     old.save(tmp_path / "v")
     new = Verdict.load(tmp_path / "v")
     assert new.evidence.groups == groups
@@ -236,6 +239,7 @@ def test_groups_are_saved_and_summarized(tmp_path):
     assert "labeled cat: 40 samples form a separate group" in summary
     assert "labeled dog: 9 samples form a separate group (Ashman's D 7.0) without an effect" in summary
     assert "more groups" not in summary
+    assert summary.splitlines()[-1].startswith("easily missed: backdoors that are on most of a class")
     shortened = new.summary(class_names=["cat", "dog"], rows=1)
     assert "dog" not in shortened
     assert "\n  and 1 more groups\n" in shortened

@@ -3,8 +3,11 @@
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
 
+import difflib
+import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentError, auto_cli
 
 from lightning_poison.checks import printable
 from lightning_poison.errors import (
@@ -45,9 +48,11 @@ def scan(
     *,
     output: Path = Path("lightning_poison_scan"),
     trusted: str | None = None,
-    scorer: str = "balanced",
+    scorer: str | dict[str, Any] | list[str | dict[str, Any]] = "balanced",
+    backbone: str | None = None,
     label: str | None = None,
     path: str | None = None,
+    ids: str | None = None,
     image_size: int | None = None,
     false_positive_rate: float = 0.01,
     device: str = "cpu",
@@ -62,12 +67,17 @@ def scan(
 
     Args:
         source: A folder of images with a folder for each class; a .csv or .parquet table of paths and labels, or of
-            numbers and labels; an .npz or .npy file; or package.module:function, which returns a data set.
+            numbers and labels; an .npz or .npy file; a data set of Hugging Face, as a folder or hf:NAME; or
+            package.module:function, which returns a data set.
         output: Folder for manifest.csv, verdict.safetensors, report.html and summary.json.
         trusted: Known-clean samples, in any of these forms.
-        scorer: fast, balanced or thorough, or the name of a scorer. May be repeated.
+        scorer: fast, balanced or thorough, or the name of a scorer. May be repeated. In a configuration file also a
+            mapping of name and settings, or a list of these.
+        backbone: Network with pretrained weights on this machine, timm:NAME or torchvision:NAME, for features of
+            images that never saw the labels.
         label: Column or array of the labels; for .npy, the file of the labels.
-        path: Column of the paths of the images in a table.
+        path: Column of the paths of the images in a table, or of the images.
+        ids: Column of the names of samples that are no files; for .npy, the file of the names.
         image_size: Height and width to which images are scaled. Default: as they are, up to 96.
         false_positive_rate: Share of clean samples that may be removed.
         device: Where to compute, such as cpu or cuda.
@@ -78,27 +88,52 @@ def scan(
     from lightning_poison.shell.scan import ScanOptions, run_scan
 
     options = ScanOptions(
-        output, trusted, scorer, label, path, image_size, false_positive_rate, device, num_workers, seed
+        output=output,
+        trusted=trusted,
+        scorer=scorer,
+        backbone=backbone,
+        label=label,
+        path=path,
+        ids=ids,
+        image_size=image_size,
+        false_positive_rate=false_positive_rate,
+        device=device,
+        num_workers=num_workers,
+        seed=seed,
     )
     with _quiet_lightning(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning|torch")
         return run_scan(source, options, write=_write_line, as_json=json)
 
 
-def apply(manifest: Path, *, copy_to: Path, source: Path | None = None, undo: bool = False) -> None:
-    """Make a copy of a scanned folder, by links, without the files that a manifest removes.
+def apply(
+    manifest: Path,
+    *,
+    copy_to: Path | None = None,
+    list_to: Path | None = None,
+    source: Path | None = None,
+    undo: bool = False,
+) -> None:
+    """Make a copy of a scanned folder, by links, or a list of files, without those that a manifest removes.
 
     Args:
         manifest: The manifest of a scan; rows whose decision is not "removed" are kept.
         copy_to: The new folder.
-        source: The folder that was scanned. Default: as written beside the manifest.
+        list_to: A text file for the paths that are kept, one for each line.
+        source: What was scanned: a folder, or a table of paths. Default: as written beside the manifest.
         undo: Delete the copy again.
     """
-    from lightning_poison.shell.apply import copy_kept, undo_copy
+    from lightning_poison.shell.apply import copy_kept, list_kept, undo_copy
 
-    if undo:
+    if (copy_to is None) == (list_to is None):
+        came = "neither" if copy_to is None else "both"
+        raise ValueError(f"Expected one of `--copy-to FOLDER` and `--list-to FILE`, but got {came}.")
+    if list_to is not None:
+        kept, removed = list_kept(manifest, list_to, source=source)
+        _write_line(f"{kept:,} files listed in {printable(list_to)}; {removed:,} left out")
+    elif copy_to is not None and undo:
         _write_line(f"{undo_copy(copy_to):,} links deleted")
-    else:
+    elif copy_to is not None:
         kept, removed = copy_kept(manifest, copy_to, source=source)
         _write_line(f"{kept:,} files linked into {printable(copy_to)}; {removed:,} left out")
 
@@ -169,13 +204,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _show_help()
         status = _run(_normalize(command_line))
         sys.stdout.flush()
+    except ArgumentError as error:
+        return _report(f"{error}\n{_nearest(str(error), command_line[0])}")
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _USER_ERRORS as error:
-        lines = [printable(line, limit=1000) for line in str(error).splitlines()]
-        print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
-        return 2
+        return _report(str(error))
     except KeyboardInterrupt:
         continues = "; the same command continues" if command_line[0] == "scan" else ""
         print(f"lightning-poison: interrupted{continues}", file=sys.stderr)
@@ -199,7 +234,22 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _run(arguments: list[str]) -> Any:
     name = "lightning-poison"
-    return auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=True, version=metadata.version(name))
+    version = metadata.version(name)
+    return auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=True, version=version, exit_on_error=False)
+
+
+def _nearest(message: str, command: str) -> str:
+    """Return which option or command an error about an unknown one may mean, and where they are listed."""
+    found = re.search(r"option '([\w.-]+)'|unrecognized arguments: --([\w-]+)|invalid choice: '([\w-]+)'", message)
+    known: list[str] = list(_COMMANDS)
+    if command in _COMMANDS:
+        known = list(inspect.signature(_COMMANDS[command]).parameters)
+    else:
+        command = ""
+    close = difflib.get_close_matches(next(filter(None, found.groups())), known, n=1) if found else []
+    hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
+    listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
+    return f"{hint}`{listed}` lists what there is."
 
 
 def _show_help() -> int:
@@ -228,6 +278,12 @@ def _normalize(arguments: Sequence[str]) -> list[str]:
         is_flag = argument in _FLAGS and following not in ("true", "false")
         normalized.append(f"{argument}=true" if is_flag else argument)
     return [*normalized, f"--scorer={','.join(scorers)}"] if scorers else normalized
+
+
+def _report(message: str) -> int:
+    lines = [printable(line, limit=1000) for line in message.splitlines()]
+    print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
+    return 2
 
 
 def _write_line(line: str) -> None:

@@ -126,11 +126,27 @@ def test_error_message_keeps_lines_and_escapes_control_characters(capsys, monkey
     assert capsys.readouterr().err == "lightning-poison: Expected this, but got \\x1b[2J.\nDo that.\n"
 
 
-def test_refuses_misspelled_option(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["demo", "--date", "digits"])
-    assert stopped.value.code == 2
-    assert "date" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "unknown", "meant"),
+    [
+        (["demo", "--date", "digits"], "--date", "Did you mean data? `lightning-poison demo --help` lists"),
+        (["scan", "x", "--imagesize=3"], "--imagesize", "Did you mean image-size? `lightning-poison scan --help`"),
+        (["scann", "x"], "'scann'", "Did you mean scan? `lightning-poison --help` lists"),
+        (["scan", "x", "--seed", "y"], "seed", "`lightning-poison scan --help` lists"),
+    ],
+)
+def test_misspelled_options_are_named_with_the_nearest(capsys, arguments, unknown, meant):
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("lightning-poison: ")
+    assert unknown in shown
+    assert meant in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--copy-to", "a", "--list-to", "b"]])
+def test_apply_needs_one_place_to_write_to(capsys, options):
+    assert cli.main(["apply", "manifest.csv", *options]) == 2
+    assert "one of `--copy-to FOLDER` and `--list-to FILE`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -54,9 +54,12 @@ class RecommendedScorer:
         preset: `"fast"`, which looks for wrong labels; `"balanced"`, which trains one more network and looks for
             backdoors too; or `"thorough"`, which also trains one adversarially. Default: `"balanced"`.
         pixels: Normalization of the images. Default: raw images in [0, 1].
+        encoder: Network with pretrained weights for the features that never saw the labels, of color and gray images,
+            `"timm:NAME"` or `"torchvision:NAME"`; see `FeatureModel`. Default: the embedded one, for color images.
 
     Raises:
-        ValueError: If `preset` is not one of these.
+        MissingEncoderError: If a package or the weights of `encoder` are not on this machine.
+        ValueError: If `preset` is not one of these, or there is no network `encoder`.
 
     Example:
         >>> import torch
@@ -69,11 +72,15 @@ class RecommendedScorer:
     name = "recommended"
     is_control = False
 
-    def __init__(self, preset: Preset = "balanced", *, pixels: PixelRange | None = None) -> None:
+    def __init__(
+        self, preset: Preset = "balanced", *, pixels: PixelRange | None = None, encoder: str | None = None
+    ) -> None:
         self.preset: Preset = one_of("preset", preset, PRESETS)
         if pixels is not None:
             instance("pixels", pixels, PixelRange)
         self.pixels = pixels
+        self.encoder = encoder
+        self._features = None if encoder is None else FeatureModel(encoder, pixels=pixels)
 
     def __repr__(self) -> str:
         return f"RecommendedScorer({self.preset!r})"
@@ -81,7 +88,8 @@ class RecommendedScorer:
     def settings(self) -> Mapping[str, Any]:
         """Return what the choice of scorers depends on, besides the data, as JSON values."""
         pixels = None if self.pixels is None else dict(vars(self.pixels))
-        return {"preset": self.preset, "pixels": pixels, "pretrained": has_embedded_encoder()}
+        settings = {"preset": self.preset, "pixels": pixels, "pretrained": has_embedded_encoder()}
+        return settings if self.encoder is None else settings | {"encoder": self.encoder}
 
     def for_inputs(self, inputs: Tensor) -> Scorer | SetScorer | UnionScorer:
         """Return the scorers for a data set.
@@ -91,7 +99,9 @@ class RecommendedScorer:
         """
         shape = tuple(inputs.shape[1:])
         members: dict[str, Scorer | SetScorer] = {}
-        if _is_color(shape) and has_embedded_encoder() and self._is_readable(inputs):
+        if self._features is not None and _is_image(shape):
+            members["label-blind"] = LinearProbeScorer(self._features)
+        elif _is_color(shape) and has_embedded_encoder() and self._is_readable(inputs):
             members["label-blind"] = LinearProbeScorer(FeatureModel(EMBEDDED, pixels=self.pixels))
         else:
             large = _is_image(shape) and max(shape[1:]) >= LARGE_IMAGE
@@ -112,7 +122,10 @@ class RecommendedScorer:
         Args:
             inputs: Some inputs of the data set, `(B, ...)`.
         """
-        if not _is_color(tuple(inputs.shape[1:])):
+        shape = tuple(inputs.shape[1:])
+        if self._features is not None and not _is_image(shape):
+            return (f"{printable(self.encoder)} was not used: it reads images, and the inputs have the shape {shape}.",)
+        if self._features is not None or not _is_color(shape):
             return ()
         if not has_embedded_encoder():
             return (

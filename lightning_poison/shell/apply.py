@@ -1,4 +1,4 @@
-"""The `apply` command: a copy of a folder by links, without the files that a manifest removes."""
+"""The `apply` command: a copy of a folder by links, or a list of files, without those that a manifest removes."""
 
 import json
 import os
@@ -8,8 +8,10 @@ from typing import Any
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.manifest.manifest import read_manifest
+from lightning_poison.serialization import atomic_path
 from lightning_poison.shell.image_files import find_images
 from lightning_poison.shell.scan import SUMMARY
+from lightning_poison.shell.tables import path_column, read_table
 
 
 def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> tuple[int, int]:
@@ -26,32 +28,20 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
         Numbers of files that were linked and left out.
 
     Raises:
-        ValueError: If the folder is not empty or inside of the source, the source is unknown, or the manifest names
-            a file that the source does not have.
+        ValueError: If the folder is not empty or inside of the source, the source is unknown or no folder, or the
+            manifest names a file that the source does not have.
     """
-    summary = _summary_beside(manifest)
-    root = source or Path(summary.get("source", ""))
-    if source is None and not summary:
-        hint = "Name the folder that was scanned: `--source FOLDER`."
-        raise ValueError(expected(f"{SUMMARY} beside the manifest", "the source of the scan", "none", hint))
+    root, kept, count = _kept_files(manifest, source)
     if not root.is_dir():
-        hint = "Name the folder that was scanned: `--source FOLDER`."
-        raise ValueError(expected("the source", "a folder of images", printable(root), hint))
+        way = "`--list-to FILE` lists what is kept of a table."
+        raise ValueError(expected("the source", "a folder of images", printable(root), way))
     target = copy_to.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(expected("copy_to", "a new or empty folder", printable(copy_to)))
     if target.is_relative_to(root.resolve()):
         raise ValueError(expected("copy_to", "a folder outside of the source", printable(copy_to)))
-    removed = {Path(row.path).resolve() for row in read_manifest(manifest).rows if row.decision == "removed"}
-    files = [Path(path) for path, _ in find_images(root)[0]]
-    missing = removed - {file.resolve() for file in files}
-    if missing:
-        came = f"{len(missing):,} files that are not there, such as {printable(sorted(missing)[0])}"
-        raise ValueError(expected("the manifest", f"to be of {printable(root)}", came))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    left_out = removed | {Path(each["name"]).resolve() for each in summary.get("unreadable", [])}
-    kept = [file for file in files if file.resolve() not in left_out]
     try:
         for file in kept:
             link = partial / file.relative_to(root)
@@ -62,7 +52,32 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return len(kept), len(files) - len(kept)
+    return len(kept), count - len(kept)
+
+
+def list_kept(manifest: Path, list_to: Path, *, source: Path | None = None) -> tuple[int, int]:
+    """Write the paths of the images that a manifest keeps to a text file, one for each line.
+
+    Args:
+        manifest: See `copy_kept`.
+        list_to: The file. One that exists is replaced.
+        source: The folder or the table that was scanned. Default: as written in `summary.json` beside the manifest.
+
+    Returns:
+        Numbers of files that are listed and left out.
+
+    Raises:
+        ValueError: If the source is unknown, neither a folder nor a table of paths, or the manifest names a file that
+            it does not have; or a path has a line break.
+    """
+    _, kept, count = _kept_files(manifest, source)
+    broken = next((file for file in kept if len(str(file).splitlines()) > 1), None)
+    if broken is not None:
+        way = "Use `--copy-to FOLDER`."
+        raise ValueError(expected("the paths", "without line breaks", printable(broken), way))
+    with atomic_path(list_to) as partial:
+        partial.write_text("".join(f"{file}\n" for file in kept), encoding="utf-8", errors="surrogateescape")
+    return len(kept), count - len(kept)
 
 
 def undo_copy(copy_to: Path) -> int:
@@ -85,11 +100,43 @@ def undo_copy(copy_to: Path) -> int:
     return len(files)
 
 
+def _kept_files(manifest: Path, source: Path | None) -> tuple[Path, list[Path], int]:
+    """Return what was scanned, the files of it that a manifest keeps, and the number of all of them."""
+    summary = _summary_beside(manifest)
+    origin = Path(summary.get("working_directory", ""))  # what relative paths start from
+    root = source or origin / summary.get("source", "")
+    hint = "Name what was scanned: `--source PATH`."
+    if source is None and not summary:
+        raise ValueError(expected(f"{SUMMARY} beside the manifest", "the source of the scan", "none", hint))
+    is_table = root.suffix.lower() in (".csv", ".parquet") and root.is_file()
+    if not root.is_dir() and not is_table:
+        raise ValueError(expected("the source", "a folder of images, or a table of their paths", printable(root), hint))
+    found = _files_in_table(root, summary.get("path")) if is_table else [path for path, _ in find_images(root)[0]]
+    files = [Path(path) for path in found]
+    removed = {(origin / row.path).resolve() for row in read_manifest(manifest).rows if row.decision == "removed"}
+    missing = removed - {file.resolve() for file in files}
+    if missing:
+        came = f"{len(missing):,} files that are not there, such as {printable(sorted(missing)[0])}"
+        raise ValueError(expected("the manifest", f"to be of {printable(root)}", came))
+    left_out = removed | {(origin / each["name"]).resolve() for each in summary.get("unreadable", [])}
+    return root, [file for file in files if file.resolve() not in left_out], len(files)
+
+
+def _files_in_table(table: Path, path: str | None) -> list[str]:
+    columns = read_table(table)
+    name = path_column(columns, path)
+    if name is None:
+        raise ValueError(expected("the source", "a table of paths", f"{printable(table)}, a table of numbers"))
+    return [str(table.parent / str(file)) for file in columns[name]]
+
+
 def _summary_beside(manifest: Path) -> dict[str, Any]:
     """Return the summary of the scan that wrote a manifest, empty if there is none."""
     try:
         found = json.loads((manifest.parent / SUMMARY).read_text(encoding="utf-8"))
-        return found if isinstance(found["source"], str) and isinstance(found.get("unreadable", []), list) else {}
+        texts = found["source"], found.get("working_directory", ""), found.get("path") or ""
+        is_sound = all(isinstance(text, str) for text in texts) and isinstance(found.get("unreadable", []), list)
+        return found if is_sound else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -1,6 +1,6 @@
 """Image files read once, as a person would see them, into one block of pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,12 @@ def find_images(folder: Path) -> tuple[list[tuple[str, str]], list[Unreadable]]:
 
 
 def read_images(
-    files: Sequence[tuple[str, str]], *, image_size: int | None = None, threads: int = 2, store: Path | None = None
+    files: Sequence[tuple[str, str]],
+    *,
+    image_size: int | None = None,
+    threads: int = 2,
+    store: Path | None = None,
+    open_file: Callable[[str], Any] = str,
 ) -> tuple[ImageFiles, list[Unreadable]]:
     """Read image files into one block of pixels, and list those that cannot be read.
 
@@ -116,6 +121,8 @@ def read_images(
             96.
         threads: Number of threads that decode. Default: 2.
         store: File for the pixels if they need more than 2 GiB. Default: they are held in memory.
+        open_file: Returns the path or a binary stream of an image by its name in `files`. Called from several threads.
+            Default: the names are paths.
 
     Raises:
         ValueError: If no image can be read.
@@ -126,7 +133,7 @@ def read_images(
     readable: list[tuple[str, str]] = []
     shapes: list[tuple[tuple[int, int], bool]] = []
     with ThreadPoolExecutor(threads) as pool:
-        for file, header in zip(files, pool.map(_header, [path for path, _ in files]), strict=True):
+        for file, header in zip(files, pool.map(lambda file: _header(open_file, file[0]), files), strict=True):
             if isinstance(header, str):
                 left_out.append(Unreadable(file[0], header))
             else:
@@ -140,7 +147,7 @@ def read_images(
         kept: list[tuple[str, str]] = []
         for first in range(0, len(readable), _AT_ONCE):
             part = readable[first : first + _AT_ONCE]
-            decoded = pool.map(lambda file: _decode(file[0], size, channels), part)
+            decoded = pool.map(lambda file: _decode(open_file, file[0], size, channels), part)
             for file, image in zip(part, decoded, strict=True):
                 if isinstance(image, str):
                     left_out.append(Unreadable(file[0], image))
@@ -181,10 +188,10 @@ def _walk(folder: Path, root: Path, seen: set[Path]) -> Iterator[tuple[Path, str
             yield entry, ""
 
 
-def _header(path: str) -> tuple[tuple[int, int], bool] | str:
+def _header(open_file: Callable[[str], Any], path: str) -> tuple[tuple[int, int], bool] | str:
     """Return height and width as seen, and whether the image is gray; or why it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(open_file(path)) as image:
             width, height = image.size
             if image.getexif().get(0x0112, 1) >= 5:
                 width, height = height, width
@@ -193,10 +200,10 @@ def _header(path: str) -> tuple[tuple[int, int], bool] | str:
         return describe_error(error, limit=200)
 
 
-def _decode(path: str, size: tuple[int, int], channels: int) -> np.ndarray | str:
+def _decode(open_file: Callable[[str], Any], path: str, size: tuple[int, int], channels: int) -> np.ndarray | str:
     """Return pixels, uint8 `(C, H, W)`; or why they cannot be read."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(open_file(path)) as opened:
             opened.draft("RGB", (4 * size[1], 4 * size[0]))
             image = _as_seen(ImageOps.exif_transpose(opened), channels)
             if image.size != size[::-1]:

@@ -12,14 +12,12 @@ import torch
 from lightning_poison.checks import expected, printable
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.manifest.manifest import write_manifest
-from lightning_poison.registry.registry import available_scorers, get_scorer
 from lightning_poison.report.page import write_report
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
-from lightning_poison.scorers.recommended import PRESETS
-from lightning_poison.scorers.union import UnionScorer
 from lightning_poison.serialization import atomic_path, check_writable
+from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
 from lightning_poison.shell.sources import Source, open_source
 
 NO_EVIDENCE, EVIDENCE = 0, 3
@@ -37,9 +35,11 @@ class ScanOptions:
     Args:
         output: Folder for the results, and for finished work of an interrupted scan.
         trusted: Known-clean data, in any form of a source.
-        scorer: A preset, the name of a scorer, or several names with commas between them. Default: `"balanced"`.
+        scorer: See `scorer_from_option`. Default: `"balanced"`.
+        backbone: See `scorer_from_option`.
         label: See `open_source`.
         path: See `open_source`.
+        ids: See `open_source`.
         image_size: See `open_source`.
         false_positive_rate: Share of clean samples that may be removed, in (0, 1). Default: 0.01.
         device: Where to compute. Default: `"cpu"`.
@@ -49,9 +49,11 @@ class ScanOptions:
 
     output: Path
     trusted: str | None = None
-    scorer: str = "balanced"
+    scorer: ScorerOption = "balanced"
+    backbone: str | None = None
     label: str | None = None
     path: str | None = None
+    ids: str | None = None
     image_size: int | None = None
     false_positive_rate: float = 0.01
     device: str = "cpu"
@@ -80,18 +82,18 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         InconclusiveError: If the data cannot be judged.
     """
     begin = time.monotonic()
-    scorer = scorer_named(options.scorer)
+    scorer = scorer_from_option(options.scorer, options.backbone)
     runtime = LocalRuntime(options.device, num_workers=options.num_workers)
     check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
     cache = options.output / "cache"
-    reading: dict[str, Any] = {"label": options.label, "path": options.path, "image_size": options.image_size}
+    reading: dict[str, Any] = {name: getattr(options, name) for name in ("label", "path", "ids", "image_size")}
     data = open_source(source, **reading, threads=runtime.threads, store=cache / "pixels")
     trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
     if not as_json:
         write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
     verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     _write_results(source, data, verdict, options.output)
-    summary = summary_of(source, data, verdict, options.output, refusal)
+    summary = summary_of(source, data, verdict, options, refusal)
     with atomic_path(options.output / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2), encoding="utf-8")
     if as_json:
@@ -105,44 +107,21 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 
-def scorer_named(names: str) -> Any:
-    """Return a scorer by its name, or a union of several; presets stay names, as `sanitize` takes them.
-
-    Raises:
-        ValueError: If there is no such scorer.
-
-    Example:
-        >>> scorer_named("fast"), scorer_named("confidence").name
-        ('fast', 'confidence')
-        >>> list(scorer_named("confidence,likelihood").members)
-        ['confidence', 'likelihood']
-    """
-    if names in PRESETS:
-        return names
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    known = {entry.name for entry in available_scorers()}
-    unknown = [name for name in listed if name not in known]
-    if unknown or not listed:
-        what = f"one of the presets {', '.join(PRESETS)}, or scorers that are installed"
-        came = printable(unknown[0] if unknown else names)
-        raise ValueError(expected("scorer", what, repr(came), "`lightning-poison attacks --scorers` lists them."))
-    scorers: dict[str, Any] = {name: get_scorer(name) for name in listed}
-    return UnionScorer(scorers) if len(scorers) > 1 else next(iter(scorers.values()))
-
-
-def summary_of(source: str, data: Source, verdict: Verdict, output: Path, refusal: str = "") -> dict[str, Any]:
+def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions, refusal: str = "") -> dict[str, Any]:
     """Return the summary of a scan as JSON values.
 
     Args:
         source: What was scanned.
         data: The data set.
         verdict: The decision.
-        output: Folder of the results.
+        options: How it was scanned.
         refusal: Why the decision would not be carried out by a training, or empty.
     """
     evidence = verdict.evidence
     return {
         "source": source,
+        "working_directory": str(Path.cwd()),
+        "path": options.path,
         "evidence": evidence.present,
         "kind": evidence.kind,
         "estimate": evidence.contamination,
@@ -158,7 +137,7 @@ def summary_of(source: str, data: Source, verdict: Verdict, output: Path, refusa
         "notes": [printable(note, limit=1000) for note in (*verdict.notes, *data.notes)],
         "refusal": refusal,
         "fingerprint": verdict.fingerprint,
-        "output": {name: str(output / file) for name, file in _FILES.items()},
+        "output": {name: str(options.output / file) for name, file in _FILES.items()},
     }
 
 

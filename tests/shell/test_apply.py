@@ -5,7 +5,7 @@ from PIL import Image
 
 from lightning_poison.manifest.manifest import Manifest
 from lightning_poison.manifest.rows import ManifestRow
-from lightning_poison.shell.apply import copy_kept, undo_copy
+from lightning_poison.shell.apply import copy_kept, list_kept, undo_copy
 
 
 def row(number, path, decision="removed"):
@@ -69,7 +69,7 @@ def test_refuses_the_manifest_of_another_folder(scanned, tmp_path):
 
 def test_names_the_option_if_the_source_is_unknown(scanned, tmp_path):
     (scanned / "summary.json").unlink()
-    with pytest.raises(ValueError, match="--source FOLDER"):
+    with pytest.raises(ValueError, match="--source PATH"):
         copy_kept(scanned / "manifest.csv", tmp_path / "clean")
 
 
@@ -81,3 +81,33 @@ def test_nothing_is_left_if_linking_fails(scanned, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         copy_kept(scanned / "manifest.csv", tmp_path / "clean")
     assert {path.name for path in tmp_path.iterdir()} == {"images", "scan"}
+
+
+def test_lists_what_the_manifest_keeps(scanned, tmp_path):
+    listed = tmp_path / "kept.txt"
+    assert list_kept(scanned / "manifest.csv", listed) == (4, 1)
+    source = tmp_path / "images"
+    kept = [source / "a" / "2.png", source / "a" / "4.png", source / "b" / "1.png", source / "b" / "3.png"]
+    assert listed.read_text().splitlines() == [str(path) for path in kept]
+
+
+def test_lists_what_is_kept_of_a_table(scanned, tmp_path):
+    table = tmp_path / "images" / "table.csv"
+    table.write_text("picture,label\na/0.png,a\na/2.png,a\n")
+    (scanned / "summary.json").write_text(json.dumps({"source": str(table), "path": "picture"}))
+    listed = tmp_path / "kept.txt"
+    assert list_kept(scanned / "manifest.csv", listed) == (1, 1)
+    assert listed.read_text() == f"{tmp_path / 'images' / 'a' / '2.png'}\n"
+    with pytest.raises(ValueError, match=r"a folder of images, but got .*table\.csv.\n`--list-to FILE`"):
+        copy_kept(scanned / "manifest.csv", tmp_path / "clean")
+    table.write_text("width,label\n1,a\n2,a\n")
+    (scanned / "summary.json").write_text(json.dumps({"source": str(table)}))
+    with pytest.raises(ValueError, match="a table of paths"):
+        list_kept(scanned / "manifest.csv", listed)
+
+
+def test_paths_with_line_breaks_are_not_listed(scanned, tmp_path):
+    (tmp_path / "images" / "a" / "2.png").rename(tmp_path / "images" / "a" / "2\n.png")
+    with pytest.raises(ValueError, match="without line breaks"):
+        list_kept(scanned / "manifest.csv", tmp_path / "kept.txt")
+    assert not (tmp_path / "kept.txt").exists()

@@ -15,7 +15,7 @@ from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell import scan as module
 from lightning_poison.shell.apply import copy_kept
-from lightning_poison.shell.scan import ScanOptions, run_scan, scorer_named
+from lightning_poison.shell.scan import ScanOptions, run_scan
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def verdict_of(dataset, removed, present):
-    labels = torch.tensor(dataset.targets)
+    labels = torch.tensor([int(label) for _, label in dataset])
     scores = torch.arange(len(labels)).double()
     keep = torch.ones(len(labels), dtype=torch.bool)
     keep[:removed] = False
@@ -149,7 +149,6 @@ def test_classes_of_trusted_data_have_the_numbers_of_the_data_set(folder, tmp_pa
 def test_unknown_scorers_are_named_before_anything_is_read(tmp_path, name):
     with pytest.raises(ValueError, match=r"one of the presets fast, balanced, thorough[\s\S]*--scorers"):
         run_scan(str(tmp_path), ScanOptions(tmp_path / "scan", scorer=name), write=lambda _: None)
-    assert scorer_named("thorough") == "thorough"
 
 
 def test_output_that_cannot_be_written_is_named_before_anything_is_read(folder, tmp_path, judged, capsys):
@@ -180,6 +179,49 @@ def test_file_names_of_any_encoding(folder, tmp_path, judged, capsys):
     assert "\x1b" not in shown
     assert len(read_manifest(tmp_path / "scan" / "manifest.csv").rows) == 3
     assert copy_kept(tmp_path / "scan" / "manifest.csv", tmp_path / "clean") == (37, 4)
+
+
+def test_settings_in_a_configuration_file(folder, tmp_path, judged):
+    calls = judged()
+    config = tmp_path / "scan.yaml"
+    config.write_text(
+        f"source: {folder}\noutput: {tmp_path / 'scan'}\nfalse_positive_rate: 0.02\n"
+        "scorer:\n- confidence\n- {name: likelihood, margin: 0.5, fit_settings: {epochs: 2}}\n"
+    )
+    assert cli.main(["scan", "--config", str(config)]) == 3
+    scorer, settings = calls[0][1], calls[0][2]
+    assert list(scorer.members) == ["confidence", "likelihood"]
+    assert scorer.members["likelihood"].settings()["margin"] == 0.5
+    assert settings["false_positive_rate"] == 0.02
+
+
+def test_misspelled_setting_in_a_configuration_file_is_named_with_the_nearest(folder, tmp_path, judged, capsys):
+    calls = judged()
+    config = tmp_path / "scan.yaml"
+    config.write_text(f"source: {folder}\nimage_siez: 32\n")
+    assert cli.main(["scan", "--config", str(config)]) == 2
+    assert "'image_siez'\nDid you mean image-size?" in capsys.readouterr().err
+    config.write_text(f"source: {folder}\nscorer: {{name: likelihood, marign: 0.5}}\n")
+    assert cli.main(["scan", "--config", str(config)]) == 2
+    assert "but got 'marign'.\nDid you mean margin?" in capsys.readouterr().err
+    assert not calls
+
+
+def test_relative_paths_are_applied_from_another_folder(folder, tmp_path, judged, monkeypatch):
+    judged(3)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["scan", "images", "--output", "scan"]) == 3
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert copy_kept(tmp_path / "scan" / "manifest.csv", tmp_path / "clean") == (37, 4)
+
+
+def test_samples_that_are_no_files_have_the_names_in_the_table(tmp_path, judged):
+    judged(2)
+    rows = "".join(f"s{number},{number},{number % 2}\n" for number in range(20))
+    (tmp_path / "table.csv").write_text(f"id,width,label\n{rows}")
+    assert cli.main(["scan", str(tmp_path / "table.csv"), "--output", str(tmp_path / "scan")]) == 3
+    assert [row.path for row in read_manifest(tmp_path / "scan" / "manifest.csv").rows] == ["s1", "s0"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ def test_numbers_and_labels(tmp_path):
     assert found.dataset.tensors[0].tolist() == [[1.5], [2.5]]
     assert found.dataset.tensors[1].tolist() == [1, 0]
     assert found.classes == ["a", "b"]
-    assert found.notes == ["Columns that are not used: id, note."]
+    assert found.notes == ["Columns that are not used: note."]
+    assert found.dataset.samples == [("7", 1), ("8", 0)]
 
 
 def test_columns_are_named(tmp_path):
@@ -93,6 +94,30 @@ def test_embeddings_and_their_labels(tmp_path):
     assert found.dataset.tensors[1].tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match=r"--label labels\.npy"):
         open_source(str(tmp_path / "data.npy"))
+
+
+def test_embeddings_in_a_column_and_names_in_another(tmp_path):
+    table = pyarrow.table({"e": [[1.5, 2.5], [3.5, 4.5]], "label": ["b", "a"], "key": ["k1", "k2"]})
+    parquet.write_table(table, tmp_path / "table.parquet")
+    found = open_source(str(tmp_path / "table.parquet"), ids="key")
+    assert found.dataset.tensors[0].tolist() == [[1.5, 2.5], [3.5, 4.5]]
+    assert found.dataset.samples == [("k1", 1), ("k2", 0)]
+    with pytest.raises(ValueError, match="a column 'name', but got e, label, key"):
+        open_source(str(tmp_path / "table.parquet"), ids="name")
+
+
+def test_names_in_a_file_or_an_array(tmp_path):
+    np.save(tmp_path / "data.npy", np.eye(2, dtype=np.float32))
+    np.save(tmp_path / "labels.npy", np.array([1, 0]))
+    written(tmp_path, "first one\nsecond\n", "ids.txt")
+    labels, ids = str(tmp_path / "labels.npy"), str(tmp_path / "ids.txt")
+    found = open_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
+    assert found.dataset.samples == [("first one", 1), ("second", 0)]
+    np.savez(tmp_path / "data.npz", x=np.eye(2), y=np.array([0, 1]), key=np.array(["a", "b"]))
+    assert open_source(str(tmp_path / "data.npz"), ids="key").dataset.samples == [("a", 0), ("b", 1)]
+    written(tmp_path, "only one\n", "ids.txt")
+    with pytest.raises(ValueError, match="the ids` to be one for each of the 2 samples, but got 1"):
+        open_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
 
 
 def test_nothing_pickled_is_loaded(tmp_path):

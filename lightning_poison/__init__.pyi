@@ -4,6 +4,7 @@ from .attacks.poisoned_dataset import PoisonedDataset as PoisonedDataset
 from .attacks.threat import Surrogate as Surrogate
 from .attacks.threat import Threat as Threat
 from .callbacks.adversarial_training import AdversarialTraining as AdversarialTraining
+from .callbacks.attack_monitor import AttackMonitor as AttackMonitor
 from .callbacks.batch_augmentation import BatchAugmentation as BatchAugmentation
 from .callbacks.lgm_injector import LGMInjector as LGMInjector
 from .callbacks.sanitizer import Sanitizer as Sanitizer

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -136,6 +137,36 @@ class Runtime(Protocol):
 
     def announce(self, message: str) -> None:
         """Show a message once, on rank 0."""
+
+
+_section: ContextVar[tuple[float, float]] = ContextVar("section", default=(0.0, 1.0))
+
+
+@contextmanager
+def section(start: float, end: float) -> Iterator[None]:
+    """Declare which part of the surrounding work runs inside, for progress bars over a whole run.
+
+    Args:
+        start: Share of the surrounding work that is done before, in [0, 1].
+        end: Share that is done afterwards.
+
+    Example:
+        >>> with section(0.5, 1.0), section(0.0, 0.5):
+        ...     print(current_section())
+        (0.5, 0.75)
+    """
+    begin, width = _section.get()
+    token = _section.set((begin + start * width, (end - start) * width))
+    try:
+        yield
+    finally:
+        _section.reset(token)
+
+
+def current_section() -> tuple[float, float]:
+    """Return start and end of the current section, as shares of the whole run."""
+    start, width = _section.get()
+    return start, start + width
 
 
 class SilentProgress:

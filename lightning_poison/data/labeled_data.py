@@ -25,10 +25,13 @@ from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
 from lightning_poison.randomness import derived_seed
-from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.runtime import Runtime, all_ranks, section
 
 MEMORY_LIMIT = 2 * 1024**3
 """Largest size in bytes of samples that are kept in memory for repeated use."""
+
+_SHARE_OF_RUN = 0.02
+"""Share of the time of a decision that reading is expected to take."""
 
 _REPEATED_BLOCKS = 4
 """Number of blocks that are read a second time to test whether samples stay the same."""
@@ -143,7 +146,7 @@ def _read_all(
     labels, peaks, first = [], [], []
     starts = {int(block[0]) for block in repeated}
     read = _blocks(raw, [*blocks, *repeated])
-    with runtime.progress(len(blocks), f"Reading {name}") as bar:
+    with section(0, _SHARE_OF_RUN), runtime.progress(len(blocks), f"Reading {name}") as bar:
         for block in itertools.islice(read, len(blocks)):
             labels.append(block.labels)
             peaks.append(peaks_of(block.inputs))
@@ -253,7 +256,8 @@ def digest_all(data: LabeledData, runtime: Runtime) -> None:
     if not len(missing):
         return
     blocks = index_blocks(torch.arange(len(missing)), BLOCK_SIZE)[runtime.rank :: runtime.world_size]
-    with all_ranks(runtime), runtime.progress(len(blocks), "Comparing the samples") as bar:
+    comparing = runtime.progress(len(blocks), "Comparing the samples")
+    with all_ranks(runtime), section(0, _SHARE_OF_RUN), comparing as bar:
         rest = SelectedDataset(data.source, missing, torch.zeros(len(missing), dtype=torch.int64))
         for _ in _blocks(rest, blocks):
             bar.advance()

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import all_ranks
+from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
@@ -42,6 +42,9 @@ _PROBED = 4_000
 
 _HELD_OUT = 0.1
 """Share of the samples in no group that the exclusion model is not trained on, as a reference."""
+
+_FIRST_FIT = 0.5
+"""Share of the time after which the network has learned the data; the rest is for the exclusion model and the tests."""
 
 _MAX_SEPARATION = 1e6
 
@@ -80,7 +83,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     """
     with all_ranks(job.runtime):
         call_check_set(scorer, job.labels)
-    model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
+    with section(0, _FIRST_FIT):
+        model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed, unit="agreement").argmax(1))
     fixed = feature_model_of(scorer).is_fitted
@@ -90,7 +94,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     groups = job.runtime.broadcast(groups)
     with all_ranks(job.runtime):
         apart = [group for group in groups if call_stands_apart(scorer, group) and _is_varied(job, group)]
-    effects = _effects(job, scorer, model, features, apart) if apart else []
+    with section(_FIRST_FIT, 1):
+        effects = _effects(job, scorer, model, features, apart) if apart else []
     removed = [each for each in effects if each.found.is_poison or job.settings.remove_without_evidence]
     suspects = [each.group for each in removed]
     scores = subgroup_scores(groups, len(job.labels), is_apart=lambda group: any(group is each for each in suspects))

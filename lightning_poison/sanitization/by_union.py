@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_poison.checks import printable
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.errors import InconclusiveError, PluginError, RankFailedError
-from lightning_poison.runtime import Runtime
+from lightning_poison.runtime import Runtime, section
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
@@ -21,6 +21,9 @@ from lightning_poison.scorers.union import UnionScorer
 
 Judge = Callable[[Job, LabeledData | None], Outcome]
 """Makes the decision of a single scorer, with trusted data or without."""
+
+_LATER = 0.2
+"""Share of the time that is expected to remain after a round."""
 
 _FAILURES = (InconclusiveError, ValueError, FloatingPointError, PluginError)
 """Errors of a member that do not stop the others."""
@@ -45,6 +48,7 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
     """
     state = _State.empty(len(job.data), list(union.members), with_posterior=trusted is None)
     share = replace(job.settings, false_positive_rate=job.settings.false_positive_rate / len(union.members))
+    count = len(union.members)
     for turn in range(union.rounds):
         for number, member in enumerate(union.members.values()):
             if not state.is_due(number):
@@ -53,7 +57,8 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
             shown = job.data if len(places) == len(job.data) else job.data.select(places)
             try:
                 part = judged_part(shown, member, folds=share.folds, trusted=trusted, length=len(places))
-                with _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(places)}"), _ranking_of(job, part):
+                units = _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(places)}")
+                with units, _ranking_of(job, part), _turn(turn), section(number / count, (number + 1) / count):
                     outcome = judge(Job(part.data, member, job.runtime, share), part.trusted)
                 outcome = job.runtime.broadcast(outcome)
             except RankFailedError as error:
@@ -71,6 +76,11 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
         message = f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}"
         raise InconclusiveError(message, state.ranking)
     return state.outcome(job)
+
+
+def _turn(turn: int) -> AbstractContextManager[None]:
+    """Return the section of a round: most of the time goes into the first, and later ones are seldom needed."""
+    return section(1 - _LATER**turn, 1 - _LATER ** (turn + 1))
 
 
 def _digest(places: Tensor) -> str:

@@ -15,7 +15,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import NoUnits, Runtime, SingleRank, Units, all_ranks
+from lightning_poison.runtime import NoUnits, Runtime, SingleRank, Units, all_ranks, section
 from lightning_poison.sanitization.job import Job
 from lightning_poison.statistics.stratified import stratified_folds
 
@@ -109,7 +109,9 @@ def cross_fit(
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
-            found[place] = _checked(judge(fold).double(), len(outside), name)
+            done = missing.index(place)
+            with section(done / len(missing), (done + 1) / len(missing)):
+                found[place] = _checked(judge(fold).double(), len(outside), name)
             units.save(f"fold-{place}", {"scores": found[place]}, {})
     width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
     scores = torch.zeros(len(labels), width, dtype=torch.float64)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_poison.checks import describe_error, expected, positive_int, printable
+from lightning_poison.runtime import LocalRuntime, Runtime
 
 LARGEST_SIDE = 96
 """Images with a longer side are reduced to this many pixels in each direction, as are images of several sizes."""
@@ -105,7 +106,7 @@ def read_images(
     files: Sequence[tuple[str, str]],
     *,
     image_size: int | None = None,
-    threads: int = 2,
+    runtime: Runtime | None = None,
     store: Path | None = None,
     open_file: Callable[[str], Any] = str,
 ) -> tuple[ImageFiles, list[Unreadable]]:
@@ -119,7 +120,7 @@ def read_images(
         files: Path and class of each image.
         image_size: Height and width to scale to, in pixels. Default: the common size, or the longest side, but at most
             96.
-        threads: Number of threads that decode. Default: 2.
+        runtime: Number of threads that decode, and progress bar. Default: `LocalRuntime()`.
         store: File for the pixels if they need more than 2 GiB. Default: they are held in memory.
         open_file: Returns the path or a binary stream of an image by its name in `files`. Called from several threads.
             Default: the names are paths.
@@ -132,10 +133,12 @@ def read_images(
     left_out: list[Unreadable] = []
     readable: list[tuple[str, str]] = []
     shapes: list[tuple[tuple[int, int], bool]] = []
-    with ThreadPoolExecutor(threads) as pool:
+    runtime = runtime or LocalRuntime()
+    with ThreadPoolExecutor(runtime.threads) as pool, runtime.progress(len(files), "Reading images") as progress:
         for file, header in zip(files, pool.map(lambda file: _header(open_file, file[0]), files), strict=True):
             if isinstance(header, str):
                 left_out.append(Unreadable(file[0], header))
+                progress.advance()
             else:
                 readable.append(file)
                 shapes.append(header)
@@ -154,6 +157,7 @@ def read_images(
                 else:
                     pixels[len(kept)] = image
                     kept.append(file)
+            progress.advance(len(part))
     if not kept:
         raise ValueError(expected("the source", "images that can be read", _described(left_out)))
     classes = sorted({name for _, name in kept})

@@ -13,17 +13,21 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.manifest.manifest import write_manifest
 from lightning_poison.report.page import write_report
-from lightning_poison.runtime import LocalRuntime
+from lightning_poison.runtime import LocalRuntime, section
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
 from lightning_poison.shell.sources import Source, open_source
+from lightning_poison.shell.whole_run import WholeRun
 
 NO_EVIDENCE, EVIDENCE = 0, 3
 """Exit statuses of a scan that has decided. Errors, and scans that cannot decide, have 2."""
 
 MANIFEST, VERDICT, REPORT, SUMMARY = "manifest.csv", "verdict.safetensors", "report.html", "summary.json"
+
+_READING = 0.03
+"""Share of the time that reading is expected to take."""
 
 Write = Callable[[str], None]
 
@@ -83,15 +87,19 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     """
     begin = time.monotonic()
     scorer = scorer_from_option(options.scorer, options.backbone)
-    runtime = LocalRuntime(options.device, num_workers=options.num_workers)
+    runtime = WholeRun(options.device, num_workers=options.num_workers)
     check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
     cache = options.output / "cache"
     reading: dict[str, Any] = {name: getattr(options, name) for name in ("label", "path", "ids", "image_size")}
-    data = open_source(source, **reading, threads=runtime.threads, store=cache / "pixels")
-    trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
-    if not as_json:
-        write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
-    verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
+    with runtime.shown():
+        with section(0, _READING):
+            data = open_source(source, **reading, runtime=runtime, store=cache / "pixels")
+        trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
+        if not as_json:
+            with runtime.aside():
+                write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
+        with section(_READING, 1):
+            verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     _write_results(source, data, verdict, options.output)
     summary = summary_of(source, data, verdict, options, refusal)
     with atomic_path(options.output / SUMMARY) as partial:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_poison.checks import describe, describe_error, expected, printable
+from lightning_poison.runtime import Runtime
 from lightning_poison.shell.hub_datasets import is_hub_source, open_hub_dataset
 from lightning_poison.shell.image_files import Unreadable, find_images, read_images
 from lightning_poison.shell.tables import label_column, numeric_samples, path_column, read_arrays, read_table
@@ -39,7 +40,7 @@ def open_source(
     path: str | None = None,
     ids: str | None = None,
     image_size: int | None = None,
-    threads: int = 2,
+    runtime: Runtime | None = None,
     store: Path | None = None,
 ) -> Source:
     r"""Open a data set by its path or by the function that returns it.
@@ -55,7 +56,7 @@ def open_source(
             Default: found by its name.
         ids: Column, array or file of the names of samples that are no files. Default: of tables, found by its name.
         image_size: See `read_images`.
-        threads: See `read_images`.
+        runtime: See `read_images`.
         store: See `read_images`.
 
     Raises:
@@ -70,7 +71,7 @@ def open_source(
         ((tensor([2.]), tensor(1)), ['cat', 'dog'])
     """
     place = Path(source)
-    reading: dict[str, Any] = {"image_size": image_size, "threads": threads, "store": store}
+    reading: dict[str, Any] = {"image_size": image_size, "runtime": runtime, "store": store}
     if is_hub_source(source):
         table = open_hub_dataset(source, label, path)
         if not table.files:

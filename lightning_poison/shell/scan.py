@@ -17,9 +17,10 @@ from lightning_poison.runtime import LocalRuntime, section
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
+from lightning_poison.shell.brief import brief_lines
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
 from lightning_poison.shell.sources import Source, open_source
-from lightning_poison.shell.whole_run import WholeRun
+from lightning_poison.shell.whole_run import WholeRun, clock
 
 NO_EVIDENCE, EVIDENCE = 0, 3
 """Exit statuses of a scan that has decided. Errors, and scans that cannot decide, have 2."""
@@ -95,9 +96,11 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         with section(0, _READING):
             data = open_source(source, **reading, runtime=runtime, store=cache / "pixels")
         trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
-        if not as_json:
-            with runtime.aside():
+        with runtime.aside():
+            if not as_json:
                 write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
+            if cache.is_dir() and any(cache.iterdir()) and not as_json:
+                write(f"Work of an earlier run in {printable(cache)} is used, if data and settings are the same.")
         with section(_READING, 1):
             verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     _write_results(source, data, verdict, options.output)
@@ -107,11 +110,9 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     if as_json:
         write(json.dumps(summary))
     else:
-        names = list(data.classes) or None
-        lines = verdict.summary(class_names=names).splitlines()
-        for line in [*([refusal] if refusal else []), *lines, *data.notes]:
+        for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes]:
             write(printable(line, limit=1000))
-        write(f"{time.monotonic() - begin:.0f} s; results: {printable(options.output / REPORT)}, {MANIFEST}, {VERDICT}")
+        write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 

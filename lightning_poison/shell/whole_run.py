@@ -93,7 +93,7 @@ class WholeRun(LocalRuntime):
         if self._start and self.done and now - self._last_line >= _SECONDS_BETWEEN_LINES and sys.stderr is not None:
             self._last_line, spent = now, now - self._start
             left = spent * (1 - self.done) / self.done
-            sys.stderr.write(f"{100 * self.done:.0f} % after {_clock(spent)}, about {_clock(left)} left: {part}\n")
+            sys.stderr.write(f"{100 * self.done:.0f} % after {clock(spent)}, about {clock(left)} left: {part}\n")
             sys.stderr.flush()
 
 
@@ -111,11 +111,11 @@ class _Part:
         self._run.reach(done, self._description, self._steps / max(1e-3, time.monotonic() - self._start))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Describe a time.
 
     Example:
-        >>> _clock(42.3), _clock(200), _clock(4000)
+        >>> clock(42.3), clock(200), clock(4000)
         ('42 s', '3 min 20 s', '1 h 6 min')
     """
     whole = round(seconds)

@@ -91,7 +91,8 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     shown = capsys.readouterr().out
     assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
-    assert ("evidence of poison" in shown) == present
+    assert ("\nEvidence of poison: 3 of 40 samples" in shown) == present
+    assert ("\nNo evidence of poison." in shown) != present
 
 
 def test_summary_for_machines(folder, tmp_path, judged, capsys):
@@ -240,7 +241,9 @@ def test_finds_wrong_labels_among_image_files(tmp_path, capsys):
     assert len(found & set(wrong.tolist())) >= 40
     assert len(found - set(wrong.tolist())) <= 10
     before = (tmp_path / "scan" / "manifest.csv").read_bytes()
-    capsys.readouterr()
+    assert "Work of an earlier run" not in capsys.readouterr().out
     assert cli.main(command) == 3
     assert (tmp_path / "scan" / "manifest.csv").read_bytes() == before
-    assert "Fitting" not in capsys.readouterr().err
+    again = capsys.readouterr()
+    assert "Work of an earlier run" in again.out
+    assert "Fitting" not in again.err

@@ -1,0 +1,86 @@
+"""What a scan prints: a verdict in the words and numbers that a person reads in ten seconds."""
+
+from collections.abc import Sequence
+
+from lightning_poison.checks import printable
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.verdict import Verdict
+
+_PAIRS = 3
+"""Largest number of pairs of classes to list."""
+
+_LITTLE_POWER = 0.2
+"""Power below which the absence of evidence says little."""
+
+
+def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
+    r"""Return a verdict as a few short lines.
+
+    Args:
+        verdict: The verdict.
+        class_names: Names of the classes, untrusted. Default: their numbers.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([0.2, 9.1, 0.4]).double()
+        >>> verdict = Verdict(
+        ...     scores, 1 / (1 + scores), scores <= 4, torch.arange(3), torch.tensor([0, 2, 2]),
+        ...     torch.full((3,), 4.0).double(),
+        ...     Evidence(True, 1 / 3, 0.05, 0.8, 0.95, 0.003, power=0.9), calibration="trusted",
+        ...     false_positive_rate=0.01, scorer="likelihood", fingerprint="5f0c",
+        ... )
+        >>> print("\n".join(brief_lines(verdict)))
+        Evidence of poison: 1 of 3 samples (33.3 %) is suspicious.
+        - wrong labels: about 1 (0 to 2); 1 listed; of random wrong labels, 90 % would be found
+        - not looked for: backdoors, inputs that were perturbed one by one
+    """
+    out, count = int((~verdict.keep).sum()), len(verdict)
+    present = verdict.evidence.present
+    verb = "is" if out == 1 else "are"
+    suspicious = f"{out:,} of {count:,} samples ({100 * out / count:.1f} %) {verb} suspicious."
+    first = f"Evidence of poison: {suspicious}" if present else "No evidence of poison."
+    if out and not present:
+        first += f" {suspicious}"
+    lines = [first]
+    if verdict.findings:
+        for each in verdict.findings:
+            if each.evidence is None:
+                lines.append(f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure)}")
+            else:
+                lines += _kind_lines(each.evidence, each.removed, count, class_names)
+    else:
+        lines += _kind_lines(verdict.evidence, out, count, class_names)
+    if missing := verdict.not_looked_for():
+        lines.append(f"- not looked for: {missing}")
+    if missed := verdict.easily_missed():
+        lines.append(f"- easily missed: {missed}")
+    return lines
+
+
+def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Sequence[str]) -> list[str]:
+    if evidence.kind == "groups":
+        found = [group for group in evidence.groups if group.is_poison]
+        if not found:
+            return ["- backdoors: no evidence"]
+        labels = ", ".join(sorted({_name(group.label, class_names) for group in found}))
+        groups = "1 group" if len(found) == 1 else f"{len(found)} groups"
+        return [f"- backdoors: {removed:,} samples listed, in {groups}, labeled {labels}"]
+    low, about, high = (round(share * count) for share in (evidence.low, evidence.contamination, evidence.high))
+    what = "wrong labels" if evidence.kind == "wrong labels" else "samples unlike the trusted data"
+    power = "" if evidence.power is None else f"; of random wrong labels, {100 * evidence.power:.0f} % would be found"
+    if evidence.present:
+        at_least = "at least " if evidence.kind == "unlike trusted data" else ""
+        line = f"- {what}: {at_least}about {about:,} ({low:,} to {high:,}); {removed:,} listed{power}"
+    elif evidence.power is not None and evidence.power < _LITTLE_POWER:
+        line = f"- {what}: can hardly be found here{power}"
+    else:
+        line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) are estimated{power}"
+    pairs = [
+        f"{_name(pair.labeled, class_names)} that look like {_name(pair.predicted, class_names)} ({pair.estimate:.0f})"
+        for pair in evidence.pairs[:_PAIRS]
+    ]
+    return [line, f"  most often: {', '.join(pairs)}"] if pairs else [line]
+
+
+def _name(index: int, class_names: Sequence[str]) -> str:
+    return printable(class_names[index], limit=40) if index < len(class_names) else str(index)

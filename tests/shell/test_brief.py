@@ -1,0 +1,78 @@
+import torch
+
+from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
+from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.shell.brief import brief_lines
+from lightning_poison.statistics.contamination import SuspectPair
+from lightning_poison.statistics.group_effects import SuspectGroup
+
+
+def verdict_of(evidence, removed=2, findings=()):
+    scores = torch.arange(100).double()
+    return Verdict(
+        scores,
+        1 / (1 + scores),
+        scores < 100 - removed,
+        torch.arange(100) % 2,
+        torch.zeros(100).long(),
+        torch.zeros(2).double(),
+        evidence,
+        calibration="members" if findings else "wrong-label null",
+        false_positive_rate=0.01,
+        scorer="recommended",
+        fingerprint="5f0c",
+        findings=findings,
+    )
+
+
+def labels(present, low, about, high, power=None, pairs=()):
+    return Evidence(present, about, low, high, 0.95, 0.003, pairs=pairs, power=power)
+
+
+def test_findings_of_several_scorers():
+    pairs = (SuspectPair(0, 1, 8, 7.6, 5, 9, 1e-9), SuspectPair(1, 0, 2, 1.6, 1, 3, 1e-3))
+    wrong = labels(True, 0.05, 0.09, 0.12, 0.8, pairs)
+    group = SuspectGroup(1, 20, 8.0, 0.9, 0.1, True)
+    groups = Evidence(True, 0.2, 0.1, 0.3, 0.95, 0.003, kind="groups", groups=(group,))
+    joint = Evidence(True, 0.29, 0.2, 0.4, 0.95, 0.003, kind="several kinds")
+    findings = (
+        Finding("confidence", 9, wrong),
+        Finding("groups", 20, groups),
+        Finding("other", 0, None, "no \x1bluck"),
+    )
+    assert brief_lines(verdict_of(joint, 29, findings), ["cat\x1b", "dog"]) == [
+        "Evidence of poison: 29 of 100 samples (29.0 %) are suspicious.",
+        "- wrong labels: about 9 (5 to 12); 9 listed; of random wrong labels, 80 % would be found",
+        "  most often: cat\\x1b that look like dog (8), dog that look like cat\\x1b (2)",
+        "- backdoors: 20 samples listed, in 1 group, labeled dog",
+        "- other could not decide: no \\x1bluck",
+        "- not looked for: inputs that were perturbed one by one",
+        "- easily missed: backdoors that are on most of a class, look natural (reflections), or have fewer than about "
+        "20 samples; collisions in the features of another network",
+    ]
+
+
+def test_no_evidence():
+    assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
+        "No evidence of poison.",
+        "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
+    ]
+
+
+def test_little_power_is_not_called_the_absence_of_evidence():
+    lines = brief_lines(verdict_of(labels(False, 0, 0, 0.3, 0.1), 0))
+    assert "- wrong labels: can hardly be found here; of random wrong labels, 10 % would be found" in lines
+
+
+def test_removal_without_evidence_is_said():
+    assert brief_lines(verdict_of(labels(False, 0, 0, 0.1), 1))[0] == (
+        "No evidence of poison. 1 of 100 samples (1.0 %) is suspicious."
+    )
+
+
+def test_shares_with_trusted_data_are_lower_bounds():
+    evidence = Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003, kind="unlike trusted data")
+    lines = brief_lines(verdict_of(evidence))
+    assert lines[1] == "- samples unlike the trusted data: at least about 10 (5 to 20); 2 listed"
+    assert len(lines) == 2

@@ -84,13 +84,14 @@ class Pictures:
 
     def _make(self, index: int) -> Picture:
         try:
-            return picture_of(self._read(index), limit=self._limit)
+            return picture_of(self.read(index), limit=self._limit)
         except (Exception, SystemExit) as error:  # a data set may raise anything
             if is_signal(error):
                 raise
             return Picture("", 0, 0, f"cannot be shown: {describe_error(error, limit=_MAX_TEXT)}")
 
-    def _read(self, index: int) -> Any:
+    def read(self, index: int) -> Any:
+        """Return the input of the sample at `index`, before the transform of the data set if accessible."""
         raw = raw_image(self._dataset, index)
         if raw is not None:
             return raw
@@ -116,10 +117,7 @@ def picture_of(value: Any, *, limit: int) -> Picture:
         >>> picture_of({"text": "good", "length": 4}, limit=0).text
         'text: good; length: 4'
     """
-    if isinstance(value, Image.Image):
-        value = np.asarray(value.convert("L" if value.mode == "L" else "RGB"))
-    array = _as_array(value)
-    pixels = None if array is None else _pixels(array)
+    pixels = pixels_of(value)
     if pixels is None:
         return Picture("", 0, 0, printable(_values(value), limit=_MAX_TEXT))
     image = Image.fromarray(pixels)
@@ -133,6 +131,19 @@ def picture_of(value: Any, *, limit: int) -> Picture:
     return Picture(source, *image.size, "")
 
 
+def pixels_of(value: Any) -> np.ndarray | None:
+    """Return an image as it is shown, uint8 `(H, W)` or `(H, W, 3)`, or `None` if the value is no image.
+
+    Example:
+        >>> pixels_of(torch.ones(1, 8, 9)).shape, pixels_of(torch.ones(9)) is None
+        ((8, 9), True)
+    """
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("L" if value.mode == "L" else "RGB"))
+    array = as_array(value)
+    return None if array is None else _pixels(array)
+
+
 def _spec_or_none(dataset: Any, positions: Tensor | None) -> SampleSpec | None:
     """Return where the input is in a sample, or `None` if that cannot be detected, as for texts."""
     try:
@@ -141,7 +152,7 @@ def _spec_or_none(dataset: Any, positions: Tensor | None) -> SampleSpec | None:
         return None
 
 
-def _as_array(value: Any) -> np.ndarray | None:
+def as_array(value: Any) -> np.ndarray | None:
     """Return a tensor or an array of numbers as an array, others as `None`."""
     if isinstance(value, Tensor):
         plain = value.detach().cpu()
@@ -176,7 +187,7 @@ def _pixels(array: np.ndarray) -> np.ndarray | None:
 
 def _values(value: Any) -> str:
     """Return the first values of an input, which is no image, as text."""
-    array = _as_array(value)
+    array = as_array(value)
     if array is not None:
         shown = ", ".join(f"{number:.4g}" for number in array.flatten()[:_VALUES].tolist())
         return shown if array.size <= _VALUES else f"{shown}, … ({array.size:,} values)"

@@ -30,7 +30,7 @@ from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 from lightning_poison.testing.tiny_images import TinyImages
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line", "polyline"}
 MARKUP = "<img src=x onerror=alert(1)>"
 BREAKOUT = '</script><script>alert("1")</script>'
 NAMES = ["a \"quoted\" & 'single' class", BREAKOUT, "frog"]

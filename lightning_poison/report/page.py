@@ -24,6 +24,9 @@ from lightning_poison.serialization import atomic_path, check_writable, checked_
 _MAX_UNREADABLE = 1_000
 """Largest number of files that could not be read on the page."""
 
+_SMALLEST_P = 1e-99
+"""Smallest p-value that is written as a number."""
+
 _MAX_SETTINGS = 20_000
 """Characters of the settings."""
 
@@ -177,6 +180,7 @@ def _render(parts: dict[str, Any]) -> str:
     )
     environment.filters |= {
         "count": lambda number: f"{number:,}",
+        "p_value": lambda p_value: f"{p_value:.3g}" if p_value >= _SMALLEST_P else f"< {_SMALLEST_P:g}",
         "number": lambda number: f"{number:.4g}",
         "percent": lambda share: f"{100 * share:.2f} %",
         "shown": lambda name: printable(name, limit=80),

@@ -97,14 +97,18 @@ def calibration_of(verdict: Verdict) -> Calibration | None:
     lowest = -min(_DECADES, max(1, math.ceil(math.log10(len(p_values)))))
     grid = np.logspace(lowest, 0, _POINTS)
     grid[-1] = 1.0
-    lines = [" ".join(f"{_x(p, lowest)},{_y(each, lowest)}" for p, each in zip(grid, _shares(group, grid), strict=True))
-             for group in groups]  # fmt: skip
+    judged_line, kept_line = (
+        " ".join(f"{_x(p, lowest)},{_y(share, lowest)}" for p, share in zip(grid, _shares(group, grid), strict=True))
+        for group in groups
+    )
     listed = np.array([each for each in _LISTED if each >= 10.0**lowest])
-    table = [CalibrationRow(*map(float, row)) for row in zip(listed, *(_shares(each, listed) for each in groups))]
+    shares = [_shares(group, listed) for group in groups]
+    table = [CalibrationRow(*map(float, row)) for row in zip(listed, *shares, strict=True)]
     powers = [10.0**power for power in range(lowest, 1)]
     return Calibration(
         table,
-        *lines,
+        judged_line,
+        kept_line,
         (_x(powers[0], lowest), _y(powers[0], lowest), _x(1.0, lowest), _y(1.0, lowest)),
         [(f"{power:g}", _x(power, lowest)) for power in powers],
         [(f"{100 * power:g} %", _y(power, lowest)) for power in powers],

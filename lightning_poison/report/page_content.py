@@ -18,7 +18,7 @@ from lightning_poison.report.page_neighbors import CopyGroup, Neighbors
 from lightning_poison.report.page_pictures import Picture, Pictures
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.reasons import finder_of, kind_of, reason_of
-from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.sanitization.verdict import Calibration, Verdict
 
 _MAX_ROWS = 2_500
 """Largest number of removed samples on the page. All of them are in the manifest."""
@@ -40,6 +40,13 @@ _PICTURE_ROOM = 11_000_000
 
 _MAX_PICTURE = 20_000
 """Characters for a single picture."""
+
+_CALIBRATIONS: dict[Calibration, str] = {
+    "trusted": "held-out trusted data",
+    "wrong-label null": "the wrong-label null of the data",
+    "group tests": "the effects of separated groups",
+    "members": "the rule of each scorer",
+}
 
 MAX_NAME = 1_000
 """Characters of the name of a sample."""
@@ -63,6 +70,13 @@ class Row:
     finder: str
     kept: bool
     by_hand: bool
+
+
+    @property
+    def short_name(self) -> str:
+        """The name, of a path only the file and its folder."""
+        parts = self.name.rsplit("/", 2)
+        return self.name if len(parts) < 3 else "/".join(["…", *parts[1:]])
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,7 @@ class PageContent:
             "findings": [sentence(str(each)) for each in verdict.findings],
             "not_looked_for": verdict.not_looked_for(),
             "scorer": printable(verdict.scorer),
+            "calibrated_on": _CALIBRATIONS[verdict.calibration],
             "samples": len(verdict),
             "judged": judged,
             "removed": len(self._removed),
@@ -144,7 +159,7 @@ class PageContent:
             "classes": [(self._class(row.label), row) for row in class_rows(verdict)],
             "pairs": [self._pair(pair) for pair in evidence.pairs[:_MAX_DETAILS]],
             "pair_count": len(evidence.pairs),
-            "groups": [self._group(number, group) for number, group in enumerate(evidence.groups[:_MAX_DETAILS])],
+            "groups": self._groups(evidence)[:_MAX_DETAILS],
             "group_count": len(evidence.groups),
             "looks": self._looks(),
             "comparison": self._neighbors.method,
@@ -218,6 +233,11 @@ class PageContent:
             f"{pair.estimate:,.0f} wrong labels ({pair.low:,.0f} to {pair.high:,.0f})"
         )
         return self._detail(text, labels.eq(pair.labeled) & suggested.eq(pair.predicted))
+
+    def _groups(self, evidence: Evidence) -> list[Detail]:
+        """Return the groups, those first of which most samples were removed."""
+        groups = [self._group(number, group) for number, group in enumerate(evidence.groups)]
+        return sorted(groups, key=lambda each: -each.removed)
 
     def _group(self, number: int, group: Any) -> Detail:
         numbers, members = self.verdict.groups, torch.zeros(len(self.verdict), dtype=torch.bool)

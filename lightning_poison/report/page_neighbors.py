@@ -118,12 +118,12 @@ class Neighbors:
         digests, places = self._verdict.sample_digests, torch.arange(length)
         group = places if digests is None else torch.where(digests == 0, places, first_places(digests))
         group = connected(group, self._near_copies())
-        found = []
-        _, inverse, counts = torch.unique(group, return_inverse=True, return_counts=True)
-        order = inverse.argsort(stable=True)
-        for members in torch.split(order, counts.tolist()):
-            if len(members) > 1:
-                found.append(CopyGroup(members.tolist(), len(self._verdict.labels[members].unique())))
+        by_first: dict[int, list[int]] = {}
+        for index, first in enumerate(group.tolist()):
+            by_first.setdefault(first, []).append(index)
+        labels = self._verdict.labels.tolist()
+        several = [members for members in by_first.values() if len(members) > 1]
+        found = [CopyGroup(members, len({labels[each] for each in members})) for members in several]
         return sorted(found, key=lambda each: (each.labels == 1, -len(each.members), each.members))
 
     def _near_copies(self) -> Tensor:
@@ -136,8 +136,9 @@ class Neighbors:
         alike = []
         for pair in pairs.tolist():
             first, second = (_pixels_at(self._pictures, index) for index in pair)
-            same_shape = first is not None and second is not None and first.shape == second.shape
-            if same_shape and float(np.linalg.norm(np.subtract(first, second, dtype=np.float32))) <= limit:
+            if first is None or second is None or first.shape != second.shape:
+                continue
+            if float(np.linalg.norm(np.subtract(first, second, dtype=np.float32))) <= limit:
                 alike.append(pair)
         return torch.tensor(alike, dtype=torch.int64).view(-1, 2)
 
@@ -162,7 +163,7 @@ class Neighbors:
             self._image_places = vectors
             self._typical = float(np.sqrt(2 * np.var(np.stack(shapes), axis=0, dtype=np.float64).sum()))
             self._vectors = self._images.flatten(1)
-            self.method = f"Images are compared by their pixels, reduced to {SIDE} × {SIDE}."
+            self.method = f"Images are compared by their pixels, reduced to {SIDE} \N{MULTIPLICATION SIGN} {SIDE}."
         elif vectors:
             length = next(iter(vectors.values())).shape
             vectors = {index: vector for index, vector in vectors.items() if vector.shape == length}
@@ -179,7 +180,8 @@ def _drawn(candidates: Tensor, labels: Tensor) -> Tensor:
         return candidates
     shuffled = candidates[torch.randperm(len(candidates), generator=torch.Generator().manual_seed(0))]
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    classes, counts = torch.unique_consecutive(labels[by_class], return_counts=True)
+    counts = torch.bincount(labels[by_class] + 1)
+    counts = counts[counts > 0]
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     rank = torch.arange(len(by_class)) - starts
     drawn: Tensor = by_class[rank.argsort(stable=True)[:MAX_COMPARED]].sort().values

@@ -53,7 +53,7 @@ def test_files_are_in_the_log_directory(world):
     sanitizer, data = world.sanitizer(), world.numbered()
     world.trainer(sanitizer, logger=CSVLogger(world.path)).fit(world.module(), world.loader(data))
     directory = world.path / "lightning_logs" / "version_0" / "sanitizer_reports" / "sanitizer"
-    assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv"}
+    assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv", "report.html"}
     stored = Verdict.load(directory / "verdict.safetensors")
     assert torch.equal(stored.keep, sanitizer.verdict.keep)
     rows = read_manifest(directory / "manifest.csv").rows

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,19 @@ def _csv_of(manifest: Manifest) -> str:
 
 def _render(parts: dict[str, Any]) -> str:
     """Render the page. Everything but its own style and script is escaped."""
+    template, style, script = _template()
+    return template.render(
+        **parts,
+        style=style,
+        script=script,
+        style_hash=_hash_of(style),
+        script_hash=_hash_of(script),
+    )
+
+
+@cache
+def _template() -> tuple[jinja2.Template, str, str]:
+    """Return template, style and script of the page, read once."""
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
@@ -186,13 +200,7 @@ def _render(parts: dict[str, Any]) -> str:
         "shown": lambda name: printable(name, limit=80),
     }
     style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return environment.get_template("page.html.jinja").render(
-        **parts,
-        style=style,
-        script=script,
-        style_hash=_hash_of(style),
-        script_hash=_hash_of(script),
-    )
+    return environment.get_template("page.html.jinja"), style, script
 
 
 def _hash_of(text: str) -> str:

@@ -41,6 +41,9 @@ _PICTURE_ROOM = 11_000_000
 _MAX_PICTURE = 20_000
 """Characters for a single picture."""
 
+_MAX_SHORT = 80
+"""Characters of the name of a sample below its picture."""
+
 _CALIBRATIONS: dict[Calibration, str] = {
     "trusted": "held-out trusted data",
     "wrong-label null": "the wrong-label null of the data",
@@ -71,12 +74,12 @@ class Row:
     kept: bool
     by_hand: bool
 
-
     @property
     def short_name(self) -> str:
         """The name, of a path only the file and its folder."""
         parts = self.name.rsplit("/", 2)
-        return self.name if len(parts) < 3 else "/".join(["…", *parts[1:]])
+        short = self.name if len(parts) < 3 else "/".join(["…", *parts[1:]])
+        return short if len(short) <= _MAX_SHORT else f"{short[:_MAX_SHORT]}…"
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def _value_at(pictures: Pictures, index: int) -> Any:
 
 def _reduced(pixels: np.ndarray) -> Tensor:
     """Return an image as float32 `(C, SIDE, SIDE)`."""
-    image = torch.from_numpy(pixels).float()
+    image = torch.from_numpy(pixels.astype(np.float32))
     image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
     return F.adaptive_avg_pool2d(image[None], SIDE)[0]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_poison.checks import describe, describe_error, printable
 from lightning_poison.data.labels import read_sample, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import locate
 from lightning_poison.errors import is_signal
 from lightning_poison.manifest.matching import raw_image
 from lightning_poison.randomness import seeded_rng
@@ -73,6 +74,7 @@ class Pictures:
     def __init__(self, dataset: Any, sample: SampleSpec | None, *, positions: Tensor | None = None, limit: int) -> None:
         self._dataset, self._sample = dataset, sample
         self._positions, self._limit = positions, limit
+        self._without_raw: set[int] = set()
         self._made: dict[int, Picture] = {}
         self._detected = sample is not None
 
@@ -92,9 +94,12 @@ class Pictures:
 
     def read(self, index: int) -> Any:
         """Return the input of the sample at `index`, before the transform of the data set if accessible."""
-        raw = raw_image(self._dataset, index)
-        if raw is not None:
-            return raw
+        owner, _ = locate(self._dataset, index)
+        if id(owner) not in self._without_raw:
+            raw = raw_image(self._dataset, index)
+            if raw is not None:
+                return raw
+            self._without_raw.add(id(owner))
         if not self._detected:
             self._sample, self._detected = _spec_or_none(self._dataset, self._positions), True
         with seeded_rng(0):

@@ -126,6 +126,26 @@ def test_error_message_keeps_lines_and_escapes_control_characters(capsys, monkey
     assert capsys.readouterr().err == "lightning-poison: Expected this, but got \\x1b[2J.\nDo that.\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "runs", "source"),
+    [
+        (["a"], ["a"], None),
+        (["a b", 'c"', "--source", "d"], ["a b", 'c"'], "d"),
+        (["--source=d", "a"], ["a"], "d"),
+        (["--source", "d", "a", "b"], ["a", "b"], "d"),
+    ],
+)
+def test_report_takes_several_runs(monkeypatch, arguments, runs, source):
+    calls = []
+    monkeypatch.setattr(
+        "lightning_poison.shell.report.write_reports", lambda runs, **options: calls.append((runs, options))
+    )
+    assert cli.main(["report", *arguments]) == 0
+    ((found, options),) = calls
+    assert [str(run) for run in found] == runs
+    assert options["source"] == source
+
+
 def test_refuses_misspelled_option(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["demo", "--date", "digits"])

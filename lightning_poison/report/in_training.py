@@ -1,6 +1,6 @@
 """What a sanitizer shows of a verdict during a training: the page, and figures for loggers.
 
-The functions import what they need when they are called, so that `Sanitizer` can be imported without matplotlib.
+The functions import what they need when they are called, so that a `Sanitizer` is imported without it.
 """
 
 from contextlib import suppress

@@ -1,10 +1,11 @@
-"""Command line: `lightning-poison scan`, `apply`, `attacks` (with `--scorers`: scorers) and `demo`.
+"""Command line: `lightning-poison scan`, `report`, `apply`, `attacks` (with `--scorers`: scorers) and `demo`.
 
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
 
 import difflib
 import inspect
+import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +108,18 @@ def scan(
         return run_scan(source, options, write=_write_line, as_json=json)
 
 
+def report(runs: str, *, source: str | None = None) -> None:
+    """Write the pages of scans or trainings anew, with the decisions of their manifests, which may have been edited.
+
+    Args:
+        runs: Output folder of a scan, or a folder with the files of a sanitizer. May be repeated.
+        source: The data set, if there is one run, in any form of scan. Default: as written in summary.json.
+    """
+    from lightning_poison.shell.report import write_reports
+
+    write_reports([Path(run) for run in json.loads(runs)], source=source, write=_write_line)
+
+
 def apply(
     manifest: Path,
     *,
@@ -182,7 +196,7 @@ def demo(
         run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
-_COMMANDS: dict[str, Any] = {"scan": scan, "apply": apply, "attacks": attacks, "demo": demo}
+_COMMANDS: dict[str, Any] = {"scan": scan, "report": report, "apply": apply, "attacks": attacks, "demo": demo}
 
 _FLAGS = ("--scorers", "--json", "--undo")
 
@@ -262,7 +276,9 @@ def _show_help() -> int:
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept options with dashes, flags without `true`, and a repeated `--scorer`."""
+    """Accept options with dashes, flags without `true`, a repeated `--scorer`, and several runs of a report."""
+    if arguments[0] == "report":
+        arguments = _with_joined_runs(arguments)
     normalized: list[str] = []
     scorers: list[str] = []
     pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
@@ -284,6 +300,15 @@ def _report(message: str) -> int:
     lines = [printable(line, limit=1000) for line in message.splitlines()]
     print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
     return 2
+
+
+def _with_joined_runs(arguments: Sequence[str]) -> list[str]:
+    """Join the runs of a report, which are all arguments but options and the value of `--source`, into a JSON list."""
+    options: list[str] = []
+    runs: list[str] = []
+    for before, argument in pairwise(arguments):
+        (options if argument.startswith("-") or before == "--source" else runs).append(argument)
+    return [arguments[0], *([json.dumps(runs)] if runs else []), *options]
 
 
 def _write_line(line: str) -> None:

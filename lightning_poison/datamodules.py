@@ -11,6 +11,7 @@ import torch
 from lightning_poison._lightning.datamodule_wrapper import DataModuleWrapper
 from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer
 from lightning_poison._lightning.loaders import indexable_loaders, map_loaders, rebuild_loader
+from lightning_poison._lightning.presentation import Presentation
 from lightning_poison._lightning.ranks import close_link, open_link
 from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import Action, SanitizerSettings
@@ -21,6 +22,7 @@ from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.report.in_training import draw_figures, write_page
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
@@ -52,6 +54,8 @@ class SanitizedDataModule(DataModuleWrapper):
         known: Earlier verdict, or the path of its file, used instead of scoring.
         manifest: Manifest of an earlier run; samples kept by hand in it are kept.
         dirpath: Local directory of the written files, tried before anything is scored.
+        cache: Whether finished and half-finished work is stored.
+        report: Whether `report.html` is written, and figures are logged.
         seed: The only source of randomness.
         name: Name of the folder and of the logged values.
 
@@ -88,10 +92,12 @@ class SanitizedDataModule(DataModuleWrapper):
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
         cache: bool = True,
+        report: bool = True,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
-        self.loader_sanitizer = LoaderSanitizer(SanitizerSettings.from_arguments(locals()))
+        settings = SanitizerSettings.from_arguments(locals())
+        self.loader_sanitizer = LoaderSanitizer(settings, Presentation(write_page, draw_figures))
         super().__init__(data)
 
     @property

@@ -149,6 +149,26 @@ def test_apply_needs_one_place_to_write_to(capsys, options):
     assert "one of `--copy-to FOLDER` and `--list-to FILE`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "runs", "source"),
+    [
+        (["a"], ["a"], None),
+        (["a b", 'c"', "--source", "d"], ["a b", 'c"'], "d"),
+        (["--source=d", "a"], ["a"], "d"),
+        (["--source", "d", "a", "b"], ["a", "b"], "d"),
+    ],
+)
+def test_report_takes_several_runs(monkeypatch, arguments, runs, source):
+    calls = []
+    monkeypatch.setattr(
+        "lightning_poison.shell.report.write_reports", lambda runs, **options: calls.append((runs, options))
+    )
+    assert cli.main(["report", *arguments]) == 0
+    ((found, options),) = calls
+    assert [str(run) for run in found] == runs
+    assert options["source"] == source
+
+
 @pytest.mark.slow
 def test_command_is_installed():
     run = subprocess.run([sys.executable, "-m", "lightning_poison", "--help"], capture_output=True, text=True)

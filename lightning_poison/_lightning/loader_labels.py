@@ -98,6 +98,33 @@ def drawn_labels(
     return source_labels(source_for(dataset, sample=sample, positions=positions, settings=settings), positions)
 
 
+def check_same_labels(
+    view: Any, dataset: Any, positions: Tensor | None, *, sample: SampleSpec | None, reading: ReadSettings
+) -> None:
+    """Check that a view of a data set, passed as `score_dataset`, has the same samples in the same order.
+
+    Args:
+        view: The view.
+        dataset: The training set.
+        positions: Positions of the samples that a sampler can draw, int64 `(M,)`. `None`: all.
+        sample: Paths of input and label in a sample. `None`: detected.
+        reading: How both are read.
+
+    Raises:
+        ValueError: If their lengths or labels differ.
+    """
+    same = len(view) == len(dataset)
+    if same:
+        find = partial(drawn_labels, sample=sample, positions=positions, settings=reading)
+        same = torch.equal(run_in_worker(find, view, reading), run_in_worker(find, dataset, reading))
+    if not same:
+        raise ValueError(
+            f"Expected `score_dataset` to contain the {len(dataset):,} samples of the training set in the same "
+            f"order, but got {len(view):,} samples or other labels.\n"
+            "Build it like the training set, with another transform."
+        )
+
+
 def _key(path: str) -> str:
     """Return the key or position of a loader that is not nested, else its path."""
     steps = re.fullmatch(r"\['([^']*)'\]|\[(\d+)\]", path)

@@ -6,7 +6,6 @@ The `Sanitizer` callback and `SanitizedDataModule` are two ways to put it betwee
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_poison._lightning.judged_data import JudgedData
-from lightning_poison._lightning.loader_labels import drawn_labels, unlabeled_loaders
+from lightning_poison._lightning.loader_labels import check_same_labels, unlabeled_loaders
 from lightning_poison._lightning.loaders import (
     check_indexable,
     equalize_lengths,
@@ -25,6 +24,7 @@ from lightning_poison._lightning.loaders import (
     rebuild_loader,
     select_loaders,
 )
+from lightning_poison._lightning.presentation import Presentation, Shown, log_figures, write_page
 from lightning_poison._lightning.records import (
     VERDICT_FILE,
     cache_directory,
@@ -43,7 +43,7 @@ from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length, drawn_positions
-from lightning_poison.data.reading import ReadSettings, run_in_worker
+from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.source import Readable
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import DataChangedError
@@ -60,10 +60,12 @@ class LoaderSanitizer:
 
     Args:
         settings: The settings.
+        presentation: Writes the page of a verdict and draws its figures. Default: neither.
         verdicts: Verdicts by the path of a loader in the collection, `""` for a single one.
     """
 
     settings: SanitizerSettings
+    presentation: Presentation | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _restored: dict[str, Verdict] = field(default_factory=dict)
     _stored: dict[str, StoredDecision] = field(default_factory=dict)
@@ -137,10 +139,9 @@ class LoaderSanitizer:
             return
         directory = report_directory(trainer, self.settings.dirpath, self.settings.name)
         for path in sorted(self._unrecorded):
-            if directory is not None:
-                with open_runtime(trainer) as runtime, all_ranks(runtime):
-                    if runtime.rank == 0:
-                        self._write(path, directory, runtime)
+            with open_runtime(trainer) as runtime, all_ranks(runtime):
+                if runtime.rank == 0:
+                    self._write(path, directory, runtime, trainer)
             log_values(trainer, self.settings.name, self.verdicts, path, flag_only=self.settings.action == "flag")
         self._unrecorded.clear()
 
@@ -313,7 +314,8 @@ class LoaderSanitizer:
         with all_ranks(runtime):
             check_length(scored, "the data set")
             drawn = drawn_positions(loader)
-            self._check_score_dataset(dataset, drawn, reading)
+            if settings.score_dataset is not None:
+                check_same_labels(settings.score_dataset, dataset, drawn, sample=settings.sample, reading=reading)
             self._kept_by_hand[path] = torch.zeros(0, dtype=torch.int64)
             if settings.manifest is not None:
                 data = Readable(scored, drawn, reading)
@@ -336,24 +338,34 @@ class LoaderSanitizer:
         self._unedited[path] = made
         return made.with_kept(self._kept_by_hand[path])
 
-    def _write(self, path: str, directory: Path, runtime: Runtime) -> None:
-        target = directory / folder_name(path, list(self.verdicts))
-        runtime.announce(f"{self.settings.name}{printable(path)}: writing verdict and manifest to {target}")
-        view = self.settings.score_dataset
-        is_written = write_files(
-            target,
-            self.verdicts[path],
-            self._datasets[path] if view is None else view,
-            sample=self.settings.sample,
-            kept_by_hand=self._kept_by_hand[path],
-            flag_only=self.settings.action == "flag",
-            announce=runtime.announce,
-            reading=self._reading[path],
-            name=self.settings.name,
-            warned=directory == self._unwritable,
-        )
-        if is_written:
-            self._files[path] = str((target / VERDICT_FILE).absolute())
+    def _write(self, path: str, directory: Path | None, runtime: Runtime, trainer: Any) -> None:
+        settings, folder = self.settings, folder_name(path, list(self.verdicts))
+        scored = self._datasets[path] if settings.score_dataset is None else settings.score_dataset
+        name = f"{settings.name}{printable(path)}"
+        flag_only = settings.action == "flag"
+        shown = Shown(self.verdicts[path], scored, self._reading[path], settings.sample, flag_only, name)
+        presentation = self.presentation if settings.report else None
+        if directory is not None:
+            target = directory / folder
+            runtime.announce(f"{name}: writing verdict and manifest to {target}")
+            is_written = write_files(
+                target,
+                shown.verdict,
+                scored,
+                sample=settings.sample,
+                kept_by_hand=self._kept_by_hand[path],
+                flag_only=flag_only,
+                announce=runtime.announce,
+                reading=shown.reading,
+                name=settings.name,
+                warned=directory == self._unwritable,
+            )
+            if is_written:
+                self._files[path] = str((target / VERDICT_FILE).absolute())
+            if is_written and presentation is not None:
+                write_page(presentation, target, shown)
+        if presentation is not None:
+            log_figures(presentation, trainer, Path(settings.name, folder).as_posix(), shown)
 
     def _check_single(self, count: int) -> None:
         used = {name: getattr(self.settings, name) for name in ("score_dataset", "manifest", "known")}
@@ -361,21 +373,6 @@ class LoaderSanitizer:
             if value is not None and count != 1:
                 hint = "It applies to a single data set. Score the others with `sanitize`."
                 raise ValueError(expected(name, "used with one training loader", str(count), hint))
-
-    def _check_score_dataset(self, dataset: Any, drawn: Tensor | None, reading: ReadSettings) -> None:
-        view = self.settings.score_dataset
-        if view is None:
-            return
-        same = len(view) == len(dataset)
-        if same:
-            find = partial(drawn_labels, sample=self.settings.sample, positions=drawn, settings=reading)
-            same = torch.equal(run_in_worker(find, view, reading), run_in_worker(find, dataset, reading))
-        if not same:
-            raise ValueError(
-                f"Expected `score_dataset` to contain the {len(dataset):,} samples of the training set in the same "
-                f"order, but got {len(view):,} samples or other labels.\n"
-                "Build it like the training set, with another transform."
-            )
 
     def _check_one(self, path: str, loader: Any) -> Any:
         if path not in self._masks and (path in self._unjudged or self.settings.loaders is not None):

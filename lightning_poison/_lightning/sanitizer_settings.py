@@ -32,6 +32,7 @@ class SanitizerSettings:
     manifest: str | Path | None = None
     dirpath: str | Path | None = None
     cache: bool = True
+    report: bool = True
     name: str = "sanitizer"
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
@@ -50,6 +51,7 @@ class SanitizerSettings:
         object.__setattr__(self, "known", known_verdict(self.known))
         hint = "The cache is in `<default_root_dir>/sanitizer_cache/`, or in `cache/` below `dirpath` if that is given."
         boolean("cache", self.cache, hint=hint)
+        boolean("report", self.report, hint="The report is `report.html` beside the manifest.")
         _check_name(self.name)
 
     def _check_loaders(self) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lightning_poison._lightning.data_source import DataSource
 from lightning_poison._lightning.loader_sanitizer import LoaderSanitizer
 from lightning_poison._lightning.namespaces import CallbackBase
+from lightning_poison._lightning.presentation import Presentation
 from lightning_poison._lightning.ranks import close_link, open_link
 from lightning_poison._lightning.sanitizer_settings import Action, SanitizerSettings
 from lightning_poison._lightning.yaml_types import AnyDataset
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.report.in_training import draw_figures, write_page
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.recommended import Preset
@@ -56,6 +58,9 @@ class Sanitizer(CallbackBase):
         cache: Whether finished and half-finished work is stored, so that an interrupted run, or another one with the
             same data and settings, does not score again: in `<default_root_dir>/sanitizer_cache/`, or in `cache/` below
             `dirpath`. Default: `True`.
+        report: Whether `report.html` is written beside the manifest, and figures are logged with the loggers that take
+            images: those of TensorBoard, W&B and MLflow. For this, up to 10,000 samples are read once more. A failure
+            is a warning. Default: `True`.
         seed: The only source of randomness; the Trainer's own random numbers are unaffected.
         name: Distinguishes several sanitizers of a Trainer in checkpoints, files and logs.
 
@@ -87,12 +92,13 @@ class Sanitizer(CallbackBase):
         manifest: str | Path | None = None,
         dirpath: str | Path | None = None,
         cache: bool = True,
+        report: bool = True,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
         settings = SanitizerSettings.from_arguments(locals())
         super().__init__()
-        self.loader_sanitizer = LoaderSanitizer(settings)
+        self.loader_sanitizer = LoaderSanitizer(settings, Presentation(write_page, draw_figures))
         self.name = name
 
     @property

@@ -33,6 +33,7 @@ from lightning_poison.report.style import (
     new_figure,
     without_tex,
 )
+from lightning_poison.sanitization.verdict import Verdict
 
 
 def plot_likelihood_histogram(
@@ -78,6 +79,46 @@ def plot_likelihood_histogram(
     if threshold is not None:
         axes.axvline(threshold, color=DARK_GRAY, linewidth=1, linestyle="--", label=f"threshold ({threshold:.4g})")
     label_axes(axes, xlabel=score_name, ylabel="samples")
+    axes.legend(frameon=False)
+    return without_tex(figure)
+
+
+def plot_scores(verdict: Verdict, *, bins: int = 60) -> Figure:
+    """Plot the scores of kept and removed samples with the decision thresholds, with logarithmic counts.
+
+    Samples that were not judged are left out. If classes have different thresholds, their range is shown.
+
+    Args:
+        verdict: Verdict on N samples.
+        bins: Number of bins. Default: 60.
+
+    Example:
+        >>> from lightning_poison.sanitization.evidence import Evidence
+        >>> scores, evidence = torch.tensor([0.2, 9.1, 0.4]).double(), Evidence(True, 0.3, 0.1, 0.8, 0.95, 0.003)
+        >>> verdict = Verdict(
+        ...     scores, torch.full((3,), 0.5).double(), scores <= 4, torch.arange(3), torch.zeros(3).long(),
+        ...     torch.full((3,), 4.0).double(), evidence, "trusted", 0.01, scorer="likelihood", fingerprint="5f0c",
+        ... )
+        >>> [text.get_text() for text in plot_scores(verdict).axes[0].get_legend().get_texts()]
+        ['kept (2)', 'removed (1)', 'threshold (4)']
+    """
+    judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
+    kept, removed = (verdict.scores[judged & mask].numpy() for mask in (verdict.keep, ~verdict.keep))
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([kept, removed]), positive_int("bins", bins)).tolist()
+    axes.hist(kept, bins=edges, color=CLEAN_COLOR, alpha=0.6, label=f"kept ({len(kept):,})")
+    fill, label = to_rgba(POISON_COLOR, 0.45), f"removed ({len(removed):,})"
+    axes.hist(removed, bins=edges, histtype="stepfilled", fc=fill, ec=POISON_COLOR, label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    thresholds = verdict.thresholds[verdict.thresholds.isfinite()]
+    if len(thresholds):
+        low, high = float(thresholds.min()), float(thresholds.max())
+        label = f"threshold ({low:.4g})" if low == high else f"thresholds ({low:.4g} to {high:.4g})"
+        axes.axvspan(low, high, color=DARK_GRAY, linewidth=1, linestyle="--", alpha=0.5, label=label)
+    label_axes(axes, xlabel=f"score of {printable(verdict.scorer, limit=30)}", ylabel="samples")
     axes.legend(frameon=False)
     return without_tex(figure)
 

@@ -8,7 +8,9 @@
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
   const controls = document.getElementById("controls");
-  const kept = new Set();
+  const keptBefore = new Set(rows.filter((row) => "kept" in row.dataset).map((row) => row.dataset.id));
+  const kept = new Set(keptBefore);
+  const isChanged = () => kept.size !== keptBefore.size || [...kept].some((id) => !keptBefore.has(id));
   let unsaved = false;
 
   // The manifest: a header, and a line for each sample. Cells contain no line breaks, and the first two are
@@ -16,9 +18,11 @@
   const [header, ...lines] = data.manifest.split("\n").filter(Boolean);
   const idOf = (line) => line.slice(0, line.indexOf(","));
   const lineOf = new Map(lines.map((line) => [idOf(line), line]));
+  // A sample that was kept by hand before, and is not any more, gets the decision of the others.
   const decided = (line) => {
     const id = idOf(line);
-    return kept.has(id) ? `${id},kept-by-hand${line.slice(line.indexOf(",", id.length + 1))}` : line;
+    if (kept.has(id) === keptBefore.has(id)) return line;
+    return `${id},${kept.has(id) ? "kept-by-hand" : data.word}${line.slice(line.indexOf(",", id.length + 1))}`;
   };
   const manifest = (chosen) => [header, ...chosen.map(decided), ""].join("\n");
   const shown = () => Array.from(body.rows).filter((row) => !row.hidden);
@@ -71,7 +75,7 @@
     updateKept();
   });
   window.addEventListener("beforeunload", (event) => {
-    if (unsaved && kept.size) event.preventDefault();
+    if (unsaved && isChanged()) event.preventDefault();
   });
 
   // Sorting. The first click on a column puts its most suspicious end first; texts start with A.
@@ -131,7 +135,7 @@
   });
 
   for (const box of body.querySelectorAll("input")) {
-    box.checked = false; // some browsers restore ticks when a page is loaded again
+    box.checked = kept.has(box.closest("tr").dataset.id); // some browsers restore ticks when a page is loaded again
   }
   update();
   updateKept();

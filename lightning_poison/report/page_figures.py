@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 """Margins around its axes."""
 
-_TAIL = 0.005
+_TAIL = 0.05
 """Share of scores at either end that may be outside of the range of the bins."""
 
 _MAX_LINES = 12

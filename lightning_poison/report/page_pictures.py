@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_poison.checks import describe, describe_error, printable
 from lightning_poison.data.labels import read_sample, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import locate
 from lightning_poison.errors import is_signal
 from lightning_poison.manifest.matching import raw_image
 from lightning_poison.randomness import seeded_rng
@@ -73,6 +74,7 @@ class Pictures:
     def __init__(self, dataset: Any, sample: SampleSpec | None, *, positions: Tensor | None = None, limit: int) -> None:
         self._dataset, self._sample = dataset, sample
         self._positions, self._limit = positions, limit
+        self._without_raw: set[int] = set()
         self._made: dict[int, Picture] = {}
         self._detected = sample is not None
 
@@ -84,16 +86,20 @@ class Pictures:
 
     def _make(self, index: int) -> Picture:
         try:
-            return picture_of(self._read(index), limit=self._limit)
+            return picture_of(self.read(index), limit=self._limit)
         except (Exception, SystemExit) as error:  # a data set may raise anything
             if is_signal(error):
                 raise
             return Picture("", 0, 0, f"cannot be shown: {describe_error(error, limit=_MAX_TEXT)}")
 
-    def _read(self, index: int) -> Any:
-        raw = raw_image(self._dataset, index)
-        if raw is not None:
-            return raw
+    def read(self, index: int) -> Any:
+        """Return the input of the sample at `index`, before the transform of the data set if accessible."""
+        owner, _ = locate(self._dataset, index)
+        if id(owner) not in self._without_raw:
+            raw = raw_image(self._dataset, index)
+            if raw is not None:
+                return raw
+            self._without_raw.add(id(owner))
         if not self._detected:
             self._sample, self._detected = _spec_or_none(self._dataset, self._positions), True
         with seeded_rng(0):
@@ -116,10 +122,7 @@ def picture_of(value: Any, *, limit: int) -> Picture:
         >>> picture_of({"text": "good", "length": 4}, limit=0).text
         'text: good; length: 4'
     """
-    if isinstance(value, Image.Image):
-        value = np.asarray(value.convert("L" if value.mode == "L" else "RGB"))
-    array = _as_array(value)
-    pixels = None if array is None else _pixels(array)
+    pixels = pixels_of(value)
     if pixels is None:
         return Picture("", 0, 0, printable(_values(value), limit=_MAX_TEXT))
     image = Image.fromarray(pixels)
@@ -133,6 +136,19 @@ def picture_of(value: Any, *, limit: int) -> Picture:
     return Picture(source, *image.size, "")
 
 
+def pixels_of(value: Any) -> np.ndarray | None:
+    """Return an image as it is shown, uint8 `(H, W)` or `(H, W, 3)`, or `None` if the value is no image.
+
+    Example:
+        >>> pixels_of(torch.ones(1, 8, 9)).shape, pixels_of(torch.ones(9)) is None
+        ((8, 9), True)
+    """
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("L" if value.mode == "L" else "RGB"))
+    array = as_array(value)
+    return None if array is None else _pixels(array)
+
+
 def _spec_or_none(dataset: Any, positions: Tensor | None) -> SampleSpec | None:
     """Return where the input is in a sample, or `None` if that cannot be detected, as for texts."""
     try:
@@ -141,7 +157,7 @@ def _spec_or_none(dataset: Any, positions: Tensor | None) -> SampleSpec | None:
         return None
 
 
-def _as_array(value: Any) -> np.ndarray | None:
+def as_array(value: Any) -> np.ndarray | None:
     """Return a tensor or an array of numbers as an array, others as `None`."""
     if isinstance(value, Tensor):
         plain = value.detach().cpu()
@@ -176,7 +192,7 @@ def _pixels(array: np.ndarray) -> np.ndarray | None:
 
 def _values(value: Any) -> str:
     """Return the first values of an input, which is no image, as text."""
-    array = _as_array(value)
+    array = as_array(value)
     if array is not None:
         shown = ", ".join(f"{number:.4g}" for number in array.flatten()[:_VALUES].tolist())
         return shown if array.size <= _VALUES else f"{shown}, … ({array.size:,} values)"

@@ -103,7 +103,8 @@ def undo_copy(copy_to: Path) -> int:
 def _kept_files(manifest: Path, source: Path | None) -> tuple[Path, list[Path], int]:
     """Return what was scanned, the files of it that a manifest keeps, and the number of all of them."""
     summary = _summary_beside(manifest)
-    origin = Path(summary.get("working_directory", ""))  # what relative paths start from
+    reading = summary.get("reading", {})
+    origin = Path(reading.get("folder", ""))  # what relative paths start from
     root = source or origin / summary.get("source", "")
     hint = "Name what was scanned: `--source PATH`."
     if source is None and not summary:
@@ -111,7 +112,7 @@ def _kept_files(manifest: Path, source: Path | None) -> tuple[Path, list[Path], 
     is_table = root.suffix.lower() in (".csv", ".parquet") and root.is_file()
     if not root.is_dir() and not is_table:
         raise ValueError(expected("the source", "a folder of images, or a table of their paths", printable(root), hint))
-    found = _files_in_table(root, summary.get("path")) if is_table else [path for path, _ in find_images(root)[0]]
+    found = _files_in_table(root, reading.get("path")) if is_table else [path for path, _ in find_images(root)[0]]
     files = [Path(path) for path in found]
     removed = {(origin / row.path).resolve() for row in read_manifest(manifest).rows if row.decision == "removed"}
     missing = removed - {file.resolve() for file in files}
@@ -134,10 +135,11 @@ def _summary_beside(manifest: Path) -> dict[str, Any]:
     """Return the summary of the scan that wrote a manifest, empty if there is none."""
     try:
         found = json.loads((manifest.parent / SUMMARY).read_text(encoding="utf-8"))
-        texts = found["source"], found.get("working_directory", ""), found.get("path") or ""
+        reading = found.get("reading", {})
+        texts = found["source"], reading.get("folder", ""), reading.get("path") or ""
         is_sound = all(isinstance(text, str) for text in texts) and isinstance(found.get("unreadable", []), list)
         return found if is_sound else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -105,6 +105,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
             verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     _write_results(source, data, verdict, options.output)
     summary = summary_of(source, data, verdict, options, refusal)
+    summary["reading"] = {**reading, "folder": str(Path.cwd()), "classes": [printable(name) for name in data.classes]}
     with atomic_path(options.output / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2), encoding="utf-8")
     if as_json:
@@ -129,8 +130,6 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
     evidence = verdict.evidence
     return {
         "source": source,
-        "working_directory": str(Path.cwd()),
-        "path": options.path,
         "evidence": evidence.present,
         "kind": evidence.kind,
         "estimate": evidence.contamination,

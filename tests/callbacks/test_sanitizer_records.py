@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from lightning_poison.datamodules import SanitizedDataModule
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.manifest import keep_by_hand, read_manifest
 from lightning_poison.sanitization.verdict import Verdict
@@ -53,12 +54,79 @@ def test_files_are_in_the_log_directory(world):
     sanitizer, data = world.sanitizer(), world.numbered()
     world.trainer(sanitizer, logger=CSVLogger(world.path)).fit(world.module(), world.loader(data))
     directory = world.path / "lightning_logs" / "version_0" / "sanitizer_reports" / "sanitizer"
-    assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv"}
+    assert {path.name for path in directory.iterdir()} == {"verdict.safetensors", "manifest.csv", "report.html"}
     stored = Verdict.load(directory / "verdict.safetensors")
     assert torch.equal(stored.keep, sanitizer.verdict.keep)
     rows = read_manifest(directory / "manifest.csv").rows
     assert {row.sample_id for row in rows} == set(data.is_wrong.nonzero().flatten().tolist())
     assert {row.decision for row in rows} == {"removed"}
+
+
+@pytest.mark.parametrize("how", ["callback", "wrapper"])
+def test_report_has_the_samples_of_the_manifest(world, how):
+    data, folder = world.numbered(), world.path / "here"
+    if how == "callback":
+        world.trainer(world.sanitizer(dirpath=folder)).fit(world.module(), world.loader(data))
+    else:
+        scorer = world.sanitizer().loader_sanitizer.settings.scorer
+        module = SanitizedDataModule(world.loader(data), scorer, dirpath=folder)
+        world.trainer().fit(world.module(), datamodule=module)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    shown = {int(each) for each in re.findall(r'<tr role="row" data-id="(\d+)"', page)}
+    assert shown == {row.sample_id for row in read_manifest(folder / "manifest.csv").rows}
+    assert "Report of sanitizer" in page
+
+
+@pytest.mark.parametrize("how", ["callback", "wrapper"])
+def test_no_report_if_it_is_turned_off(world, how):
+    folder, scorer = world.path / "here", world.sanitizer().loader_sanitizer.settings.scorer
+    loader = world.loader(world.numbered())
+    if how == "callback":
+        world.trainer(world.sanitizer(dirpath=folder, report=False)).fit(world.module(), loader)
+    else:
+        module = SanitizedDataModule(loader, scorer, dirpath=folder, report=False)
+        world.trainer().fit(world.module(), datamodule=module)
+    assert {path.name for path in folder.iterdir()} == {"cache", "verdict.safetensors", "manifest.csv"}
+    with pytest.raises(ValueError, match="`report` to be True or False"):
+        world.sanitizer(report="no")
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(world, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("lightning_poison.report.page.write_report", fail)
+    module, data = world.module(), world.numbered()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="report")
+        world.trainer(world.sanitizer(dirpath=world.path / "here")).fit(module, world.loader(data))
+    (message,) = unwritten(caught)
+    assert re.search(r"report\.html of `sanitizer` was not written to .*MemoryError", message)
+    assert module.seen == set((~data.is_wrong).nonzero().flatten().tolist())
+    assert (world.path / "here" / "manifest.csv").is_file()
+
+
+def test_figures_reach_loggers_that_take_images(world):
+    class Board(RecordingLogger):
+        def __init__(self):
+            super().__init__()
+            self.figures = []
+
+        @property
+        def experiment(self):
+            return self
+
+        def add_figure(self, tag, figure, global_step, close):
+            self.figures.append((tag, global_step))
+
+    logger = Board()
+    world.trainer(world.sanitizer(), logger=[logger, RecordingLogger()]).fit(
+        world.module(), world.loader(world.numbered())
+    )
+    assert logger.figures == [("sanitizer/scores", 0)]  # samples are no images
+    logger.figures.clear()
+    world.trainer(world.sanitizer(report=False), logger=logger).fit(world.module(), world.loader(world.numbered()))
+    assert logger.figures == []
 
 
 def test_files_without_a_logger_are_in_the_root_directory(world):

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import TensorDataset
 
 from lightning_poison.errors import UnreadableSampleError
-from lightning_poison.report.curves import plot_features, plot_likelihood_histogram, plot_roc
+from lightning_poison.report.curves import plot_features, plot_likelihood_histogram, plot_roc, plot_scores
 from lightning_poison.report.samples import plot_caught, plot_poison_beside_base
 from lightning_poison.report.style import save_figure
 from lightning_poison.sanitization.evidence import Evidence
@@ -111,6 +111,24 @@ def test_histogram_counts_every_sample():
     alone = plot_likelihood_histogram(scores).axes[0]
     assert sum(bar.get_height() for bar in alone.containers[0]) == 300
     assert [text.get_text() for text in alone.get_legend().get_texts()] == ["samples (300)"]
+
+
+@pytest.mark.parametrize("thresholds", [[4.0, 4.0], [4.0, 5.0], [torch.inf, torch.inf]])
+def test_scores_of_kept_and_removed_samples_that_were_judged(thresholds):
+    scores = torch.tensor([0.1, 0.2, 9.0, 7.0, 0.0]).double()
+    judged, labels = torch.arange(5) < 4, torch.tensor([0, 1, 0, 1, 0])
+    parts = {"posterior": None, "posterior_threshold": None}
+    if thresholds[0] == torch.inf:
+        parts = {"posterior": (scores > 5).double(), "posterior_threshold": 0.5}
+    verdict = Verdict(
+        scores, torch.full((5,), 0.5).double(), scores <= 5, labels, labels, torch.tensor(thresholds).double(),
+        Evidence(True, 0.4, 0.1, 0.8, 0.95, 0.003), "trusted", 0.01, HOSTILE, "5f0c", judged=judged, **parts,
+    )  # fmt: skip
+    axes = plot_scores(verdict).axes[0]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend[:2] == ["kept (2)", "removed (2)"]
+    last = {4.0: "threshold (4)", 5.0: "thresholds (4 to 5)"}.get(thresholds[1])
+    assert legend[2:] == ([last] if last else [])
 
 
 def test_roc_contains_known_points():

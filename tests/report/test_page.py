@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.manifest import Manifest, read_manifest
-from lightning_poison.report import write_report
+from lightning_poison.report import page_neighbors, write_report
 from lightning_poison.report.page_figures import histogram_of
 from lightning_poison.report.page_pictures import Pictures, picture_of
 from lightning_poison.sanitization.evidence import Evidence
@@ -30,7 +30,7 @@ from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 from lightning_poison.testing.tiny_images import TinyImages
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line", "polyline"}
 MARKUP = "<img src=x onerror=alert(1)>"
 BREAKOUT = '</script><script>alert("1")</script>'
 NAMES = ["a \"quoted\" & 'single' class", BREAKOUT, "frog"]
@@ -508,6 +508,9 @@ def test_same_verdict_gives_the_same_file(tmp_path):
         ({"unreadable": ["a.png"]}, TypeError, "`unreadable.0.` to be a pair of a name and a reason"),
         ({"title": 3}, TypeError, "`title`"),
         ({"sample": "image"}, TypeError, "`sample`"),
+        ({"manifest": "manifest.csv"}, TypeError, "`manifest`"),
+        ({"features": torch.zeros(29, 3)}, ValueError, r"`features` to be a tensor of shape .30, D."),
+        ({"notes": "abc"}, TypeError, "`notes` to be a sequence of texts"),
         ({"path": 3}, TypeError, "`path`"),
     ],
 )
@@ -565,9 +568,112 @@ def test_histogram_of_extreme_scores(scores):
     assert all(np.isfinite([each.low, each.high, each.kept_height, each.removed_height]).all() for each in bins)
 
 
+def test_suspicious_samples_are_beside_their_nearest_kept_ones(page_of):
+    labels = torch.arange(30) % 3
+    data = [(torch.full((3,), float(index % 3) + index / 1000), 0) for index in range(30)]
+    verdict = verdict_of(labels=labels, suggested_labels=(labels + 1) % 3)
+    page = page_of(verdict, data, class_names=["cat", "dog", "frog"])
+    texts = [" ".join("".join(each[2]).split()) for each in page.all("li", page.by_id("looks"))]
+    first = next(text for text in texts if "Sample 5 " in text)
+    assert "Labeled frog, looks like cat" in first
+    same, suggested = re.search("Nearest kept, labeled frog (.*) Nearest kept, labeled cat (.*)", first).groups()
+    shown = [[int(number) for number in re.findall(r"sample (\d+)", each)] for each in (same, suggested)]
+    assert shown == [[8, 2, 11, 14], [27, 24, 21, 18]]
+
+
+def test_suspicious_samples_are_taken_from_each_scorer_in_turn(page_of):
+    removed = tuple(range(28))
+    findings = (Finding("confidence", 26, evidence_of()), Finding("groups", 2, evidence_of(kind="groups")))
+    found_by = torch.full((60,), -1)
+    found_by[list(removed)] = 0
+    found_by[[26, 27]] = 1  # the least suspicious of all
+    verdict = verdict_of(60, removed, findings=findings, found_by=found_by, calibration="members")
+    text = page_of(verdict, TinyImages(60)).text_of("looks")
+    assert text.count("found by groups") == 2
+    assert text.count("found by confidence") == 22
+
+
+def test_both_sides_of_the_threshold(page_of):
+    page = page_of(verdict_of(60, tuple(range(30))), TinyImages(60))
+    sides = {}
+    for name in ("kept", "last"):
+        texts = ["".join(each[2]) for each in page.all("li", page.by_id(name))]
+        sides[name] = [int(re.search(r"[Ss]ample (\d+)", text)[1]) for text in texts]
+    verdict = verdict_of(60, tuple(range(30)))
+    assert sides["last"] == verdict.removed[-24:].tolist()
+    assert all(verdict.keep[index] for index in sides["kept"])
+
+
+def test_copies_are_shown_with_their_decisions(page_of):
+    digests = torch.arange(1, 31)
+    digests[[5, 8, 20]] = 99
+    page = page_of(verdict_of(sample_digests=digests), TinyImages(30))
+    text = page.text_of("copies")
+    assert "3 samples are copies or nearly so. 1 of them was removed." in text
+    marks = ["".join(each[2]) for each in page.all("span", page.by_id("copies")) if "mark" in each[1].get("class", "")]
+    assert marks == ["Removed", "Kept", "Kept"]
+
+
+def test_calibration_states_power_and_expected_clean_samples(page_of):
+    page = page_of(verdict_of(evidence=evidence_of(power=0.6)), TinyImages(30))
+    assert [[cell[2] for cell in cells] for _, cells in page.rows("promises-table")] == [
+        ["likelihood", "wrong labels", "60 %", "10.00 % (5.00 to 20.00 %)", "3"]
+    ]
+    verdict = verdict_of()
+    assert page.text_of("expected-clean") == f"{float((1 - verdict.posterior[~verdict.keep]).sum()):.1f}"
+    assert page.rows("calibration-table")[-1][1][1][2] == "100.00 %"
+    assert len(page.all("polyline")) == 2
+
+
+def test_page_without_the_data_set(page_of, tmp_path):
+    verdict, dataset = verdict_of(), TinyImages(30)
+    manifest = Manifest.from_verdict(verdict, dataset, class_names=NAMES).with_kept([17])
+    page = page_of(verdict, None, manifest=manifest, class_names=NAMES, notes=[f"It is gone. {MARKUP}"])
+    assert not page.all("img")
+    assert f"It is gone. {MARKUP}" in page.text_of("verdict")
+    assert "The data set is not available, so samples are not compared." in page.text_of("looks")
+    assert [int(attributes["data-id"]) for attributes, _ in page.rows("removed-table")] == [5, 17, 4]
+    manifest.write(tmp_path / "written.csv")
+    assert page.data["manifest"].encode() == (tmp_path / "written.csv").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"`dataset` to be a data set, since there is no manifest.*\nPass the manifest"
+    ):
+        page_of(verdict, None)
+
+
+def test_samples_kept_by_hand_are_listed_and_marked(page_of):
+    verdict, dataset = verdict_of(), TinyImages(30)
+    manifest = Manifest.from_verdict(verdict, dataset, kept_by_hand=torch.tensor([17]))
+    page = page_of(verdict.with_kept(torch.tensor([17])), dataset, manifest=manifest)
+    kept = {attributes["data-id"]: "data-kept" in attributes for attributes, _ in page.rows("removed-table")}
+    assert kept == {"5": False, "17": True, "4": False}
+    assert page.by_id("fact-removed")[1]["data-value"] == "2"
+    assert "1 sample is kept by hand." in page.text_of("removed")
+
+
+def test_flagged_samples_are_not_called_removed(page_of):
+    page = page_of(verdict_of(), TinyImages(30), flag_only=True)
+    visible = " ".join(text for each in page.all("main") for text in each[2])
+    assert "training uses all of them" in visible
+    assert "Flagged samples" in visible
+    assert not re.search("[Rr]emoved (samples|$)", visible)
+    assert page.data["word"] == "flagged"
+    assert page.data["manifest"].count(",flagged,") == 3
+
+
+def test_smallest_p_values_are_readable(page_of):
+    p_values = verdict_of().p_values.clone()
+    p_values[5] = 4e-308
+    page = page_of(verdict_of(p_values=p_values), TinyImages(30))
+    cells = {cell[1]["class"]: cell for cell in page.rows("removed-table")[0][1]}
+    assert cells["n p"][2] == "< 1e-99"
+    assert float(cells["n p"][1]["data-value"]) == 4e-308
+
+
 @pytest.mark.slow
-def test_report_of_50_000_samples_is_at_most_15_megabytes(tmp_path):
+def test_report_of_50_000_samples_is_at_most_15_megabytes(tmp_path, monkeypatch):
     """Noise is the worst case: it cannot be compressed."""
+    monkeypatch.setattr(page_neighbors, "MAX_COMPARED", 500)  # saves time; the page has the same size
     size = 50_000
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)

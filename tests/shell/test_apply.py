@@ -94,7 +94,7 @@ def test_lists_what_the_manifest_keeps(scanned, tmp_path):
 def test_lists_what_is_kept_of_a_table(scanned, tmp_path):
     table = tmp_path / "images" / "table.csv"
     table.write_text("picture,label\na/0.png,a\na/2.png,a\n")
-    (scanned / "summary.json").write_text(json.dumps({"source": str(table), "path": "picture"}))
+    (scanned / "summary.json").write_text(json.dumps({"source": str(table), "reading": {"path": "picture"}}))
     listed = tmp_path / "kept.txt"
     assert list_kept(scanned / "manifest.csv", listed) == (1, 1)
     assert listed.read_text() == f"{tmp_path / 'images' / 'a' / '2.png'}\n"

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_parser
 
 from lightning_poison.checks import printable
 from lightning_poison.errors import (
@@ -267,8 +268,13 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _run(arguments: list[str]) -> Any:
+    """Parse arguments and run a command. `--config` is jsonargparse's, except for a command that has an own one."""
     name = "lightning-poison"
-    return auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=True, version=metadata.version(name))
+    parser = auto_parser(_COMMANDS, prog=name, as_positional=True, version=metadata.version(name))
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    command = _COMMANDS[parsed.subcommand]
+    own = inspect.signature(command).parameters
+    return command(**{key: value for key, value in vars(parsed[parsed.subcommand]).items() if key in own})
 
 
 def _show_help() -> int:

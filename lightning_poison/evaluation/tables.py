@@ -93,16 +93,16 @@ def render_adaptive(cells: Sequence[Cell]) -> str:
         ...     Cell("adaptive-frog", "likelihood", False, 0, 0.97, 0.5, poison_caught=0.6, is_adaptive=True, **rest),
         ... ]
         >>> print(render_adaptive(cells))
-        adaptive attackers         success without a defense  evades  evades and harms
-        -------------------------  -------------------------  ------  ----------------
-        adaptive-frog, likelihood                     80.0 %  40.0 %            20.0 %
+        adaptive attackers                success without a defense  evades  evades and harms
+        --------------------------------  -------------------------  ------  ----------------
+        adaptive-frog against likelihood                     80.0 %  40.0 %            20.0 %
     """
     rows = [["adaptive attackers", "success without a defense", "evades", "evades and harms"]]
     for attack, defense in dict.fromkeys((cell.attack, cell.defense) for cell in cells if cell.is_adaptive):
         of_attack = [cell for cell in cells if cell.attack == attack and cell.error is None]
         finished = [cell for cell in of_attack if cell.defense == defense]
         before = [cell.attack_success_rate for cell in of_attack if cell.defense == CONTROLS[0]]
-        label = f"{printable(attack)}, {printable(defense)}"
+        label = printable(attack if attack.endswith(f" against {defense}") else f"{attack} against {defense}")
         if not finished or not before:
             rows.append([label, "failed", "", ""])
             continue

@@ -278,6 +278,14 @@ def _build(noun: str, entry: Entry, settings: dict[str, Any]) -> Any:
     return call_plugin(lambda: entry.factory(**settings), what, passed=_PASSED)
 
 
+def _nearest_setting(signature: inspect.Signature, settings: dict[str, Any]) -> str:
+    """Return a line that names the setting that was probably meant, or an empty text."""
+    known = [name for name in signature.parameters if name != "_"]
+    unknown = [name for name in settings if name not in known]
+    nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5) if unknown else []
+    return f"\nDid you mean `{printable(nearest[0])}`?" if nearest else ""
+
+
 def _fault_of_settings(noun: str, entry: Entry, settings: dict[str, Any]) -> str | None:
     try:
         signature = inspect.signature(entry.factory)
@@ -289,6 +297,6 @@ def _fault_of_settings(noun: str, entry: Entry, settings: dict[str, Any]) -> str
         received = printable(", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
         return (
             f"Expected settings of the {noun} `{entry.name}`, but got {received}: {printable(error)}.\n"
-            f"The signature is {entry.name}{printable(signature, limit=1000)}."
+            f"The signature is {entry.name}{printable(signature, limit=1000)}.{_nearest_setting(signature, settings)}"
         )
     return None

@@ -51,7 +51,7 @@ def instance_of(path: str, init_args: dict[str, Any], kind: str) -> Any:
     parser.add_subclass_arguments(base, "made")
     try:
         parsed = parser.parse_object({"made": {"class_path": path, "init_args": init_args}})
-        return parser.instantiate_classes(parsed).made
+        return parser.instantiate(parsed).made
     except (ArgumentError, ValueError, TypeError) as error:
         message = printable(error, limit=600)
         raise ValueError(f"{printable(path)} cannot be made from its `init_args`: {message}") from error

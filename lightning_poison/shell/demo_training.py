@@ -162,7 +162,8 @@ def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress Lightning's logs about devices and tips, and warnings about what is intended here."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities")]
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_utilities")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -13,16 +13,18 @@ def check_names(settings: EvaluationSettings) -> None:
 
     Raises:
         UnknownNameError: If a name is unknown. The message has the closest ones.
-        TypeError: If there is no such setting.
-        ValueError: If a setting is refused.
+        ValueError: If there is no such setting, or it is refused.
     """
-    for attack in settings.attacks:
-        if attack.against is None:
-            get_attack(attack.attack, **built_settings(attack.settings))
-        else:
-            attack_factory(attack.attack)
-    for defense in settings.defenses:
-        scorer_of(defense)
+    try:
+        for attack in settings.attacks:
+            if attack.against is None:
+                get_attack(attack.attack, **built_settings(attack.settings))
+            else:
+                attack_factory(attack.attack)
+        for defense in settings.defenses:
+            scorer_of(defense)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def adaptive_pairs(settings: EvaluationSettings) -> list[list[str]]:

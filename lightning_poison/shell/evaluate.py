@@ -5,20 +5,19 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import Cell
 from lightning_poison.evaluation.cells_file import CellsFile
-from lightning_poison.evaluation.grid import Grid, GridAttack, GridDefense, cells_of, is_complete
+from lightning_poison.evaluation.grid import cells_of, is_complete
 from lightning_poison.evaluation.tables import render_adaptive, render_matrix, render_table
 from lightning_poison.registry.hookspecs import PROJECT
 from lightning_poison.shell.class_paths import add_working_directory
+from lightning_poison.shell.evaluate_grid import grid_of
 from lightning_poison.shell.evaluate_keys import key_of_data, key_of_model, package_version
-from lightning_poison.shell.evaluate_parts import Crafting, HeldOutSurrogate, PartsOfSeed, Sanitization, Training
-from lightning_poison.shell.evaluate_settings import AttackSettings, EvaluationSettings, as_json
+from lightning_poison.shell.evaluate_settings import EvaluationSettings, as_json
 
 Write = Callable[[str], None]
 
@@ -59,7 +58,7 @@ def run_evaluation(
         request = _request(settings, shared)
         grid = None
         if (adaptive := file.plan(request)) is not None:
-            grid = _grid(settings, shared, device, adaptive, needs_preparation=frozenset())
+            grid = grid_of(settings, shared, device, adaptive, needs_preparation=frozenset())
         complete = grid is not None and is_complete(grid, file, retry_failed=retry_failed)
         cells = cells_of(grid, file) if grid is not None and complete else []
     if not complete:
@@ -92,7 +91,7 @@ def _computed(
 
     check_names(settings)
     adaptive = adaptive_pairs(settings)
-    grid = _grid(settings, shared, device, adaptive, needs_preparation=needing_surrogates(settings, adaptive))
+    grid = grid_of(settings, shared, device, adaptive, needs_preparation=needing_surrogates(settings, adaptive))
     executor = _executor(settings)
     with CellsFile(settings.results) as file:
         if file.plan(request) != adaptive:
@@ -106,72 +105,6 @@ def _computed(
         report(f"{finished} of {total} cells: {_named(cell)}: {what}; about {_duration(left)} left")
 
     return evaluate_grid(grid, results=settings.results, executor=executor, retry_failed=retry_failed, notify=notify)
-
-
-def _grid(
-    settings: EvaluationSettings,
-    shared: dict[str, Any],
-    device: str,
-    adaptive: Sequence[Sequence[str]],
-    *,
-    needs_preparation: frozenset[str],
-) -> Grid:
-    """Return the grid: the attacks that are listed, and adaptive attackers of the defenses that have one."""
-    by_name = {each.name: each for each in settings.defenses}
-    attacks = []
-    for attack in [*settings.attacks, *added_attacks(settings, adaptive)]:
-        against = [defense for name, defense in adaptive if name == attack.name]
-        known = by_name[attack.against] if attack.against is not None else None
-        key = as_json(attack)
-        del key["name"]
-        if known is not None:
-            key["known"] = as_json(known)
-        listed = any(each.name == attack.name for each in settings.attacks)
-        attacks.append(
-            GridAttack(
-                attack.name,
-                Crafting(attack, settings.data, known),
-                key,
-                defenses=[attack.against] if attack.against is not None else None if listed else against,
-                adaptive_to=against,
-                needs_preparation=attack.name in needs_preparation,
-            )
-        )
-    defenses = []
-    for defense in settings.defenses:
-        key = as_json(defense)
-        del key["name"]
-        defenses.append(GridDefense(defense.name, Sanitization(defense, device), key))
-    return Grid(
-        PartsOfSeed(settings.data),
-        Training(settings.data, settings.model, device),
-        attacks,
-        defenses,
-        settings.seeds,
-        shared,
-        HeldOutSurrogate(settings.data, settings.model, device),
-    )
-
-
-def added_attacks(settings: EvaluationSettings, adaptive: Sequence[Sequence[str]]) -> list[AttackSettings]:
-    """Return the adaptive attacks that are not listed, with their default settings.
-
-    Args:
-        settings: What is evaluated.
-        adaptive: Pairs of the name of an attack and of a defense that it was made to evade. An attack that is not
-            listed is named `ATTACK`, or `ATTACK against DEFENSE` if it knows the scorer.
-    """
-    listed = {each.name for each in settings.attacks}
-    added = []
-    for name in dict.fromkeys(name for name, _ in adaptive):
-        if name not in listed:
-            attack, _, against = name.partition(KNOWS)
-            added.append(replace(AttackSettings(name, attack), against=against or None))
-    return added
-
-
-KNOWS = " against "
-"""Between the names of an adaptive attack and of the defense whose scorer it knows."""
 
 
 def _request(settings: EvaluationSettings, shared: dict[str, Any]) -> str:

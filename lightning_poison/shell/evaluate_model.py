@@ -13,7 +13,7 @@ from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.evaluation.measurement import Predict
-from lightning_poison.models.backbones import Standardization, default_backbone
+from lightning_poison.models.backbones import LARGE_IMAGE, SmallConvNet, Standardization, default_backbone
 from lightning_poison.models.detail_network import DetailConvNet
 from lightning_poison.models.user_network import run_network
 from lightning_poison.randomness import derived_seed, seeded_rng
@@ -25,6 +25,9 @@ from lightning_poison.shell.evaluate_settings import DataSettings, ModelSettings
 FEATURES = 64
 
 _BATCH = 512
+
+_WIDTH = 8
+"""Channels of the first convolution of the small network, half of the default."""
 
 
 def fitted_model(
@@ -138,12 +141,19 @@ def _inputs(dataset: Any) -> Any:
         yield block.inputs
 
 
+def _backbone(shape: Sequence[int]) -> nn.Module:
+    """Return a network that is trained in seconds: an evaluation trains it hundreds of times."""
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        return default_backbone(shape, FEATURES)
+    small = max(shape[1:]) < LARGE_IMAGE
+    return SmallConvNet(shape, FEATURES, width=_WIDTH) if small else DetailConvNet(shape, FEATURES)
+
+
 def _new_model(data: DataSettings, model: ModelSettings) -> LightningModule:
     if model.class_path is not None:
         made: LightningModule = instance_of(model.class_path, dict(model.init_args), "LightningModule")
         return made
     known = opened(data)
-    is_image = len(known.shape) == 3 and min(known.shape[1:]) >= 4
-    backbone = DetailConvNet(known.shape, FEATURES) if is_image else default_backbone(known.shape, FEATURES)
     head = nn.Linear(FEATURES, known.classes)
+    backbone = _backbone(known.shape)
     return Classifier(nn.Sequential(OrderedDict(backbone=backbone, relu=nn.ReLU(), head=head)))

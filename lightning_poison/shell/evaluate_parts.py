@@ -121,11 +121,11 @@ class Sanitization:
         """Return the mask of the samples to keep."""
         from lightning_poison.runtime import LocalRuntime
         from lightning_poison.sanitization.pipeline import sanitize
-        from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
+        from lightning_poison.sanitization.settings import DecisionSettings
 
         of, scorer = self.defense, scorer_of(self.defense)
         uses_trusted = needs_trusted(scorer) if of.trusted is None else of.trusted
-        rate = NATURAL_ERROR_RATE if of.natural_error_rate is None else of.natural_error_rate
+        rate = DecisionSettings.natural_error_rate if of.natural_error_rate is None else of.natural_error_rate
         verdict = sanitize(
             untrusted,
             scorer,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning_poison.registry.registry import adaptive_attacks, attack_factory, get_attack
-from lightning_poison.shell.evaluate import KNOWS, added_attacks
+from lightning_poison.shell.evaluate_grid import KNOWS, added_attacks
 from lightning_poison.shell.evaluate_parts import built_settings, scorer_of
 from lightning_poison.shell.evaluate_settings import AttackSettings, EvaluationSettings
 

@@ -325,10 +325,6 @@ def _values(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _same(_name: str, value: Any) -> Any:
-    return value
-
-
 def _number(value: Any, where: str) -> float:
     try:
         return float(value)
@@ -362,7 +358,7 @@ _DEFENSE_CHECKS: Mapping[str, Check] = {
 _DATA_CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(("source", "root", "label", "path", "init_args"), _text),
     **dict.fromkeys(("image_size", "max_samples"), checks.positive_int),
-    **dict.fromkeys(("mean", "std"), _same),
+    **dict.fromkeys(("mean", "std"), lambda _, value: value),
 }
 
 _MODEL_CHECKS: Mapping[str, Check] = {

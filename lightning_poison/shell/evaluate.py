@@ -122,7 +122,10 @@ def _executor(settings: EvaluationSettings) -> Any:
     from lightning_poison.evaluation.ray_executor import RayExecutor
 
     if settings.executor == "ray":
-        return RayExecutor(settings.ray_address, workers=settings.workers, gpus_per_task=settings.gpus_per_cell)
+        try:
+            return RayExecutor(settings.ray_address, workers=settings.workers, gpus_per_task=settings.gpus_per_cell)
+        except ModuleNotFoundError as error:
+            raise ValueError(str(error)) from error
     return InProcessExecutor() if settings.workers == 1 else ProcessExecutor(settings.workers)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning_poison.checks import describe, expected, printable
 from lightning_poison.registry.registry import adaptive_attacks, attack_factory, get_attack
 from lightning_poison.shell.evaluate_grid import KNOWS, added_attacks
 from lightning_poison.shell.evaluate_parts import built_settings, scorer_of
@@ -17,10 +18,13 @@ def check_names(settings: EvaluationSettings) -> None:
     """
     try:
         for attack in settings.attacks:
-            if attack.against is None:
+            knows = getattr(attack_factory(attack.attack), "knows_scorer", False)
+            if knows != (attack.against is not None):
+                what = "the name of the defense that the attack knows" if knows else "left out: the attack knows none"
+                shown = printable(attack.name)
+                raise ValueError(expected(f"against of {shown}", what, describe(attack.against)))
+            if not knows:
                 get_attack(attack.attack, **built_settings(attack.settings))
-            else:
-                attack_factory(attack.attack)
         for defense in settings.defenses:
             scorer_of(defense)
     except TypeError as error:

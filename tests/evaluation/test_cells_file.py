@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 
@@ -76,6 +78,17 @@ def test_one_writer_at_a_time(path):
 def test_folder_that_cannot_be_written(path):
     with pytest.raises(OSError, match="jsonl"), CellsFile(path / "below.jsonl"):
         pass
+
+
+def test_full_disk_is_an_error_and_the_file_stays_readable(path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with CellsFile(path) as file:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.add({"seed": 3}, cell(3))
+    assert len(read_cells(path)) >= 3
 
 
 def test_without_path_nothing_is_stored():

@@ -152,7 +152,7 @@ def held_out_part(labels: Tensor, generator: torch.Generator) -> Tensor:
         tensor([0, 0, 0, 1])
     """
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero().flatten()
         if len(members) < 2:
             raise ValueError(expected("clean", "at least two samples of each class", f"one of class {label}"))

@@ -1,4 +1,4 @@
-"""Command line: `lightning-poison scan`, `report`, `apply`, `attacks` (with `--scorers`: scorers) and `demo`.
+"""Command line: `lightning-poison scan`, `report`, `apply`, `evaluate`, `attacks` (with `--scorers`: scorers), `demo`.
 
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, auto_cli
+from jsonargparse import ArgumentError, auto_parser
 
 from lightning_poison.checks import printable
 from lightning_poison.errors import (
@@ -152,6 +152,72 @@ def apply(
         _write_line(f"{kept:,} files linked into {printable(copy_to)}; {removed:,} left out")
 
 
+def evaluate(
+    config: Path | None = None,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    label: str | None = None,
+    path: str | None = None,
+    image_size: int | None = None,
+    max_samples: int | None = None,
+    model: str | None = None,
+    epochs: int | None = None,
+    attack: list[str] | None = None,
+    defense: list[str] | None = None,
+    seeds: int | None = None,
+    adaptive: bool | None = None,
+    results: str | None = None,
+    executor: Literal["process", "ray"] | None = None,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    gpus_per_cell: float | None = None,
+    retry_failed: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure how defenses stand attacks on your data and model, beside controls that set the scale.
+
+    For each attack and seed, the model is trained without a defense, with each defense, with random filters of the same
+    size, and with a perfect filter. Finished cells are stored, and a later run extends them. The exit status is 0 if
+    all cells have figures, and 2 if some failed.
+
+    Args:
+        config: YAML file with any of these settings, and more of attacks and defenses. Arguments take precedence.
+        data: digits, mnist, a source as scan takes it, or the class path of a LightningDataModule.
+        data_root: Folder that contains MNIST/raw; nothing is downloaded.
+        label: As for scan.
+        path: As for scan.
+        image_size: As for scan.
+        max_samples: Number of samples that are drawn in each seed. Default: all.
+        model: Class path of a LightningModule that returns logits. Default: a small network.
+        epochs: Number of epochs of each training. Default: 10.
+        attack: Name of an attack, or NAME=FRACTION of poisoned training samples (default 0.05). May be repeated.
+        defense: fast, balanced, thorough, or the name of a scorer. May be repeated.
+        seeds: Number of seeds. Default: 3.
+        adaptive: Whether to add attackers that know the defense, where there are such. Default: true.
+        results: File of the results. Default: evaluation.jsonl.
+        executor: process (default) or ray.
+        workers: Number of processes. Default: the number of CPU cores.
+        ray_address: Address of a Ray cluster. Default: one on this machine.
+        gpus_per_cell: GPUs of each training and filter, with Ray. Default: 0.
+        retry_failed: Compute cells again that failed in an earlier run.
+        json: Print the cells as JSON.
+    """
+    from lightning_poison.shell.evaluate import run_evaluation
+    from lightning_poison.shell.evaluate_settings import read_settings
+
+    arguments: dict[str, Any] = {"data": data, "data_root": data_root, "label": label, "path": path}
+    arguments |= {"image_size": image_size, "max_samples": max_samples, "model": model, "epochs": epochs}
+    arguments |= {"attacks": attack, "defenses": defense, "seeds": seeds, "adaptive": adaptive, "results": results}
+    arguments |= {"executor": executor, "workers": workers, "ray_address": ray_address, "gpus_per_cell": gpus_per_cell}
+    settings = read_settings(config, arguments)
+    with _quiet_lightning(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning|torch")
+        return run_evaluation(
+            settings, write=_write_line, report=_report_line, as_json_object=json, retry_failed=retry_failed
+        )
+
+
 def attacks(*, scorers: bool = False) -> None:
     """List the installed attacks and the distribution of each.
 
@@ -196,9 +262,18 @@ def demo(
         run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
-_COMMANDS: dict[str, Any] = {"scan": scan, "report": report, "apply": apply, "attacks": attacks, "demo": demo}
+_COMMANDS: dict[str, Any] = {
+    "scan": scan,
+    "report": report,
+    "apply": apply,
+    "evaluate": evaluate,
+    "attacks": attacks,
+    "demo": demo,
+}
 
-_FLAGS = ("--scorers", "--json", "--undo")
+_FLAGS = ("--scorers", "--json", "--undo", "--retry_failed", "--adaptive")
+
+_REPEATED = ("--scorer", "--attack", "--defense")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _USER_ERRORS as error:
         return _report(str(error))
     except KeyboardInterrupt:
-        continues = "; the same command continues" if command_line[0] == "scan" else ""
+        continues = "; the same command continues" if command_line[0] in ("scan", "evaluate") else ""
         print(f"lightning-poison: interrupted{continues}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
@@ -247,9 +322,14 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _run(arguments: list[str]) -> Any:
+    """Parse arguments and run a command. `--config` is jsonargparse's, except for a command that has an own one."""
     name = "lightning-poison"
     version = metadata.version(name)
-    return auto_cli(_COMMANDS, args=arguments, prog=name, as_positional=True, version=version, exit_on_error=False)
+    parser = auto_parser(_COMMANDS, prog=name, as_positional=True, version=version, exit_on_error=False)
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    command = _COMMANDS[parsed.subcommand]
+    own = inspect.signature(command).parameters
+    return command(**{key: value for key, value in vars(parsed[parsed.subcommand]).items() if key in own})
 
 
 def _nearest(message: str, command: str) -> str:
@@ -276,16 +356,16 @@ def _show_help() -> int:
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept options with dashes, flags without `true`, a repeated `--scorer`, and several runs of a report."""
+    """Accept options with dashes, flags without `true`, options that may be repeated, and several runs of a report."""
     if arguments[0] == "report":
         arguments = _with_joined_runs(arguments)
     normalized: list[str] = []
-    scorers: list[str] = []
+    repeated: dict[str, list[str]] = {}
     pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
     for argument, following in pending:
         name, equals, value = argument.partition("=")
-        if name == "--scorer" and (equals or not following.startswith("-")):
-            scorers.append(value if equals else following)
+        if name in _REPEATED and (equals or not following.startswith("-")):
+            repeated.setdefault(name, []).append(value if equals else following)
             if not equals:
                 next(pending)
             continue
@@ -293,7 +373,9 @@ def _normalize(arguments: Sequence[str]) -> list[str]:
             argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
         is_flag = argument in _FLAGS and following not in ("true", "false")
         normalized.append(f"{argument}=true" if is_flag else argument)
-    return [*normalized, f"--scorer={','.join(scorers)}"] if scorers else normalized
+    for name, values in repeated.items():
+        normalized.append(f"{name}={','.join(values) if name == '--scorer' else json.dumps(values)}")
+    return normalized
 
 
 def _report(message: str) -> int:
@@ -313,3 +395,7 @@ def _with_joined_runs(arguments: Sequence[str]) -> list[str]:
 
 def _write_line(line: str) -> None:
     print(line, flush=True)
+
+
+def _report_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -187,6 +187,14 @@ class Attack(Protocol):
     """Interface of an attack, as returned by the factory of a plug-in. An attack never imports Lightning.
 
     `craft` must not change the data set, and must return the same poison for the same state of the generator.
+
+    The factory, usually the class, may declare what an evaluation asks for:
+
+    - `needs_surrogates = False`: the attack crafts on no model, so that none is trained for it.
+    - `adaptive_to = ("likelihood",)`: names of scorers, or presets, that the attack was made to evade. It is then
+      evaluated against them.
+    - `knows_scorer = True`: the attack is built for the scorer that it is to evade, by `against(scorer, clean, *,
+      false_positive_rate, runtime, generator, **settings)`, which fits a copy of the scorer on samples of the attacker.
     """
 
     name: str

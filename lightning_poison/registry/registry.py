@@ -108,6 +108,70 @@ def get_attack(name: str, **settings: Any) -> Attack:
     return attack  # type: ignore[no-any-return]
 
 
+def attack_factory(name: str) -> Any:
+    """Return the factory of an attack, which declares what the attack is like before it is built; see `Attack`.
+
+    Raises:
+        UnknownNameError: See `get_attack`.
+        PluginError: If several plug-ins provide the name, or the plug-in is broken.
+    """
+    return _find("attack", name, load_plugins().attacks).factory
+
+
+def adaptive_attacks(scorer: str) -> tuple[Entry, ...]:
+    """Return the installed attacks that were made to evade a scorer: those whose `adaptive_to` names it.
+
+    Args:
+        scorer: Name of a scorer or of a preset.
+
+    Example:
+        >>> adaptive_attacks("no-such-scorer")
+        ()
+    """
+    entries = available_attacks()
+    return tuple(entry for entry in entries if scorer in tuple(getattr(entry.factory, "adaptive_to", ())))
+
+
+def get_adaptive_attack(
+    name: str,
+    scorer: AnyScorer,
+    clean: Any,
+    *,
+    false_positive_rate: float = 0.01,
+    runtime: Any = None,
+    generator: Any = None,
+    **settings: Any,
+) -> Attack:
+    """Build an attack that knows the scorer that it is to evade, with `against` of its factory.
+
+    Args:
+        name: Name of the attack, whose factory sets `knows_scorer`.
+        scorer: The scorer. It is not changed: the attack fits a copy of it.
+        clean: Samples that the attacker has, on which the copy is fitted and calibrated.
+        false_positive_rate: False-positive rate of the defender, in (0, 1).
+        runtime: Where to compute. Default: the CPU.
+        generator: The only source of randomness. Default: a fixed seed.
+        **settings: Further arguments of the attack.
+
+    Raises:
+        UnknownNameError: See `get_attack`.
+        PluginError: If the factory does not set `knows_scorer`, or fails.
+        ValueError: If the attack cannot evade this scorer, or refuses a setting.
+        TypeError: As `ValueError`.
+    """
+    entry = _find("attack", name, load_plugins().attacks)
+    what = f"`against` of the attack `{entry.name}` in {entry.source}"
+    if not getattr(entry.factory, "knows_scorer", False):
+        raise PluginError(
+            f"Expected the attack `{printable(name)}` to know a scorer, but its factory does not set `knows_scorer`.\n"
+            "Build it with `get_attack`."
+        )
+    arguments: dict[str, Any] = {"false_positive_rate": false_positive_rate, "runtime": runtime, "generator": generator}
+    attack = call_plugin(lambda: entry.factory.against(scorer, clean, **arguments, **settings), what, passed=_PASSED)  # type: ignore[attr-defined]
+    check_interface(attack)
+    return attack  # type: ignore[no-any-return]
+
+
 def get_scorer(name: str, **settings: Any) -> AnyScorer:
     """Build a scorer by its name; see `get_attack`.
 
@@ -214,6 +278,14 @@ def _build(noun: str, entry: Entry, settings: dict[str, Any]) -> Any:
     return call_plugin(lambda: entry.factory(**settings), what, passed=_PASSED)
 
 
+def _nearest_setting(signature: inspect.Signature, settings: dict[str, Any]) -> str:
+    """Return a line that names the setting that was probably meant, or an empty text."""
+    known = [name for name in signature.parameters if name != "_"]
+    unknown = [name for name in settings if name not in known]
+    nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5) if unknown else []
+    return f"\nDid you mean `{printable(nearest[0])}`?" if nearest else ""
+
+
 def _fault_of_settings(noun: str, entry: Entry, settings: dict[str, Any]) -> str | None:
     try:
         signature = inspect.signature(entry.factory)
@@ -225,6 +297,6 @@ def _fault_of_settings(noun: str, entry: Entry, settings: dict[str, Any]) -> str
         received = printable(", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
         return (
             f"Expected settings of the {noun} `{entry.name}`, but got {received}: {printable(error)}.\n"
-            f"The signature is {entry.name}{printable(signature, limit=1000)}."
+            f"The signature is {entry.name}{printable(signature, limit=1000)}.{_nearest_setting(signature, settings)}"
         )
     return None

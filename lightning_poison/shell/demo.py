@@ -15,7 +15,10 @@ from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.attacks.threat import Surrogate, Threat
 from lightning_poison.callbacks.sanitizer import Sanitizer
 from lightning_poison.errors import UnknownNameError
-from lightning_poison.evaluation.matrix import Cell, Predict, evaluate, render_table
+from lightning_poison.evaluation.cells import Cell
+from lightning_poison.evaluation.matrix import evaluate
+from lightning_poison.evaluation.measurement import Predict
+from lightning_poison.evaluation.tables import render_table
 from lightning_poison.models.backbones import default_backbone
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.randomness import derived_generator, seeded_rng

@@ -66,13 +66,28 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
         >>> digits.labels.equal(load_demo_data("digits", seed=1).labels)
         False
     """
-    generator = torch.Generator().manual_seed(seed)
+    images, labels = load_all(name, root)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:20000]
+    images, labels = images[order], labels[order]
+    if name == "digits":
+        return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 20, 400, 1297, 20)
+    return DemoData("MNIST", images, labels, PixelRange(), 6000, 6, 400, 10000, 25)
+
+
+def load_all(name: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Return all images, float32 `(N, C, H, W)` in [0, 1], and labels, int64 `(N,)`, of scikit-learn's digits or MNIST.
+
+    Args:
+        name: `"digits"` or `"mnist"`, training and test images.
+        root: Folder that contains `MNIST/raw`; required for MNIST.
+
+    Raises:
+        FileNotFoundError: If the folder does not contain MNIST.
+    """
     if name == "digits":
         pixels, targets = load_digits(return_X_y=True)
-        order = torch.randperm(len(targets), generator=generator)
-        images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8)[order] / 16
-        labels = torch.tensor(targets, dtype=torch.int64)[order]
-        return DemoData("scikit-learn's digits", images, labels, PixelRange(levels=17), 800, 20, 400, 1297, 20)
+        images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+        return images, torch.tensor(targets, dtype=torch.int64)
     if root is None or not (root / "MNIST" / "raw").is_dir():
         raise FileNotFoundError(
             f"Expected a folder MNIST/raw in `--data-root`, as created by torchvision, but got {root}.\n"
@@ -82,6 +97,4 @@ def load_demo_data(name: str, root: Path | None = None, *, seed: int = 0) -> Dem
 
     parts = [MNIST(root, train=train) for train in (True, False)]
     images = torch.cat([part.data for part in parts]).float().unsqueeze(1) / 255
-    labels = torch.cat([part.targets for part in parts])
-    order = torch.randperm(len(labels), generator=generator)[:20000]
-    return DemoData("MNIST", images[order], labels[order], PixelRange(), 6000, 6, 400, 10000, 25)
+    return images, torch.cat([part.targets for part in parts])

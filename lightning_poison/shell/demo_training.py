@@ -1,7 +1,9 @@
 """Train a classifier with a Trainer, to compare attacks and defenses."""
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_poison.contexts import reproducible_kernels
-from lightning_poison.evaluation.matrix import Predict
+from lightning_poison.evaluation.measurement import Predict
 from lightning_poison.mixins import LGMMixin
 from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import DEFAULT_THREADS
@@ -91,8 +93,10 @@ def fit_quietly(
     batch_size: int = 64,
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
+    device: str = "cpu",
+    threads: int = DEFAULT_THREADS,
 ) -> LightningModule:
-    """Train a module on the CPU with a Trainer without output, logging or checkpoints.
+    """Train a module with a Trainer without output, logging or checkpoints.
 
     Args:
         module: Module to train, in place.
@@ -101,9 +105,11 @@ def fit_quietly(
         batch_size: Number of samples per step. Default: 64.
         callbacks: Callbacks of the Trainer. Default: none.
         seed: Seed of data order and dropout. The global random states are restored. Default: 0.
+        device: `"cpu"` or `"cuda"`. Default: `"cpu"`.
+        threads: Number of CPU threads. Default: half the cores, at most four.
 
     Returns:
-        The same module in evaluation mode.
+        The same module in evaluation mode, on the CPU.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -116,22 +122,20 @@ def fit_quietly(
         >>> model(torch.eye(2)).argmax(1)
         tensor([0, 1])
     """
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    cpu = torch.device("cpu")
-    with warnings.catch_warnings(), isolated_rng(seed, cpu), reproducible_kernels(cpu, DEFAULT_THREADS):
-        for message in _IGNORED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
+    where = torch.device(device)
+    with _quiet(), isolated_rng(seed, where), reproducible_kernels(where, threads):
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            max_epochs=epochs,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
         trainer.fit(module, DataLoader(dataset, batch_size=batch_size, shuffle=True))
-    return module.eval()
+    return module.cpu().eval()
 
 
 def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
@@ -153,3 +157,21 @@ def predict_with(module: nn.Module, *, batch_size: int = 512) -> Predict:
             return torch.cat([module(batch[0]).argmax(1) for batch in loader])
 
     return predict
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress Lightning's logs about devices and tips, and warnings about what is intended here."""
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_utilities")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            for message in _IGNORED_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

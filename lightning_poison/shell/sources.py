@@ -1,7 +1,6 @@
 """What `scan` reads: folders, tables, arrays, and functions that return a data set."""
 
 import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from lightning_poison.checks import describe, describe_error, expected, printable
 from lightning_poison.runtime import Runtime
+from lightning_poison.shell.class_paths import add_working_directory
 from lightning_poison.shell.hub_datasets import is_hub_source, open_hub_dataset
 from lightning_poison.shell.image_files import Unreadable, find_images, read_images
 from lightning_poison.shell.tables import label_column, numeric_samples, path_column, read_arrays, read_table
@@ -117,8 +117,7 @@ def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | N
 def _call(source: str) -> Any:
     """Return what a function of the user returns. Modules of the working directory are found."""
     name, _, function = source.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    add_working_directory()
     try:
         target: Any = importlib.import_module(name)
         for part in function.split("."):

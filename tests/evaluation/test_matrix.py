@@ -8,7 +8,10 @@ from lightning_poison.attacks.objectives import ProtectedClassObjective
 from lightning_poison.attacks.poison import COVER, Poison
 from lightning_poison.data.labels import labels_of
 from lightning_poison.errors import PluginError
-from lightning_poison.evaluation.matrix import Cell, attack_works, evaluate, gap_closed, random_mask, render_table
+from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed
+from lightning_poison.evaluation.matrix import evaluate
+from lightning_poison.evaluation.measurement import random_mask
+from lightning_poison.evaluation.tables import render_table
 
 
 def majority(dataset, seed):

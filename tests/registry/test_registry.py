@@ -11,8 +11,11 @@ from lightning_poison.errors import PluginError, UnknownNameError
 from lightning_poison.registry import registry
 from lightning_poison.registry.loading import BrokenPlugin, Entry, Plugins
 from lightning_poison.registry.registry import (
+    adaptive_attacks,
+    attack_factory,
     available_attacks,
     available_scorers,
+    get_adaptive_attack,
     get_attack,
     get_scorer,
     load_plugins,
@@ -284,3 +287,37 @@ def test_plugins_are_loaded_once(installed):
     load_plugins()
     available_attacks()
     assert len(loads) == 1
+
+
+class Evader(Frog):
+    """Evades frogs' enemies."""
+
+    adaptive_to, knows_scorer, needs_surrogates = ("bright",), True, False
+
+    @classmethod
+    def against(cls, scorer, clean, *, false_positive_rate, runtime, generator, **settings):
+        if clean is None:
+            raise OSError("no data")
+        if clean == "odd":
+            raise RuntimeError("boo")
+        return cls(**settings)
+
+
+def test_adaptive_attacks_are_found_by_scorer_and_built_for_it(installed):
+    installed([Entry("frog", POND, "", Frog), Entry("evader", POND, "", Evader)])
+    assert [entry.name for entry in adaptive_attacks("bright")] == ["evader"]
+    assert adaptive_attacks("likelihood") == ()
+    assert attack_factory("evader").needs_surrogates is False
+    assert get_adaptive_attack("evader", Bright(), "data", steps=8).steps == 8
+    with pytest.raises(OSError, match="no data"):
+        get_adaptive_attack("evader", Bright(), None)
+    with pytest.raises(PluginError, match="`against` of the attack `evader` in pond"):
+        get_adaptive_attack("evader", Bright(), "odd")
+    with pytest.raises(PluginError, match="does not set `knows_scorer`"):
+        get_adaptive_attack("frog", Bright(), "data")
+
+
+def test_misspelled_setting_is_named_with_the_nearest(installed):
+    installed([Entry("frog", POND, "", Frog)])
+    with pytest.raises(TypeError, match=r"Did you mean `steps`\?"):
+        get_attack("frog", stepz=3)

@@ -1,7 +1,6 @@
 """`lightning-poison report`: pages made anew, with pictures if the data set is there and unchanged."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path

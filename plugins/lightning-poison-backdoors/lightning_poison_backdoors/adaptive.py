@@ -20,6 +20,12 @@ class AdaptiveBackdoor(Backdoor, ABC):
     2023.
     """
 
+    adaptive_to = (
+        *("activation-clustering", "spectral-signatures", "deep-knn", "network-groups", "robust-features"),
+        *("balanced", "thorough"),
+    )
+    """Scorers, and presets that contain one, which look for poison that is apart in feature space."""
+
     target_class: int
     cover_share: float
     shown: float

@@ -30,6 +30,7 @@ class Backdoor(ABC):
 
     name = "backdoor"
     clean_label = False
+    needs_surrogates = False
 
     target_class: TargetClass
     source_class: int | None = None

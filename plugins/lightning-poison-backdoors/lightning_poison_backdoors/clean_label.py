@@ -102,6 +102,7 @@ class CleanLabelBackdoor(Backdoor):
 
     name = "clean-label-backdoor"
     clean_label = True
+    needs_surrogates = True
 
     target_class: int = 0
     _: KW_ONLY

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from lightning_poison import PixelRange, Surrogate, Threat, checks
 from lightning_poison.attacks import RawFeatures
 from lightning_poison.data import RawImages, index_blocks
+from lightning_poison.runtime import Runtime
+from lightning_poison.scorers import Scorer
 from lightning_poison_collisions.descent import descend_within
 from lightning_poison_collisions.distances import (
     Distance,
@@ -76,6 +79,8 @@ class AdaptiveFrogs(TargetedAttack):
     """
 
     name = "adaptive-frog"
+    adaptive_to = ("likelihood", "confidence", "mahalanobis", "characteristic-vectors", "discriminator")
+    knows_scorer = True
 
     defenses: Sequence[KnownScorer]
     penalty: Penalty = "hinge"
@@ -102,6 +107,36 @@ class AdaptiveFrogs(TargetedAttack):
             if not isinstance(defense, KnownScorer):
                 hint = "`KnownScorer.of(scorer, clean)` calibrates a fitted scorer."
                 raise TypeError(checks.expected("defenses", "known scorers", checks.describe(defense), hint))
+
+    @classmethod
+    def against(
+        cls,
+        scorer: Scorer,
+        clean: "Dataset[Any]",
+        *,
+        false_positive_rate: float = 0.01,
+        runtime: Runtime | None = None,
+        generator: torch.Generator | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Return the attack on a scorer, of which the attacker fits and calibrates a copy; see `KnownScorer.copy_of`.
+
+        Args:
+            scorer: Scorer of single samples.
+            clean: Samples that the attacker has.
+            false_positive_rate: False-positive rate of the defender, in (0, 1).
+            runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
+            generator: The only source of randomness. Default: a fixed seed.
+            **settings: Other arguments of the attack.
+
+        Raises:
+            TypeError: If the scorer does not score single samples.
+            ValueError: If an argument is out of range, or a class has too few samples in `clean`.
+        """
+        known = KnownScorer.copy_of(
+            scorer, clean, false_positive_rate=false_positive_rate, runtime=runtime, generator=generator
+        )
+        return cls(defenses=[known], **settings)
 
     def _sizes(self, budget: int) -> list[int]:
         return group_sizes(budget, self.poisons_per_target)

@@ -1,5 +1,6 @@
 """`KnownScorer`: a fitted scorer and its decision thresholds, known to the attacker."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,11 +11,14 @@ from torch.utils.data import Dataset
 
 from lightning_poison import PixelRange
 from lightning_poison.checks import describe, expected, fraction, instance
-from lightning_poison.data import labels_of
+from lightning_poison.data import SanitizedDataset, labels_of
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization import score_samples
 from lightning_poison.scorers import Scorer
 from lightning_poison.statistics import class_thresholds
+
+_HELD_OUT = 0.3
+"""Share of the samples of the attacker on which a copy of a scorer is calibrated, as a defender does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,38 @@ class KnownScorer:
         scales = torch.stack([high - median for median, high in quantiles]).clamp(min=1e-6)
         return cls(scorer, thresholds.float(), scales.float())
 
+    @classmethod
+    def copy_of(
+        cls,
+        scorer: Scorer,
+        clean: "Dataset[Any]",
+        *,
+        false_positive_rate: float = 0.01,
+        runtime: Runtime | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """Fit a copy of an unfitted scorer on most of the samples of an attacker, and calibrate it on the others.
+
+        Args:
+            scorer: Scorer. It is not changed. One that is fitted is calibrated on all samples.
+            clean: Map-style data set with samples of every class, numbered without gaps.
+            false_positive_rate: False positive rate of the defender, in (0, 1).
+            runtime: Where to compute. Default: `LocalRuntime()`, the CPU.
+            generator: The only source of randomness. Default: a fixed seed.
+
+        Raises:
+            TypeError: If the scorer does not score single samples.
+            ValueError: If a class has fewer than two samples, or the rate is out of range.
+        """
+        instance("scorer", scorer, Scorer, hint="An attacker has no gradient to follow. Leave it out.")
+        calibrated: Dataset[Any] = clean
+        if not scorer.is_fitted:
+            generator = generator or torch.Generator().manual_seed(0)
+            part = held_out_part(labels_of(clean), generator)
+            calibrated = SanitizedDataset(clean, part)
+            scorer = copy.deepcopy(scorer).fit(SanitizedDataset(clean, ~part), runtime=runtime, generator=generator)
+        return cls.of(scorer, calibrated, false_positive_rate=false_positive_rate, runtime=runtime)
+
     def excess(self, samples: Tensor, labels: Tensor) -> Tensor:
         """Return by how much scores exceed the thresholds, in units of the scales of their classes, `(B,)`.
 
@@ -98,6 +134,31 @@ class KnownScorer:
     def settings(self) -> Mapping[str, Any]:
         """Return name, thresholds and scales as JSON values."""
         return {"scorer": self.scorer.name, "thresholds": self.thresholds.tolist(), "scales": self.scales.tolist()}
+
+
+def held_out_part(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a mask of 30 % of the samples of each class, at least one, bool `(N,)`.
+
+    Args:
+        labels: Labels, int64 `(N,)`.
+        generator: The only source of randomness.
+
+    Raises:
+        ValueError: If a class has fewer than two samples.
+
+    Example:
+        >>> labels = torch.tensor([0] * 10 + [1] * 3)
+        >>> labels[held_out_part(labels, torch.Generator().manual_seed(0))]
+        tensor([0, 0, 0, 1])
+    """
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for label in sorted(set(labels.tolist())):
+        members = (labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise ValueError(expected("clean", "at least two samples of each class", f"one of class {label}"))
+        chosen = torch.randperm(len(members), generator=generator)[: max(1, round(_HELD_OUT * len(members)))]
+        mask[members[chosen]] = True
+    return mask
 
 
 def worst_excess(defenses: Sequence[KnownScorer], images: Tensor, labels: Tensor, pixels: PixelRange) -> Tensor:

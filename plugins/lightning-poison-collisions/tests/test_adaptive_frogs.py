@@ -7,6 +7,8 @@ from torch.utils.data import TensorDataset
 from lightning_poison import LikelihoodScorer, PixelRange, Threat, craft
 from lightning_poison.data import RawImages, labels_of
 from lightning_poison.models import FitSettings
+from lightning_poison.registry import adaptive_attacks, get_adaptive_attack
+from lightning_poison.scorers import ConfidenceScorer, SpectralSignatureScorer
 from lightning_poison.testing import check_attack
 from lightning_poison_collisions import AdaptiveFrogs, FeatureDistance, FrogAttack, KnownScorer
 from lightning_poison_collisions.adaptive_frogs import EvadingDistance, interpolate_back
@@ -209,3 +211,25 @@ def test_detected_images_are_interpolated_until_they_pass(threshold):
 def test_images_that_never_pass_are_unchanged():
     images = torch.tensor([[0.6]])
     assert torch.equal(interpolate_back(torch.zeros(1, 1), images, lambda moved: moved[:, 0] < -1), images)
+
+
+def test_against_fits_a_copy_of_the_scorer_on_samples_of_the_attacker(digits):
+    scorer = ConfidenceScorer(fit_settings=FitSettings(epochs=2, batch_size=64, min_steps=60))
+    attack = get_adaptive_attack(
+        "adaptive-frog",
+        scorer,
+        TensorDataset(*digits[:400]),
+        false_positive_rate=0.1,
+        generator=torch.Generator().manual_seed(0),
+        steps=5,
+    )
+    assert not scorer.is_fitted
+    assert attack.defenses[0].scorer.is_fitted
+    assert attack.steps == 5
+    assert "adaptive-frog" in [entry.name for entry in adaptive_attacks("confidence")]
+
+
+def test_against_keeps_a_fitted_scorer_and_refuses_scorers_of_sets(scorer, dataset):
+    assert AdaptiveFrogs.against(scorer, dataset).defenses[0].scorer is scorer
+    with pytest.raises(TypeError, match="Leave it out"):
+        AdaptiveFrogs.against(SpectralSignatureScorer(), dataset)

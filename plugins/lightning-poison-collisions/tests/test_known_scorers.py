@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 from lightning_poison import CombinedScorer, PixelRange
 from lightning_poison.scorers import DeepKNNScorer, PixelCountingScorer
 from lightning_poison_collisions import KnownScorer
-from lightning_poison_collisions.known_scorers import check_differentiable, worst_excess
+from lightning_poison_collisions.known_scorers import check_differentiable, held_out_part, worst_excess
 
 from .conftest import Brightness, BrightPixels
 
@@ -74,3 +74,11 @@ def test_refuses_set_scorers_and_combined_scorers():
     combined = CombinedScorer([PixelCountingScorer(), PixelCountingScorer()])
     with pytest.raises(TypeError, match=r"`scorer` to be a `Scorer`, but got CombinedScorer\.\nFor a `CombinedScorer`"):
         KnownScorer(combined, torch.ones(2), torch.ones(2))
+
+
+def test_held_out_part_has_each_class_and_refuses_single_samples():
+    labels = torch.tensor([0] * 20 + [2] * 2)
+    part = held_out_part(labels, torch.Generator().manual_seed(0))
+    assert labels[part].bincount().tolist() == [6, 0, 1]
+    with pytest.raises(ValueError, match="one of class 1"):
+        held_out_part(torch.tensor([0, 0, 1]), torch.Generator())

@@ -44,6 +44,7 @@ class LabelFlip:
 
     name = "label-flip"
     clean_label = False
+    needs_surrogates = False
 
     source_class: int | None = None
     target_class: int | None = None

@@ -120,6 +120,7 @@ class RandomSign(ClassPerturbation):
     """
 
     name = "random-sign"
+    needs_surrogates = False
 
     def perturb_images(self, task: PerturbationTask) -> Tensor:
         """Return the images with random signs added."""
@@ -146,6 +147,7 @@ class SmoothPattern(ClassPerturbation):
     """
 
     name = "smooth-pattern"
+    needs_surrogates = False
 
     cells: int = 5
 

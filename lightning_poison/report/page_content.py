@@ -1,6 +1,7 @@
 """What is on the HTML report of a verdict: samples with their pictures, neighbors, pairs of classes, and groups."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
@@ -139,10 +140,18 @@ class PageContent:
         limit = min(_MAX_PICTURE, _PICTURE_ROOM // shown)
         self._pictures = None if dataset is None else Pictures(dataset, sample, positions=positions, limit=limit)
         asked = [*self._removed[:_MAX_ROWS], *self._kept]
-        self._neighbors = Neighbors(verdict, self._pictures, asked=asked, features=features)
+        with self._reading():
+            self._neighbors = Neighbors(verdict, self._pictures, asked=asked, features=features)
 
     def parts(self) -> dict[str, Any]:
         """Return the variables of the template."""
+        with self._reading():
+            return self._parts()
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._pictures is None else self._pictures.reading_many()
+
+    def _parts(self) -> dict[str, Any]:
         verdict, judged = self.verdict, int(judged_of(self.verdict).sum())
         rows = [self._row(index) for index in self._listed]
         kept, last = ([self._row(index) for index in several] for several in (self._kept, self._last))

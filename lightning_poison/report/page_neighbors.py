@@ -135,7 +135,7 @@ class Neighbors:
         limit = NEAR_COPY_DISTANCE * self._typical
         alike = []
         for pair in pairs.tolist():
-            first, second = (_pixels_at(self._pictures, index) for index in pair)
+            first, second = (pixels_of(_value_at(self._pictures, index)) for index in pair)
             if first is None or second is None or first.shape != second.shape:
                 continue
             if float(np.linalg.norm(np.subtract(first, second, dtype=np.float32))) <= limit:
@@ -149,8 +149,9 @@ class Neighbors:
         shapes: list[np.ndarray] = []
         is_image: bool | None = None
         for index in dict.fromkeys(indices):
-            pixels = _pixels_at(self._pictures, index)
-            vector = _reduced(pixels) if pixels is not None else _values_at(self._pictures, index)
+            value = _value_at(self._pictures, index)
+            pixels = pixels_of(value)
+            vector = _reduced(pixels) if pixels is not None else _values_of(value)
             if vector is None or (is_image is not None and is_image != (pixels is not None)):
                 continue
             is_image = pixels is not None
@@ -188,13 +189,9 @@ def _drawn(candidates: Tensor, labels: Tensor) -> Tensor:
     return drawn
 
 
-def _pixels_at(pictures: Pictures, index: int) -> np.ndarray | None:
-    """Return a sample as uint8 `(H, W)` or `(H, W, 3)`, or `None` if it is no image or cannot be read."""
-    return pixels_of(_value_at(pictures, index))
-
-
-def _values_at(pictures: Pictures, index: int) -> Tensor | None:
-    array = as_array(_value_at(pictures, index))
+def _values_of(value: Any) -> Tensor | None:
+    """Return the values of a sample that is no image, or `None` if they are no numbers, or too many."""
+    array = as_array(value)
     if array is None or array.size > _MAX_VALUES:
         return None
     return torch.from_numpy(np.nan_to_num(array.astype(np.float32)).reshape(-1))

@@ -23,7 +23,7 @@ class Runs:
         errors = {path.name: path.read_text() for path in (self.directory / name).glob("*.txt")}
         assert not errors
         reports = self.directory / name / "sanitizer_reports" / "sanitizer"
-        assert sorted(path.name for path in reports.iterdir()) == ["manifest.csv", "verdict.safetensors"]
+        assert sorted(path.name for path in reports.iterdir()) == ["manifest.csv", "report.html", "verdict.safetensors"]
         paths = sorted((self.directory / name).glob("*.pt"))
         return [torch.load(path, weights_only=True) for path in paths]
 

@@ -497,6 +497,28 @@ def test_same_verdict_gives_the_same_file(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_random_samples_are_the_same_each_time_and_global_states_are_unchanged(tmp_path):
+    class Random(Dataset):
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, index):
+            return torch.rand(1, 8, 8), index % 3
+
+    for name in ("a", "b"):
+        state = torch.get_rng_state()
+        write_report(tmp_path / name, verdict_of(), Random())
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(1)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    pictures = Pictures(Random(), None, limit=10_000)
+    alone = pictures(4)
+    with pictures.reading_many():
+        pictures(5)
+        assert torch.equal(pictures.read(4), pictures.read(4))
+        assert picture_of(pictures.read(4), limit=10_000) == alone
+
+
 @pytest.mark.parametrize(
     ("parts", "error", "message"),
     [

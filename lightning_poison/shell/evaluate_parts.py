@@ -162,7 +162,7 @@ def needs_trusted(scorer: Any) -> bool:
     """Whether a scorer, or one of several, decides nothing without trusted data.
 
     Example:
-        >>> [needs_trusted(scorer_of(DefenseSettings("", name))) for name in ("fast", "likelihood", "deep-knn")]
+        >>> [needs_trusted(scorer_of(DefenseSettings("", name))) for name in ("fast", "likelihood", "spectral-signatures")]
         [False, False, True]
     """
     from lightning_poison.scorers.inspection import all_members_of

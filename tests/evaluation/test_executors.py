@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import sys
 import time
 from types import SimpleNamespace
 from typing import ClassVar
@@ -34,6 +35,7 @@ def test_in_process_runs_by_order():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_processes_give_the_same_cells_and_replace_a_killed_worker(tmp_path):
     given = {"defenses": [GridDefense("few", grids.KilledOnce(tmp_path))], "seeds": [0]}
     file = tmp_path / "cells.jsonl"

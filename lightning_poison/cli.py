@@ -3,18 +3,15 @@
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
 
-import difflib
 import inspect
 import json
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +27,7 @@ from lightning_poison.errors import (
     UnreadableSampleError,
     UnsupportedDataError,
 )
+from lightning_poison.shell.arguments import hint_for, normalized
 
 _USER_ERRORS = (
     ValueError,
@@ -271,10 +269,6 @@ _COMMANDS: dict[str, Any] = {
     "demo": demo,
 }
 
-_FLAGS = ("--scorers", "--json", "--undo", "--retry_failed", "--adaptive")
-
-_REPEATED = ("--scorer", "--attack", "--defense")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. User errors are reported as one message with exit status 2, without a traceback.
@@ -291,10 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not command_line:
             return _show_help()
-        status = _run(_normalize(command_line))
+        status = _run(normalized(command_line))
         sys.stdout.flush()
     except ArgumentError as error:
-        return _report(f"{error}\n{_nearest(str(error), command_line[0])}")
+        return _report(f"{error}\n{hint_for(str(error), command_line[0], _COMMANDS)}")
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -332,20 +326,6 @@ def _run(arguments: list[str]) -> Any:
     return command(**{key: value for key, value in vars(parsed[parsed.subcommand]).items() if key in own})
 
 
-def _nearest(message: str, command: str) -> str:
-    """Return which option or command an error about an unknown one may mean, and where they are listed."""
-    found = re.search(r"option '([\w.-]+)'|unrecognized arguments: --([\w-]+)|invalid choice: '([\w-]+)'", message)
-    known: list[str] = list(_COMMANDS)
-    if command in _COMMANDS:
-        known = list(inspect.signature(_COMMANDS[command]).parameters)
-    else:
-        command = ""
-    close = difflib.get_close_matches(next(filter(None, found.groups())), known, n=1) if found else []
-    hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
-    listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
-    return f"{hint}`{listed}` lists what there is."
-
-
 def _show_help() -> int:
     try:
         with redirect_stdout(sys.stderr):
@@ -355,42 +335,10 @@ def _show_help() -> int:
     return 2
 
 
-def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept options with dashes, flags without `true`, options that may be repeated, and several runs of a report."""
-    if arguments[0] == "report":
-        arguments = _with_joined_runs(arguments)
-    normalized: list[str] = []
-    repeated: dict[str, list[str]] = {}
-    pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
-    for argument, following in pending:
-        name, equals, value = argument.partition("=")
-        if name in _REPEATED and (equals or not following.startswith("-")):
-            repeated.setdefault(name, []).append(value if equals else following)
-            if not equals:
-                next(pending)
-            continue
-        if name.startswith("--"):
-            argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        is_flag = argument in _FLAGS and following not in ("true", "false")
-        normalized.append(f"{argument}=true" if is_flag else argument)
-    for name, values in repeated.items():
-        normalized.append(f"{name}={','.join(values) if name == '--scorer' else json.dumps(values)}")
-    return normalized
-
-
 def _report(message: str) -> int:
     lines = [printable(line, limit=1000) for line in message.splitlines()]
     print("lightning-poison: " + "\n".join(lines), file=sys.stderr)
     return 2
-
-
-def _with_joined_runs(arguments: Sequence[str]) -> list[str]:
-    """Join the runs of a report, which are all arguments but options and the value of `--source`, into a JSON list."""
-    options: list[str] = []
-    runs: list[str] = []
-    for before, argument in pairwise(arguments):
-        (options if argument.startswith("-") or before == "--source" else runs).append(argument)
-    return [arguments[0], *([json.dumps(runs)] if runs else []), *options]
 
 
 def _write_line(line: str) -> None:

@@ -1,6 +1,7 @@
 """What is measured of a model trained on poison, and of a defense; the tasks of an evaluation are made of these."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -171,7 +172,9 @@ def _peak_memory() -> float:
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     except (OSError, StopIteration, ValueError):
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # Windows has neither
+            return math.nan
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (1024**2 if sys.platform == "darwin" else 1024)

@@ -1,5 +1,9 @@
+import multiprocessing
 import os
+import sys
 import time
+from types import SimpleNamespace
+from typing import ClassVar
 
 import evaluation_grids as grids
 import pytest
@@ -31,6 +35,7 @@ def test_in_process_runs_by_order():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_processes_give_the_same_cells_and_replace_a_killed_worker(tmp_path):
     given = {"defenses": [GridDefense("few", grids.KilledOnce(tmp_path))], "seeds": [0]}
     file = tmp_path / "cells.jsonl"
@@ -40,14 +45,33 @@ def test_processes_give_the_same_cells_and_replace_a_killed_worker(tmp_path):
     assert len(file.read_text().splitlines()) == len(cells)
 
 
-@pytest.mark.slow
+class DeadWorker:
+    """A worker whose process is killed as soon as it has a task."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, context):
+        self.connection, theirs = multiprocessing.Pipe()
+        theirs.close()
+        self.task, self.process = None, SimpleNamespace(exitcode=-9)
+        self.made.append(self)
+
+    def run(self, task):
+        task.attempts += 1
+        self.task = task
+
+    def close(self):
+        self.connection.close()
+
+
 def test_task_that_kills_every_process_fails(monkeypatch):
-    monkeypatch.setattr(executors, "ATTEMPTS", 1)
-    with ProcessExecutor(1).pool(None) as pool:
+    monkeypatch.setattr(executors, "_Worker", DeadWorker)
+    with ProcessExecutor(2).pool(None) as pool:
         pool.submit("killed", grids.kill_process)
         name, failure = pool.next()
-        assert name == "killed"
-        assert "ended with exit status -9 each of 1 times" in failure.reason
+    assert name == "killed"
+    assert failure.reason == "its process ended with exit status -9 each of 3 times; is there enough memory?"
+    assert len(DeadWorker.made) == 3
 
 
 def test_what_cannot_be_pickled_is_an_error_with_a_way_out():

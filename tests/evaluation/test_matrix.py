@@ -8,10 +8,8 @@ from lightning_poison.attacks.objectives import ProtectedClassObjective
 from lightning_poison.attacks.poison import COVER, Poison
 from lightning_poison.data.labels import labels_of
 from lightning_poison.errors import PluginError
-from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed
+from lightning_poison.evaluation.cells import Cell
 from lightning_poison.evaluation.matrix import evaluate
-from lightning_poison.evaluation.measurement import random_mask
-from lightning_poison.evaluation.tables import render_table
 
 
 def majority(dataset, seed):
@@ -98,33 +96,6 @@ class TestEvaluate:
 
         cells = evaluate(clean, flips, clean, defenses={"odd": defend}, train=train)
         assert {each.defense: each.removed for each in cells}["odd"] == 0
-
-
-class TestControls:
-    def test_random_filter_is_independent_of_attack_with_same_seed(self):
-        drawn = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:100]
-        out = ~random_mask(1000, 100, seed=0)
-        assert int(out.sum()) == 100
-        assert int(out[drawn].sum()) < 30
-        assert torch.equal(out, ~random_mask(1000, 100, seed=0))
-
-    def test_gap_closed(self):
-        controls = [cell("random filter", 0.8, control=True), cell("perfect filter", 0.0, control=True)]
-        assert gap_closed([*controls, cell("mine", 0.2)], "mine") == pytest.approx(0.75)
-        assert gap_closed([cell("random filter", 0.0), cell("perfect filter", 0.0), cell("mine", 0.0)], "mine") is None
-
-    def test_table_marks_attack_that_fails_without_defense(self):
-        cells = [cell(name, 0.01, control=True) for name in ("no defense", "random filter", "perfect filter")]
-        assert not attack_works(cells)
-        assert "prove nothing" in render_table(cells)
-        assert "prove nothing" not in render_table([cell("no defense", 0.9), *cells[1:]])
-
-
-def test_table_is_aligned_and_escapes_names():
-    cells = [cell(name, 0.5, control=True) for name in ("no defense", "random filter", "perfect filter")]
-    lines = render_table([*cells, cell("evil\x1b[2J", 0.1)]).splitlines()
-    assert "\x1b" not in "\n".join(lines)
-    assert len({line.index("90.0 %") for line in lines[2:]}) == 1
 
 
 def test_refuses_defense_with_name_of_control(clean, flips):

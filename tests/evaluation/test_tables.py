@@ -74,3 +74,12 @@ def test_adaptive_rows(cells):
     weak = [cell("no defense", 0.0, attack="evading", removed=0), evading[1]]
     assert "proves nothing" in render_adaptive(weak)
     assert "failed" in render_adaptive([evading[0], Cell.failed("evading", "mine", 0, "reason", is_adaptive=True)])
+
+
+def test_table_marks_attack_that_fails_without_defense_and_escapes_names():
+    controls = [cell(name, 0.01) for name in ("no defense", "random filter", "perfect filter")]
+    lines = render_table([*controls, cell("evil\x1b[2J", 0.01)]).splitlines()
+    assert "prove nothing" in lines[-1]
+    assert "\x1b" not in "".join(lines)
+    assert len({line.index("90.0 %") for line in lines[2:-1]}) == 1
+    assert "prove nothing" not in render_table([cell("no defense", 0.9), *controls[1:]])

@@ -31,6 +31,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_killed_worker_loses_nothing_and_cells_are_those_of_one_process(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -1,0 +1,80 @@
+"""The command line before and after jsonargparse: what it does not accept, and what it does not say."""
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+_FLAGS = ("--scorers", "--json", "--undo", "--retry_failed", "--adaptive")
+
+_REPEATED = ("--scorer", "--attack", "--defense")
+
+
+def normalized(arguments: Sequence[str]) -> list[str]:
+    """Return a command line as jsonargparse takes it.
+
+    Options may have dashes, flags have no value, some options may be repeated, and a report has several runs.
+
+    Args:
+        arguments: The command and its arguments.
+
+    Example:
+        >>> normalized(["scan", "a", "--image-size", "32", "--json", "--scorer", "likelihood", "--scorer=confidence"])
+        ['scan', 'a', '--image_size', '32', '--json=true', '--scorer=likelihood,confidence']
+    """
+    if arguments[0] == "report":
+        arguments = _with_joined_runs(arguments)
+    found: list[str] = []
+    repeated: dict[str, list[str]] = {}
+    pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
+    for argument, following in pending:
+        name, equals, value = argument.partition("=")
+        if name in _REPEATED and (equals or not following.startswith("-")):
+            repeated.setdefault(name, []).append(value if equals else following)
+            if not equals:
+                next(pending)
+            continue
+        if name.startswith("--"):
+            argument = name.replace("-", "_").replace("__", "--", 1) + equals + value
+        is_flag = argument in _FLAGS and following not in ("true", "false")
+        found.append(f"{argument}=true" if is_flag else argument)
+    for name, values in repeated.items():
+        found.append(f"{name}={','.join(values) if name == '--scorer' else json.dumps(values)}")
+    return found
+
+
+def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
+    """Return which option or command an error about an unknown one may mean, and where they are listed.
+
+    Args:
+        message: What jsonargparse says.
+        command: The command that was given.
+        commands: The function of each command.
+
+    Example:
+        >>> def scan(source, *, image_size=None): ...
+        >>> hint_for("unrecognized arguments: --imagesize 3", "scan", {"scan": scan})
+        'Did you mean image-size? `lightning-poison scan --help` lists what there is.'
+    """
+    found = re.search(r"option '([\w.-]+)'|unrecognized arguments: --([\w-]+)|invalid choice: '([\w-]+)'", message)
+    known: list[str] = list(commands)
+    if command in commands:
+        known = list(inspect.signature(commands[command]).parameters)
+    else:
+        command = ""
+    close = difflib.get_close_matches(next(filter(None, found.groups())), known, n=1) if found else []
+    hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
+    listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
+    return f"{hint}`{listed}` lists what there is."
+
+
+def _with_joined_runs(arguments: Sequence[str]) -> list[str]:
+    """Join the runs of a report, which are all arguments but options and the value of `--source`, into a JSON list."""
+    options: list[str] = []
+    runs: list[str] = []
+    for before, argument in pairwise(arguments):
+        (options if argument.startswith("-") or before == "--source" else runs).append(argument)
+    return [arguments[0], *([json.dumps(runs)] if runs else []), *options]

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+
+from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed
+
+
+def cell(defense, success, *, control=False, seed=0, removed=3):
+    return Cell("a", defense, control, seed, 0.9, success, 0.5, 0.1, removed)
+
+
+def test_gap_closed():
+    controls = [cell("random filter", 0.8, control=True), cell("perfect filter", 0.0, control=True)]
+    assert gap_closed([*controls, cell("mine", 0.2)], "mine") == pytest.approx(0.75)
+    assert gap_closed([cell("random filter", 0.0), cell("perfect filter", 0.0), cell("mine", 0.0)], "mine") is None
+
+
+def test_gap_is_relative_to_the_random_filter_of_the_same_size_and_seed():
+    cells = [
+        cell("random filter", 0.8, removed=3),
+        cell("random filter", 0.4, removed=9),
+        cell("random filter", 0.1, removed=3, seed=1),
+        cell("perfect filter", 0.0),
+        cell("mine", 0.2, removed=9),
+    ]
+    assert gap_closed(cells, "mine") == pytest.approx(0.5)
+    assert gap_closed([each for each in cells if each.removed != 9 or each.defense == "mine"], "mine") is None
+
+
+def test_failed_cells_have_no_part_in_gap_and_success():
+    cells = [cell("no defense", 0.9), Cell.failed("a", "no defense", 1, "reason")]
+    assert attack_works(cells)
+    assert not attack_works(cells[1:])
+    assert gap_closed([*cells, Cell.failed("a", "mine", 0, "reason")], "mine") is None
+
+
+def test_json_has_no_nan_and_is_read_again():
+    failed = Cell.failed("a", "no defense", 4, "reason")
+    values = failed.to_json()
+    assert not any(isinstance(value, float) and math.isnan(value) for value in values.values())
+    again = Cell.from_json(values | {"of_a_later_version": 1})
+    assert again.is_control
+    assert math.isnan(again.clean_accuracy)
+    assert (again.seed, again.error) == (4, "reason")
+
+
+@pytest.mark.parametrize("changes", [{"seed": "1"}, {"clean_accuracy": "high"}, {"attack": None}, {"error": 3}])
+def test_value_of_another_type_is_named(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"`{name}` of a cell"):
+        Cell.from_json(cell("mine", 0.5).to_json() | changes)

@@ -10,11 +10,12 @@ with its defaults:
 - ART's spectral signatures and activation clustering, on the features of a network that was trained on all of the data,
   the one of which `recommended_scorer.py` measures the attack success. ART expects 33 % of each class to be poison
   unless it is told.
+- CCA-UD on the features of the same network, with 500 benign images, which it needs.
 - Our single scorers by `sanitize(data, scorer, seed=seed)`: layers after FLARE, entropy after SPECTRE, and stability
   after IBD-PSC. Each asks what its groups do to other samples before it removes any, which the published methods do
   not.
 
-cleanlab and ART (`adversarial-robustness-toolbox`) are in the dependency group `peers`.
+cleanlab, ART (`adversarial-robustness-toolbox`) and UMAP (`umap-learn`) are in the dependency group `peers`.
 """
 
 import functools
@@ -26,6 +27,7 @@ import torch
 from art.defences.detector.poison import ActivationDefence, SpectralSignatureDefense
 from art.estimators.classification import PyTorchClassifier
 from cleanlab.filter import find_label_issues
+from harness.cca_ud import keep_by_centroids
 from harness.datasets import LabeledImages, load_cifar, load_mnist
 from harness.networks import outputs_of
 from harness.runs import (
@@ -46,7 +48,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.scorers import LayerAbnormalityScorer, PredictionStabilityScorer, QuantumEntropyScorer
 
-CLASSES, FOLDS = 10, 3
+CLASSES, FOLDS, BENIGN = 10, 3, 500
 Filter = Callable[[PoisonedImages, int], Tensor]
 """Returns the mask of the samples to keep."""
 
@@ -81,6 +83,15 @@ def keep_by_art(defense: type[Any], data: PoisonedImages, seed: int) -> Tensor:
     return torch.as_tensor(clean).bool()
 
 
+def keep_by_cca_ud(data: PoisonedImages, seed: int) -> Tensor:
+    images, labels = data.given
+    network = network_for(images, data.given, seed).eval()
+    backbone, head = network.get_submodule("backbone"), network.get_submodule("head")
+    benign, benign_labels = (part[:BENIGN] for part in data.rest)
+    features, of_benign = outputs_of(backbone, images), outputs_of(backbone, benign)
+    return keep_by_centroids(features, labels, of_benign, benign_labels, head, seed)
+
+
 def keep_by_scorer(scorer: Callable[[], Any], data: PoisonedImages, seed: int) -> Tensor:
     return decide(TensorDataset(*data.given), scorer(), seed).keep
 
@@ -89,6 +100,7 @@ FILTERS: dict[str, Filter] = {
     "cleanlab": keep_by_cleanlab,
     "ART, spectral signatures": functools.partial(keep_by_art, SpectralSignatureDefense),
     "ART, activation clustering": functools.partial(keep_by_art, ActivationDefence),
+    "CCA-UD": keep_by_cca_ud,
     "layers (FLARE)": functools.partial(keep_by_scorer, LayerAbnormalityScorer),
     "entropy (SPECTRE)": functools.partial(keep_by_scorer, QuantumEntropyScorer),
     "stability (IBD-PSC)": functools.partial(keep_by_scorer, PredictionStabilityScorer),

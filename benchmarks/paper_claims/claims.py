@@ -1,6 +1,7 @@
 """Claims of a paper, the measurements they rest on, and the rules that turn numbers into verdicts.
 
-A rule is written before the numbers of its run are known. It sees the median of each figure over seeds, by the names of its rows.
+A rule is written before the numbers of a run are known. It sees the median of each figure over seeds, by the names of
+its rows.
 """
 
 import statistics

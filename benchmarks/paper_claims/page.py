@@ -80,8 +80,8 @@ def page(papers: Sequence[Paper], found: Found, run: Run) -> str:
         "# The papers, claim by claim",
         "",
         "This project builds on five papers. Their central claims are measured here, with our implementations, and "
-        "judged by rules (`benchmarks/paper_claims/`) that were written down before this run; recorded figures of other "
-        "benchmarks were known then. "
+        "judged by rules (`benchmarks/paper_claims/`) that were written down before this run; recorded figures of "
+        "other benchmarks were known then. "
         f"This page is written by `{command}`.",
         "",
         f"This run: {run}.",

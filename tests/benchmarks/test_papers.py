@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -152,10 +153,12 @@ def test_claims_of_a_paper(claims, papers, number):
             assert bool(verdict.reason) == (verdict.word in (claims.HOLDS_IF, claims.UNDECIDED))
 
 
-def test_measurements_have_names_of_their_own(papers):
+def test_measurements_are_found_again(papers):
     measurements = [each for paper in papers.PAPERS.values() for each in paper.measurements]
     by_name = {each.name: each for each in measurements}
     assert len(by_name) == len(measurements)
+    keys = [each.key(quick=quick, seed=0) for each in measurements for quick in (True, False)]
+    assert json.loads(json.dumps(keys)) == keys, "a key that changes in the results file is never found again"
     assert all(each.name.startswith(number) for number in NUMBERS for each in papers.PAPERS[number].measurements)
 
 

@@ -40,7 +40,7 @@ from harness.runs import (
     with_seconds,
 )
 
-from lightning_poison import Surrogate, Threat, craft
+from lightning_poison import Poison, Surrogate, Threat, craft
 from lightning_poison.attacks import Attack
 from lightning_poison.randomness import derived_generator
 from lightning_poison_shielding import ClassShielding, ClassShieldingGenerator
@@ -74,20 +74,22 @@ def measure_control(scenario: Scenario, kind: str, pair: tuple[int, int], budget
     return head_accuracies(scenario, pair[0], added, torch.full((len(added),), pair[1]), seed)
 
 
+def craft_poison(scenario: Scenario, attack: Attack, budget: int, epsilon: float, seed: int) -> Poison:
+    return craft(
+        attack,
+        scenario.parts["victim"],
+        Threat(budget, epsilon, clean_label=True),
+        surrogates=[Surrogate(scenario.extractor, FEATURE_LAYER)],
+        holdout=scenario.parts["pool"],
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
 def measure_attack(
     scenario: Scenario, attack: Attack, protected: int, budget: int, epsilon: float, seed: int
 ) -> Figures:
     """Craft poison and train the heads; the crafting time includes the checks of `craft`."""
-    poison, wall, cpu = with_seconds(
-        lambda: craft(
-            attack,
-            scenario.parts["victim"],
-            Threat(budget, epsilon, clean_label=True),
-            surrogates=[Surrogate(scenario.extractor, FEATURE_LAYER)],
-            holdout=scenario.parts["pool"],
-            generator=torch.Generator().manual_seed(seed),
-        )
-    )
+    poison, wall, cpu = with_seconds(lambda: craft_poison(scenario, attack, budget, epsilon, seed))
     figures = head_accuracies(scenario, protected, inputs_of(poison), poison.labels, seed)
     return figures | {"craft_wall": wall, "craft_cpu": cpu, "shield": int(poison.labels[0])}
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from harness.datasets import first_of_each_class, inputs_of, load_cifar, load_mnist, targets_of
+from harness.datasets import cifar_files, first_of_each_class, inputs_of, load_mnist, read_images, targets_of
 from harness.networks import accuracy_of, digit_network, fit_network, photo_network
 from harness.runs import Figures, Results, benchmark_parser, print_goal, print_table, spread, spread_of, start
 from sklearn.svm import LinearSVC
@@ -35,7 +35,7 @@ from lightning_poison.models import FrozenFeatureClassifier
 from lightning_poison.randomness import derived_generator
 
 KINDS = ("naive", "FGSM", "PGD")
-TARGETS, TASK = 60, 300
+TASK = 300
 PAPER = {
     "CIFAR": {"AP": (".24", ".30", ".34"), "frogs": (".85", ".53", ".16"), "LF": ("-7", "not given", "-11")},
     "MNIST": {"AP": (".68", ".93", ".95"), "frogs": ("none",) * 3, "LF": ("-2", "not given", "-2")},
@@ -44,8 +44,13 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of one data set; radii are in units of the raw image."""
+    """The settings of one data set; radii are in units of the raw image.
 
+    `count` images of the inside classes are learned, `trained` images of the outside ones train the features, `targets`
+    are attacked by frogs, and `ten` images of all classes are learned in the table of ten classes, which 0 leaves out.
+    """
+
+    name: str
     outside: tuple[int, ...]
     inside: tuple[int, ...]
     count: int
@@ -57,12 +62,19 @@ class Setting:
     c: float
     ap: tuple[float, ...]
     frogs: float
+    targets: int = 60
+    ten: int = 0
 
 
 SETTINGS = {
-    "CIFAR": Setting(tuple(range(2, 10)), (0, 1), 4000, 24_000, 8, 8 / 255, 3, "15", 100, (3 / 255, 7 / 255), 7 / 255),
-    "MNIST": Setting((0, 1, 2, 3, 4), (5, 6, 7, 8, 9), 8000, 12_000, 6, 0.3, 5, "6", 10, (7 / 255, 25 / 255), 25 / 255),
-}
+    "CIFAR": Setting(
+        "CIFAR", tuple(range(2, 10)), (0, 1), 4000, 24_000, 8, 8 / 255, 3, "15", 100, (3 / 255, 7 / 255), 7 / 255,
+        ten=10_000,
+    ),
+    "MNIST": Setting(
+        "MNIST", (0, 1, 2, 3, 4), (5, 6, 7, 8, 9), 8000, 12_000, 6, 0.3, 5, "6", 10, (7 / 255, 25 / 255), 25 / 255,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,18 +90,22 @@ class Part:
 
 
 def read_part(name: str, root: Any, classes: tuple[int, ...], count: int | None, *, train: bool, seed: int) -> Part:
-    images, labels = load_cifar(root, train=train) if name == "CIFAR" else load_mnist(root, train=train)
+    files, images = list[str](), torch.empty(0)
+    if name == "CIFAR":
+        files, labels = cifar_files(root, train=train, classes=classes)
+    else:
+        images, labels = load_mnist(root, train=train)
     chosen = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
     order = chosen[torch.randperm(len(chosen), generator=derived_generator(seed, f"{name} {train} {classes}"))][:count]
-    return Part(images[order], torch.searchsorted(torch.tensor(classes), labels[order]))
+    images = read_images([files[index] for index in order.tolist()]) if files else images[order]
+    return Part(images, torch.searchsorted(torch.tensor(classes), labels[order]))
 
 
-def features_of(name: str, kind: str, root: Any, seed: int) -> nn.Module:
+def features_of(setting: Setting, kind: str, root: Any, seed: int) -> nn.Module:
     """Train the feature network on the outside classes."""
-    setting = SETTINGS[name]
-    part = read_part(name, root, setting.outside, setting.trained, train=True, seed=seed)
+    part = read_part(setting.name, root, setting.outside, setting.trained, train=True, seed=seed)
     torch.manual_seed(seed)
-    network = (photo_network if name == "CIFAR" else digit_network)(len(setting.outside))
+    network = (photo_network if setting.name == "CIFAR" else digit_network)(len(setting.outside))
     pgd = PGD(setting.radius, setting.radius / 3, steps=setting.pgd_steps)
     adversary = {"naive": None, "FGSM": FGSM(setting.radius), "PGD": pgd}[kind]
     return fit_network(network, part.images, part.labels, epochs=setting.epochs, adversary=adversary, seed=seed)
@@ -100,10 +116,9 @@ def head(network: nn.Module, setting: Setting) -> FrozenFeatureClassifier:
     return FrozenFeatureClassifier(network, setting.layer, head=svm)
 
 
-def outside_accuracies(name: str, network: nn.Module, root: Any, seed: int) -> Figures:
+def outside_accuracies(setting: Setting, network: nn.Module, root: Any, seed: int) -> Figures:
     """Return the feature network's accuracy on its own classes, and under PGD-10 on the first 500 images."""
-    setting = SETTINGS[name]
-    part = read_part(name, root, setting.outside, 2000, train=False, seed=seed)
+    part = read_part(setting.name, root, setting.outside, 2000, train=False, seed=seed)
     some = part.images[:500], part.labels[:500]
     generator = torch.Generator().manual_seed(0)
     perturbed = perturb_against(network, *some, epsilon=setting.radius, steps=10, generator=generator)
@@ -113,8 +128,8 @@ def outside_accuracies(name: str, network: nn.Module, root: Any, seed: int) -> F
     }
 
 
-def adversarial_poisoning(name: str, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
-    setting, figures = SETTINGS[name], {}
+def adversarial_poisoning(setting: Setting, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
+    figures = {}
     for radius in setting.ap:
         attack = get_attack("adversarial-poisoning", c=setting.c)
         poison = craft(
@@ -129,20 +144,20 @@ def adversarial_poisoning(name: str, network: nn.Module, train: Part, test: Part
     return figures
 
 
-def flipped_labels(name: str, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
+def flipped_labels(setting: Setting, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
     """Return the accuracy with 2 % of the labels flipped, the mean of three draws."""
     accuracies = []
     for draw in range(3):
         threat = Threat.of_fraction(train.data, 0.02)
         poison = craft(get_attack("label-flip"), train.data, threat, generator=derived_generator(seed, "LF", draw))
-        fitted = head(network, SETTINGS[name]).fit(PoisonedDataset(train.data, poison))
+        fitted = head(network, setting).fit(PoisonedDataset(train.data, poison))
         accuracies.append(fitted.accuracy(test.data))
     return {"LF": sum(accuracies) / len(accuracies)}
 
 
-def frogs(name: str, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
+def frogs(setting: Setting, network: nn.Module, train: Part, test: Part, seed: int) -> Figures:
     """Return the share of targets of class 1 predicted as class 0, for one and five frogs in a task of 600 images."""
-    setting, figures = SETTINGS[name], {}
+    figures = {}
     chosen = first_of_each_class(train.labels, TASK, classes=2)
     task = Part(train.images[chosen], train.labels[chosen])
     clean = head(network, setting).fit(task.data)
@@ -158,7 +173,7 @@ def frogs(name: str, network: nn.Module, train: Part, test: Part, seed: int) -> 
         poison = craft(
             attack,
             task.data,
-            Threat(TARGETS * count, epsilon=setting.frogs, clean_label=True),
+            Threat(setting.targets * count, epsilon=setting.frogs, clean_label=True),
             surrogates=[Surrogate(network, setting.layer)],
             holdout=holdout.data,
             generator=derived_generator(seed, "frogs"),
@@ -179,26 +194,25 @@ def frogs(name: str, network: nn.Module, train: Part, test: Part, seed: int) -> 
     return figures
 
 
-def ten_classes(network: nn.Module, root: Any, seed: int) -> Figures:
+def ten_classes(setting: Setting, network: nn.Module, root: Any, seed: int) -> Figures:
     """Return the ten-class accuracy on CIFAR, clean and with AP 3/255 on all samples; the classes now overlap."""
-    train = read_part("CIFAR", root, tuple(range(10)), 10_000, train=True, seed=seed)
+    train = read_part("CIFAR", root, tuple(range(10)), setting.ten, train=True, seed=seed)
     test = read_part("CIFAR", root, tuple(range(10)), 4000, train=False, seed=seed)
-    figures = {"ten classes": head(network, SETTINGS["CIFAR"]).fit(train.data).accuracy(test.data)}
-    poisoned = adversarial_poisoning("CIFAR", network, train, test, seed)
+    figures = {"ten classes": head(network, setting).fit(train.data).accuracy(test.data)}
+    poisoned = adversarial_poisoning(setting, network, train, test, seed)
     return figures | {f"ten classes, {key}": value for key, value in poisoned.items()}
 
 
-def measure(root: Any, name: str, kind: str, seed: int) -> Figures:
-    setting = SETTINGS[name]
-    network = features_of(name, kind, root, seed)
-    train = read_part(name, root, setting.inside, setting.count, train=True, seed=seed)
-    test = read_part(name, root, setting.inside, None, train=False, seed=seed)
-    figures = outside_accuracies(name, network, root, seed)
+def measure(root: Any, setting: Setting, kind: str, seed: int) -> Figures:
+    network = features_of(setting, kind, root, seed)
+    train = read_part(setting.name, root, setting.inside, setting.count, train=True, seed=seed)
+    test = read_part(setting.name, root, setting.inside, None, train=False, seed=seed)
+    figures = outside_accuracies(setting, network, root, seed)
     figures["clean"] = head(network, setting).fit(train.data).accuracy(test.data)
-    figures |= adversarial_poisoning(name, network, train, test, seed)
-    figures |= flipped_labels(name, network, train, test, seed)
-    figures |= frogs(name, network, train, test, seed)
-    return figures | (ten_classes(network, root, seed) if name == "CIFAR" else {})
+    figures |= adversarial_poisoning(setting, network, train, test, seed)
+    figures |= flipped_labels(setting, network, train, test, seed)
+    figures |= frogs(setting, network, train, test, seed)
+    return figures | (ten_classes(setting, network, root, seed) if setting.ten else {})
 
 
 def print_results(name: str, found: dict[str, list[Figures]]) -> None:
@@ -258,7 +272,7 @@ def main() -> None:
             kind: results.over_seeds(
                 range(args.seeds),
                 {"data": name, "features": kind},
-                functools.partial(measure, args.data_root, name, kind),
+                functools.partial(measure, args.data_root, SETTINGS[name], kind),
             )
             for kind in KINDS
         }

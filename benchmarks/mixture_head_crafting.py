@@ -62,12 +62,15 @@ TWINS = {"LGM": LGMClassifier, "cross-entropy": SoftmaxClassifier}
 
 @dataclass
 class Setting:
-    """A data set, the number of features, and the settings of the training."""
+    """A data set, the number of features, the settings of the training, and numbers of images."""
 
     name: str
     features: int
     epochs: int
     mirror: bool
+    training: int = TRAINING
+    test: int = TEST
+    poisons: int = POISONS
 
 
 SETTINGS = (Setting("MNIST", 2, 4, mirror=False), Setting("CIFAR-10 (JPEG q75)", 32, 4, mirror=True))
@@ -89,7 +92,7 @@ class Unscaled:
 def load(root: Path, setting: Setting, seed: int) -> TrainTestImages:
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for train_part, count in ((True, TRAINING), (False, TEST)):
+    for train_part, count in ((True, setting.training), (False, setting.test)):
         if setting.name == "MNIST":
             images, labels = load_mnist(root, train=train_part)
             chosen = torch.randperm(len(labels), generator=generator)[:count]
@@ -186,7 +189,7 @@ def measure(root: Path, setting: Setting, output: Path | None, seed: int) -> Fig
     data = load(root, setting, seed)
     attackers = {name: attacker_on(kind, setting, data, seed) for name, kind in TWINS.items()}
     correct = [attacker.nearest(data.test_images) == data.test_labels for attacker in attackers.values()]
-    pairs = draw_pairs(torch.stack(correct).all(0).nonzero().flatten(), data.test_labels, POISONS, seed)
+    pairs = draw_pairs(torch.stack(correct).all(0).nonzero().flatten(), data.test_labels, setting.poisons, seed)
     figures: Figures = {}
     drawn = {}
     for name, attacker in attackers.items():
@@ -195,7 +198,7 @@ def measure(root: Path, setting: Setting, output: Path | None, seed: int) -> Fig
         grid = [attacker.unbounded(beta) for beta in BETAS]
         balls = [attacker.bounded(radius) for radius in RADII]
         lengths = [(images - attacker.bases).flatten(1).norm(dim=1) for images in grid]
-        radii = [torch.full((POISONS,), radius) for radius in RADII]
+        radii = [torch.full((len(attacker.bases),), radius) for radius in RADII]
         figures[name] = {
             "accuracy": accuracy_of(attacker.module, data.test_images, data.test_labels),
             "as printed": attacker.summary(attacker.unbounded(BETA, scaled=False), clean),

@@ -51,10 +51,20 @@ def stored_mnist(root: Path) -> Dataset[Any]:
 
 def load_cifar(root: Path, *, train: bool, classes: Sequence[int] = tuple(range(10))) -> LabeledImages:
     """Return images of CIFAR-10 (JPEG q75), float32 `(N, 3, 32, 32)` in [0, 1], and labels `(N,)`, class by class."""
+    paths, labels = cifar_files(root, train=train, classes=classes)
+    return read_images(paths), labels
+
+
+def cifar_files(root: Path, *, train: bool, classes: Sequence[int]) -> tuple[list[str], Tensor]:
+    """Return the files of CIFAR-10 and their labels, class by class."""
     folder = torchvision.datasets.ImageFolder(root / "cifar10" / ("train" if train else "test"))
-    wanted = [path for path, label in folder.samples if label in classes]
-    labels = torch.tensor([label for _, label in folder.samples if label in classes])
-    return torch.stack([decode_image(path, ImageReadMode.RGB) for path in wanted]).float() / 255, labels
+    wanted = [(path, label) for path, label in folder.samples if label in classes]
+    return [path for path, _ in wanted], torch.tensor([label for _, label in wanted])
+
+
+def read_images(paths: Sequence[str]) -> Tensor:
+    """Return images, float32 `(N, 3, H, W)` in [0, 1]."""
+    return torch.stack([decode_image(path, ImageReadMode.RGB) for path in paths]).float() / 255
 
 
 class RawDataset(Dataset[Any]):

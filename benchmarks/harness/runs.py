@@ -71,19 +71,27 @@ class Results:
         if path is not None and path.is_file():
             self.lines = [json.loads(line) for line in path.read_text().splitlines() if line]
 
-    def get(self, key: Mapping[str, Any], measure: Callable[[], Figures]) -> Figures:
-        """Return the measurements of a run from the file, or measure now and add `wall_s` and `cpu_s`."""
-        for line in self.lines:
-            if line["key"] == key:
-                return dict(line["figures"])
-        measured, wall, cpu = with_seconds(measure)
-        figures: Figures = json.loads(json.dumps({**measured, "wall_s": wall, "cpu_s": cpu}))
+    def find(self, key: Mapping[str, Any]) -> Figures | None:
+        """Return the measurements of a run from the file, or `None` if it has not been measured."""
+        return next((dict(line["figures"]) for line in self.lines if line["key"] == key), None)
+
+    def store(self, key: Mapping[str, Any], measured: Figures) -> Figures:
+        """Store the measurements of a run, and return them as JSON holds them."""
+        figures: Figures = json.loads(json.dumps(measured))
         self.lines.append({"key": dict(key), "figures": figures})
         if self.path is not None:
             with atomic_path(self.path) as partial_file:
                 partial_file.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         print(f"{json.dumps(key)}: {json.dumps(figures)}", flush=True)
         return figures
+
+    def get(self, key: Mapping[str, Any], measure: Callable[[], Figures]) -> Figures:
+        """Return the measurements of a run from the file, or measure now and add `wall_s` and `cpu_s`."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        measured, wall, cpu = with_seconds(measure)
+        return self.store(key, {**measured, "wall_s": wall, "cpu_s": cpu})
 
     def over_seeds(
         self, seeds: Iterable[int], key: Mapping[str, Any], measure: Callable[[int], Figures]

@@ -126,18 +126,6 @@ def test_figures_are_drawn_in_workers_of_the_data_set(shown):
     assert set(logger.board.figures) == {"mine/scores", "mine/removed"}
 
 
-def test_tensorboard_writes_the_figures(shown, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    logger = TensorBoardLogger(tmp_path)
-    log_figures(REAL, SimpleNamespace(loggers=[logger], global_step=0), "mine", shown)
-    logger.experiment.flush()
-    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
-    events.Reload()
-    assert set(events.Tags()["images"]) == {"mine/scores", "mine/removed"}
-
-
 def test_page_is_written_beside_the_manifest_with_its_decisions(shown, tmp_path):
     kept = torch.tensor([0])
     write_manifest(tmp_path / "manifest.csv", shown.verdict, shown.dataset, kept_by_hand=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,9 @@ from lightning_poison.evaluation.grid import Parts
 from lightning_poison.shell.evaluate_settings import AttackSettings, DataSettings, DefenseSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lightning_poison.attacks.poison import Poison
     from lightning_poison.attacks.threat import Surrogate
-    from lightning_poison.evaluation.measurement import Predict
+    from lightning_poison.evaluation.measurement import Judgment, Predict
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,9 @@ class Sanitization:
     defense: DefenseSettings
     device: str = "cpu"
 
-    def __call__(self, untrusted: Any, seed: int, trusted: Any) -> Tensor:
-        """Return the mask of the samples to keep."""
+    def __call__(self, untrusted: Any, seed: int, trusted: Any) -> Judgment:
+        """Return the mask of the samples to keep, and the scores."""
+        from lightning_poison.evaluation.measurement import Judgment
         from lightning_poison.runtime import LocalRuntime
         from lightning_poison.sanitization.pipeline import sanitize
         from lightning_poison.sanitization.settings import DecisionSettings
@@ -138,7 +138,10 @@ class Sanitization:
             runtime=LocalRuntime(self.device, threads=1, quiet=True),
             natural_error_rate=rate,
         )
-        return verdict.keep
+        suspicion = verdict.suspicion
+        if verdict.judged is not None:
+            suspicion = suspicion.masked_fill(~verdict.judged, math.nan)
+        return Judgment(verdict.keep, suspicion, verdict.scores)
 
 
 def scorer_of(defense: DefenseSettings) -> Any:

@@ -11,9 +11,12 @@ from lightning_poison.evaluation.grid import Parts
 from lightning_poison.shell.evaluate_settings import AttackSettings, DataSettings, DefenseSettings, ModelSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lightning_poison.attacks.poison import Poison
     from lightning_poison.attacks.threat import Surrogate
     from lightning_poison.evaluation.measurement import Judgment, Predict
+    from lightning_poison.sanitization.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,35 @@ class Sanitization:
             runtime=LocalRuntime(self.device, threads=1, quiet=True),
             natural_error_rate=rate,
         )
-        suspicion = verdict.suspicion
-        if verdict.judged is not None:
-            suspicion = suspicion.masked_fill(~verdict.judged, math.nan)
-        return Judgment(verdict.keep, suspicion, verdict.scores)
+        return Judgment(verdict.keep, suspicion_of(verdict), verdict.scores)
+
+
+def suspicion_of(verdict: Verdict) -> Tensor:
+    """Return by what a verdict ranks samples, float64 `(N,)`: equal posteriors are ordered by p-values.
+
+    It is the number of the place in the ranking, counted from its end; samples that are equal share one. NaN for
+    samples that were not judged.
+
+    Example:
+        >>> import torch
+        >>> from lightning_poison.sanitization.evidence import Evidence
+        >>> from lightning_poison.sanitization.verdict import Verdict
+        >>> posterior = torch.tensor([0.9, 0.9, 0.1, 0.1]).double()
+        >>> p_values = torch.tensor([0.2, 0.1, 0.5, 0.5]).double()
+        >>> verdict = Verdict(
+        ...     posterior, p_values, posterior < 0.5, torch.zeros(4).long(), torch.zeros(4).long(),
+        ...     torch.tensor([torch.inf]).double(), Evidence(True, 0.5, 0.1, 0.9, 0.95, 0.003), "wrong-label null",
+        ...     0.01, scorer="likelihood", fingerprint="5f0c", posterior=posterior, posterior_threshold=0.5,
+        ... )
+        >>> suspicion_of(verdict).tolist()
+        [1.0, 2.0, 0.0, 0.0]
+    """
+    order = verdict.ranking.flip(0)
+    suspicion, p_values = verdict.suspicion[order], verdict.p_values[order]
+    differs = (suspicion[1:] != suspicion[:-1]) | (p_values[1:] != p_values[:-1])
+    places = suspicion.new_zeros(len(order))
+    places[order[1:]] = differs.cumsum(0).to(places)
+    return places if verdict.judged is None else places.masked_fill(~verdict.judged, math.nan)
 
 
 def scorer_of(defense: DefenseSettings) -> Any:

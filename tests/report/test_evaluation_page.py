@@ -71,7 +71,7 @@ def test_numbers_are_those_of_the_cells(tmp_path):
     assert [each.name for each in part.rows] == ["no defense", "random filter", "mine", "broken", "perfect filter"]
     assert [each.kind for each in part.rows] == ["control", "control", "defense", "defense", "control"]
     page = written(tmp_path, all_records())
-    assert f'data-value="{row.values[1].number}">27.0 % (18.0 to 36.0)' in page
+    assert f'data-value="{row.values[1].number}">27.0 % <span class="range">(18.0 to 36.0)</span>' in page
 
 
 def test_sentence_findings_and_settings():

@@ -181,14 +181,14 @@ def _findings(by_attack: Mapping[str, Sequence[Cell]], defenses: Sequence[str]) 
         gaps = {attack: gap for attack, cells in works.items() if (gap := gap_closed(cells, defense)) is not None}
         if gaps:
             worst = min(gaps, key=lambda attack: gaps[attack])
-            least = f"; least of all of {_name(worst)}: {100 * gaps[worst]:.0f} %" if len(gaps) > 1 else ""
-            of = f"in the median of {len(gaps)} attacks" if len(gaps) > 1 else f"of {_name(worst)}"
+            least = f", and least for {_name(worst)}: {100 * gaps[worst]:.0f} %" if len(gaps) > 1 else ""
+            of = f"in the median of {len(gaps)} attacks" if len(gaps) > 1 else f"for {_name(worst)}"
             middle = f"{100 * median(gaps.values()):.0f} %"
             text = f"closes {middle} of the gap between the random and the perfect filter {of}{least}."
             findings.append(f"{_name(defense)} {text}")
     judged = [attack for attack, cells in by_attack.items() if any(_finished(cells, NO_DEFENSE))]
     if idle := [attack for attack in judged if attack not in works]:
-        findings.append(f"Without a defense already failed, and so prove nothing: {_names(idle)}.")
+        findings.append(f"Attacks that fail without a defense, and so prove nothing: {_names(idle)}.")
     if count := sum(cell.error is not None for cells in by_attack.values() for cell in cells):
         findings.append(f"{_number(count, 'cell')} failed; the reasons are below.")
     return findings

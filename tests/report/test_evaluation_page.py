@@ -81,7 +81,7 @@ def test_sentence_findings_and_settings():
         "on digits (800 samples), with the built-in network, 4 epochs."
     )
     assert setup.findings[0].startswith("mine closes 62 % of the gap")
-    assert "Without a defense already failed, and so prove nothing: weak." in setup.findings
+    assert "Attacks that fail without a defense, and so prove nothing: weak." in setup.findings
     assert "4 cells failed; the reasons are below." in setup.findings
     assert ("version", '"0.1.0"') in setup.settings
     assert ("defense mine", '{"name": "mine"}') in setup.settings

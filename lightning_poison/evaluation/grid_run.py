@@ -294,6 +294,7 @@ class _GridRun:
             is_adaptive=adaptive,
             scores=spent.scores if spent else None,
             predictions=figures.predictions,
+            pictures=unit.crafted.pictures if row == NO_DEFENSE and unit.crafted is not None else (),
         )
 
     def _key(self, unit: _Unit, row: str) -> dict[str, Any]:

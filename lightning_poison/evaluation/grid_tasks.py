@@ -20,6 +20,7 @@ from lightning_poison.evaluation.measurement import (
     predictions_by_class,
     success_rate,
 )
+from lightning_poison.evaluation.pictures import pictures_of
 from lightning_poison.evaluation.score_summary import ScoreSummary
 
 
@@ -47,11 +48,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Crafted:
-    """Poison, the length of the poisoned data, and which of these samples are poison, bool `(N,)`."""
+    """Poison, the length of the poisoned data, which of these samples are poison, bool `(N,)`, and pictures."""
 
     poison: Poison
     length: int
     is_poison: Tensor
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 def prepare(grid: Grid, seed: int) -> Any:
@@ -65,7 +67,7 @@ def craft(grid: Grid, attack: str, seed: int, prepared: Any) -> Crafted:
     parts = grid.data(seed)
     poison = grid.attack(attack).craft(parts, seed, prepared)
     poisoned = PoisonedDataset(parts.train, poison)
-    return Crafted(poison, len(poisoned), poisoned.is_poison)
+    return Crafted(poison, len(poisoned), poisoned.is_poison, pictures_of(parts.train, poison))
 
 
 def reference(grid: Grid, seed: int, poisons: Mapping[str, Poison]) -> dict[str, Tensor]:

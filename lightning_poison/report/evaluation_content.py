@@ -66,6 +66,7 @@ class AttackPart(NamedTuple):
     roc: Roc | None
     histograms: list[Histogram]
     stacks: list[Stacks]
+    pictures: Sequence[Sequence[str]]
 
 
 class AdaptiveRow(NamedTuple):
@@ -234,6 +235,7 @@ def _attack_part(attack: str, cells: Sequence[Cell]) -> AttackPart:
         roc_of(cells),
         histograms_of(cells),
         stacks_of(cells),
+        next((cell.pictures for cell in cells if cell.pictures), ()),
     )
 
 

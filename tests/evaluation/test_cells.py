@@ -49,9 +49,9 @@ def test_json_has_no_nan_and_is_read_again():
 
 def test_record_of_an_earlier_version_has_no_scores_and_predictions():
     values = cell("mine", 0.5).to_json()
-    del values["scores"], values["predictions"]
+    del values["scores"], values["predictions"], values["pictures"]
     again = Cell.from_json(values)
-    assert (again.scores, again.predictions) == (None, None)
+    assert (again.scores, again.predictions, again.pictures) == (None, None, ())
 
 
 def test_scores_and_predictions_are_read_again():
@@ -59,6 +59,13 @@ def test_scores_and_predictions_are_read_again():
     one = replace(cell("mine", 0.5), scores=summary, predictions={"0": {"1": 3}})
     again = Cell.from_json(json.loads(json.dumps(one.to_json())))
     assert (again.scores, again.predictions) == (summary, {"0": {"1": 3}})
+
+
+@pytest.mark.parametrize("pair", ["iVBORw0KGgo", ["iVBORw0KGgo"], ["iVBORw0KGgo", '"><img src=x>'], ["a", "b"], [1, 2]])
+def test_pictures_that_are_no_png_are_refused(pair):
+    assert Cell.from_json(cell("mine", 0.5).to_json() | {"pictures": [["iVBORw0KGgo", "iVBORw0KGgo="]]}).pictures
+    with pytest.raises(ValueError, match="`pictures` of a cell"):
+        Cell.from_json(cell("mine", 0.5).to_json() | {"pictures": [pair]})
 
 
 @pytest.mark.parametrize("changes", [{"predictions": {"0": {"1": "<b>"}}}, {"removed_by_class": {"0": -1}}])

@@ -87,6 +87,16 @@ def test_sentence_findings_and_settings():
     assert ("defense mine", '{"name": "mine"}') in setup.settings
 
 
+def test_poison_is_shown_beside_its_base(tmp_path):
+    cells = cells_of(MARKUP)
+    cells[0] = replace(cells[0], pictures=(("iVBORw0KGgoA", "iVBORw0KGgoB"),))
+    page = written(tmp_path, [record(each) for each in cells])
+    assert re.findall(r'<img src="data:image/png;base64,(\w+)" alt="(\w+ 1 of &lt;img)', page) == [
+        ("iVBORw0KGgoA", "Base 1 of &lt;img"),
+        ("iVBORw0KGgoB", "Poison 1 of &lt;img"),
+    ]
+
+
 def test_adaptive_attackers():
     (setup,) = setups_of(all_records())
     (row,) = setup.adaptive

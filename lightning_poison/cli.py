@@ -107,10 +107,11 @@ def scan(
 
 
 def report(runs: str, *, source: str | None = None) -> None:
-    """Write the pages of scans or trainings anew, with the decisions of their manifests, which may have been edited.
+    """Write the pages of scans, trainings or evaluations anew, with the decisions of manifests that have been edited.
 
     Args:
-        runs: Output folder of a scan, or a folder with the files of a sanitizer. May be repeated.
+        runs: Output folder of a scan, a folder with the files of a sanitizer, or the results of an evaluation. May be
+            repeated.
         source: The data set, if there is one run, in any form of scan. Default: as written in summary.json.
     """
     from lightning_poison.shell.report import write_reports

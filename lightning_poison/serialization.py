@@ -4,6 +4,8 @@ Tensors and JSON are stored in one safetensors file with a checksum of each, so 
 valid one. Objects are built from them by the same constructors, with the same checks, as by hand.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import hashlib
@@ -16,14 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_poison.checks import describe, describe_error, expected, printable
+
+if TYPE_CHECKING:  # files are also written by commands that do not import torch, which takes seconds
+    from torch import Tensor
 
 ObjectT = TypeVar("ObjectT")
 
@@ -118,11 +118,14 @@ def write_tensors(
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means", "version": 1})
         ...     read_tensors(f"{folder}/some", "means")
         ({'means': tensor([0, 1])}, {'kind': 'means', 'version': 1})
     """
+    from safetensors.torch import save
+
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
@@ -146,6 +149,7 @@ def read_tensors(
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means"})
         ...     try:
@@ -183,6 +187,7 @@ def read_object(
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_tensors(f"{folder}/some", {"means": torch.arange(2)}, {"kind": "means", "version": 1})
         ...     read_object(f"{folder}/some", "means", lambda meta, tensors: tensors["means"].tolist(), version=1)
@@ -256,6 +261,8 @@ def _read(
     path: str | os.PathLike[str], kind: str, version: int | None
 ) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Return tensors and JSON object of a file, and what differs from what was written, or an empty string."""
+    from safetensors import safe_open
+
     if not Path(checked_path(path)).is_file():
         raise FileNotFoundError(f"Expected a {kind} file, but there is none at {_shown(path)}.")
     try:
@@ -297,6 +304,8 @@ def checked_path(path: Any) -> str | os.PathLike[str]:
 
 def _checksums(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return a digest of the JSON object, under an empty name, and of each tensor, by name."""
+    import torch
+
     digests = {"": hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()}
     for name, tensor in tensors.items():
         digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)

@@ -11,9 +11,11 @@ from .grid import GridDefense as GridDefense
 from .grid import Parts as Parts
 from .grid_run import evaluate_grid as evaluate_grid
 from .matrix import evaluate as evaluate
+from .measurement import Judgment as Judgment
 from .metrics import AttackSuccessRate as AttackSuccessRate
 from .metrics import TPRAtFPR as TPRAtFPR
 from .ray_executor import RayExecutor as RayExecutor
+from .score_summary import ScoreSummary as ScoreSummary
 from .tables import render_adaptive as render_adaptive
 from .tables import render_matrix as render_matrix
 from .tables import render_table as render_table

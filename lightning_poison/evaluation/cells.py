@@ -1,12 +1,14 @@
 """`Cell`: what was measured of one attack, one defense or control, and one seed. Needs no torch."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import Any, Self
 
 from lightning_poison.checks import describe, expected, printable
+from lightning_poison.evaluation.score_summary import ScoreSummary
 
 NO_DEFENSE, RANDOM_FILTER, PERFECT_FILTER = "no defense", "random filter", "perfect filter"
 
@@ -40,6 +42,11 @@ class Cell:
             that this defense closes with this seed. `None` for controls, or if there is no gap.
         is_adaptive: Whether the attack was made to evade this defense.
         error: Why there are no figures. Default: there are.
+        scores: How the scores of the defense rank the poison. Default: unknown, as for controls.
+        predictions: Number of predicted labels by true label of the attack's evaluation set, such as
+            `{"0": {"0": 8, "3": 2}}`. Default: unknown.
+        pictures: Pairs of a base and the poison made from it, as PNG in base64, in the cell without a defense. Default:
+            none.
 
     Example:
         >>> cell = Cell("frog", "likelihood", False, 0, 0.97, 0.2, poison_caught=0.9, clean_lost=0.01, removed=20)
@@ -64,6 +71,9 @@ class Cell:
     gap_closed: float | None = None
     is_adaptive: bool = False
     error: str | None = None
+    scores: ScoreSummary | None = None
+    predictions: Mapping[str, Mapping[str, int]] | None = None
+    pictures: Sequence[Sequence[str]] = ()
 
     @classmethod
     def failed(cls, attack: str, defense: str, seed: int, error: str, *, is_adaptive: bool = False) -> Self:
@@ -100,6 +110,8 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; `None` in place of NaN."""
         values = asdict(self) | {"removed_by_class": dict(self.removed_by_class)}
+        values["pictures"] = [list(pair) for pair in self.pictures]
+        values["scores"] = None if self.scores is None else self.scores.to_json()
         return {name: None if _is_nan(value) else value for name, value in values.items()}
 
     @classmethod
@@ -115,11 +127,29 @@ class Cell:
         for each in fields(cls):
             value = values.get(each.name)
             parts[each.name] = math.nan if value is None and each.name in _NUMBERS else value
+            if each.name == "pictures" and value is None:
+                parts["pictures"] = []
             kind, what = _KINDS[each.name]
             if not isinstance(parts[each.name], kind):
                 raise ValueError(expected(f"`{each.name}` of a cell", what, printable(describe(value))))
-        return cls(**parts)
+        if not _are_counts(parts["removed_by_class"]):
+            raise ValueError(
+                expected("`removed_by_class` of a cell", "numbers by label", printable(parts["removed_by_class"]))
+            )
+        predictions = parts["predictions"]
+        if predictions is not None and not all(_are_counts(counts) for counts in predictions.values()):
+            raise ValueError(expected("`predictions` of a cell", "numbers by label", printable(predictions)))
+        if not all(_are_pictures(pair) for pair in parts["pictures"]):
+            raise ValueError(expected("`pictures` of a cell", "pairs of PNG in base64", "other values"))
+        parts["pictures"] = tuple(tuple(pair) for pair in parts["pictures"])
+        scores = None if parts["scores"] is None else ScoreSummary.from_json(parts["scores"])
+        return cls(**parts | {"scores": scores})
 
+
+_PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")
+"""A PNG in base64."""
+
+_MAX_PICTURE = 40_000
 
 _FIGURES = ("clean_accuracy", "attack_success_rate", "poison_caught", "clean_lost")
 
@@ -133,6 +163,8 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "removed_by_class": (Mapping, "a JSON object"),
     "gap_closed": (int | float | None, "a number or null"),
     "error": (str | None, "a text or null"),
+    "pictures": (list, "a list"),
+    **dict.fromkeys(("scores", "predictions"), (Mapping | None, "a JSON object or null")),
 }
 
 
@@ -198,6 +230,20 @@ def check_names(names: Iterable[str]) -> None:
 
 def _finished(cells: Sequence[Cell], defense: str) -> list[Cell]:
     return [cell for cell in cells if cell.defense == defense and cell.error is None]
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, Mapping) and all(
+        isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in values.values()
+    )
+
+
+def _are_pictures(pair: Any) -> bool:
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(each, str) and len(each) < _MAX_PICTURE and _PNG.fullmatch(each) for each in pair)
+    )
 
 
 def _is_nan(value: Any) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_poison.attacks.poison import Poison
-    from lightning_poison.evaluation.measurement import Predict
+    from lightning_poison.evaluation.measurement import Judgment, Predict
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class GridDefense:
     Args:
         name: Its name in the results, unique in the grid.
         keep: Maps the untrusted training set, the seed and the trusted samples to a mask of the samples to keep, bool
-            `(N,)`, without access to the ground truth. Deterministic.
+            `(N,)`, without access to the ground truth, or to a `Judgment`, which has scores too. Deterministic.
         settings: What the mask depends on, as JSON values.
     """
 
     name: str
-    keep: Callable[[Any, int, Any], Tensor]
+    keep: Callable[[Any, int, Any], Tensor | Judgment]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

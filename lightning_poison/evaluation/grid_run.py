@@ -292,6 +292,9 @@ class _GridRun:
             seconds=figures.seconds + (spent.seconds if spent else 0.0),
             peak_memory_mib=max(figures.peak_memory_mib, spent.peak_memory_mib if spent else 0.0),
             is_adaptive=adaptive,
+            scores=spent.scores if spent else None,
+            predictions=figures.predictions,
+            pictures=unit.crafted.pictures if row == NO_DEFENSE and unit.crafted is not None else (),
         )
 
     def _key(self, unit: _Unit, row: str) -> dict[str, Any]:
@@ -333,4 +336,4 @@ def _gap_of(rows: list[Cell], defense: str) -> float | None:
 def _figures_of(cell: Cell) -> Trained:
     removal = Removal(cell.removed, dict(cell.removed_by_class), cell.poison_caught, cell.clean_lost)
     seconds, peak = (0.0 if math.isnan(value) else value for value in (cell.seconds, cell.peak_memory_mib))
-    return Trained(cell.clean_accuracy, cell.attack_success_rate, removal, seconds, peak)
+    return Trained(cell.clean_accuracy, cell.attack_success_rate, removal, seconds, peak, cell.predictions)

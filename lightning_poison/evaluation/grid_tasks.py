@@ -10,43 +10,50 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.evaluation.grid import Grid
 from lightning_poison.evaluation.measurement import (
+    Judgment,
     Removal,
     accuracy,
     evaluation_items,
+    judgment_of,
     kept,
-    mask_of,
     measured,
+    predictions_by_class,
     success_rate,
 )
+from lightning_poison.evaluation.pictures import pictures_of
+from lightning_poison.evaluation.score_summary import ScoreSummary
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """The mask of a defense, and what it took."""
+    """The mask of a defense, what it took, and how its scores rank the poison if it has scores."""
 
     keep: Tensor
     seconds: float
     peak_memory_mib: float
+    scores: ScoreSummary | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Figures of a mask and of a model that was trained on what it keeps, and what that took."""
+    """Figures of a mask and of a model that was trained on what it keeps, what that took, and predictions."""
 
     clean_accuracy: float
     attack_success_rate: float
     removal: Removal
     seconds: float
     peak_memory_mib: float
+    predictions: Mapping[str, Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
 class Crafted:
-    """Poison, the length of the poisoned data, and which of these samples are poison, bool `(N,)`."""
+    """Poison, the length of the poisoned data, which of these samples are poison, bool `(N,)`, and pictures."""
 
     poison: Poison
     length: int
     is_poison: Tensor
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 def prepare(grid: Grid, seed: int) -> Any:
@@ -60,7 +67,7 @@ def craft(grid: Grid, attack: str, seed: int, prepared: Any) -> Crafted:
     parts = grid.data(seed)
     poison = grid.attack(attack).craft(parts, seed, prepared)
     poisoned = PoisonedDataset(parts.train, poison)
-    return Crafted(poison, len(poisoned), poisoned.is_poison)
+    return Crafted(poison, len(poisoned), poisoned.is_poison, pictures_of(parts.train, poison))
 
 
 def reference(grid: Grid, seed: int, poisons: Mapping[str, Poison]) -> dict[str, Tensor]:
@@ -74,9 +81,12 @@ def filtered(grid: Grid, defense: str, seed: int, poison: Poison) -> Filtered:
     """Task: let a defense judge the poisoned data."""
     parts = grid.data(seed)
     keep = grid.defense(defense).keep
+    poisoned = PoisonedDataset(parts.train, poison)
     with measured() as cost:
-        mask = mask_of(defense, lambda data: keep(data, seed, parts.trusted), PoisonedDataset(parts.train, poison))
-    return Filtered(mask, cost.seconds, cost.peak_memory_mib)
+        result = judgment_of(defense, lambda data: keep(data, seed, parts.trusted), poisoned)
+    if not isinstance(result, Judgment):
+        return Filtered(result, cost.seconds, cost.peak_memory_mib)
+    return Filtered(result.keep, cost.seconds, cost.peak_memory_mib, result.summary(poisoned))
 
 
 def trained(grid: Grid, seed: int, poison: Poison, keep: Tensor, reference: Tensor) -> Trained:
@@ -86,6 +96,8 @@ def trained(grid: Grid, seed: int, poison: Poison, keep: Tensor, reference: Tens
     with measured() as cost:
         predict = grid.train(kept(poisoned, keep), seed)
         items, true, wanted = evaluation_items(poison, parts.test)
-        rate = success_rate(poison, predict(items), true, wanted, reference)
+        predicted = predict(items)
+        rate = success_rate(poison, predicted.clone(), true, wanted, reference)
         correct = accuracy(predict, parts.test)
-    return Trained(correct, rate, Removal.of(keep, poisoned), cost.seconds, cost.peak_memory_mib)
+    counts = predictions_by_class(predicted, true)
+    return Trained(correct, rate, Removal.of(keep, poisoned), cost.seconds, cost.peak_memory_mib, counts)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,10 +21,15 @@ from lightning_poison.contexts import process_state_restored
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.entry_points import call_plugin
+from lightning_poison.evaluation.score_summary import ScoreSummary
 from lightning_poison.randomness import derived_generator
 
 Predict = Callable[[Any], Tensor]
 """Maps a data set of N samples `(input, label, ...)` to predicted labels, int64 `(N,)`."""
+
+
+_MAX_LABELS = 20
+"""Number of labels up to which predictions are counted."""
 
 
 @dataclass
@@ -73,23 +79,67 @@ def random_mask(length: int, removed: int, *, seed: int) -> Tensor:
     return keep
 
 
-def mask_of(name: str, defend: Callable[[Any], Any], poisoned: PoisonedDataset) -> Tensor:
-    """Run a defense, and return a copy of its mask, which it cannot change later. The process is left as it was.
+@dataclass(frozen=True)
+class Judgment:
+    """What a defense decides about N samples, with scores.
+
+    Args:
+        keep: Mask of the samples to keep, bool `(N,)`.
+        suspicion: What the samples are ranked by, floating point `(N,)`; larger is more suspicious. NaN for samples
+            that were not judged.
+        scores: Scores of which histograms are drawn, floating point `(N,)`. Default: `suspicion`.
+    """
+
+    keep: Tensor
+    suspicion: Tensor
+    scores: Tensor | None = None
+
+    def summary(self, poisoned: PoisonedDataset) -> ScoreSummary | None:
+        """Compare the scores with the ground truth; `None` if no poison or no clean sample was judged."""
+        is_poison = poisoned.is_poison
+        is_clean = ~is_poison & ~poisoned.poison.is_cover(len(poisoned.dataset))
+        scores = self.suspicion if self.scores is None else self.scores
+        return ScoreSummary.of(self.suspicion.tolist(), scores.tolist(), is_poison.tolist(), is_clean.tolist())
+
+
+def judgment_of(name: str, defend: Callable[[Any], Any], poisoned: PoisonedDataset) -> Tensor | Judgment:
+    """Run a defense, and return a copy of its mask or judgment, which it cannot change later.
+
+    The process is left as it was.
 
     Raises:
-        ValueError: If the result is no mask of the data set.
+        ValueError: If the result is neither a mask nor a judgment of the data set.
     """
     try:
         with process_state_restored():
-            keep = defend(poisoned)
+            result = defend(poisoned)
     except Exception as error:
         error.add_note(f"Raised by the defense `{printable(name)}`.")
         raise
     length = len(poisoned)
-    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (length,):
-        came = printable(describe(keep))
+    given = result.keep if isinstance(result, Judgment) else result
+    if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != (length,):
+        came = printable(describe(given))
         raise ValueError(expected(f"the result of {printable(name)}", f"a boolean mask ({length},)", came))
-    return keep.detach().clone()
+    if not isinstance(result, Judgment):
+        return given.detach().clone()
+    for scores in (result.suspicion, result.scores):
+        is_valid = isinstance(scores, Tensor) and scores.shape == (length,) and scores.is_floating_point()
+        if not is_valid and not (scores is None and result.suspicion is not None):
+            what = f"floating-point numbers ({length},)"
+            raise ValueError(expected(f"the scores of {printable(name)}", what, printable(describe(scores))))
+    copies = (None if each is None else each.detach().cpu().clone() for each in (result.suspicion, result.scores))
+    return Judgment(given.detach().clone(), *copies)  # type: ignore[arg-type]  # the first is no None
+
+
+def mask_of(name: str, defend: Callable[[Any], Any], poisoned: PoisonedDataset) -> Tensor:
+    """Return the mask of `judgment_of`.
+
+    Raises:
+        ValueError: If the result is no mask of the data set.
+    """
+    result = judgment_of(name, defend, poisoned)
+    return result.keep if isinstance(result, Judgment) else result
 
 
 def evaluation_items(poison: Poison, test: Any) -> tuple[Any, Tensor, Tensor]:
@@ -119,6 +169,26 @@ def success_rate(poison: Poison, predicted: Tensor, true: Tensor, wanted: Tensor
         _objective_of(poison),
     )
     return share(success)
+
+
+def predictions_by_class(predicted: Tensor, true: Tensor) -> dict[str, dict[str, int]] | None:
+    """Count predicted labels by true label, or return `None` if there are more than 20 true or predicted labels.
+
+    Example:
+        >>> predictions_by_class(torch.tensor([0, 3, 0, 1]), torch.tensor([0, 0, 0, 1]))
+        {'0': {'0': 2, '3': 1}, '1': {'1': 1}}
+    """
+    pairs = Counter(zip(true.tolist(), predicted.tolist(), strict=True))
+    if (
+        not pairs
+        or len({label for label, _ in pairs}) > _MAX_LABELS
+        or len({label for _, label in pairs}) > _MAX_LABELS
+    ):
+        return None
+    counts: dict[str, dict[str, int]] = {}
+    for label, prediction in sorted(pairs):
+        counts.setdefault(str(label), {})[str(prediction)] = pairs[label, prediction]
+    return counts
 
 
 def accuracy(predict: Predict, test: Any) -> float:

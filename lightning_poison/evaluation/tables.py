@@ -7,7 +7,8 @@ from statistics import median
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import CONTROLS, RANDOM_FILTER, Cell, attack_works, gap_closed, random_filters_of
 
-_PROVES_NOTHING = "proves nothing"
+PROVES_NOTHING, FAILED = "proves nothing", "failed"
+"""Entries of the matrix without a gap."""
 
 _SHARES = {
     "clean accuracy": "clean_accuracy",
@@ -40,15 +41,15 @@ def render_table(cells: Sequence[Cell]) -> str:
     header = ["", *_SHARES, "gap closed", *costs]
     works = attack_works(cells)
     rows = []
-    for name, group in _rows(cells):
+    for name, group in rows_of(cells):
         finished = [cell for cell in group if cell.error is None]
         failed = len(group) - len(finished)
         label = printable(name) + (" (control)" if name in CONTROLS else "") + (f", {failed} failed" if failed else "")
         if not finished:
             rows.append([label, *[""] * (len(header) - 1)])
             continue
-        shares = [_spread([100 * getattr(cell, each) for cell in finished], ".1f", " %") for each in _SHARES.values()]
-        closed = _gap(cells, name) if works and name not in CONTROLS else ""
+        shares = [spread([100 * getattr(cell, each) for cell in finished], ".1f", " %") for each in _SHARES.values()]
+        closed = gap_text(cells, name) if works and name not in CONTROLS else ""
         spent = [_median([_cost(cell, each) for cell in finished], form) for each, form in costs.items()]
         rows.append([label, *shares, closed, *spent])
     table = _aligned([header, *rows])
@@ -76,7 +77,7 @@ def render_matrix(cells: Sequence[Cell]) -> str:
     rows = [["gap closed", *map(printable, defenses)]]
     for attack in attacks:
         of_attack = [cell for cell in cells if cell.attack == attack]
-        rows.append([printable(attack), *(_entry(of_attack, defense) for defense in defenses)])
+        rows.append([printable(attack), *(matrix_entry(of_attack, defense) for defense in defenses)])
     return _aligned(rows)
 
 
@@ -104,15 +105,15 @@ def render_adaptive(cells: Sequence[Cell]) -> str:
         before = [cell.attack_success_rate for cell in of_attack if cell.defense == CONTROLS[0]]
         label = printable(attack if attack.endswith(f" against {defense}") else f"{attack} against {defense}")
         if not finished or not before:
-            rows.append([label, "failed", "", ""])
+            rows.append([label, FAILED, "", ""])
             continue
         harms = [100 * cell.evades_and_harms for cell in finished]
         rows.append(
             [
                 label,
-                _spread([100 * rate for rate in before], ".1f", " %"),
-                _spread([100 * cell.evades for cell in finished], ".1f", " %"),
-                _spread(harms, ".1f", " %") if attack_works(of_attack) else _PROVES_NOTHING,
+                spread([100 * rate for rate in before], ".1f", " %"),
+                spread([100 * cell.evades for cell in finished], ".1f", " %"),
+                spread(harms, ".1f", " %") if attack_works(of_attack) else PROVES_NOTHING,
             ]
         )
     return _aligned(rows) if len(rows) > 1 else ""
@@ -127,8 +128,11 @@ def _cost(cell: Cell, name: str) -> float:
     return cell.seconds if name == "seconds" else cell.peak_memory_mib
 
 
-def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
-    """Return the rows of a table: each defense or control and its cells."""
+def rows_of(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+    """Return the rows of the table of an attack: each defense or control and its cells.
+
+    Above each defense is the random filter that removes as many samples, unless it is that of the defense before.
+    """
     rows: list[tuple[str, list[Cell]]] = []
     shown: list[Cell] = []
     for name in dict.fromkeys(cell.defense for cell in cells):
@@ -144,17 +148,18 @@ def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
     return rows
 
 
-def _entry(cells: Sequence[Cell], defense: str) -> str:
+def matrix_entry(cells: Sequence[Cell], defense: str) -> str:
+    """Return the entry of the matrix for the cells of an attack and a defense; empty if it was not evaluated."""
     group = [cell for cell in cells if cell.defense == defense]
     if not group:
         return ""
     if all(cell.error is not None for cell in group) or all(cell.error for cell in cells if cell.is_control):
-        return "failed"
-    return _gap(cells, defense) if attack_works(cells) else _PROVES_NOTHING
+        return FAILED
+    return gap_text(cells, defense) if attack_works(cells) else PROVES_NOTHING
 
 
-def _gap(cells: Sequence[Cell], defense: str) -> str:
-    """Return the gap between the medians, and the range of the gaps of single seeds."""
+def gap_text(cells: Sequence[Cell], defense: str) -> str:
+    """Return the share of the gap of the medians, and the range of those of single seeds; empty without a gap."""
     whole = gap_closed(cells, defense)
     if whole is None:
         return ""
@@ -164,7 +169,13 @@ def _gap(cells: Sequence[Cell], defense: str) -> str:
     return _with_range(100 * whole, values, ".0f", " %")
 
 
-def _spread(values: Sequence[float], form: str, unit: str) -> str:
+def spread(values: Sequence[float], form: str, unit: str) -> str:
+    """Return the median and, in brackets, the range of several values.
+
+    Example:
+        >>> spread([1.0, 4.0, 2.0], ".1f", " s")
+        '2.0 s (1.0 to 4.0)'
+    """
     return _with_range(median(values), values, form, unit)
 
 

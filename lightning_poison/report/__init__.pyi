@@ -2,6 +2,7 @@ from .curves import plot_features as plot_features
 from .curves import plot_likelihood_histogram as plot_likelihood_histogram
 from .curves import plot_roc as plot_roc
 from .curves import plot_scores as plot_scores
+from .evaluation_page import write_evaluation_report as write_evaluation_report
 from .page import write_report as write_report
 from .samples import plot_caught as plot_caught
 from .samples import plot_poison_beside_base as plot_poison_beside_base

@@ -1,17 +1,12 @@
 """The HTML report of a verdict: one file that shows what was found, and lets a reader decide about each sample."""
 
-import base64
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, instance, printable, safe_text
@@ -19,14 +14,12 @@ from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.data.source import readable
 from lightning_poison.manifest.manifest import Manifest
 from lightning_poison.report.page_content import MAX_NAME, PageContent
+from lightning_poison.report.templates import render, version_of, writable
 from lightning_poison.sanitization.verdict import Verdict
-from lightning_poison.serialization import atomic_path, check_writable, checked_path
+from lightning_poison.serialization import atomic_path
 
 _MAX_UNREADABLE = 1_000
 """Largest number of files that could not be read on the page."""
-
-_SMALLEST_P = 1e-99
-"""Smallest p-value that is written as a number."""
 
 _MAX_SETTINGS = 20_000
 """Characters of the settings."""
@@ -124,7 +117,7 @@ def write_report(
     instance("title", title, str)
     instance("manifest_name", manifest_name, str)
     check_sample_spec(sample)
-    target = _writable(path)
+    target = writable(path)
     options: dict[str, Any] = {"sample": sample, "class_names": classes, "flag_only": flag_only}
     rows = Manifest.from_verdict(verdict, data, **options) if manifest is None else manifest
     source = None if data is None else data.dataset
@@ -139,9 +132,9 @@ def write_report(
         "settings": _settings_of(verdict),
         "made_with": printable(verdict.made_with, limit=500),
         "fingerprint": printable(verdict.fingerprint, limit=500),
-        "versions": [(name, _version_of(name)) for name in _PACKAGES],
+        "versions": [(name, version_of(name)) for name in _PACKAGES],
     }
-    content = _render(parts).encode()
+    content = render("page", ["page"], parts).encode()
     with atomic_path(target) as partial:
         partial.write_bytes(content)
 
@@ -154,73 +147,12 @@ def _settings_of(verdict: Verdict) -> str:
     return "\n".join(printable(line, limit=500) for line in text[:_MAX_SETTINGS].splitlines())
 
 
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _csv_of(manifest: Manifest) -> str:
     """Return what `Manifest.write` writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.csv"
         manifest.write(path)
         return path.read_bytes().decode()
-
-
-def _render(parts: dict[str, Any]) -> str:
-    """Render the page. Everything but its own style and script is escaped."""
-    template, style, script = _template()
-    return template.render(
-        **parts,
-        style=style,
-        script=script,
-        style_hash=_hash_of(style),
-        script_hash=_hash_of(script),
-    )
-
-
-@cache
-def _template() -> tuple[jinja2.Template, str, str]:
-    """Return template, style and script of the page, read once."""
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": lambda number: f"{number:,}",
-        "p_value": lambda p_value: f"{p_value:.3g}" if p_value >= _SMALLEST_P else f"< {_SMALLEST_P:g}",
-        "number": lambda number: f"{number:.4g}",
-        "percent": lambda share: f"{100 * share:.2f} %",
-        "shown": lambda name: printable(name, limit=80),
-    }
-    style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return environment.get_template("page.html.jinja"), style, script
-
-
-def _hash_of(text: str) -> str:
-    """Return the hash of an inline style or script, for the page's content security policy."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _writable(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a file that can be written; checked before anything is read."""
-    target = Path(checked_path(path))
-    try:
-        check_writable(target.parent, (target.name,))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"Expected `path` to be a file that can be written, but got an error: {error.strerror}.\n"
-            "Choose another file or folder, or change its permissions. The path is",
-            str(target),
-        ) from error
-    return target
 
 
 def _texts(name: str, values: Any) -> list[str]:

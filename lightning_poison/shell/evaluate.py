@@ -1,4 +1,7 @@
-"""The command `evaluate`: attacks × defenses × seeds, from settings to tables. Needs no torch if nothing is missing."""
+"""The command `evaluate`: attacks × defenses × seeds, from settings to tables and a page.
+
+Needs no torch if nothing is missing.
+"""
 
 import hashlib
 import json
@@ -17,6 +20,7 @@ from lightning_poison.registry.hookspecs import PROJECT
 from lightning_poison.shell.class_paths import add_working_directory
 from lightning_poison.shell.evaluate_grid import grid_of
 from lightning_poison.shell.evaluate_keys import key_of_data, key_of_model, package_version
+from lightning_poison.shell.evaluate_page import write_page_of
 from lightning_poison.shell.evaluate_settings import EvaluationSettings, as_json
 
 Write = Callable[[str], None]
@@ -33,7 +37,7 @@ def run_evaluation(
     as_json_object: bool = False,
     retry_failed: bool = False,
 ) -> int:
-    """Evaluate what is not in the file of the results yet, and print all cells.
+    """Evaluate what is not in the file of the results yet, print all cells, and write the page of the file.
 
     Args:
         settings: What is evaluated.
@@ -47,7 +51,7 @@ def run_evaluation(
 
     Raises:
         ValueError: If settings are not valid.
-        OSError: If the results cannot be written.
+        OSError: If the results or the page cannot be written.
     """
     add_working_directory()
     device = "cuda" if settings.gpus_per_cell else "cpu"
@@ -70,6 +74,8 @@ def run_evaluation(
         write(json.dumps({"results": str(settings.results), "cells": [cell.to_json() for cell in cells]}))
     else:
         _print(cells, write)
+    if settings.results.suffix != ".html":
+        report(f"page: {printable(write_page_of(settings.results))}")
     for cell in failed:
         report(f"failed: {_named(cell)}: {printable(cell.error, limit=1000)}")
     if failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
     from lightning_poison.attacks.poison import Poison
     from lightning_poison.attacks.threat import Surrogate
-    from lightning_poison.evaluation.measurement import Predict
+    from lightning_poison.evaluation.measurement import Judgment, Predict
+    from lightning_poison.sanitization.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ class Sanitization:
     defense: DefenseSettings
     device: str = "cpu"
 
-    def __call__(self, untrusted: Any, seed: int, trusted: Any) -> Tensor:
-        """Return the mask of the samples to keep."""
+    def __call__(self, untrusted: Any, seed: int, trusted: Any) -> Judgment:
+        """Return the mask of the samples to keep, and the scores."""
+        from lightning_poison.evaluation.measurement import Judgment
         from lightning_poison.runtime import LocalRuntime
         from lightning_poison.sanitization.pipeline import sanitize
         from lightning_poison.sanitization.settings import DecisionSettings
@@ -138,7 +141,35 @@ class Sanitization:
             runtime=LocalRuntime(self.device, threads=1, quiet=True),
             natural_error_rate=rate,
         )
-        return verdict.keep
+        return Judgment(verdict.keep, suspicion_of(verdict), verdict.scores)
+
+
+def suspicion_of(verdict: Verdict) -> Tensor:
+    """Return by what a verdict ranks samples, float64 `(N,)`: equal posteriors are ordered by p-values.
+
+    It is the number of the place in the ranking, counted from its end; samples that are equal share one. NaN for
+    samples that were not judged.
+
+    Example:
+        >>> import torch
+        >>> from lightning_poison.sanitization.evidence import Evidence
+        >>> from lightning_poison.sanitization.verdict import Verdict
+        >>> posterior = torch.tensor([0.9, 0.9, 0.1, 0.1]).double()
+        >>> p_values = torch.tensor([0.2, 0.1, 0.5, 0.5]).double()
+        >>> verdict = Verdict(
+        ...     posterior, p_values, posterior < 0.5, torch.zeros(4).long(), torch.zeros(4).long(),
+        ...     torch.tensor([torch.inf]).double(), Evidence(True, 0.5, 0.1, 0.9, 0.95, 0.003), "wrong-label null",
+        ...     0.01, scorer="likelihood", fingerprint="5f0c", posterior=posterior, posterior_threshold=0.5,
+        ... )
+        >>> suspicion_of(verdict).tolist()
+        [1.0, 2.0, 0.0, 0.0]
+    """
+    order = verdict.ranking.flip(0)
+    suspicion, p_values = verdict.suspicion[order], verdict.p_values[order]
+    differs = (suspicion[1:] != suspicion[:-1]) | (p_values[1:] != p_values[:-1])
+    places = suspicion.new_zeros(len(order))
+    places[order[1:]] = differs.cumsum(0).to(places)
+    return places if verdict.judged is None else places.masked_fill(~verdict.judged, math.nan)
 
 
 def scorer_of(defense: DefenseSettings) -> Any:

@@ -17,6 +17,7 @@ from lightning_poison.manifest.manifest import Manifest, read_manifest
 from lightning_poison.report.page import write_report
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.shell.evaluate_page import write_page_of
 from lightning_poison.shell.scan import MANIFEST, REPORT, SUMMARY, VERDICT
 from lightning_poison.shell.sources import Source, open_source
 
@@ -48,23 +49,32 @@ class _Run:
 def write_reports(runs: Sequence[Path], *, source: str | None = None, write: Callable[[str], None]) -> None:
     """Write the page of each run anew, beside its verdict, with the decisions of its manifest, which may be edited.
 
+    A run that is a file is the file of results of an evaluation; its page is written beside it.
+
     Pictures are shown if the data set can be read again and is the one that was judged. Otherwise, the page says why it
     has none, and an earlier page is kept as `report.previous-1.html`.
 
     Args:
-        runs: Folders with the results of a scan, or with the files of the callback for one or several loaders.
+        runs: Folders with the results of a scan, or with the files of the callback for one or several loaders; or files
+            of results of evaluations.
         source: The data set, in any form of `scan`. Default: as written in `summary.json`. A function is only called
             if it is named here, since a summary may come from somebody else.
         write: Called with a line for each page.
 
     Raises:
-        ValueError: If there is no verdict in a folder, `source` is used with several runs, or it cannot be read.
+        ValueError: If there is no verdict in a folder, `source` is used with several runs or with an evaluation, or a
+            run cannot be read.
         ManifestError: If a manifest cannot be read, or is of another verdict.
         OSError: If a page cannot be written.
     """
-    found = [folder for run in runs for folder in _folders(run)]
+    evaluations = [run for run in runs if run.is_file()]
+    found = [folder for run in runs if run not in evaluations for folder in _folders(run)]
+    if source is not None and evaluations:
+        raise ValueError(expected("source", "left out for an evaluation", printable(source)))
     if source is not None and len(found) != 1:
         raise ValueError(expected("source", "used with one run", f"{len(found)} runs"))
+    for results in evaluations:
+        write(printable(write_page_of(results)))
     for folder in found:
         reason = _write_one(folder, source)
         write(f"{printable(folder / REPORT)}{f': {printable(reason, limit=1000)}' if reason else ''}")

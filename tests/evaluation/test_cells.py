@@ -1,8 +1,11 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed
+from lightning_poison.evaluation.score_summary import ScoreSummary
 
 
 def cell(defense, success, *, control=False, seed=0, removed=3):
@@ -42,6 +45,33 @@ def test_json_has_no_nan_and_is_read_again():
     assert again.is_control
     assert math.isnan(again.clean_accuracy)
     assert (again.seed, again.error) == (4, "reason")
+
+
+def test_record_of_an_earlier_version_has_no_scores_and_predictions():
+    values = cell("mine", 0.5).to_json()
+    del values["scores"], values["predictions"], values["pictures"]
+    again = Cell.from_json(values)
+    assert (again.scores, again.predictions, again.pictures) == (None, None, ())
+
+
+def test_scores_and_predictions_are_read_again():
+    summary = ScoreSummary.of([0.1, 0.9], [0.1, 0.9], [False, True], [True, False])
+    one = replace(cell("mine", 0.5), scores=summary, predictions={"0": {"1": 3}})
+    again = Cell.from_json(json.loads(json.dumps(one.to_json())))
+    assert (again.scores, again.predictions) == (summary, {"0": {"1": 3}})
+
+
+@pytest.mark.parametrize("pair", ["iVBORw0KGgo", ["iVBORw0KGgo"], ["iVBORw0KGgo", '"><img src=x>'], ["a", "b"], [1, 2]])
+def test_pictures_that_are_no_png_are_refused(pair):
+    assert Cell.from_json(cell("mine", 0.5).to_json() | {"pictures": [["iVBORw0KGgo", "iVBORw0KGgo="]]}).pictures
+    with pytest.raises(ValueError, match="`pictures` of a cell"):
+        Cell.from_json(cell("mine", 0.5).to_json() | {"pictures": [pair]})
+
+
+@pytest.mark.parametrize("changes", [{"predictions": {"0": {"1": "<b>"}}}, {"removed_by_class": {"0": -1}}])
+def test_counts_that_are_no_numbers_are_named(changes):
+    with pytest.raises(ValueError, match="numbers by label"):
+        Cell.from_json(cell("mine", 0.5).to_json() | changes)
 
 
 @pytest.mark.parametrize("changes", [{"seed": "1"}, {"clean_accuracy": "high"}, {"attack": None}, {"error": 3}])

@@ -15,8 +15,9 @@ from playwright.sync_api import expect, sync_playwright
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_poison import SanitizedDataModule
+from lightning_poison.evaluation import Cell, ScoreSummary
 from lightning_poison.manifest import Manifest, read_manifest
-from lightning_poison.report import page_neighbors, write_report
+from lightning_poison.report import page_neighbors, write_evaluation_report, write_report
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.verdict import Verdict
@@ -361,3 +362,68 @@ def test_large_report_is_interactive_in_two_seconds(browser, tmp_path, monkeypat
     assert timing["domInteractive"] <= 2_000
     assert timing["domContentLoadedEventEnd"] <= 2_000
     page.close()
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Return the path of the report of an evaluation, with a hostile name, a failed cell and all figures."""
+    path = tmp_path_factory.mktemp("evaluation") / "evaluation.html"
+    scores, poison = [index / 100 for index in range(120)], [index >= 100 for index in range(120)]
+    summary = ScoreSummary.of(scores, scores, poison, [not each for each in poison])
+    success = {"no defense": 0.9, "random filter": 0.8, "good": 0.1, "fair": 0.4, "bad": 0.85, "perfect filter": 0.0}
+    cells = [
+        Cell(
+            attack, name, name.endswith(("filter", "no defense")), seed, 0.97, min(1.0, share * rate + 0.01 * seed),
+            poison_caught=0.5, clean_lost=0.01, removed=20, removed_by_class={"7": 20}, seconds=3.0 + seed,
+            peak_memory_mib=900.0, is_adaptive=name == "bad", predictions={"0": {"0": 8, "1": 2}},
+            scores=summary if name in ("good", "fair", "bad") else None,
+        )
+        for attack, share in ((MARKUP, 1.0), ("weak", 0.01))
+        for seed in range(3)
+        for name, rate in success.items()
+    ]  # fmt: skip
+    cells += [Cell.failed(MARKUP, "broken", seed, f"RuntimeError: {MARKUP}") for seed in range(3)]
+    keys = [
+        {"data": {"fingerprint": "digits"}, "attack": cell.attack, "defense": cell.defense, "seed": cell.seed}
+        for cell in cells
+    ]
+    write_evaluation_report(path, list(zip(keys, cells, strict=True)), title=f"Evaluation of {MARKUP}")
+    return path
+
+
+def test_evaluation_is_sorted_by_keyboard(open_page, evaluation):
+    page = open_page(evaluation)
+    assert page.inner_text("h1") == f"Evaluation of {MARKUP}"
+    assert page.locator("img").count() == 0
+    table = page.locator("table.values").first
+    names = "table => [...table.tBodies[0].rows].map(row => row.cells[0].textContent.trim().split(' (')[0])"
+    before = table.evaluate(names)
+    button = table.get_by_role("button", name="Attack success")
+    for expected_order in ("descending", "ascending"):
+        button.focus()
+        page.keyboard.press("Enter")
+        assert table.locator("th[aria-sort]").get_attribute("aria-sort") == expected_order
+    ordered = table.evaluate(names)
+    assert ordered[:4] == ["perfect filter", "good", "fair", "random filter"]
+    assert ordered[-1].startswith("broken")
+    assert sorted(ordered) == sorted(before)
+    assert page.text_content("#said") == "Sorted by Attack success, ascending"
+
+
+def test_evaluation_without_javascript(open_page, evaluation):
+    page = open_page(evaluation, java_script_enabled=False)
+    assert page.locator(".matrix").first.is_visible()
+    assert page.locator("button").count() == 0
+    assert page.locator("table.values tbody tr").count() == 13
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
+def test_evaluation_is_accessible_and_fits(open_page, evaluation, scheme, width):
+    page = open_page(evaluation, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
+    ARTIFACTS.mkdir(exist_ok=True, parents=True)
+    page.screenshot(path=ARTIFACTS / f"evaluation-{scheme}-{width}.png", full_page=True)
+    show_everything(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.add_script_tag(path=axe_script())
+    found = page.evaluate("axe.run({resultTypes: ['violations']}).then(results => results.violations)")
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []

@@ -43,6 +43,21 @@ def test_all_rows_are_stored(first_run):
 
 
 @pytest.mark.slow
+def test_scores_and_predictions_are_stored_and_on_the_page(first_run):
+    folder, _ = first_run
+    cells = {cell.defense: cell for _, cell in read_cells(folder / "cells.jsonl")}
+    scores = cells["quick"].scores
+    assert (sum(scores.clean), sum(scores.poison)) == (320, 80)
+    assert scores.auroc > 0.7
+    assert [name for name, cell in cells.items() if cell.scores is None] == list(cells)[:3]
+    counts = cells["no defense"].predictions
+    assert sum(sum(each.values()) for each in counts.values()) == 160
+    page = (folder / "cells.html").read_text(encoding="utf-8")
+    assert page.count('<polyline class="curve') == 1
+    assert f"{scores.auroc:.4f}" in page
+
+
+@pytest.mark.slow
 def test_run_that_adds_nothing_prints_the_same_without_torch(first_run):
     folder, _ = first_run
     program = (

@@ -1,0 +1,270 @@
+"""Figures of the report of an evaluation: ROC curves, histograms of scores, and predictions. Needs no torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from lightning_poison.checks import printable
+from lightning_poison.evaluation.cells import CONTROLS, NO_DEFENSE, PERFECT_FILTER, Cell
+from lightning_poison.evaluation.score_summary import BINS, FALSE_POSITIVE_RATES, ScoreSummary
+
+MAX_NAME = 80
+"""Characters of a name."""
+
+_CURVES = 7
+"""Number of colors of curves; further ones repeat them with other dashes."""
+
+_DASHES = 3
+
+_LISTED = 0.01
+"""False-positive rate of which the true-positive rate is listed."""
+
+
+class Frame(NamedTuple):
+    """Size of a drawing, and where its axes are."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    base: int
+
+
+_ROC = Frame(480, 360, 62, 466, 12, 316)
+
+_HISTOGRAM = Frame(420, 200, 52, 408, 12, 160)
+
+_STACK = Frame(420, 0, 62, 408, 8, 0)
+
+_STEP = 20
+"""Height of a stack with the space below it."""
+
+
+class Curve(NamedTuple):
+    """The ROC curve of a defense: points, style, median AUROC, and true-positive rate at 1 % false positives."""
+
+    name: str
+    points: str
+    color: int
+    dash: int
+    auroc: float
+    caught: float
+    decision: tuple[float, float]
+
+
+class Roc(NamedTuple):
+    """ROC curves of all defenses against an attack, on a logarithmic axis of false positives."""
+
+    curves: list[Curve]
+    chance: str
+    x_ticks: list[tuple[str, float]]
+    y_ticks: list[tuple[str, float]]
+    seeds: int
+    frame: Frame = _ROC
+
+
+class Bin(NamedTuple):
+    """A bin: its range, its counts, and the geometry of its two bars."""
+
+    low: float
+    high: float
+    clean: int
+    poison: int
+    x: float
+    width: float
+    clean_height: float
+    poison_height: float
+
+
+class Histogram(NamedTuple):
+    """Histogram of the scores of a defense, of clean samples and poison."""
+
+    name: str
+    seed: int
+    clean: int
+    poison: int
+    bins: list[Bin]
+    count_ticks: list[tuple[int, float]]
+    score_ticks: list[tuple[float, float]]
+    frame: Frame = _HISTOGRAM
+
+
+class Part(NamedTuple):
+    """A part of a stack: predicted label, number of items, share, and geometry."""
+
+    label: str
+    items: int
+    share: float
+    color: int
+    x: float
+    width: float
+
+
+class Stack(NamedTuple):
+    """Predictions of the items of one true label."""
+
+    label: str
+    total: int
+    y: int
+    parts: list[Part]
+
+
+class Stacks(NamedTuple):
+    """Predictions of the evaluation set of an attack by true label, after a training with a defense or control."""
+
+    name: str
+    stacks: list[Stack]
+    labels: list[tuple[str, int]]
+    frame: Frame
+
+
+def roc_of(cells: Sequence[Cell]) -> Roc | None:
+    """Return the ROC curves of the defenses against an attack, medians over the seeds; `None` if no scores are known.
+
+    Example:
+        >>> summary = ScoreSummary.of([0.1, 0.9], [0.1, 0.9], [False, True], [True, False])
+        >>> rest = {"poison_caught": 1.0, "clean_lost": 0.0, "removed": 1}
+        >>> roc = roc_of([Cell("frog", "likelihood", False, 0, 0.97, 0.1, **rest, scores=summary)])
+        >>> [(curve.name, curve.auroc, curve.caught) for curve in roc.curves]
+        [('likelihood', 1.0, 1.0)]
+    """
+    scored = [cell for cell in cells if cell.scores is not None and cell.error is None]
+    if not scored:
+        return None
+    count = max(sum(cell.scores.clean) for cell in scored if cell.scores is not None)
+    lowest = -min(4, max(1, math.ceil(math.log10(count))))
+    rates = [(rate, number) for number, rate in enumerate(FALSE_POSITIVE_RATES) if rate > 10**lowest * 0.999]
+    listed = min(range(len(FALSE_POSITIVE_RATES)), key=lambda number: abs(FALSE_POSITIVE_RATES[number] - _LISTED))
+    curves = []
+    for number, name in enumerate(dict.fromkeys(cell.defense for cell in scored)):
+        group = [cell for cell in scored if cell.defense == name]
+        summaries = [cell.scores for cell in group if cell.scores is not None]
+        caught = [median(each.true_positive_rates[place] for each in summaries) for _, place in rates]
+        points = " ".join(
+            f"{_log_x(rate, lowest)},{_y(share, _ROC)}" for (rate, _), share in zip(rates, caught, strict=True)
+        )
+        lost, found = median(cell.clean_lost for cell in group), median(cell.poison_caught for cell in group)
+        curves.append(
+            Curve(
+                printable(name, limit=MAX_NAME),
+                points,
+                number % _CURVES,
+                number // _CURVES % _DASHES,
+                median(each.auroc for each in summaries),
+                median(each.true_positive_rates[listed] for each in summaries),
+                (_log_x(lost, lowest), _y(found, _ROC)),
+            )
+        )
+    powers = [10.0**power for power in range(lowest, 1)]
+    return Roc(
+        curves,
+        " ".join(f"{_log_x(rate, lowest)},{_y(rate, _ROC)}" for rate, _ in rates),
+        [(f"{100 * power:g} %", _log_x(power, lowest)) for power in powers],
+        [(f"{tick} %", _y(tick / 100, _ROC)) for tick in (0, 25, 50, 75, 100)],
+        len({cell.seed for cell in scored}),
+    )
+
+
+def histograms_of(cells: Sequence[Cell]) -> list[Histogram]:
+    """Return the histogram of each defense whose scores are known, of its first seed."""
+    found: dict[str, Histogram] = {}
+    for cell in cells:
+        if cell.scores is not None and cell.error is None and cell.defense not in found:
+            found[cell.defense] = _histogram(cell, cell.scores)
+    return list(found.values())
+
+
+def stacks_of(cells: Sequence[Cell]) -> list[Stacks]:
+    """Return the predictions without a defense, with each defense and with the perfect filter, summed over the seeds.
+
+    Example:
+        >>> rest = {"poison_caught": 0.0, "clean_lost": 0.0, "removed": 0}
+        >>> cell = Cell("frog", "no defense", True, 0, 0.97, 0.2, **rest, predictions={"6": {"0": 2, "6": 8}})
+        >>> [(part.label, part.share) for part in stacks_of([cell])[0].stacks[0].parts]
+        [('0', 0.2), ('6', 0.8)]
+    """
+    known = [cell for cell in cells if cell.predictions and cell.error is None]
+    names = [name for name in dict.fromkeys(cell.defense for cell in known) if name not in CONTROLS]
+    labels = sorted(
+        {label for cell in known for counts in (cell.predictions or {}).values() for label in counts}, key=_label_order
+    )
+    colors = {label: number % 10 for number, label in enumerate(labels)}
+    result = []
+    for name in (NO_DEFENSE, *names, PERFECT_FILTER):
+        sums: dict[str, dict[str, int]] = {}
+        for cell in known:
+            for true, counts in (cell.predictions or {}).items() if cell.defense == name else ():
+                of_label = sums.setdefault(true, {})
+                for label, count in counts.items():
+                    of_label[label] = of_label.get(label, 0) + count
+        if sums:
+            result.append(_stacks(name, sums, colors))
+    return result
+
+
+def _stacks(name: str, sums: Mapping[str, Mapping[str, int]], colors: Mapping[str, int]) -> Stacks:
+    stacks = []
+    for number, true in enumerate(sorted(sums, key=_label_order)):
+        total, done, parts = sum(sums[true].values()), 0, []
+        for label in sorted(sums[true], key=_label_order):
+            count = sums[true][label]
+            if not count:
+                continue
+            x = round(_STACK.left + (_STACK.right - _STACK.left) * done / total, 2)
+            done += count
+            end = round(_STACK.left + (_STACK.right - _STACK.left) * done / total, 2)
+            parts.append(Part(_short(label), count, count / total, colors[label], x, round(end - x, 2)))
+        stacks.append(Stack(_short(true), total, _STACK.top + _STEP * number, parts))
+    base = _STACK.top + _STEP * len(stacks)
+    shown = [(_short(label), color) for label, color in colors.items() if any(label in each for each in sums.values())]
+    frame = _STACK._replace(height=base + 22, base=base)
+    return Stacks(printable(name, limit=MAX_NAME), stacks, shown, frame)
+
+
+def _histogram(cell: Cell, scores: ScoreSummary) -> Histogram:
+    scale = math.log1p(max(*scores.clean, *scores.poison))
+    frame = _HISTOGRAM
+    room, step = frame.base - frame.top, (frame.right - frame.left) / BINS
+    edges = [scores.low * (1 - place / BINS) + scores.high * place / BINS for place in range(BINS + 1)]
+    bins = [
+        Bin(
+            edges[place],
+            edges[place + 1],
+            clean,
+            poison,
+            round(frame.left + place * step, 2),
+            round(step / 2 - 0.4, 2),
+            round(room * math.log1p(clean) / scale, 2),
+            round(room * math.log1p(poison) / scale, 2),
+        )
+        for place, (clean, poison) in enumerate(zip(scores.clean, scores.poison, strict=True))
+    ]
+    powers = [0, *(10**power for power in range(16) if math.log1p(10**power) <= scale)]
+    return Histogram(
+        printable(cell.defense, limit=MAX_NAME),
+        cell.seed,
+        sum(scores.clean),
+        sum(scores.poison),
+        bins,
+        [(count, round(frame.base - room * math.log1p(count) / scale, 2)) for count in powers],
+        [(edges[place], round(frame.left + place * step, 2)) for place in (0, BINS // 2, BINS)],
+    )
+
+
+def _log_x(rate: float, lowest: int) -> float:
+    place = 1 - math.log10(min(1.0, max(rate, 10.0**lowest))) / lowest
+    return round(_ROC.left + (_ROC.right - _ROC.left) * place, 2)
+
+
+def _y(share: float, frame: Frame) -> float:
+    return round(frame.base - (frame.base - frame.top) * min(1.0, max(0.0, share)), 2)
+
+
+def _label_order(label: str) -> tuple[int, int, str]:
+    return (0, int(label), "") if label.isascii() and label.isdigit() and len(label) < 20 else (1, 0, label)
+
+
+def _short(label: str) -> str:
+    return printable(label, limit=12)

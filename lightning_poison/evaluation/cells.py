@@ -187,8 +187,8 @@ def random_filters_of(cells: Sequence[Cell], defense: str) -> list[Cell]:
 def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
     """Return the share of the gap in attack success between the random and the perfect filter that a defense closes.
 
-    1 equals the perfect filter, 0 the random filter of the same size. With several seeds, medians are compared. If
-    there is no gap, or a figure is missing, the result is `None`.
+    1 equals the perfect filter, 0 the random filter of the same size. With several seeds, this is the median of those
+    with a gap. If no seed has a gap, or figures are missing, the result is `None`.
 
     Example:
         >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
@@ -199,11 +199,21 @@ def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
         >>> round(gap_closed(cells, "likelihood"), 3)
         0.75
     """
-    compared = random_filters_of(cells, defense), _finished(cells, PERFECT_FILTER), _finished(cells, defense)
-    if not all(compared):
-        return None
-    random, perfect, defended = (median([cell.attack_success_rate for cell in group]) for group in compared)
-    return None if random - perfect < MIN_SUCCESS_RATE / 2 else (random - defended) / (random - perfect)
+    gaps = gaps_by_seed(cells, defense)
+    return median(gaps) if gaps else None
+
+
+def gaps_by_seed(cells: Sequence[Cell], defense: str) -> list[float]:
+    """Return the share of the gap that a defense closes in each seed that has a gap; see `gap_closed`."""
+    gaps = []
+    for seed in sorted({cell.seed for cell in cells}):
+        of_seed = [cell for cell in cells if cell.seed == seed]
+        compared = random_filters_of(of_seed, defense), _finished(of_seed, PERFECT_FILTER), _finished(of_seed, defense)
+        if all(compared):
+            random, perfect, defended = (median([each.attack_success_rate for each in group]) for group in compared)
+            if random - perfect >= MIN_SUCCESS_RATE / 2:
+                gaps.append((random - defended) / (random - perfect))
+    return gaps
 
 
 def attack_works(cells: Sequence[Cell]) -> bool:

@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from lightning_poison.checks import printable
-from lightning_poison.evaluation.cells import CONTROLS, RANDOM_FILTER, Cell, attack_works, gap_closed, random_filters_of
+from lightning_poison.evaluation.cells import (
+    CONTROLS,
+    RANDOM_FILTER,
+    Cell,
+    attack_works,
+    gaps_by_seed,
+    random_filters_of,
+)
 
 PROVES_NOTHING, FAILED = "proves nothing", "failed"
 """Entries of the matrix without a gap."""
@@ -159,14 +166,9 @@ def matrix_entry(cells: Sequence[Cell], defense: str) -> str:
 
 
 def gap_text(cells: Sequence[Cell], defense: str) -> str:
-    """Return the share of the gap of the medians, and the range of those of single seeds; empty without a gap."""
-    whole = gap_closed(cells, defense)
-    if whole is None:
-        return ""
-    seeds = sorted({cell.seed for cell in cells})
-    each = [gap_closed([cell for cell in cells if cell.seed == seed], defense) for seed in seeds]
-    values = [100 * gap for gap in each if gap is not None]
-    return _with_range(100 * whole, values, ".0f", " %")
+    """Return the share of the gap that a defense closes, with the range over the seeds; empty without a gap."""
+    gaps = [100 * gap for gap in gaps_by_seed(cells, defense)]
+    return spread(gaps, ".0f", " %") if gaps else ""
 
 
 def spread(values: Sequence[float], form: str, unit: str) -> str:
@@ -176,11 +178,7 @@ def spread(values: Sequence[float], form: str, unit: str) -> str:
         >>> spread([1.0, 4.0, 2.0], ".1f", " s")
         '2.0 s (1.0 to 4.0)'
     """
-    return _with_range(median(values), values, form, unit)
-
-
-def _with_range(middle: float, values: Sequence[float], form: str, unit: str) -> str:
-    text = f"{middle:{form}}{unit}"
+    text = f"{median(values):{form}}{unit}"
     if len(values) < 2:
         return text
     low, high = f"{min(values):{form}}", f"{max(values):{form}}"

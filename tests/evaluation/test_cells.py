@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed
+from lightning_poison.evaluation.cells import Cell, attack_works, gap_closed, gaps_by_seed
 from lightning_poison.evaluation.score_summary import ScoreSummary
 
 
@@ -28,6 +28,15 @@ def test_gap_is_relative_to_the_random_filter_of_the_same_size_and_seed():
     ]
     assert gap_closed(cells, "mine") == pytest.approx(0.5)
     assert gap_closed([each for each in cells if each.removed != 9 or each.defense == "mine"], "mine") is None
+
+
+def test_gap_over_seeds_is_the_median_of_those_with_a_gap():
+    cells = []
+    for seed, random, mine in ((0, 0.5, 0.4), (1, 0.1, 0.0), (2, 0.8, 0.0), (3, 0.0, 0.0)):
+        cells += [cell("random filter", random, seed=seed), cell("perfect filter", 0.0, seed=seed)]
+        cells += [cell("mine", mine, seed=seed)]
+    assert gaps_by_seed(cells, "mine") == pytest.approx([0.2, 1.0, 1.0])
+    assert gap_closed(cells, "mine") == 1.0
 
 
 def test_failed_cells_have_no_part_in_gap_and_success():

@@ -26,6 +26,8 @@ LIGHTNINGS_OWN_WARNINGS = (
 
 
 def pytest_configure(config):
+    # By default jsonargparse warns of each deprecation once a process: only in the test that happens to come first.
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
     for line in LIGHTNINGS_OWN_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
 

@@ -80,7 +80,7 @@ def _with_objects(factory: Any, name: str, settings: Mapping[str, Any]) -> dict[
     add = parser.add_class_arguments if inspect.isclass(factory) else parser.add_function_arguments
     add(factory)
     try:
-        built = parser.instantiate_classes(parser.parse_object(dict(settings)))
+        built = parser.instantiate(parser.parse_object(dict(settings)))
     except ArgumentError as error:
         raise ValueError(
             f"The settings of the scorer {name} are not accepted: {printable(error, limit=500)}"

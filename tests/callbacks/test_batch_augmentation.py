@@ -225,12 +225,11 @@ def test_refuses_images_before_the_first_step(data, transform, pixels, change, m
     assert "training_step" not in model.__dict__
 
 
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 def test_builds_from_yaml():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=pl.Callback)
     transform = {"class_path": "torchvision.transforms.v2.CutMix", "init_args": {"num_classes": 10}}
     config = {"class_path": "lightning_poison.BatchAugmentation", "init_args": {"transform": transform}}
-    callback = parser.instantiate_classes(parser.parse_object({"callback": config})).callback
+    callback = parser.instantiate(parser.parse_object({"callback": config})).callback
     assert isinstance(callback.transform, v2.CutMix)
     assert callback.transform.num_classes == 10

@@ -10,8 +10,6 @@ from lightning_poison.adversarial.collapse_guard import CollapseGuard
 from lightning_poison.adversarial.poison_immunity import PoisonImmunity
 from lightning_poison.data.pixel_range import PixelRange
 
-pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-
 ADVERSARY = {"class_path": "lightning_poison.adversarial.PGD", "init_args": {"epsilon": 0.03, "steps": 3}}
 
 
@@ -23,7 +21,7 @@ def build(request):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--callback", type=request.param.Callback)
         config = {"class_path": "lightning_poison.AdversarialTraining", "init_args": arguments}
-        return parser.instantiate_classes(parser.parse_object({"callback": config})).callback
+        return parser.instantiate(parser.parse_object({"callback": config})).callback
 
     return build_callback
 

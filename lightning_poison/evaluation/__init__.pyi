@@ -12,6 +12,7 @@ from .grid import Parts as Parts
 from .grid_run import evaluate_grid as evaluate_grid
 from .matrix import evaluate as evaluate
 from .measurement import Judgment as Judgment
+from .measurement import TrainedModel as TrainedModel
 from .metrics import AttackSuccessRate as AttackSuccessRate
 from .metrics import TPRAtFPR as TPRAtFPR
 from .ray_executor import RayExecutor as RayExecutor

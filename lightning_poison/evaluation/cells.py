@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Self
 
 from lightning_poison.checks import describe, expected, printable
+from lightning_poison.evaluation.feature_map import FeatureMap
 from lightning_poison.evaluation.score_summary import ScoreSummary
 
 NO_DEFENSE, RANDOM_FILTER, PERFECT_FILTER = "no defense", "random filter", "perfect filter"
@@ -47,6 +48,8 @@ class Cell:
             `{"0": {"0": 8, "3": 2}}`. Default: unknown.
         pictures: Pairs of a base and the poison made from it, as PNG in base64, in the cell without a defense. Default:
             none.
+        features: Where poison, clean samples and the evaluation set are in the model's feature space, in the cell
+            without a defense of the first seed. Default: unknown.
 
     Example:
         >>> cell = Cell("frog", "likelihood", False, 0, 0.97, 0.2, poison_caught=0.9, clean_lost=0.01, removed=20)
@@ -74,6 +77,7 @@ class Cell:
     scores: ScoreSummary | None = None
     predictions: Mapping[str, Mapping[str, int]] | None = None
     pictures: Sequence[Sequence[str]] = ()
+    features: FeatureMap | None = None
 
     @classmethod
     def failed(cls, attack: str, defense: str, seed: int, error: str, *, is_adaptive: bool = False) -> Self:
@@ -112,6 +116,7 @@ class Cell:
         values = asdict(self) | {"removed_by_class": dict(self.removed_by_class)}
         values["pictures"] = [list(pair) for pair in self.pictures]
         values["scores"] = None if self.scores is None else self.scores.to_json()
+        values["features"] = None if self.features is None else self.features.to_json()
         return {name: None if _is_nan(value) else value for name, value in values.items()}
 
     @classmethod
@@ -143,7 +148,8 @@ class Cell:
             raise ValueError(expected("`pictures` of a cell", "pairs of PNG in base64", "other values"))
         parts["pictures"] = tuple(tuple(pair) for pair in parts["pictures"])
         scores = None if parts["scores"] is None else ScoreSummary.from_json(parts["scores"])
-        return cls(**parts | {"scores": scores})
+        features = None if parts["features"] is None else FeatureMap.from_json(parts["features"])
+        return cls(**parts | {"scores": scores, "features": features})
 
 
 _PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")
@@ -164,7 +170,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "gap_closed": (int | float | None, "a number or null"),
     "error": (str | None, "a text or null"),
     "pictures": (list, "a list"),
-    **dict.fromkeys(("scores", "predictions"), (Mapping | None, "a JSON object or null")),
+    **dict.fromkeys(("scores", "predictions", "features"), (Mapping | None, "a JSON object or null")),
 }
 
 

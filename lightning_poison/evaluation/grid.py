@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_poison.attacks.poison import Poison
-    from lightning_poison.evaluation.measurement import Judgment, Predict
+    from lightning_poison.evaluation.measurement import Judgment, Predict, TrainedModel
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Grid:
 
     Args:
         data: Returns the data of a seed.
-        train: Trains a model on a data set with a seed, deterministically, and returns its prediction function.
+        train: Trains a model on a data set with a seed, deterministically, and returns its prediction function, or a
+            `TrainedModel`, which has features too.
         attacks: Attacks, with different names.
         defenses: Defenses, with different names.
         seeds: Seeds. Default: 0, 1, 2.
@@ -93,7 +94,7 @@ class Grid:
     """
 
     data: Callable[[int], Parts]
-    train: Callable[[Any, int], Predict]
+    train: Callable[[Any, int], Predict | TrainedModel]
     attacks: Sequence[GridAttack]
     defenses: Sequence[GridDefense]
     seeds: Sequence[int] = (0, 1, 2)

@@ -295,6 +295,7 @@ class _GridRun:
             scores=spent.scores if spent else None,
             predictions=figures.predictions,
             pictures=unit.crafted.pictures if row == NO_DEFENSE and unit.crafted is not None else (),
+            features=figures.features if row == NO_DEFENSE else None,
         )
 
     def _key(self, unit: _Unit, row: str) -> dict[str, Any]:
@@ -336,4 +337,6 @@ def _gap_of(rows: list[Cell], defense: str) -> float | None:
 def _figures_of(cell: Cell) -> Trained:
     removal = Removal(cell.removed, dict(cell.removed_by_class), cell.poison_caught, cell.clean_lost)
     seconds, peak = (0.0 if math.isnan(value) else value for value in (cell.seconds, cell.peak_memory_mib))
-    return Trained(cell.clean_accuracy, cell.attack_success_rate, removal, seconds, peak, cell.predictions)
+    return Trained(
+        cell.clean_accuracy, cell.attack_success_rate, removal, seconds, peak, cell.predictions, cell.features
+    )

@@ -1,5 +1,6 @@
 """The tasks into which the evaluation of a grid is divided. Each is a function of the grid and of earlier results."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,13 @@ from torch import Tensor
 
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
+from lightning_poison.evaluation.feature_map import FeatureMap
+from lightning_poison.evaluation.feature_reduction import feature_map_of
 from lightning_poison.evaluation.grid import Grid
 from lightning_poison.evaluation.measurement import (
     Judgment,
     Removal,
+    TrainedModel,
     accuracy,
     evaluation_items,
     judgment_of,
@@ -36,7 +40,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Trained:
-    """Figures of a mask and of a model that was trained on what it keeps, what that took, and predictions."""
+    """Figures of a mask and of a model that was trained on what it keeps, what that took, predictions and features."""
 
     clean_accuracy: float
     attack_success_rate: float
@@ -44,6 +48,7 @@ class Trained:
     seconds: float
     peak_memory_mib: float
     predictions: Mapping[str, Mapping[str, int]] | None = None
+    features: FeatureMap | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def craft(grid: Grid, attack: str, seed: int, prepared: Any) -> Crafted:
 def reference(grid: Grid, seed: int, poisons: Mapping[str, Poison]) -> dict[str, Tensor]:
     """Task: train once without poison, and predict the evaluation set of every attack."""
     parts = grid.data(seed)
-    predict = grid.train(parts.train, seed)
+    predict = TrainedModel.of(grid.train(parts.train, seed)).predict
     return {name: predict(evaluation_items(poison, parts.test)[0]) for name, poison in poisons.items()}
 
 
@@ -90,14 +95,21 @@ def filtered(grid: Grid, defense: str, seed: int, poison: Poison) -> Filtered:
 
 
 def trained(grid: Grid, seed: int, poison: Poison, keep: Tensor, reference: Tensor) -> Trained:
-    """Task: train on what a mask keeps, and measure accuracy and success of the attack."""
+    """Task: train on what a mask keeps, and measure accuracy and success of the attack.
+
+    If it keeps everything, the features of the model are mapped too, with the first seed.
+    """
     parts = grid.data(seed)
     poisoned = PoisonedDataset(parts.train, poison)
     with measured() as cost:
-        predict = grid.train(kept(poisoned, keep), seed)
+        model = TrainedModel.of(grid.train(kept(poisoned, keep), seed))
         items, true, wanted = evaluation_items(poison, parts.test)
-        predicted = predict(items)
+        predicted = model.predict(items)
         rate = success_rate(poison, predicted.clone(), true, wanted, reference)
-        correct = accuracy(predict, parts.test)
+        correct = accuracy(model.predict, parts.test)
     counts = predictions_by_class(predicted, true)
-    return Trained(correct, rate, Removal.of(keep, poisoned), cost.seconds, cost.peak_memory_mib, counts)
+    features = None
+    if model.features is not None and bool(keep.all()) and seed == grid.seeds[0]:
+        with contextlib.suppress(TypeError, ValueError):  # no feature layer: there is no map, but all figures
+            features = feature_map_of(model.features, poisoned, items, true, wanted, seed=seed)
+    return Trained(correct, rate, Removal.of(keep, poisoned), cost.seconds, cost.peak_memory_mib, counts, features)

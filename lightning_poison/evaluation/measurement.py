@@ -28,6 +28,24 @@ Predict = Callable[[Any], Tensor]
 """Maps a data set of N samples `(input, label, ...)` to predicted labels, int64 `(N,)`."""
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """What an evaluation needs of a trained model.
+
+    Args:
+        predict: Maps a data set of N samples `(input, label, ...)` to predicted labels, int64 `(N,)`.
+        features: Maps it to features, floating point `(N, D)`. Optional: without it, there is no map of them.
+    """
+
+    predict: Predict
+    features: Callable[[Any], Tensor] | None = None
+
+    @classmethod
+    def of(cls, given: "Predict | TrainedModel") -> "TrainedModel":
+        """Return a model that may be given as its prediction function."""
+        return given if isinstance(given, TrainedModel) else cls(given)
+
+
 _MAX_LABELS = 20
 """Number of labels up to which predictions are counted."""
 

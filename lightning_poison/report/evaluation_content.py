@@ -13,9 +13,11 @@ from lightning_poison.evaluation.tables import PROVES_NOTHING, gap_text, matrix_
 from lightning_poison.report.evaluation_figures import (
     MAX_NAME,
     Histogram,
+    Map,
     Roc,
     Stacks,
     histograms_of,
+    map_of,
     roc_of,
     stacks_of,
 )
@@ -67,6 +69,7 @@ class AttackPart(NamedTuple):
     histograms: list[Histogram]
     stacks: list[Stacks]
     pictures: Sequence[Sequence[str]]
+    map: Map | None
 
 
 class AdaptiveRow(NamedTuple):
@@ -236,6 +239,7 @@ def _attack_part(attack: str, cells: Sequence[Cell]) -> AttackPart:
         histograms_of(cells),
         stacks_of(cells),
         next((cell.pictures for cell in cells if cell.pictures), ()),
+        map_of(cells),
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import CONTROLS, NO_DEFENSE, PERFECT_FILTER, Cell
+from lightning_poison.evaluation.feature_map import KINDS
 from lightning_poison.evaluation.score_summary import BINS, FALSE_POSITIVE_RATES, ScoreSummary
 
 MAX_NAME = 80
@@ -37,6 +38,8 @@ _ROC = Frame(480, 360, 62, 466, 12, 316)
 _HISTOGRAM = Frame(420, 200, 52, 408, 12, 160)
 
 _STACK = Frame(420, 0, 62, 408, 8, 0)
+
+_MAP = Frame(480, 480, 12, 468, 12, 468)
 
 _STEP = 20
 """Height of a stack with the space below it."""
@@ -118,6 +121,68 @@ class Stacks(NamedTuple):
     stacks: list[Stack]
     labels: list[tuple[str, int]]
     frame: Frame
+
+
+class Point(NamedTuple):
+    """A sample in the map of features: its kind, its label, the color of the label, and its place."""
+
+    kind: str
+    label: str
+    color: int
+    x: float
+    y: float
+
+
+class Map(NamedTuple):
+    """Features of samples in the plane, of a model that was trained on the poison.
+
+    Args:
+        points: Clean samples first, so that poison and attacked items are drawn above them.
+        labels: Labels and their colors.
+        counts: For each kind and label the number of points.
+        seed: Seed of the model.
+    """
+
+    points: list[Point]
+    labels: list[tuple[str, int]]
+    counts: list[tuple[str, str, int]]
+    seed: int
+    frame: Frame = _MAP
+
+
+def map_of(cells: Sequence[Cell]) -> Map | None:
+    """Return the map of features without a defense, of the first seed that has one; `None` if there is none.
+
+    Example:
+        >>> from lightning_poison.evaluation.feature_map import FeatureMap
+        >>> features = FeatureMap((0.0, 1.0), (0.0, 1.0), ("3", "0"), ("poison", "clean"))
+        >>> rest = {"poison_caught": 0.0, "clean_lost": 0.0, "removed": 0}
+        >>> found = map_of([Cell("frog", "no defense", True, 0, 0.97, 0.9, **rest, features=features)])
+        >>> [(point.kind, point.label, point.x, point.y) for point in found.points]
+        [('clean', '0', 468.0, 12.0), ('poison', '3', 12.0, 468.0)]
+    """
+    cell = next((cell for cell in cells if cell.features is not None and cell.error is None), None)
+    if cell is None or cell.features is None:
+        return None
+    features, frame = cell.features, _MAP
+    labels = sorted(set(features.labels), key=_label_order)
+    colors = {label: number % 10 for number, label in enumerate(labels)}
+    points = [
+        Point(
+            kind,
+            _short(label),
+            colors[label],
+            round(frame.left + (frame.right - frame.left) * x, 1),
+            round(frame.base - (frame.base - frame.top) * y, 1),
+        )
+        for x, y, label, kind in zip(features.xs, features.ys, features.labels, features.kinds, strict=True)
+    ]
+    points.sort(key=lambda point: KINDS.index(point.kind))
+    pairs = list(zip(features.kinds, features.labels, strict=True))
+    counts = [
+        (kind, _short(label), count) for kind in KINDS for label in labels if (count := pairs.count((kind, label)))
+    ]
+    return Map(points, [(_short(label), colors[label]) for label in labels], counts, cell.seed)
 
 
 def roc_of(cells: Sequence[Cell]) -> Roc | None:

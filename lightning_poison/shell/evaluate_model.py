@@ -12,9 +12,10 @@ from lightning_poison.attacks.threat import Surrogate
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
-from lightning_poison.evaluation.measurement import Predict
+from lightning_poison.evaluation.measurement import Predict, TrainedModel
 from lightning_poison.models.backbones import LARGE_IMAGE, SmallConvNet, Standardization, default_backbone
 from lightning_poison.models.detail_network import DetailConvNet
+from lightning_poison.models.feature_extractor import FeatureExtractor
 from lightning_poison.models.user_network import run_network
 from lightning_poison.randomness import derived_seed, seeded_rng
 from lightning_poison.shell.class_paths import instance_of
@@ -106,6 +107,28 @@ def feature_layer_of(module: nn.Module, inputs: Tensor) -> str:
         hint = f"Name it: `feature_layer` of `model`, one of {names}."
         raise ValueError(expected(type(module).__name__, "a layer before its logits", "none that is found", hint))
     return seen[before][0]
+
+
+def trained_model(module: nn.Module, feature_layer: str | None) -> TrainedModel:
+    """Return what an evaluation needs of a model: its predictions, and the output of its feature layer.
+
+    Args:
+        module: Maps inputs to logits `(B, C)`.
+        feature_layer: Layer whose output is the feature vector. Default: the last one before the logits. If there is
+            none, `features` raises a ValueError.
+    """
+
+    def features(dataset: Any) -> Tensor:
+        extract: FeatureExtractor | None = None
+        found = []
+        for block in _inputs(dataset):
+            layer = feature_layer or feature_layer_of(module, block[:2])
+            extract = extract or FeatureExtractor(module, layer, forward=lambda inputs: run_network(module, inputs))
+            with torch.no_grad():
+                found.append(extract(block))
+        return torch.cat(found)
+
+    return TrainedModel(prediction_of(module), features)
 
 
 def prediction_of(module: nn.Module) -> Predict:

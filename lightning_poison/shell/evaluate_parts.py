@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lightning_poison.attacks.poison import Poison
     from lightning_poison.attacks.threat import Surrogate
-    from lightning_poison.evaluation.measurement import Judgment, Predict
+    from lightning_poison.evaluation.measurement import Judgment, TrainedModel
     from lightning_poison.sanitization.verdict import Verdict
 
 
@@ -40,11 +40,12 @@ class Training:
     model: ModelSettings
     device: str = "cpu"
 
-    def __call__(self, dataset: Any, seed: int) -> Predict:
-        """Return the prediction function of a new model."""
-        from lightning_poison.shell.evaluate_model import fitted_model, prediction_of
+    def __call__(self, dataset: Any, seed: int) -> TrainedModel:
+        """Return a new model."""
+        from lightning_poison.shell.evaluate_model import fitted_model, trained_model
 
-        return prediction_of(fitted_model(self.data, self.model, dataset, seed, self.device))
+        module = fitted_model(self.data, self.model, dataset, seed, self.device)
+        return trained_model(module, self.model.feature_layer)
 
 
 @dataclass(frozen=True)

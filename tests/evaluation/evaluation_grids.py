@@ -12,6 +12,7 @@ from lightning_poison.attacks.objectives import ProtectedClassObjective
 from lightning_poison.attacks.poison import Poison
 from lightning_poison.data.labels import labels_of
 from lightning_poison.evaluation.grid import Grid, GridAttack, GridDefense, Parts
+from lightning_poison.evaluation.measurement import TrainedModel
 
 
 def data(seed):
@@ -33,6 +34,22 @@ class Majority:
             (self.folder / f"{name} {number}").touch()
         label = int(labels_of(dataset).bincount().argmax())
         return lambda items: torch.full((len(items),), label)
+
+
+def with_features(dataset, seed):
+    return TrainedModel(Majority()(dataset, seed), numbers_of)
+
+
+def without_feature_layer(dataset, seed):
+    return TrainedModel(Majority()(dataset, seed), no_features)
+
+
+def numbers_of(dataset):
+    return torch.arange(2.0 * len(dataset)).reshape(-1, 2)
+
+
+def no_features(dataset):
+    raise ValueError("no layer")
 
 
 def flip(parts, seed, prepared):

@@ -58,9 +58,9 @@ def test_json_has_no_nan_and_is_read_again():
 
 def test_record_of_an_earlier_version_has_no_scores_and_predictions():
     values = cell("mine", 0.5).to_json()
-    del values["scores"], values["predictions"], values["pictures"]
+    del values["scores"], values["predictions"], values["pictures"], values["features"]
     again = Cell.from_json(values)
-    assert (again.scores, again.predictions, again.pictures) == (None, None, ())
+    assert (again.scores, again.predictions, again.pictures, again.features) == (None, None, (), None)
 
 
 def test_scores_and_predictions_are_read_again():

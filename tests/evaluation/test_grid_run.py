@@ -131,3 +131,17 @@ def test_cells_are_announced_with_their_number():
 def test_refuses_repeated_names_and_those_of_controls(names):
     with pytest.raises(ValueError, match=r"twice|controls"):
         grid(defenses=[GridDefense(name, grids.keep_few) for name in names])
+
+
+def test_features_of_the_first_seed_without_a_defense_are_mapped(tmp_path):
+    cells = evaluate_grid(grid(train=grids.with_features, seeds=[0, 1]), results=tmp_path / "cells.jsonl")
+    mapped = [(cell.defense, cell.seed) for cell in cells if cell.features is not None]
+    assert mapped == [("no defense", 0)]
+    stored = {cell.defense: cell for _, cell in read_cells(tmp_path / "cells.jsonl") if cell.seed == 0}
+    assert stored["no defense"].features.kinds.count("poison") == 6
+
+
+def test_model_whose_features_fail_has_no_map_but_all_figures():
+    found = rows(evaluate_grid(grid(train=grids.without_feature_layer, seeds=[0])))
+    assert found["no defense"].features is None
+    assert found["no defense"].attack_success_rate == 1

@@ -7,6 +7,7 @@ import pytest
 from evaluation_records import MARKUP, SHARED, all_records, cell, cells_of, record
 
 from lightning_poison.evaluation.cells import Cell
+from lightning_poison.evaluation.feature_map import FeatureMap
 from lightning_poison.report.evaluation_content import setups_of
 from lightning_poison.report.evaluation_page import write_evaluation_report
 
@@ -95,6 +96,19 @@ def test_poison_is_shown_beside_its_base(tmp_path):
         ("iVBORw0KGgoA", "Base 1 of &lt;img"),
         ("iVBORw0KGgoB", "Poison 1 of &lt;img"),
     ]
+
+
+def test_map_of_features(tmp_path):
+    features = FeatureMap((0.0, 0.5, 1.0), (0.0, 0.5, 1.0), ("0", MARKUP, "1"), ("attacked", "poison", "clean"))
+    records = [
+        record(replace(each, features=features if each.defense == "no defense" else None)) for each in cells_of("frog")
+    ]
+    page = written(tmp_path, records)
+    figure = page[page.index("t-SNE of the features of a model") :]
+    assert figure.count("<circle") == 1
+    assert page.count("<title>poison, label") == page.count("<title>attacked, true label 0") == 1
+    assert "<img src=x" not in page
+    assert "t-SNE" not in written(tmp_path, [record(each) for each in cells_of("frog")])
 
 
 def test_adaptive_attackers():

@@ -5,7 +5,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.shell.evaluate_data import StoredImages, is_class_path, opened, parts_of, pixels_of
 from lightning_poison.shell.evaluate_keys import key_of_data, key_of_model
-from lightning_poison.shell.evaluate_model import feature_layer_of, prediction_of
+from lightning_poison.shell.evaluate_model import feature_layer_of, prediction_of, trained_model
 from lightning_poison.shell.evaluate_settings import DataSettings, ModelSettings
 
 MODULE = """
@@ -137,6 +137,17 @@ def test_predicts_samples_of_any_structure_and_items_of_evaluation_sets():
     assert predict([(torch.eye(2)[1], 0, 1)]).tolist() == [1]
     with pytest.raises(ValueError, match="logits"):
         prediction_of(nn.Flatten(0))(TensorDataset(torch.zeros(3, 2), torch.zeros(3).long()))
+
+
+def test_features_are_the_output_of_the_feature_layer():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    data = TensorDataset(torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(5).long())
+    expected = network[:3](data.tensors[0]).detach()
+    assert torch.equal(trained_model(network, None).features(data), expected)
+    assert torch.equal(trained_model(network, "1").features(data).relu(), expected)
+    assert trained_model(network, None).predict(data).tolist() == network(data.tensors[0]).argmax(1).tolist()
+    with pytest.raises(ValueError, match="feature_layer"):
+        trained_model(nn.Linear(2, 2), None).features(data)
 
 
 def test_stored_images_can_be_edited():

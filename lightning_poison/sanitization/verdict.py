@@ -147,7 +147,8 @@ class Verdict:
             if numbers is not None:
                 numbers = _vector(name, numbers, torch.int64, shape=self.scores.shape)
                 every(name, numbers, (numbers >= -1) & (numbers < count), f"from -1 to {count - 1}")
-        largest = int(self.labels.max() if self.judged is None else self.labels[self.judged].max())
+        judged = self.labels if self.judged is None else self.labels[self.judged]
+        largest = int(judged.max()) if len(judged) else -1
         if largest >= len(self.thresholds):
             what = f"one for each class up to {largest}, the largest label"
             raise ValueError(expected("thresholds", what, describe(self.thresholds)))

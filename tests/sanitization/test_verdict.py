@@ -243,3 +243,9 @@ def test_groups_are_saved_and_summarized(tmp_path):
     shortened = new.summary(class_names=["cat", "dog"], rows=1)
     assert "dog" not in shortened
     assert "\n  and 1 more groups\n" in shortened
+
+
+def test_nothing_judged():
+    nothing = verdict(keep=torch.ones(4) > 0, judged=torch.zeros(4) > 0)
+    assert len(nothing.removed) == 0
+    assert "0 samples scored" in str(nothing)

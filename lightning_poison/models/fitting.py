@@ -136,6 +136,7 @@ def fit_module(
     generator: torch.Generator | None = None,
     description: str = "Fitting",
     max_steps: int | None = None,
+    before_step: Callable[[Tensor], None] | None = None,
 ) -> nn.Module:
     """Train a module in place and return it in evaluation mode.
 
@@ -152,6 +153,7 @@ def fit_module(
         generator: The only source of randomness. Default: a fixed seed.
         description: Label of the progress bar. Default: `"Fitting"`.
         max_steps: Step after which training stops early. Default: no limit.
+        before_step: Called before each step with the positions of its samples, int64 `(B,)`. Optional.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -200,6 +202,8 @@ def fit_module(
             blocks = blocks[passed : passed + stop - done]
             for block in read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers):
                 inputs = _augmented(block.inputs, settings, spread, generator).to(runtime.device)
+                if before_step is not None:
+                    before_step(block.indices)
                 with runtime.autocast():
                     value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
                 _step(value, module, optimizer, settings.clip_norm, done)

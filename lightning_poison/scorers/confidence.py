@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_poison.checks import describe, expected, one_of, positive_int
+from lightning_poison.models.average_margins import AverageMargins
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.models.user_network import check_weights, run_network
 from lightning_poison.runtime import Runtime
@@ -124,6 +125,7 @@ class ConfidenceScorer(NetworkScorer):
     def _train(
         self, trusted: Any, runtime: Runtime | None, generator: torch.Generator, max_steps: int | None = None
     ) -> tuple[nn.Module, int]:
+        margins = AverageMargins(max(1, len(trusted)))  # empty data are refused by the fit
         network = fit_classifier(
             trusted,
             backbone=self.backbone,
@@ -133,7 +135,10 @@ class ConfidenceScorer(NetworkScorer):
             generator=generator,
             description="Fitting the confidence scorer",
             max_steps=max_steps,
+            margins=margins,
         )
+        if max_steps is None:
+            self.training_margins = margins.average()
         return network, self.fit_settings.total_steps(len(trusted))
 
     def _label_scores(self, inputs: Tensor) -> Tensor:

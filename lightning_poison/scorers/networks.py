@@ -15,8 +15,9 @@ from lightning_poison.checks import describe, every, expected, index_vector, pri
 from lightning_poison.contexts import evaluating, full_precision
 from lightning_poison.data.packed_inputs import PackedInputs
 from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.models.average_margins import AverageMargins
 from lightning_poison.models.backbones import compute_features, default_backbone
-from lightning_poison.models.fitting import FitSettings, fit_module, to_channels_last
+from lightning_poison.models.fitting import FitSettings, Loss, fit_module, to_channels_last
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import Runtime
 from lightning_poison.scorers.training_data import TrainingData
@@ -131,6 +132,7 @@ def fit_classifier(
     max_steps: int | None = None,
     adversary: Adversary | None = None,
     pixels: PixelRange | None = None,
+    margins: AverageMargins | None = None,
 ) -> BackboneWithHead:
     """Train a classifier with a linear head on a data set, under cross-entropy.
 
@@ -146,6 +148,7 @@ def fit_classifier(
         max_steps: Step after which training stops early. Default: no limit.
         adversary: Perturbs the inputs of a robust classifier; its radius grows over the first epoch. Default: none.
         pixels: Normalization of the inputs, for the adversary. Default: raw images in [0, 1].
+        margins: Records the margins of the samples; not with an adversary. Optional.
 
     Raises:
         ValueError: If there are fewer than two classes, or the backbone returns features of another size.
@@ -164,16 +167,20 @@ def fit_classifier(
     seed = int(torch.randint(2**31, (1,), generator=generator))
     network = build_classifier(data.shape, data.num_classes, backbone=backbone, feature_size=feature_size, seed=seed)
     try_backbone(network, data, backbone, owner=description.removeprefix("Fitting "))
+    loss: Loss = _plain_loss if margins is None else margins
+    if adversary is not None:
+        loss = _robust_loss(adversary, pixels, settings, len(data.labels), generator)
     fit_module(
         network,
         dataset,
-        _plain_loss if adversary is None else _robust_loss(adversary, pixels, settings, len(data.labels), generator),
+        loss,
         settings=settings,
         sample=data.sample,
         runtime=runtime,
         generator=generator,
         description=description,
         max_steps=max_steps,
+        before_step=None if margins is None else margins.at,
     )
     return network
 

@@ -93,6 +93,12 @@ class Scorer:
     borrowed_module: nn.Module | None = None
     """A module of the user that the scorer reads, if any. It may be in training, so no fingerprint has its weights."""
 
+    training_margins: Tensor | None = None
+    """How well the last `fit` learned the label of each of its samples, float64 `(N,)`, larger is better; not saved.
+
+    Without trusted data, it is a second opinion about samples that the scorer is fitted on. Default: not recorded.
+    """
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _check_declarations(cls, Scorer, {"scores_labels": ("score_labels",)}, required=("fit",))

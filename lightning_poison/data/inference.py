@@ -10,8 +10,12 @@ from torch import Tensor
 from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
+from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
+
+_REDUCED_AT_ONCE = 2**24
+"""Number of elements of which a sum over all ranks is computed at once."""
 
 
 def score_set(
@@ -59,24 +63,80 @@ def score_set(
     mine = list(range(runtime.rank, len(blocks), runtime.world_size))
 
     stored = _StoredBlocks(runtime, unit, dtype)
-    found = {number: stored.scores[number] for number in mine if number in stored.scores}
-    mine = [number for number in mine if number not in found]
+    found = _FoundBlocks(blocks, dtype)
+    for number in mine:
+        if number in stored.scores:
+            found.put(number, stored.scores.pop(number))
+    mine = [number for number in mine if number not in found.scores]
     with (
         all_ranks(runtime),
         reproducible_kernels(runtime.device, runtime.threads),
         _autocast_cache(runtime.device),
-        runtime.progress(len(found) + len(mine), description) as bar,
+        runtime.progress(len(found.scores) + len(mine), description) as bar,
     ):
-        bar.advance(len(found))
+        bar.advance(len(found.scores))
         chosen = [blocks[number] for number in mine]
         read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
         for number, block in zip(mine, read, strict=True):
             _check_listed_labels(block, labels)
-            found[number] = _scored(score, block, runtime, dtype, description)
+            found.put(number, _scored(score, block, runtime, dtype, description))
             bar.advance()
-            stored.save(found)
-        stored.save(found, now=True)
-    return _gather(found, blocks, runtime, dtype)
+            stored.save(found.scores)
+        stored.save(found.scores, now=True)
+    return found.gathered(runtime)
+
+
+class _FoundBlocks:
+    """Scores of blocks, in one matrix that has room for those of all ranks.
+
+    Args:
+        blocks: Positions of the samples of each block.
+        dtype: Data type of the scores.
+    """
+
+    def __init__(self, blocks: list[Tensor], dtype: torch.dtype) -> None:
+        self._starts = torch.tensor([0, *[len(block) for block in blocks]]).cumsum(0).tolist()
+        self._dtype = dtype
+        self._matrix: Tensor | None = None
+        self.scores: dict[int, Tensor] = {}
+        """The rows of each block that is known, by its number."""
+
+    def put(self, number: int, scores: Tensor) -> None:
+        """Add the scores of a block."""
+        if self._matrix is None:
+            self._matrix = zeros_in_file((self._starts[-1], *scores.shape[1:]), self._dtype)
+        self.scores[number] = self._matrix[self._starts[number] : self._starts[number + 1]]
+        self.scores[number].copy_(scores)
+
+    def gathered(self, runtime: Runtime) -> Tensor:
+        """Return the blocks of all ranks. Each is added to zeros, so the sum is exact."""
+        trailing = None if self._matrix is None else self._matrix.shape[1:]
+        shapes = runtime.broadcast(trailing)
+        if self._matrix is None:
+            self._matrix = zeros_in_file((self._starts[-1], *(shapes or ())), self._dtype)
+        return sum_over_ranks(self._matrix, runtime)
+
+
+def sum_over_ranks(matrix: Tensor, runtime: Runtime) -> Tensor:
+    """Return the sum of a matrix over all ranks, computed in place and in parts if it is large.
+
+    Args:
+        matrix: `(N, ...)`, of the same shape on every rank.
+        runtime: The ranks.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> sum_over_ranks(torch.ones(2), LocalRuntime())
+        tensor([1., 1.])
+    """
+    if runtime.world_size == 1:
+        return matrix
+    parts = max(1, matrix.numel() // _REDUCED_AT_ONCE)
+    if parts == 1:
+        return runtime.reduce_sum(matrix)
+    for rows in matrix.tensor_split(parts):
+        rows.copy_(runtime.reduce_sum(rows))
+    return matrix
 
 
 class _StoredBlocks:
@@ -136,15 +196,3 @@ def _scored(
         hint = "The scorer does not fit this data. Check its features."
         raise ValueError(expected("scores", "finite", came, hint))
     return scores
-
-
-def _gather(found: dict[int, Tensor], blocks: list[Tensor], runtime: Runtime, dtype: torch.dtype) -> Tensor:
-    """Collect the blocks of all ranks. Each is added to zeros, so the sum is exact."""
-    trailing = next(iter(found.values())).shape[1:] if found else None
-    shapes = runtime.broadcast(trailing)
-    total = sum(len(block) for block in blocks)
-    scores = torch.zeros(total, *(shapes or ()), dtype=dtype)
-    starts = torch.tensor([0, *[len(block) for block in blocks]]).cumsum(0)
-    for number, values in found.items():
-        scores[int(starts[number]) : int(starts[number + 1])] = values
-    return runtime.reduce_sum(scores) if runtime.world_size > 1 else scores

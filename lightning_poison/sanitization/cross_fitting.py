@@ -11,8 +11,9 @@ from torch import Tensor
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.copies import Copies
-from lightning_poison.data.inference import score_set
+from lightning_poison.data.inference import score_set, sum_over_ranks
 from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import NoUnits, Runtime, SingleRank, Units, all_ranks, section
@@ -41,6 +42,7 @@ class Fold:
         generator: The source of randomness.
         seed: Seed of random transforms.
         name: Name in the progress bar.
+        dtype: Data type of the scores.
     """
 
     data: LabeledData
@@ -50,9 +52,10 @@ class Fold:
     generator: torch.Generator
     seed: int
     name: str
+    dtype: torch.dtype = torch.float64
 
     def score(self, score: Callable[[Block], Tensor]) -> Tensor:
-        """Return what a function of a block returns for the samples of this fold, float64, in their order."""
+        """Return what a function of a block returns for the samples of this fold, in their order."""
         return score_set(
             self.data.dataset,
             self.outside,
@@ -62,6 +65,7 @@ class Fold:
             seed=self.seed,
             labels=self.data.labels,
             description=f"Scoring {self.name}",
+            dtype=self.dtype,
             unit="blocks",
         )
 
@@ -82,7 +86,7 @@ def cross_fit(
         number: Position of the scorer in a combination, which determines the seed of folds and fits.
 
     Returns:
-        Scores, float64 `(N, W)`, in the order of the data set.
+        Scores `(N, W)`, in the order of the data set, float64, or float32 if there are many: `label_score_dtype`.
 
     Raises:
         ValueError: If a class has fewer samples than there are folds, or a sample carries another label than its data
@@ -93,13 +97,23 @@ def cross_fit(
     copies = data.copies or Copies.none(len(data))
     is_distinct = copies.first == data.indices
     assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
-    found: dict[int, Tensor] = {}
+    dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
+    scores: Tensor | None = None
+
+    def put(place: int, fold_scores: Tensor) -> None:
+        nonlocal scores
+        if scores is None:
+            scores = zeros_in_file((len(labels), fold_scores.shape[1]), dtype)
+        scores[(assigned == place) & is_distinct] = fold_scores
+
     with all_ranks(runtime):
         own_places = range(runtime.rank, folds, runtime.world_size)
+        missing = []
         for place in own_places:
             if (stored := units.load(f"fold-{place}")) is not None:
-                found[place] = stored[0]["scores"]
-        missing = [place for place in own_places if place not in found]
+                put(place, stored[0]["scores"])
+            else:
+                missing.append(place)
         for place in missing:
             inside = (assigned != place).nonzero().flatten()
             outside = ((assigned == place) & is_distinct).nonzero().flatten()
@@ -108,16 +122,17 @@ def cross_fit(
                 _announce(job, name, rehearse, part, len(missing), units)
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
-            fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
+            fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}", dtype)
             done = missing.index(place)
             with section(done / len(missing), (done + 1) / len(missing)):
-                found[place] = _checked(judge(fold).double(), len(outside), name)
-            units.save(f"fold-{place}", {"scores": found[place]}, {})
-    width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
-    scores = torch.zeros(len(labels), width, dtype=torch.float64)
-    for place, fold_scores in found.items():
-        scores[(assigned == place) & is_distinct] = fold_scores
-    return (runtime.reduce_sum(scores) if runtime.world_size > 1 else scores)[copies.first]
+                fold_scores = _checked(judge(fold).to(dtype), len(outside), name)
+            units.save(f"fold-{place}", {"scores": fold_scores}, {})
+            put(place, fold_scores)
+            del fold_scores
+    width = runtime.broadcast(0 if scores is None else scores.shape[1])
+    if scores is None:
+        scores = zeros_in_file((len(labels), width), dtype)
+    return selected_rows(sum_over_ranks(scores, runtime), copies.first)
 
 
 def _checked(scores: Tensor, count: int, name: str) -> Tensor:

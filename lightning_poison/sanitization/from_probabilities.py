@@ -1,6 +1,7 @@
 """Decisions from out-of-fold probabilities that the user has computed."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.data.large_matrices import label_score_dtype, zeros_in_file
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null
+from lightning_poison.statistics.row_blocks import row_blocks
 
 _TOLERANCE = 0.01
 """How far the sum of a row may be from 1, as that of probabilities in half precision is."""
@@ -60,18 +63,18 @@ def judge_probabilities(labels: Any, pred_probs: Any, settings: DecisionSettings
     """
     probabilities = _probabilities(pred_probs)
     own = _labels(labels, probabilities)
-    scores = -probabilities.clamp_min(_half_of_smallest(probabilities)).log()
+    scores = _surprisals(probabilities)
     try:
         decision = decide_by_wrong_label_null(scores, own, settings)
     except InconclusiveError as error:
         way = "Check that column k is that of class k, and use a more accurate model."
-        ranking = scores.gather(1, own[:, None])[:, 0]
+        ranking = scores.gather(1, own[:, None])[:, 0].double()
         raise InconclusiveError(f"{str(error).splitlines()[0]}\n{way}", ranking) from error
     notes = _notes(probabilities, own)
     described = {"scorer": {"name": "pred_probs"}, **settings.fingerprinted(), "trusted": None}
     text = torch.frombuffer(bytearray(repr(sorted(described.items())).encode()), dtype=torch.uint8)
     return Verdict(
-        scores=scores.gather(1, own[:, None])[:, 0],
+        scores=scores.gather(1, own[:, None])[:, 0].double(),
         p_values=decision.p_values,
         keep=decision.keep,
         labels=own,
@@ -102,31 +105,59 @@ def _notes(probabilities: Tensor, labels: Tensor) -> tuple[str, ...]:
     return (note,)
 
 
-def _half_of_smallest(probabilities: Tensor) -> float:
-    return float(probabilities[probabilities > 0].min()) / 2
+def _surprisals(probabilities: Tensor) -> Tensor:
+    """Return −log p, where a p of 0 counts as half of the smallest other one, in the data type of the probabilities."""
+    blocks = list(row_blocks(*probabilities.shape))
+    smallest = min(float(torch.where(each > 0, each, 1.0).min()) for each in (probabilities[rows] for rows in blocks))
+    scores = zeros_in_file(tuple(probabilities.shape), probabilities.dtype)
+    for rows in blocks:
+        scores[rows] = -probabilities[rows].double().clamp_min(smallest / 2).log()
+    return scores
 
 
 def _probabilities(values: Any) -> Tensor:
-    """Return probabilities as float64 `(N, C)`."""
+    """Return probabilities `(N, C)`, float64, or float32 if there are many and they are not float64."""
     array = _array("pred_probs", values)
     if array.ndim != 2 or not len(array) or array.shape[1] < 2:
         what = "of shape (N, C), one row for each sample and one column for each of at least two classes"
         raise ValueError(expected("pred_probs", what, f"shape {tuple(array.shape)}"))
-    found = torch.from_numpy(array.astype(np.float64))
-    _refuse(~found.isfinite().all(1), found, "finite", "Repair or leave out these samples.")
-    log_like = bool((found <= 0).all())
+    found = _converted(array)
+    blocks = list(row_blocks(*found.shape))
+    _refuse(
+        _in_each(blocks, lambda rows: ~found[rows].isfinite().all(1)),
+        found,
+        "finite",
+        "Repair or leave out these samples.",
+    )
+    log_like = all(bool((found[rows] <= 0).all()) for rows in blocks)
     softmax = (
         "Convert log-probabilities with `.exp()`." if log_like else "Convert logits with `torch.softmax(logits, 1)`."
     )
-    _refuse((found < 0).any(1), found, "probabilities, which are at least 0", softmax)
-    _refuse((found.sum(1) - 1).abs() > _TOLERANCE, found, "probabilities whose rows sum to 1", softmax)
-    if bool((found.amax(1) > 1 - _SURE).all()):
+    negative = _in_each(blocks, lambda rows: (found[rows] < 0).any(1))
+    _refuse(negative, found, "probabilities, which are at least 0", softmax)
+    sums = _in_each(blocks, lambda rows: found[rows].double().sum(1))
+    _refuse((sums - 1).abs() > _TOLERANCE, found, "probabilities whose rows sum to 1", softmax)
+    if all(bool((found[rows].amax(1) > 1 - _SURE).all()) for rows in blocks):
         raise ValueError(
             expected("pred_probs", "probabilities", "0 and 1 alone in every row, as of predicted classes")
             + "\nThey do not say which predictions are uncertain. A single tree, a nearest neighbor and a model that "
             f"has learned its training samples by heart know only 0 and 1. {_OUT_OF_FOLD}"
         )
     return found
+
+
+def _converted(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor of its own, or, if it is large, without a copy where possible."""
+    dtype = label_score_dtype(*array.shape)
+    if dtype == torch.float64:
+        return torch.from_numpy(array.astype(np.float64))
+    kept = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+    return torch.from_numpy(np.require(array.astype(kept, copy=False), requirements=("C", "W")))
+
+
+def _in_each(blocks: list[slice], compute: Callable[[slice], Tensor]) -> Tensor:
+    """Return what a function of a block of rows returns for all rows."""
+    return torch.cat([compute(rows) for rows in blocks])
 
 
 def _refuse(odd: Tensor, found: Tensor, what: str, hint: str) -> None:

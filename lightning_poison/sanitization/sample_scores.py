@@ -10,6 +10,7 @@ from lightning_poison.checks import printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.large_matrices import label_score_dtype
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
@@ -75,9 +76,9 @@ def _label_scores_of_trusted(
 
 
 def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:
-    """Score each sample under each label, float64 `(N, C)`, by copies fitted on the other folds.
+    """Score each sample under each label, `(N, C)`, by copies fitted on the other folds.
 
-    A fitted scorer is used unchanged.
+    A fitted scorer is used unchanged. The scores are float64, or float32 if there are many: `label_score_dtype`.
 
     Raises:
         ValueError: If the scorer does not score labels, or was fitted on fewer classes than the data set has.
@@ -85,24 +86,28 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
     if not scorer.scores_labels:
         raise ValueError(needs_trusted(scorer))
     count = int(job.labels.max()) + 1
+
+    def label_scores(fitted: Scorer, block: Block) -> Tensor:
+        return call_score_labels(fitted, block.inputs, count, indices=block.indices)[:, :count]
+
     if scorer.is_fitted:
-        scores = score_set(
+        return score_set(
             job.data.dataset,
             job.data.indices,
-            lambda block: call_score_labels(scorer, block.inputs, count, indices=block.indices),
+            partial(label_scores, scorer),
             sample=SampleSpec(),
             runtime=job.runtime,
             seed=job.seed,
             labels=job.labels,
+            dtype=label_score_dtype(len(job.labels), count),
             unit=f"member-{number}-blocks",
         )
-        return scores[:, :count]
 
     def judge(fold: Fold) -> Tensor:
         fitted = call_fit(call_deepcopy(scorer), fold.part, runtime=fold.runtime, generator=fold.generator)
-        return fold.score(lambda block: call_score_labels(fitted, block.inputs, count, indices=block.indices))
+        return fold.score(partial(label_scores, fitted))
 
-    return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)[:, :count]
+    return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
 
 
 def needs_trusted(scorer: AnyScorer) -> str:

@@ -197,11 +197,16 @@ def call_score_features(scorer: SetScorer, features: Tensor, labels: Tensor) -> 
 
 
 def call_score_feature_labels(
-    scorer: SetScorer, features: Tensor, labels: Tensor, num_classes: int | None = None
+    scorer: SetScorer,
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Score a set of samples under each label, float64 `(N, C)`; arguments and errors as for `call_score_labels`."""
+    """Score a set of samples under each label, `(N, C)` of `dtype`; see `call_score_labels` for the rest."""
     call, given = ScorerCall(scorer, "score_feature_labels"), copies_for(scorer, features, labels.to(features.device))
-    return call.label_scores(call.run(lambda: scorer.score_feature_labels(*given)), features, num_classes)
+    return call.label_scores(call.run(lambda: scorer.score_feature_labels(*given)), features, num_classes, dtype)
 
 
 def call_find_groups(scorer: SetScorer, features: Tensor, labels: Tensor) -> list[Subgroup]:

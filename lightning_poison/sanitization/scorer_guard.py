@@ -16,6 +16,7 @@ from lightning_poison.errors import PluginError
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.scorers.inspection import is_own, settings_in
 from lightning_poison.scorers.protocol import Scorer, SetScorer
+from lightning_poison.statistics.row_blocks import all_finite
 from lightning_poison.statistics.subgroups import Subgroup
 
 ResultT = TypeVar("ResultT")
@@ -80,9 +81,11 @@ class ScorerCall:
             raise self.violation(f"return a matrix with one row for each of {count} samples, ({count}, …)", result)
         return self._finite(values)
 
-    def label_scores(self, result: Any, inputs: Tensor, num_classes: int | None) -> Tensor:
-        """Return a result as float64 `(B, C)` that covers the classes."""
-        scores = self.matrix(result, inputs, torch.float64)
+    def label_scores(
+        self, result: Any, inputs: Tensor, num_classes: int | None, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """Return a result as `(B, C)` that covers the classes."""
+        scores = self.matrix(result, inputs, dtype)
         if num_classes is not None and scores.shape[1] < num_classes:
             known = f"labels below {scores.shape[1]}, the number of classes of the scorer"
             way = f"Fit it on all {num_classes} classes, and return a column for each."
@@ -117,8 +120,8 @@ class ScorerCall:
         return tensor.detach().to(device, dtype or (tensor.dtype if tensor.is_floating_point() else torch.float32))
 
     def _finite(self, values: Tensor) -> Tensor:
-        finite = torch.isfinite(values)
-        if not finite.all():
+        if not all_finite(values):
+            finite = torch.isfinite(values)
             place = int((~finite.reshape(len(values), -1)).any(1).nonzero()[0])
             index = place if self.indices is None else int(self.indices[place])
             raise ValueError(

@@ -19,6 +19,7 @@ from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.copies import Copies
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
+from lightning_poison.data.large_matrices import label_score_dtype, selected_rows
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
@@ -85,7 +86,7 @@ def set_scores_with_trusted(
 
 
 def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
-    """Score each sample under each label, float64 `(N, C)`.
+    """Score each sample under each label, `(N, C)`, float64, or float32 if there are many: `label_score_dtype`.
 
     The network is trained on the other folds, and the samples of a fold form one set. With a trained network, all
     samples form one set. Exact copies with one label are in it once.
@@ -106,7 +107,8 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
             scorer = copy.copy(scorer)
             scorer.sample_groups = copies.group[distinct]
         with all_ranks(job.runtime):
-            return _label_scores(job, scorer, features, job.labels[distinct])[copies.place_in_distinct]
+            scores = _label_scores(job, scorer, features, job.labels[distinct])
+            return selected_rows(scores, copies.place_in_distinct)
 
     def judge(fold: Fold) -> Tensor:
         labels = job.labels[fold.outside]
@@ -182,5 +184,7 @@ def _member_scores(
 
 
 def _label_scores(job: Job, scorer: SetScorer, features: Tensor, labels: Tensor) -> Tensor:
+    count = int(labels.max()) + 1
+    dtype = label_score_dtype(len(labels), count)
     with reproducible_kernels(job.runtime.device, job.runtime.threads), torch.no_grad():
-        return call_score_feature_labels(scorer, features, labels, int(labels.max()) + 1).cpu()
+        return call_score_feature_labels(scorer, features, labels, count, dtype=dtype).cpu()

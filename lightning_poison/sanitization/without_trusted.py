@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_poison.data.copies import Copies
 from lightning_poison.data.inputs import describe_scale
+from lightning_poison.data.large_matrices import selected_rows, zeros_in_file
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
 from lightning_poison.sanitization.evidence import Evidence
@@ -24,6 +25,7 @@ from lightning_poison.statistics.contamination import (
 )
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
 from lightning_poison.statistics.planted_labels import RELIABLE_RESPONSE, corrected_for_response, planted_result
+from lightning_poison.statistics.row_blocks import row_blocks
 from lightning_poison.statistics.thresholds import tail_log_p_values
 
 
@@ -50,16 +52,19 @@ def judge_without_trusted(job: Job) -> Outcome:
     ]
     copies = job.data.copies or Copies.none(len(job.data))
     distinct, place = copies.distinct, copies.place_in_distinct
-    found, labels = [each[distinct] for each in found], job.labels[distinct]
+    found, labels = [selected_rows(each, distinct) for each in found], job.labels[distinct]
     own = labels[:, None]
     label_scores, votes = found[0], {}
     if isinstance(job.scorer, CombinedScorer):
-        log_p = torch.stack([log_p_by_labels(each, labels) for each in found])
+        log_p = [log_p_by_labels(found.pop(0), labels) for _ in members]
         votes = {
-            name: p_values_from_log(log_p[number].gather(1, own)[:, 0])[place] for number, name in enumerate(members)
+            name: p_values_from_log(each.gather(1, own)[:, 0].double())[place]
+            for name, each in zip(members, log_p, strict=True)
         }
-        label_scores = combine_log_p(log_p, job.scorer.combine)
-    scores, suggested = label_scores.gather(1, own)[:, 0], label_scores.argmin(1)
+        label_scores = log_p[0]
+        for rows in row_blocks(*label_scores.shape):
+            label_scores[rows] = combine_log_p(torch.stack([each[rows] for each in log_p]), job.scorer.combine)
+    scores, suggested = label_scores.gather(1, own)[:, 0].double(), label_scores.argmin(1)
     try:
         decision = decide_by_wrong_label_null(label_scores, labels, job.settings)
     except InconclusiveError as error:
@@ -75,7 +80,7 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
     are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`).
 
     Args:
-        label_scores: Out-of-fold score of each sample under each label, float64 `(N, C)`.
+        label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
         labels: Labels, int64 `(N,)`.
         settings: Of these, `false_positive_rate` limits the expected share of clean samples removed.
 
@@ -174,23 +179,24 @@ def log_p_by_labels(label_scores: Tensor, labels: Tensor) -> Tensor:
         labels: Labels, int64 `(N,)`.
 
     Returns:
-        Natural logarithms of the p-values, float64 `(N, C)`. Under a label that no sample carries, the smallest of all.
+        Natural logarithms of the p-values `(N, C)`, of the data type of the scores. Under a label that no sample
+        carries, the smallest of all.
 
     Example:
         >>> label_scores = torch.tensor([[0.0, 9.0], [1.0, 8.0], [9.0, 0.5], [7.0, 0.0]]).double()
         >>> log_p_by_labels(label_scores, torch.tensor([0, 0, 1, 1])).argmax(1)
         tensor([0, 0, 1, 1])
     """
-    log_p = torch.empty_like(label_scores)
+    log_p = zeros_in_file(tuple(label_scores.shape), label_scores.dtype)
+    zeros = torch.zeros(len(labels), dtype=torch.int64)
     for number in range(label_scores.shape[1]):
-        members = label_scores[labels == number, number]
-        zeros = torch.zeros(len(labels), dtype=torch.int64)
+        scores = label_scores[:, number].double()
+        members = scores[labels == number]
         if len(members):
-            log_p[:, number] = tail_log_p_values(
-                label_scores[:, number], zeros, members, zeros[: len(members)], num_classes=1
-            )
+            log_p[:, number] = tail_log_p_values(scores, zeros, members, zeros[: len(members)], num_classes=1)
     present = torch.unique(labels)
     absent = torch.ones(label_scores.shape[1], dtype=torch.bool)
     absent[present] = False
-    log_p[:, absent] = log_p[:, present].amin()
+    if bool(absent.any()):
+        log_p[:, absent] = min(log_p[:, number].amin() for number in present.tolist())
     return log_p

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from lightning_poison.checks import expected, positive_int
 from lightning_poison.contexts import full_precision
+from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set, check_features
+from lightning_poison.statistics.row_blocks import row_blocks
 
 _QUERIES = 512
 """Queries per tile. With 32,768 references, a tile of distances takes 64 MiB."""
@@ -234,7 +236,11 @@ class DeepKNNScorer(SetScorer):
         check_feature_set(features, labels, why=_WHY)
         self.check_set(labels)
         distances, near = nearest_neighbors(features, features, self.k, block=self.block, exclude_self=True)
-        return neighbor_scores(distances, labels[near], num_classes=int(labels.max()) + 1).float()
+        classes = int(labels.max()) + 1
+        scores = zeros_in_file((len(labels), classes), torch.float32).to(features.device)
+        for rows in row_blocks(len(labels), classes):
+            scores[rows] = neighbor_scores(distances[rows], labels[near[rows]], num_classes=classes).float()
+        return scores
 
     def check_set(self, labels: Tensor) -> None:
         """Raise if there are too few samples for `k` neighbors, or a class has a single one; see `SetScorer`."""

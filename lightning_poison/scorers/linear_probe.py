@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_poison.checks import positive_int
 from lightning_poison.contexts import full_precision
 from lightning_poison.data.copies import connected, first_places
+from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.models.backbones import moments
 from lightning_poison.randomness import derived_generator
 from lightning_poison.scorers.feature_model import FeatureModel
@@ -20,6 +21,7 @@ from lightning_poison.scorers.label_scores import surprisals
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
+from lightning_poison.statistics.row_blocks import AT_ONCE, row_blocks
 from lightning_poison.statistics.stratified import stratified_folds
 
 _PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
@@ -85,7 +87,10 @@ class LinearProbeScorer(SetScorer):
         check_feature_set(features, labels, why=_WHY)
         self.check_set(labels)
         with full_precision(features.device):
-            return surprisals(self._logits(features.float(), labels))
+            logits = self._logits(features.float(), labels)
+            for rows in row_blocks(*logits.shape):
+                logits[rows] = surprisals(logits[rows])
+            return logits
 
     def check_set(self, labels: Tensor) -> None:
         """Raise if a class has a single sample; see `SetScorer`."""
@@ -93,20 +98,24 @@ class LinearProbeScorer(SetScorer):
 
     def _logits(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return out-of-fold logits, float32 `(N, C)`."""
-        center, spread = moments([features])
-        standardized = ((features - center) / spread).clamp(-_LARGEST, _LARGEST)
+        center, spread = moments(features[rows] for rows in row_blocks(*features.shape))
         assigned = self._folds(features, labels)
         num_classes = max(2, int(labels.max()) + 1)
-        logits = standardized.new_zeros(len(labels), num_classes)
+        logits = zeros_in_file((len(labels), num_classes), features.dtype).to(features.device)
         penalty = None
+
+        def standardized(rows: Tensor) -> Tensor:
+            return features[rows].sub_(center).div_(spread).clamp_(-_LARGEST, _LARGEST)
+
         for number in range(int(assigned.max()) + 1):
-            inside, outside = assigned != number, assigned == number
-            part, truth = standardized[inside], labels[inside]
+            inside, outside = assigned != number, (assigned == number).nonzero().flatten()
+            part, truth = standardized(inside), labels[inside]
             if penalty is None:
-                penalty, coefficients = _fit_best(part, truth, standardized[outside], labels[outside], num_classes)
+                penalty, coefficients = _fit_best(part, truth, standardized(outside), labels[outside], num_classes)
             else:
                 coefficients = fit_logistic_regression(part, truth, num_classes=num_classes, penalty=penalty)
-            logits[outside] = logits_of(coefficients, standardized[outside])
+            for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
+                logits[rows] = logits_of(coefficients, standardized(rows))
         return logits[:, : int(labels.max()) + 1]
 
     def _folds(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -129,7 +138,9 @@ def _copies(features: Tensor) -> Tensor:
         tensor([0, 1, 0])
     """
     weights = torch.randn(2, features.shape[1], generator=torch.Generator().manual_seed(0)).to(features)
-    keys = torch.stack([(features * row).sum(1) for row in weights], 1)
+    keys = torch.cat(
+        [torch.stack([(features[rows] * row).sum(1) for row in weights], 1) for rows in row_blocks(*features.shape)]
+    )
     found, number = torch.unique(keys, dim=0, return_inverse=True)
     positions = torch.arange(len(features), device=features.device)
     first = positions.new_full((len(found),), len(features)).scatter_reduce(0, number, positions, "amin")
@@ -144,9 +155,20 @@ def _fit_best(
     start = None
     for penalty in _PENALTIES:
         start = fit_logistic_regression(features, labels, num_classes=num_classes, penalty=penalty, start=start)
-        loss = float(F.cross_entropy(logits_of(start, held_out), held_out_labels))
+        loss = _cross_entropy(start, held_out, held_out_labels)
         if best is not None and loss >= best[0]:
             break
         best = (loss, penalty, start)
     assert best is not None  # noqa: S101 (there are penalties)
     return best[1], best[2]
+
+
+def _cross_entropy(coefficients: Tensor, features: Tensor, labels: Tensor) -> float:
+    """Return the mean cross-entropy, summed over blocks of samples."""
+    blocks = list(row_blocks(len(features), coefficients.shape[1]))
+    losses = [
+        F.cross_entropy(logits_of(coefficients, features[rows]), labels[rows])
+        * ((rows.stop - rows.start) / len(labels))
+        for rows in blocks
+    ]
+    return float(torch.stack(losses).sum())

@@ -18,6 +18,7 @@ from lightning_poison.statistics.label_mixture import (
 )
 from lightning_poison.statistics.label_suspicion import label_suspicion
 from lightning_poison.statistics.p_values import share_at_least_as_suspicious
+from lightning_poison.statistics.row_blocks import all_finite
 
 NATURAL_ERROR_RATE = 0.003
 """Share of wrong or undecidable labels without any attack: 0.1 to 0.3 % in curated image data sets."""
@@ -129,7 +130,7 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
         confidence: Nominal coverage of the intervals, in (0, 1). Default: 0.95.
 
     Returns:
-        The estimate. Computed in float64 on the CPU; its tensors are on the device of `label_scores`.
+        The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
 
     Raises:
         ValueError: If shapes disagree, a label is out of range, a score is not finite, `confidence` is outside (0, 1),
@@ -149,11 +150,11 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
     """
     _check_label_scores(label_scores, labels)
     check_fraction("confidence", confidence)
-    scores, own = label_scores.detach().cpu().double(), labels.cpu()
-    if not (scores.argmin(1) == own).any():
+    scores, own = label_scores.detach().cpu(), labels.cpu()
+    found = find_disagreements(scores, own)
+    if len(found.index) == len(own):
         hint = "Check the sign of the scores: larger must be more suspicious."
         raise invalid("label_scores", "lowest under the label for some samples", "none", hint)
-    found = find_disagreements(scores, own)
     mixture = fit_mixture(found)
     suspicion = label_suspicion(scores, own, found, mixture.counts)
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
@@ -286,7 +287,7 @@ def _check_label_scores(label_scores: Tensor, labels: Tensor) -> None:
     if label_scores.ndim != 2 or len(label_scores) != len(labels) or label_scores.shape[1] < 2 or not len(labels):
         what = f"of shape (N, C), with N = {len(labels)} labels and at least two classes"
         raise invalid("label_scores", what, describe(label_scores))
-    if not label_scores.isfinite().all():
+    if not all_finite(label_scores):
         hint = "Compute negative log-probabilities with `log_softmax`, which does not underflow."
         raise invalid("label_scores", "finite", "infinite values or NaN", hint)
     check_label_vector("labels", labels, num_classes=label_scores.shape[1])

@@ -8,6 +8,7 @@ therefore observed for each pair of classes, and that of the second is a short e
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     """Collect the samples whose label and prediction differ, with the wrong-label distribution of each pair.
 
     Args:
-        label_scores: Finite suspicion of every sample under every label, float64 `(N, C)`.
+        label_scores: Finite suspicion of every sample under every label, floating-point `(N, C)`. Of a sample whose
+            label and prediction agree, the scores under those labels are read that wrong labels of its class have.
         labels: Labels, `(N,)`.
 
     Example:
@@ -101,25 +103,28 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     """
     classes = label_scores.shape[1]
     lowest, predictions = label_scores.min(1)
+    lowest = lowest.double()
     index = (predictions != labels).nonzero().flatten()
     codes, pair = torch.unique(predictions[index] * classes + labels[index], return_inverse=True)
     predicted, labeled = codes // classes, codes % classes
 
-    typical = label_scores.new_zeros(len(codes))
-    histogram = label_scores.new_zeros(len(codes), 2 * _BINS + 1)
-    for label in predicted.unique():
-        rows = (predicted == label).nonzero().flatten()
-        agreeing = (predictions == labels) & (predictions == label)
-        if agreeing.sum() < _MIN_FOR_SCALE:
+    typical = lowest.new_zeros(len(codes))
+    histogram = lowest.new_zeros(len(codes), 2 * _BINS + 1)
+    agreeing = (predictions == labels).nonzero().flatten()
+    agreeing = agreeing[predictions[agreeing].argsort(stable=True)]
+    members = torch.split(agreeing, torch.bincount(predictions[agreeing], minlength=classes).tolist())
+    pairs = torch.split(torch.arange(len(codes)), torch.bincount(predicted, minlength=classes).tolist())
+    for own, rows in zip(members, pairs, strict=True):
+        if not len(rows) or len(own) < _MIN_FOR_SCALE:
             continue
-        margins = (label_scores[agreeing] - lowest[agreeing, None])[:, labeled[rows]]
+        margins = label_scores[own[:, None], labeled[rows]].double() - lowest[own, None]
         typical[rows] = margins.median(0).values
         histogram[rows] = _histogram(margins / _positive(typical[rows]))
     known = typical > 0
     typical = torch.where(known, typical, typical[known].median() if known.any() else lowest.new_ones(()))
 
-    margin = (label_scores[index, labels[index]] - lowest[index]) / typical[pair]
-    spread = even_spread(predictions, labels, classes)[predicted, labeled]
+    margin = (label_scores[index, labels[index]].double() - lowest[index]) / typical[pair]
+    spread = EvenSpread.of(predictions, labels, classes).shares(predicted, labeled)
     return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread)
 
 
@@ -233,27 +238,41 @@ def count_variances(
     return kept_share * (deviations**2).sum(0), kept_share * (deviations.sum(1) ** 2).sum()
 
 
-def even_spread(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the share of all disagreements that each pair would have if they were spread evenly over the samples.
+@dataclass(frozen=True)
+class EvenSpread:
+    """The share of all disagreements that each pair of classes would have if they were spread evenly over the samples.
+
+    Shares are computed for the pairs that are asked for, since there are C² pairs.
 
     Args:
-        predictions: Predicted classes, int64 `(N,)`.
-        labels: Labels, int64 `(N,)`.
-        classes: Number of classes C.
-
-    Returns:
-        Shares, float64 `(C, C)`: predicted as the row, labeled as the column. The diagonal is 0, and the sum is 1.
+        predicted: Number of samples that are predicted as each class, float64 `(C,)`.
+        labeled: Number of samples that carry each label, float64 `(C,)`.
 
     Example:
-        >>> even_spread(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
-        tensor([[0.0000, 0.5000],
-                [0.5000, 0.0000]], dtype=torch.float64)
+        >>> spread = EvenSpread.of(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+        >>> spread.shares(torch.tensor([0, 1]), torch.tensor([1, 1]))
+        tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    predicted = torch.bincount(predictions, minlength=classes).double()
-    labeled = torch.bincount(labels, minlength=classes).double()
-    product = predicted[:, None] * labeled
-    product.fill_diagonal_(0)
-    return product / product.sum()
+
+    predicted: Tensor
+    labeled: Tensor
+
+    @classmethod
+    def of(cls, predictions: Tensor, labels: Tensor, classes: int) -> Self:
+        """Count predicted classes, int64 `(N,)`, and labels, int64 `(N,)`, of C classes."""
+        counts = (torch.bincount(each, minlength=classes).double() for each in (predictions, labels))
+        return cls(*counts)
+
+    def shares(self, predicted: Tensor, labeled: Tensor) -> Tensor:
+        """Return the shares of pairs, float64; they are 0 for a class with itself, and sum to 1 over all pairs.
+
+        Args:
+            predicted: Predicted class of each pair.
+            labeled: Label of each pair, of a shape that is broadcast with that of `predicted`.
+        """
+        product = self.predicted[predicted] * self.labeled[labeled]
+        total = self.predicted.sum() * self.labeled.sum() - (self.predicted * self.labeled).sum()
+        return torch.where(predicted == labeled, 0.0, product) / total
 
 
 def _bins(margin: Tensor, last: int) -> Tensor:

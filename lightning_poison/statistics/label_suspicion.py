@@ -1,9 +1,12 @@
 """How much more likely a label is wrong than correct, by the predictions for a sample and by how often labels are."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from lightning_poison.statistics.label_mixture import Disagreements, even_spread
+from lightning_poison.statistics.label_mixture import Disagreements, EvenSpread
+from lightning_poison.statistics.row_blocks import AT_ONCE, row_blocks
 
 _EVEN_COUNT = 10.0
 """Weight of an even spread in the rate of a pair of classes, in wrong labels."""
@@ -14,6 +17,9 @@ _TYPICAL_MARGIN = 1.5
 On 10,000 images of CIFAR-10 and two models, with 1 to 8 nats and weights of 2 to 20, random wrong labels are ranked
 almost alike. Those of one class are ranked better the smaller both are.
 """
+
+_SMALLEST_MEAN = 1e-30
+"""Mean probability of a class that is never predicted, at least."""
 
 
 def label_suspicion(label_scores: Tensor, labels: Tensor, found: Disagreements, counts: Tensor) -> Tensor:
@@ -27,11 +33,12 @@ def label_suspicion(label_scores: Tensor, labels: Tensor, found: Disagreements, 
     by Bayes' rule for wrong labels that depend on the class alone (Patrini et al., *Making Deep Neural Networks Robust
     to Label Noise: a Loss Correction Approach*, CVPR 2017, arXiv:1609.03683, theorem 2). The rates are those of the
     fitted counts relative to an even spread, toward which rare pairs are shrunk. A model that was trained on the labels
-    predicts a class more often if many samples carry its label wrongly, so :math:`p_k` is divided by its mean.
+    predicts a class more often if many samples carry its label wrongly, so :math:`p_k` is divided by its mean. In the
+    odds, the normalization of :math:`p_k(x)` cancels.
 
     Args:
-        label_scores: Finite suspicion of every sample under every label, float64 `(N, C)`: negative log-probabilities,
-            up to a constant for each sample, in any unit.
+        label_scores: Finite suspicion of every sample under every label, floating-point `(N, C)`: negative
+            log-probabilities, up to a constant for each sample, in any unit.
         labels: Labels, int64 `(N,)`.
         found: The samples whose label and prediction differ.
         counts: Estimated number of wrong labels in each pair of classes, `(P,)`.
@@ -46,15 +53,60 @@ def label_suspicion(label_scores: Tensor, labels: Tensor, found: Disagreements, 
         >>> label_suspicion(label_scores, labels, found, fit_mixture(found).counts)[-6:].sign()
         tensor([-1., -1.,  1.,  1.,  1.,  1.], dtype=torch.float64)
     """
-    classes = label_scores.shape[1]
-    own, lowest = label_scores.gather(1, labels[:, None])[:, 0], label_scores.min(1).values
-    other = label_scores.scatter(1, labels[:, None], torch.inf).min(1).values
-    margin = (other - own)[own == lowest].median()
-    log_p = (-label_scores * (_TYPICAL_MARGIN / margin if margin > 0 else 1)).log_softmax(1)
-    log_p = log_p - (log_p.logsumexp(0) - torch.tensor(float(len(labels))).log())
-    even = even_spread(label_scores.argmin(1), labels, classes) * counts.sum()
-    estimated = torch.zeros_like(even)
-    estimated[found.predicted, found.labeled] = counts
-    log_rates = ((estimated + _EVEN_COUNT) / (even + _EVEN_COUNT)).log().fill_diagonal_(-torch.inf)
-    wrong = (log_p + log_rates.T[labels]).logsumexp(1)
-    return wrong - log_p.gather(1, labels[:, None])[:, 0]
+    own, other = _own_and_best_other(label_scores, labels)
+    margin = (other - own)[own <= other].median()
+    scale = float(_TYPICAL_MARGIN / margin) if margin > 0 else 1.0
+    means = torch.zeros(label_scores.shape[1], dtype=torch.float64)
+    for rows in _blocks(label_scores):
+        means += (-scale * label_scores[rows]).softmax(1).sum(0, dtype=torch.float64)
+    means = (means / len(labels)).clamp_min(_SMALLEST_MEAN)
+    predictions = labels.clone()
+    predictions[found.index] = found.predicted[found.pair]
+    rates = _PairRates(found, counts, EvenSpread.of(predictions, labels, len(means)), means, label_scores.dtype)
+    of_others = torch.empty(len(labels), dtype=torch.float64)
+    for rows in _blocks(label_scores):
+        odds = (scale * (other[rows, None].to(label_scores.dtype) - label_scores[rows])).exp_()
+        odds.scatter_(1, labels[rows, None], 0)
+        of_others[rows] = odds.mul_(rates.of(labels[rows])).sum(1).double()
+    return of_others.log() - scale * (other - own) + means[labels].log()
+
+
+def _blocks(label_scores: Tensor) -> Iterator[slice]:
+    return row_blocks(*label_scores.shape)
+
+
+def _own_and_best_other(label_scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the score under a sample's label, and the lowest one under any other label, float64 `(N,)`."""
+    own = label_scores.gather(1, labels[:, None])[:, 0]
+    other = [label_scores[rows].scatter(1, labels[rows, None], torch.inf).amin(1) for rows in _blocks(label_scores)]
+    return own.double(), torch.cat(other).double()
+
+
+class _PairRates:
+    """The rates T of wrong labels, relative to an even spread, divided by the mean probability of the predicted class.
+
+    If there are many pairs of classes, rates are computed for the labels of a block of samples at a time.
+    """
+
+    def __init__(
+        self, found: Disagreements, counts: Tensor, spread: EvenSpread, means: Tensor, dtype: torch.dtype
+    ) -> None:
+        self._found, self._counts, self._spread, self._means, self._dtype = found, counts, spread, means, dtype
+        self._classes = torch.arange(len(means))
+        self._all = self._compute(self._classes) if len(means) ** 2 <= AT_ONCE else None
+
+    def of(self, labels: Tensor) -> Tensor:
+        """Return the rates of all predicted classes for each of some labels, `(B, C)`."""
+        if self._all is not None:
+            return self._all[labels]
+        present, place = torch.unique(labels, return_inverse=True)
+        return self._compute(present)[place]
+
+    def _compute(self, labels: Tensor) -> Tensor:
+        """Return the rates for labels, which are sorted, `(L, C)`."""
+        even = self._spread.shares(self._classes, labels[:, None]) * self._counts.sum()
+        estimated = torch.zeros_like(even)
+        place = torch.searchsorted(labels, self._found.labeled).clamp_max(len(labels) - 1)
+        occurs = labels[place] == self._found.labeled
+        estimated[place[occurs], self._found.predicted[occurs]] = self._counts[occurs]
+        return ((estimated + _EVEN_COUNT) / (even + _EVEN_COUNT) / self._means).to(self._dtype)

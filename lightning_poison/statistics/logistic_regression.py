@@ -5,11 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison.statistics.arguments import check_integer, check_label_vector, invalid
+from lightning_poison.statistics.row_blocks import row_blocks
 
 _MAX_STEPS = 200
 
 _GRADIENT = 1e-4
 """Largest element of the gradient at which the fit ends."""
+
+_HISTORY, _HELD = 100, 2**24
+"""Largest number of earlier steps that L-BFGS remembers, and of elements of these: 64 MiB of each of two kinds."""
 
 
 def fit_logistic_regression(
@@ -43,21 +47,47 @@ def fit_logistic_regression(
     shape = (features.shape[1] + 1, num_classes)
     coefficients = features.new_zeros(shape) if start is None else start.clone()
     coefficients.requires_grad_(True)
-    truth = F.one_hot(labels, num_classes).to(features.dtype)
     optimizer = torch.optim.LBFGS(
-        [coefficients], max_iter=_MAX_STEPS, tolerance_grad=_GRADIENT, line_search_fn="strong_wolfe"
+        [coefficients],
+        max_iter=_MAX_STEPS,
+        tolerance_grad=_GRADIENT,
+        history_size=max(1, min(_HISTORY, _HELD // coefficients.numel())),
+        line_search_fn="strong_wolfe",
     )
+    blocks = list(row_blocks(len(features), num_classes))
+    truth = F.one_hot(labels, num_classes).to(features.dtype) if len(blocks) == 1 else None
 
     def loss() -> Tensor:
         current = coefficients.detach()
         weights = current[:-1]
-        log_p = logits_of(current, features).log_softmax(1)
-        residuals = (log_p.exp() - truth) / len(features)
-        coefficients.grad = torch.cat([features.T @ residuals + penalty * weights, residuals.sum(0, keepdim=True)])
-        return -(log_p * truth).sum() / len(features) + penalty / 2 * weights.square().sum()
+        value, gradient = current.new_zeros(()), torch.zeros_like(current)
+        for rows in blocks:
+            part = _cross_entropy(current, features[rows], labels[rows], len(features), truth)
+            of_block, of_weights, of_bias = part
+            value += of_block
+            gradient[:-1] += of_weights
+            gradient[-1] += of_bias
+        gradient[:-1] += penalty * weights
+        coefficients.grad = gradient
+        return value + penalty / 2 * weights.square().sum()
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return coefficients.detach()
+
+
+def _cross_entropy(
+    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, truth: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cross-entropy of a block, divided by the number of all samples, and its gradient by weights and bias.
+
+    With `truth`, the labels as a matrix of 0 and 1, the sum is over all elements: it rounds in another order.
+    """
+    log_p = logits_of(coefficients, features).log_softmax(1)
+    value = -(log_p.gather(1, labels[:, None]) if truth is None else log_p * truth).sum() / length
+    residuals = log_p.exp_()
+    residuals[torch.arange(len(labels), device=labels.device), labels] -= 1
+    residuals /= length
+    return value, features.T @ residuals, residuals.sum(0)
 
 
 def logits_of(coefficients: Tensor, features: Tensor) -> Tensor:

@@ -35,9 +35,11 @@ def stratified_folds(labels: Tensor, folds: int, generator: torch.Generator, *, 
     classes, own = torch.unique(labels, return_inverse=True)
     drawn: list[tuple[Tensor, int]] = []
     main = _main_class(own, unit, len(units), len(classes))
-    for number in range(len(classes)):
-        members = (main == number).nonzero().flatten()
-        _check_class(labels, unit, int(classes[number]), folds)
+    units_of_classes = torch.bincount(torch.unique(unit * len(classes) + own) % len(classes))
+    for number in classes[units_of_classes < folds].tolist():
+        _check_class(labels, unit, number, folds)
+    by_class = torch.split(main.argsort(stable=True), torch.bincount(main, minlength=len(classes)).tolist())
+    for members in by_class:
         start = int(torch.randint(folds, (1,), generator=generator))
         drawn.append((members[torch.randperm(len(members), generator=generator)], start))
     if len(units) < len(labels):

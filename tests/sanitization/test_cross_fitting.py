@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.data import labeled_data
+from lightning_poison.data import inference, labeled_data, large_matrices
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
@@ -203,3 +203,16 @@ def test_without_copies_folds_are_those_of_the_labels_alone(centroid_scorer, blo
     found = with_copies_of(data, torch.arange(60))
     assert torch.equal(out_of_fold_label_scores(Job(found, aware, RUNTIME), aware, number=0), before)
     assert all(torch.equal(one, other) for one, other in zip(plain.fits, aware.fits, strict=True))
+
+
+def test_many_scores_are_held_in_single_precision(centroid_scorer, blobs, monkeypatch, several_ranks):
+    data = blobs(90)
+    exact = cross_fit(data, centroid_scorer())
+    monkeypatch.setattr(large_matrices, "_EXACT", 0)
+    monkeypatch.setattr(large_matrices, "_IN_MEMORY", 0)
+    monkeypatch.setattr(inference, "_REDUCED_AT_ONCE", 30)
+    found = cross_fit(data, centroid_scorer())
+    assert (exact.dtype, found.dtype) == (torch.float64, torch.float32)
+    assert torch.equal(found, exact.float())
+    for of_rank in several_ranks(2, lambda runtime: cross_fit(data, centroid_scorer(), runtime=runtime)):
+        assert torch.equal(of_rank, found)

@@ -6,6 +6,7 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data import large_matrices
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
@@ -17,6 +18,7 @@ from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.sample_scores import out_of_fold_label_scores
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.confidence import ConfidenceScorer
+from lightning_poison.statistics import row_blocks
 
 RUNTIME = LocalRuntime(precision="32", threads=1, quiet=True)
 
@@ -180,3 +182,24 @@ def test_refuses_predicted_classes(shift):
     hard = torch.eye(3).double()[pred_probs.argmax(1)] * (1 - 3 * shift) + shift
     with pytest.raises(ValueError, match="to be probabilities, but got 0 and 1 alone in every row"):
         sanitize(labels=labels, pred_probs=hard)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_many_probabilities_are_judged_in_blocks(monkeypatch, dtype):
+    """What is large is not copied to float64, and is read block by block."""
+    labels, pred_probs = sure(classes=5)
+    noise = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) / 50
+    pred_probs = ((pred_probs + noise) / (pred_probs + noise).sum(1, keepdim=True)).numpy().astype(dtype)
+    whole = sanitize(labels=labels, pred_probs=pred_probs)
+    monkeypatch.setattr(large_matrices, "_EXACT", 0)
+    monkeypatch.setattr(row_blocks, "AT_ONCE", 64)
+    before = pred_probs.copy()
+    parts = sanitize(labels=labels, pred_probs=pred_probs)
+    assert int((~whole.keep).sum()) == 15
+    assert torch.equal(parts.keep, whole.keep)
+    torch.testing.assert_close(parts.posterior, whole.posterior, rtol=0, atol=1e-5)
+    assert parts.scores.dtype == torch.float64
+    assert (before == pred_probs).all()
+    pred_probs[200, 2] = np.nan
+    with pytest.raises(ValueError, match=r"finite, but got .* in row 200"):
+        sanitize(labels=labels, pred_probs=pred_probs)

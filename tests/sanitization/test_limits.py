@@ -57,3 +57,19 @@ def test_larger_classes_are_an_error():
 def test_too_many_suspicious_samples_are_an_error_of_all():
     verdict, _ = judged([8, 8, 100], [8, 5, 0], max_removed=1)
     assert with_limits(verdict, 0.01) is verdict
+
+
+def test_rare_class_of_many_samples_is_kept_and_named():
+    """A class of 25 of 2,600 samples; in a smaller set, so many wrong labels are an error."""
+    verdict, labels = judged([1300, 1300, 25], [20, 0, 20])
+    assert verdict.keep[labels == 2].all()
+    assert verdict.notes[0].endswith(
+        "since most of class 2 would be removed, which has at most 1 % of the samples. Check them by hand."
+    )
+    with pytest.raises(NothingKeptError, match="of class 2 are suspicious"):
+        judged([300, 300, 25], [20, 0, 20])
+
+
+def test_class_of_more_than_100_samples_is_an_error():
+    with pytest.raises(NothingKeptError, match="of class 2 are suspicious"):
+        judged([6000, 6000, 101], [100, 0, 60])

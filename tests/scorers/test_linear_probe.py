@@ -3,8 +3,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from lightning_poison.scorers import linear_probe
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.linear_probe import LinearProbeScorer
+from lightning_poison.statistics import row_blocks
 from lightning_poison.testing.scorers import check_scorer
 
 
@@ -126,3 +128,12 @@ def test_groups_are_not_separated():
     grouped.sample_groups = patient
     found = [scorer.score_features(features, labels)[:20].mean() for scorer in (alone, grouped)]
     assert found[1] > found[0] + 1
+
+
+def test_blocks_of_samples_do_not_matter(monkeypatch):
+    features, labels = blobs()
+    whole = LinearProbeScorer().score_feature_labels(features, labels)
+    for module in (row_blocks, linear_probe):
+        monkeypatch.setattr(module, "AT_ONCE", 100)
+    parts = LinearProbeScorer().score_feature_labels(features, labels)
+    torch.testing.assert_close((-parts).exp(), (-whole).exp(), rtol=0, atol=2e-3)

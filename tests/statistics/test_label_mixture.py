@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_poison.statistics.label_mixture import count_variances, find_disagreements, fit_mixture
+from lightning_poison.statistics.label_mixture import EvenSpread, count_variances, find_disagreements, fit_mixture
 
 
 def two_classes(mislabeled, hard, *, agreeing=1000):
@@ -68,3 +68,46 @@ def test_no_disagreements_are_valid():
     mixture = fit_mixture(found)
     assert mixture.counts.sum() == 0
     assert count_variances(found, mixture)[1] == 0
+
+
+def test_even_spread_is_that_of_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    predictions, labels = torch.randint(5, (2, 200), generator=generator)
+    product = torch.bincount(predictions, minlength=6).double()[:, None] * torch.bincount(labels, minlength=6)
+    product.fill_diagonal_(0)
+    shares = EvenSpread.of(predictions, labels, 6).shares(torch.arange(6)[:, None], torch.arange(6))
+    assert torch.equal(shares, product / product.sum())
+
+
+def test_many_classes_have_only_the_pairs_that_occur():
+    """A hundred classes of twenty; the first samples of thirty of them are labeled as the next class."""
+    truth = torch.arange(2000) % 100
+    label_scores = 4 + torch.rand(2000, 100, generator=torch.Generator().manual_seed(0))
+    label_scores[torch.arange(2000), truth] = 0
+    labels = torch.where(torch.arange(2000) < 30, (truth + 1) % 100, truth)
+    found = find_disagreements(label_scores, labels)
+    assert found.predicted.tolist() == list(range(30))
+    assert found.labeled.tolist() == list(range(1, 31))
+    agreeing = label_scores[100 + 7 :: 100, 8]  # the other samples of class 7 under the label 8
+    assert float(found.margin[7]) == pytest.approx(float(label_scores[7, 8] / agreeing.median()))
+
+
+def test_single_precision_of_scores_is_enough():
+    label_scores, labels = two_classes(30, 20)
+    double, single = (
+        find_disagreements(each, labels) for each in (label_scores.float().double(), label_scores.float())
+    )
+    assert torch.equal(double.margin, single.margin)
+    assert torch.equal(double.wrong, single.wrong)
+
+
+def test_rare_pairs_borrow_the_distribution_of_wrong_labels():
+    """Three samples are too few for a typical margin of their own: that of the other pairs applies."""
+    truth = torch.tensor([0] * 40 + [1] * 40 + [2] * 3)
+    label_scores = 5 * (1 - torch.eye(3)[truth])
+    labels = truth.clone()
+    labels[[0, 40, 80]] = torch.tensor([1, 2, 0])
+    found = find_disagreements(label_scores, labels)
+    assert found.margin.tolist() == [1, 1, 1]
+    assert torch.allclose(found.wrong[2], found.wrong[0], atol=0.02)
+    assert (fit_mixture(found).posterior > 0.9).all()

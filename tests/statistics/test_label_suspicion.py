@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from lightning_poison.statistics import label_suspicion as module
+from lightning_poison.statistics import row_blocks
 from lightning_poison.statistics.label_mixture import find_disagreements, fit_mixture
 from lightning_poison.statistics.label_suspicion import label_suspicion
 
@@ -73,3 +75,38 @@ def test_finite_if_probabilities_underflow():
 def test_constant_scores_are_finite():
     labels = torch.arange(6) % 2
     assert suspicion_of(torch.zeros(6, 2).double(), labels).isfinite().all()
+
+
+def many_classes(seed=4):
+    """40 samples of each of 12 classes, every tenth of which carries another label."""
+    label_scores, labels = predictions(seed, count=480, classes=12)
+    wrong = torch.arange(480) % 10 == 0
+    return label_scores, torch.where(wrong, (labels + 1 + torch.arange(480) % 11) % 12, labels)
+
+
+def test_agrees_with_bayes_rule_written_out():
+    label_scores, labels = many_classes()
+    found = find_disagreements(label_scores, labels)
+    counts = fit_mixture(found).counts
+    own, predicted = label_scores.gather(1, labels[:, None])[:, 0], label_scores.argmin(1)
+    other = label_scores.scatter(1, labels[:, None], torch.inf).amin(1)
+    margin = (other - own)[predicted == labels].median()
+    p = (-1.5 / margin * label_scores).softmax(1)
+    p = p / p.mean(0)
+    even = torch.bincount(predicted, minlength=12).double()[:, None] * torch.bincount(labels, minlength=12)
+    even = even.fill_diagonal_(0) / even.sum() * counts.sum()
+    estimated = torch.zeros(12, 12).double()
+    estimated[found.predicted, found.labeled] = counts
+    rates = ((estimated + 10) / (even + 10)).fill_diagonal_(0)
+    expected = ((p * rates.T[labels]).sum(1) / p.gather(1, labels[:, None])[:, 0]).log()
+    assert torch.allclose(suspicion_of(label_scores, labels), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_blocks_of_samples_and_of_labels_do_not_matter(monkeypatch, dtype):
+    label_scores, labels = many_classes()
+    reference = suspicion_of(label_scores, labels)
+    monkeypatch.setattr(row_blocks, "AT_ONCE", 100)
+    monkeypatch.setattr(module, "AT_ONCE", 100)
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    assert torch.allclose(suspicion_of(label_scores.to(dtype), labels), reference, rtol=0, atol=tolerance)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lightning_poison.statistics import row_blocks
 from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
 
 
@@ -56,3 +57,11 @@ def test_arguments_out_of_range(settings, message):
     points, labels = blobs()
     with pytest.raises(ValueError, match=message):
         fit_logistic_regression(points, labels, **{"num_classes": 3, "penalty": 0.1, **settings})
+
+
+def test_blocks_of_samples_do_not_matter(monkeypatch):
+    points, labels = blobs()
+    whole = fit_logistic_regression(points, labels, num_classes=3, penalty=0.1)
+    monkeypatch.setattr(row_blocks, "AT_ONCE", 50)
+    parts = fit_logistic_regression(points, labels, num_classes=3, penalty=0.1)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)

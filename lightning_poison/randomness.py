@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ def seeded_rng(*seed: int) -> Iterator[Callable[[], bool]]:
     """Seed the global random states of Python, NumPy and torch (CPU), and restore them on exit.
 
     Yields:
-        A function that returns whether a random number has been drawn from one of them.
+        A function that returns whether a random number has been drawn from one of them, and seeds them again.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -30,10 +29,11 @@ def seeded_rng(*seed: int) -> Iterator[Callable[[], bool]]:
         >>> torch.get_rng_state().equal(state)
         True
     """
-    before = _state()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (transforms use it)
+    words = _words(*seed)
     try:
-        reseed(*seed)
-        yield partial(_differs, _state())
+        _seed(words)
+        yield partial(_drew, words, torch.get_rng_state())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
@@ -52,20 +52,30 @@ def reseed(*seed: int) -> None:
         ...     first == (random.random(), torch.rand(2).tolist())
         True
     """
-    words = np.random.SeedSequence(seed).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002
-    torch.default_generator.manual_seed(int(words[2]))
+    _seed(_words(*seed))
 
 
-def _state() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (transforms use it)
+def _words(*seed: int) -> list[int]:
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
 
 
-def _differs(before: tuple[Any, Any, torch.Tensor]) -> bool:
-    now = _state()
-    numpy_drew = now[1][2] != before[1][2] or not np.array_equal(now[1][1], before[1][1])
-    return numpy_drew or now[0] != before[0] or not torch.equal(now[2], before[2])
+def _seed(words: list[int]) -> None:
+    random.seed(words[0])
+    np.random.seed(words[1])  # noqa: NPY002
+    torch.default_generator.manual_seed(words[2])
+
+
+def _drew(words: list[int], state: torch.Tensor) -> bool:
+    """Return whether a random number has been drawn since the states were seeded, and seed them again.
+
+    The next numbers are compared with the first ones: comparing states of Python and NumPy takes ten times as long.
+    """
+    torch_drew = not torch.equal(torch.get_rng_state(), state)
+    found = random.getrandbits(64), np.random.bytes(8)  # noqa: NPY002
+    _seed(words)
+    first = random.getrandbits(64), np.random.bytes(8)  # noqa: NPY002
+    _seed(words)
+    return torch_drew or found != first
 
 
 @contextmanager

@@ -73,3 +73,34 @@ def test_seed_purpose_and_numbers_change_derived_seed():
 def test_generators_of_two_purposes_draw_different_numbers():
     folds, fit = (torch.randperm(1000, generator=derived_generator(0, name)) for name in ("folds", "fit"))
     assert int((folds == fit).sum()) < 20
+
+
+DRAWS = {
+    "python": random.random,
+    "python, normal": lambda: random.gauss(0, 1),
+    "python, seeded": lambda: random.seed(5),
+    "numpy": np.random.rand,
+    "numpy, 624 words": lambda: np.random.bytes(4 * 624),  # noqa: NPY002
+    "numpy, normal": np.random.randn,
+    "numpy, seeded": lambda: np.random.seed(5),  # noqa: NPY002
+    "torch": lambda: torch.rand(()),
+    "torch, seeded": lambda: torch.manual_seed(5),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_each_draw_is_noticed(name):
+    with seeded_rng(1, 2) as drew:
+        assert not drew()
+        DRAWS[name]()
+        assert drew()
+
+
+def test_looking_for_draws_changes_no_later_one():
+    with seeded_rng(1, 2):
+        expected = draws()
+    with seeded_rng(1, 2) as drew:
+        assert not drew()
+        assert draws() == expected
+        assert drew()
+        assert draws() == expected

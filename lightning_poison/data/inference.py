@@ -1,7 +1,9 @@
 """Running a function of blocks over a data set, with the blocks distributed over the ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.transfer import Wait, fetch, on_device, overlapped
 from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
 
 _REDUCED_AT_ONCE = 2**24
@@ -77,9 +80,10 @@ def score_set(
         bar.advance(len(found.scores))
         chosen = [blocks[number] for number in mine]
         read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
-        for number, block in zip(mine, read, strict=True):
-            _check_listed_labels(block, labels)
-            found.put(number, _scored(score, block, runtime, dtype, description))
+        sent = on_device(_with_listed_labels(read, labels), runtime.device)
+        start = partial(_scored, score, runtime=runtime, dtype=dtype, description=description)
+        for number, scores in zip(mine, overlapped(sent, start, runtime.device), strict=True):
+            found.put(number, scores)
             bar.advance()
             stored.save(found.scores)
         stored.save(found.scores, now=True)
@@ -168,30 +172,39 @@ def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _check_listed_labels(block: Block, labels: Tensor | None) -> None:
-    if labels is None or torch.equal(block.labels, labels[block.indices]):
-        return
-    place = int((block.labels != labels[block.indices]).nonzero()[0])
-    index = int(block.indices[place])
-    raise ValueError(
-        f"Expected sample {index} to carry the label {int(labels[index])} that its data set lists, but it carries "
-        f"{int(block.labels[place])}.\nCorrect the `targets` or `labels` of the data set, or remove them."
-    )
+def _with_listed_labels(blocks: Iterable[Block], labels: Tensor | None) -> Iterator[Block]:
+    """Yield the blocks, and check that they carry the labels that are listed."""
+    for block in blocks:
+        if labels is not None and not torch.equal(block.labels, labels[block.indices]):
+            place = int((block.labels != labels[block.indices]).nonzero()[0])
+            index = int(block.indices[place])
+            raise ValueError(
+                f"Expected sample {index} to carry the label {int(labels[index])} that its data set lists, but it "
+                f"carries {int(block.labels[place])}.\nCorrect the `targets` or `labels` of the data set, or remove "
+                "them."
+            )
+        yield block
 
 
 def _scored(
-    score: Callable[[Block], Tensor], block: Block, runtime: Runtime, dtype: torch.dtype, description: str
-) -> Tensor:
-    inputs = block.inputs.to(runtime.device)
+    score: Callable[[Block], Tensor], block: Block, *, runtime: Runtime, dtype: torch.dtype, description: str
+) -> Wait[Tensor]:
+    """Start to score a block that is on the device."""
+    inputs = block.inputs
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), runtime.autocast():
-        scores = score(Block(block.indices, inputs, block.labels.to(runtime.device)))
+        scores = score(replace(block, inputs=inputs))
     if len(scores) != len(block.indices):
         raise ValueError(expected("scores", f"one for each of {len(block.indices)} samples", describe(scores)))
-    scores = scores.detach().to(dtype).cpu()
+    return partial(_finite, fetch(scores), block.indices, dtype, description)
+
+
+def _finite(fetched: Wait[Tensor], indices: Tensor, dtype: torch.dtype, description: str) -> Tensor:
+    """Wait for the scores of a block, and check that they are finite."""
+    scores = fetched().to(dtype)
     if not torch.isfinite(scores).all():
-        bad = int(block.indices[(~torch.isfinite(scores.reshape(len(scores), -1))).any(1)][0])
+        bad = int(indices[(~torch.isfinite(scores.reshape(len(scores), -1))).any(1)][0])
         came = f"NaN or infinite values at sample {bad} ({description.lower()})"
         hint = "The scorer does not fit this data. Check its features."
         raise ValueError(expected("scores", "finite", came, hint))

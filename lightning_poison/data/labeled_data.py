@@ -19,16 +19,20 @@ from lightning_poison.data.blocks import (
     read_blocks,
 )
 from lightning_poison.data.copies import Copies
+from lightning_poison.data.free_memory import free_memory
 from lightning_poison.data.inputs import check_one_scale, check_scale, check_variation, peaks_of, shape_hint
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
 from lightning_poison.randomness import derived_seed
-from lightning_poison.runtime import Runtime, all_ranks, section
+from lightning_poison.runtime import Runtime, SingleRank, all_ranks, section
 
 MEMORY_LIMIT = 2 * 1024**3
 """Largest size in bytes of samples that are kept in memory for repeated use."""
+
+SHARE_OF_FREE = 0.25
+"""Largest share of the free memory that they take. While they are read, they take twice as much."""
 
 _SHARE_OF_RUN = 0.02
 """Share of the time of a decision that reading is expected to take."""
@@ -92,8 +96,30 @@ class LabeledData:
         return self.source.digests.values[self.positions]
 
 
-def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Runtime, name: str) -> LabeledData:
-    """Find the labels of a data set, and read its samples into memory if they fit into `MEMORY_LIMIT`.
+def memory_limit(runtime: Runtime) -> int:
+    """Return the largest size in bytes of samples to keep in memory: the same on every rank, since decisions must be.
+
+    It is `MEMORY_LIMIT`, and at most `SHARE_OF_FREE` of the free memory, shared by the ranks, where that is least.
+    Collective: every rank must call it.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> 0 < memory_limit(LocalRuntime()) <= MEMORY_LIMIT
+        True
+    """
+    free = free_memory()
+    own = MEMORY_LIMIT if free is None else min(MEMORY_LIMIT, int(SHARE_OF_FREE * free / runtime.world_size))
+    if runtime.world_size == 1:
+        return own
+    limits = torch.zeros(runtime.world_size, dtype=torch.int64)
+    limits[runtime.rank] = own
+    return int(runtime.reduce_sum(limits).min())
+
+
+def read_labeled(
+    source: Source, *, positions: Tensor | None = None, runtime: Runtime, name: str, limit: int | None = None
+) -> LabeledData:
+    """Find the labels of a data set, and read its samples into memory if they fit.
 
     Labels that samples carry take precedence over those that the data set lists. If the samples do not fit into memory,
     listed labels are used if they agree with the samples of a few blocks; otherwise every sample is read.
@@ -103,6 +129,7 @@ def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Ru
         positions: Positions of the samples in it, int64 `(N,)`, ascending. Default: all.
         runtime: Shows progress.
         name: Name of the data in the progress bar.
+        limit: Largest size in bytes of samples to keep in memory. Default: `memory_limit` of a single rank.
 
     Raises:
         UnreadableSampleError: If a sample cannot be read.
@@ -122,7 +149,8 @@ def read_labeled(source: Source, *, positions: Tensor | None = None, runtime: Ru
     blocks = index_blocks(torch.arange(len(positions)), BLOCK_SIZE)
     count = min(len(blocks), _REPEATED_BLOCKS)
     repeated = [blocks[number * (len(blocks) - 1) // max(1, count - 1)] for number in range(count)]
-    fits = 4 * math.prod(source.shape) * len(positions) <= MEMORY_LIMIT
+    limit = memory_limit(SingleRank(runtime)) if limit is None else limit
+    fits = 4 * math.prod(source.shape) * len(positions) <= limit
     if not fits and listed is not None:
         first = [_probed(block, positions) for block in _blocks(raw, [*repeated, *repeated])]
         repeats = _check_repeats(first[:count], first[count:], positions)

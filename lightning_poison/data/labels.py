@@ -19,6 +19,9 @@ from lightning_poison.randomness import seeded_rng
 UNLABELED = -1
 """Label of a sample without one, as in semi-supervised data sets. It is not judged."""
 
+_MOST_CLASSES = 2**53
+"""Larger labels are looked at one by one, and refused there if they are too large."""
+
 _PROBES = 8
 """Number of samples that are read to check a list of labels."""
 
@@ -286,6 +289,8 @@ def as_labels(values: Sequence[Any], positions: Sequence[int]) -> Tensor:
         >>> as_labels([3.0, torch.tensor([1]), True], [7, 8, 9])
         tensor([3, 1, 1])
     """
+    if len(values) == len(positions) and (plain := _plain_indices(values)) is not None:
+        return plain
     labels = [as_label(value, index) for value, index in zip(values, positions, strict=True)]
     labeled = [place for place, label in enumerate(labels) if label != UNLABELED]
     lengths = {place: _length_of(values[place]) for place in labeled}
@@ -296,6 +301,18 @@ def as_labels(values: Sequence[Any], positions: Sequence[int]) -> Tensor:
                 f"sample {positions[labeled[0]]} is {_form(lengths[labeled[0]])}.\nGive each sample its class index."
             )
     return torch.tensor(labels)
+
+
+def _plain_indices(values: Sequence[Any]) -> Tensor | None:
+    """Return labels as one tensor if they are what most data sets return, integers or tensors of one: quickly."""
+    kinds = set(map(type, values))
+    try:
+        found = torch.tensor(values) if kinds == {int} else torch.stack(list(values)) if kinds == {Tensor} else None
+    except (RuntimeError, OverflowError):
+        return None
+    if found is None or found.ndim != 1 or found.dtype != torch.int64 or found.device.type != "cpu":
+        return None
+    return found if found.layout == torch.strided and int(found.min()) >= UNLABELED else None
 
 
 def _length_of(value: Any) -> int:

@@ -58,23 +58,25 @@ class AverageMargins:
             labels: int64 `(B,)`.
         """
         logits = module(inputs)
-        margins = _margins(logits.detach().float(), labels).double().cpu()
-        self._sums[self._indices] += margins
-        self._counts[self._indices] += 1
+        margins = _margins(logits.detach().float(), labels).double()
+        indices = self._indices.to(margins.device, non_blocking=True)
+        self._sums, self._counts = self._sums.to(margins.device), self._counts.to(margins.device)
+        self._sums[indices] += margins
+        self._counts[indices] += 1
         return F.cross_entropy(logits, labels)
 
     def average(self) -> Tensor:
-        """Return the average margin of each sample, float64 `(N,)`. Samples that had no step have the overall average.
+        """Return the average margin of each sample, float64 `(N,)`, on the CPU.
 
-        An incomplete last batch of an epoch is dropped, so a sample may be left out of an epoch or, in a very short
+        Samples that had no step have the overall average. An incomplete last batch of an epoch is dropped, so a sample may be left out of an epoch or, in a very short
         fit, of all.
         """
-        overall = self._sums.sum() / self._counts.sum().clamp_min(1)
-        return torch.where(self._counts > 0, self._sums / self._counts.clamp_min(1), overall)
+        sums, counts = self._sums.cpu(), self._counts.cpu()
+        return torch.where(counts > 0, sums / counts.clamp_min(1), sums.sum() / counts.sum().clamp_min(1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of what was recorded."""
-        return {"sums": self._sums.clone(), "counts": self._counts.clone()}
+        return {"sums": self._sums.cpu().clone(), "counts": self._counts.cpu().clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue with what was recorded."""

@@ -14,6 +14,7 @@ from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.transfer import Wait, fetch, on_device
 from lightning_poison.models.backbones import Standardization
 from lightning_poison.models.fit_state import FitState
 from lightning_poison.runtime import LocalRuntime, Runtime
@@ -193,6 +194,7 @@ def fit_module(
     )
     done, passed = state.resume() or (0, 0)
     schedule.last_epoch += done
+    check = _FiniteLosses(runtime.device)
     with reproducible_kernels(runtime.device, runtime.threads), runtime.progress(stop, description) as progress:
         progress.advance(done)
         while done < stop:
@@ -200,18 +202,21 @@ def fit_module(
                 epoch_start.set_state(generator.get_state())
             blocks, seed = _epoch(len(dataset), settings, epoch_start, generator, passed)
             blocks = blocks[passed : passed + stop - done]
-            for block in read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers):
-                inputs = _augmented(block.inputs, settings, spread, generator).to(runtime.device)
+            read = read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers)
+            for block in on_device(read, runtime.device):
+                inputs = _augmented(block.inputs, settings, spread, generator)
                 if before_step is not None:
                     before_step(block.indices)
                 with runtime.autocast():
-                    value = loss(module, _channels_last(inputs), block.labels.to(runtime.device))
-                _step(value, module, optimizer, settings.clip_norm, done)
+                    value = loss(module, _channels_last(inputs), block.labels)
+                check.add(value, done)
+                _step(value, module, optimizer, settings.clip_norm)
                 schedule.step()
                 done, passed = done + 1, passed + 1
                 progress.advance()
                 state.save((done, passed))
             passed = 0
+        check.finish()
     state.save((done, passed), now=True)
     return module.eval()
 
@@ -257,12 +262,56 @@ def _epoch(
     return index_blocks(order, settings.batch_size_for(length))[: settings.steps_per_epoch(length)], seed
 
 
-def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            expected("loss", "finite", f"{loss.item()} at step {step}")
-            + "\nLower `learning_rate`, or check the inputs."
-        )
+class _FiniteLosses:
+    """Checks that losses are finite: on the CPU at once, on another device while it works on the next step.
+
+    Waiting for each loss would leave the device idle until the next step is queued.
+
+    Args:
+        device: Device of the losses.
+
+    Example:
+        >>> _FiniteLosses(torch.device("cpu")).add(torch.tensor(torch.nan), 7)
+        Traceback (most recent call last):
+        FloatingPointError: Expected `loss` to be finite, but got nan at step 7.
+        Lower `learning_rate`, or check the inputs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_late = device.type != "cpu"
+        self._waiting: tuple[Wait[Tensor], int] | None = None
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Check the loss of the step before, and on the CPU that of this one.
+
+        Args:
+            loss: A scalar.
+            step: Number of the step, for the message.
+
+        Raises:
+            FloatingPointError: If it is not finite.
+        """
+        self.finish()
+        self._waiting = fetch(loss), step
+        if not self._is_late:
+            self.finish()
+
+    def finish(self) -> None:
+        """Check the last loss.
+
+        Raises:
+            FloatingPointError: If it is not finite.
+        """
+        if self._waiting is None:
+            return
+        wait, step = self._waiting
+        self._waiting = None
+        if not torch.isfinite(found := wait()):
+            came, hint = f"{found.item()} at step {step}", "Lower `learning_rate`, or check the inputs."
+            raise FloatingPointError(expected("loss", "finite", came, hint))
+
+
+def _step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
@@ -274,9 +323,12 @@ def _channels_last(inputs: Tensor) -> Tensor:
 
 
 def _augmented(inputs: Tensor, settings: FitSettings, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image and mirror half of them, or add noise of these standard deviations to each vector."""
+    """Shift each image and mirror half of them, or add noise of these standard deviations to each vector.
+
+    Random numbers are drawn on the CPU and applied on the device of the inputs, so that they are the same everywhere.
+    """
     if inputs.ndim == 2 and noise.any():
-        return inputs + noise * torch.randn(inputs.shape, generator=generator)
+        return inputs + _sent(noise * torch.randn(inputs.shape, generator=generator), inputs.device)
     return _mirrored(_shifted(inputs, settings.shift, generator), settings.mirror, generator)
 
 
@@ -284,7 +336,7 @@ def _mirrored(inputs: Tensor, mirror: bool | None, generator: torch.Generator) -
     """Mirror half of the images, drawn at random; without a setting, images with three channels."""
     if inputs.ndim != 4 or not (inputs.shape[1] == 3 if mirror is None else mirror):
         return inputs
-    chosen = torch.rand(len(inputs), generator=generator) < 0.5
+    chosen = _sent(torch.rand(len(inputs), generator=generator) < 0.5, inputs.device)
     return torch.where(chosen[:, None, None, None], inputs.flip(3), inputs)
 
 
@@ -297,7 +349,14 @@ def _shifted(inputs: Tensor, shift: int | None, generator: torch.Generator) -> T
     if not limit:
         return inputs
     padded = F.pad(inputs, (limit,) * 4, mode="replicate")
-    rows, columns = (torch.randint(2 * limit + 1, (count, 1), generator=generator) for _ in range(2))
-    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-    shifted = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return shifted.permute(0, 3, 1, 2)
+    drawn = torch.stack([torch.randint(2 * limit + 1, (count, 1), generator=generator) for _ in range(2)])
+    first_rows, first_columns = _sent(drawn, inputs.device)
+    rows = first_rows + torch.arange(height, device=inputs.device)
+    columns = first_columns + torch.arange(width, device=inputs.device)
+    places = torch.arange(count, device=inputs.device)[:, None, None]
+    return padded[places, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """Return random numbers on a device, without waiting for it."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

@@ -16,7 +16,7 @@ from lightning_poison.checks import printable
 from lightning_poison.data.copies import group_numbers
 from lightning_poison.data.fingerprints import check_json, fingerprint
 from lightning_poison.data.handles import handles_dropped
-from lightning_poison.data.labeled_data import LabeledData, digest_all, read_labeled
+from lightning_poison.data.labeled_data import LabeledData, digest_all, memory_limit, read_labeled
 from lightning_poison.data.labels import UNLABELED, check_class_labels
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, read_opened, readable
@@ -125,9 +125,10 @@ def _read(readable: Readable, sample: SampleSpec | None, seed: int, runtime: Run
     settings = readable.settings
     if not settings.num_workers and runtime.num_workers:
         settings = replace(settings, num_workers=runtime.num_workers)
+    limit = memory_limit(runtime)
     with all_ranks(runtime), _named_part(name):
         positions = readable.positions
-        read = partial(read_labeled, positions=positions, runtime=runtime, name=name)
+        read = partial(read_labeled, positions=positions, runtime=runtime, name=name, limit=limit)
         data = read_opened(read, readable.dataset, sample=sample, positions=positions, settings=settings, seed=seed)
     return replace(data, repeats=runtime.all_true(data.repeats))
 

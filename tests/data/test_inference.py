@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from lightning_poison.data import inference
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.transfer import overlapped
 from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.dataset_scores import score_samples
@@ -146,3 +148,29 @@ def test_score_samples(blobs, centroid_scorer):
         score_samples(SpectralSignatureScorer(), data)
     with pytest.raises(NotFittedError):
         score_samples(centroid_scorer(), data)
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Give the CPU the order of calls of a GPU: a block is started before the scores of the last are waited for."""
+    other = torch.device("meta")
+    monkeypatch.setattr(inference, "overlapped", lambda items, start, _: overlapped(items, start, other))
+
+
+def test_scoring_ahead_changes_nothing(request):
+    runtime = LocalRuntime(precision="32", threads=1)
+    plain = score(runtime)
+    request.getfixturevalue("late")
+    assert torch.equal(score(runtime), plain)
+
+
+@pytest.mark.parametrize("odd_block", [0, 1, 2])
+def test_scoring_ahead_names_the_sample(late, odd_block):
+    def odd(inputs):
+        calls.append(len(inputs))
+        return torch.full((len(inputs),), torch.nan if len(calls) == odd_block + 1 else 0.0)
+
+    calls = []
+    with pytest.raises(ValueError, match=f"NaN or infinite values at sample {256 * odd_block} "):
+        score(LocalRuntime(), model=odd)
+    assert len(calls) == min(odd_block + 2, 3)

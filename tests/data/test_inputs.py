@@ -230,3 +230,50 @@ def test_equal_inputs_are_refused():
         check_variation([torch.full((16, 1, 4, 4), 0.5)] * 2)
     check_variation([torch.zeros(8, 4)])
     check_variation([torch.zeros(16, 4), torch.ones(16, 4)])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.rand(2, 3, requires_grad=True),
+        torch.rand(2, 3).to_sparse(),
+        torch.rand(2, 3).double(),
+        np.ones((2, 3), np.float32),
+        [[1.0, 2, 3], [4, 5, 6]],
+        torch.nn.Parameter(torch.rand(2, 3)),
+    ],
+    ids=["gradient", "sparse", "double", "array", "list", "parameter"],
+)
+def test_usual_inputs_and_others_are_stacked_alike(odd):
+    """Tensors of float32 take a quicker way, unless one of them is not plain."""
+    usual = [torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    mixed = stack_inputs([*usual, odd], range(4))
+    assert torch.equal(stack_inputs(usual, range(3)), torch.stack(usual))
+    assert torch.equal(mixed[:3], torch.stack(usual))
+    assert (mixed.dtype, mixed.requires_grad, mixed.layout) == (torch.float32, False, torch.strided)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (torch.rand(3, 2), r"one shape, but sample 8 has \(3, 2\)"),
+        (torch.full((2, 3), torch.nan), "sample 8 contains NaN"),
+        (torch.zeros(2, 3, device="meta"), "sample 8, but got a tensor without values"),
+        (torch.zeros(2, 3, dtype=torch.uint8), "sample 8 is of type uint8"),
+    ],
+    ids=["shape", "NaN", "meta", "type"],
+)
+def test_an_odd_input_among_usual_ones_is_named(odd, message):
+    with pytest.raises(UnreadableSampleError, match=message):
+        stack_inputs([torch.rand(2, 3), odd], [7, 8])
+
+
+def test_usual_inputs_are_compared_with_the_type_of_sample_0():
+    with pytest.raises(UnreadableSampleError, match="sample 7 is of type float32 and sample 0 of type uint8"):
+        stack_inputs([torch.rand(2, 3)], [7], dtype="uint8")
+
+
+@pytest.mark.parametrize("inputs", [[torch.tensor(1.0)], [torch.zeros(0)]], ids=["number", "empty"])
+def test_usual_types_without_a_vector_are_refused(inputs):
+    with pytest.raises(UnreadableSampleError, match="sample 7"):
+        stack_inputs(inputs, [7])

@@ -1,4 +1,5 @@
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from lightning_poison.data import labeled_data
 from lightning_poison.data.blocks import MemoryDataset, SelectedDataset
-from lightning_poison.data.labeled_data import digest_all, read_labeled
+from lightning_poison.data.labeled_data import digest_all, memory_limit, read_labeled
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.packed_inputs import unpacked
 from lightning_poison.data.reading import ReadSettings
@@ -254,3 +255,30 @@ def test_several_inputs_stay_one_tensor_of_known_structure():
         parts = unpacked(loaded.dataset.inputs)
         assert parts["ids"][:, 0].tolist() == list(range(300))
         assert parts["mask"].dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(None, 2 * 2**30), (100 * 2**30, 2 * 2**30), (4 * 2**30, 2**30), (4_000, 1_000), (0, 0)]
+)
+def test_samples_take_a_quarter_of_the_free_memory_at_most(monkeypatch, free, expected):
+    monkeypatch.setattr(labeled_data, "free_memory", lambda: free)
+    assert memory_limit(RUNTIME) == expected
+
+
+def test_samples_are_not_kept_if_little_memory_is_free(monkeypatch):
+    size = 3_000 * 2 * 4
+    for free, kind in ((4 * size, MemoryDataset), (4 * size - 4, SelectedDataset)):
+        monkeypatch.setattr(labeled_data, "free_memory", lambda free=free: free)
+        assert isinstance(load(Unlisted()).dataset, kind)
+
+
+def test_ranks_share_the_memory_of_the_fullest_machine(monkeypatch, several_ranks):
+    """Ranks must agree on it: near copies are looked for in memory only."""
+
+    def limit(runtime):
+        free[threading.get_ident()] = 6_000 if runtime.rank == 1 else 60_000
+        return memory_limit(runtime)
+
+    free = {}
+    monkeypatch.setattr(labeled_data, "free_memory", lambda: free[threading.get_ident()])
+    assert several_ranks(3, limit) == [500, 500, 500]

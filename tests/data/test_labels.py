@@ -331,3 +331,30 @@ def test_samples_without_a_label_may_be_allowed():
         labels_of(data)
     with pytest.raises(ValueError, match="0, or -1 for no label, but got -2"):
         labels_of([(torch.zeros(2), -2)], unlabeled=True)
+
+
+USUAL_LABELS = {
+    "numbers": [3, 0, -1],
+    "tensors": [torch.tensor(3), torch.tensor(0), torch.tensor(-1)],
+    "tensors of two types": [torch.tensor(3), torch.tensor(0, dtype=torch.int32), torch.tensor(-1)],
+    "mixed": [3, torch.tensor(0), -1.0],
+    "vectors of one": [torch.tensor([3]), torch.tensor([0]), torch.tensor([-1])],
+}
+
+
+@pytest.mark.parametrize("name", USUAL_LABELS)
+def test_usual_and_other_labels_become_the_same_column(name):
+    found = as_labels(USUAL_LABELS[name], range(3))
+    assert torch.equal(found, torch.tensor([3, 0, -1]))
+    assert found.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [-2, torch.tensor(-2), torch.tensor(0.5), torch.tensor(0, device="meta"), torch.tensor([1, 1])],
+    ids=["negative", "negative tensor", "fraction", "meta", "two"],
+)
+def test_an_odd_label_among_usual_ones_is_named(odd):
+    usual = torch.tensor(1) if isinstance(odd, torch.Tensor) else 1
+    with pytest.raises(ValueError, match="label of sample 8"):
+        as_labels([usual, odd], [7, 8])

@@ -7,9 +7,18 @@ from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.transfer import overlapped
 from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.models import fitting
 from lightning_poison.models.backbones import default_backbone
-from lightning_poison.models.fitting import FitSettings, _mirrored, _shifted, fit_module, to_channels_last
+from lightning_poison.models.fitting import (
+    FitSettings,
+    _augmented,
+    _mirrored,
+    _shifted,
+    fit_module,
+    to_channels_last,
+)
 from lightning_poison.runtime import LocalRuntime
 
 QUICK = FitSettings(epochs=2, batch_size=16, min_steps=0)
@@ -291,3 +300,73 @@ def test_noise_is_for_standardized_vectors_only(blobs):
         fit_module(network, data, watch, settings=FitSettings(epochs=1, batch_size=64, min_steps=0, noise=noise))
         known = (seen[0][:, None] == data.tensors[0]).all(2).any(1)
         assert bool(known.all()) == (isinstance(network, nn.Linear) or not noise)
+
+
+def former_augmentation(images, limit, generator):
+    """Shift and mirror images on the CPU, one by one, with random numbers in the order of the first release."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (limit,) * 4, mode="replicate")
+    rows, columns = (torch.randint(2 * limit + 1, (count, 1), generator=generator) for _ in range(2))
+    chosen = torch.rand(count, generator=generator) < 0.5
+    crops = [
+        image[:, row : row + height, column : column + width]
+        for image, row, column in zip(padded, rows.flatten().tolist(), columns.flatten().tolist(), strict=True)
+    ]
+    return torch.stack([crop.flip(2) if flip else crop for crop, flip in zip(crops, chosen.tolist(), strict=True)])
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_augmentation_is_the_same_on_every_device(device):
+    images, one, two = torch.rand(50, 3, 12, 10, generator=seeded(1)), seeded(2), seeded(2)
+    found = _augmented(images.to(device), FitSettings(shift=3), torch.zeros(()), one)
+    assert found.device.type == device
+    assert torch.equal(found.cpu(), former_augmentation(images, 3, two))
+    assert torch.equal(one.get_state(), two.get_state())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_noise_is_the_same_on_every_device(device):
+    vectors, spread, one, two = torch.rand(50, 4, generator=seeded(1)), torch.arange(4.0), seeded(2), seeded(2)
+    found = _augmented(vectors.to(device), FitSettings(), spread, one)
+    assert torch.equal(found.cpu(), vectors + spread * torch.randn(50, 4, generator=two))
+    assert torch.equal(one.get_state(), two.get_state())
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Give the CPU the order of calls of a GPU: blocks are read one ahead, and losses are checked a step late."""
+    other = torch.device("meta")
+    monkeypatch.setattr(fitting, "on_device", lambda blocks, _: overlapped(blocks, lambda block: lambda: block, other))
+    monkeypatch.setattr(fitting, "_FiniteLosses", lambda _, kind=fitting._FiniteLosses: kind(other))
+
+
+def test_reading_ahead_changes_nothing(blobs, request):
+    data = Noisy(blobs(64))
+    plain = weights(data)
+    request.getfixturevalue("late")
+    assert torch.equal(weights(data), plain)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_late_check_names_the_step(blobs, late, step):
+    calls = []
+
+    def diverge(module, inputs, labels):
+        calls.append(len(inputs))
+        return cross_entropy(module, inputs, labels) * (torch.nan if len(calls) == step + 1 else 1)
+
+    with pytest.raises(FloatingPointError, match=f"got nan at step {step}"):
+        fit_module(nn.Linear(4, 3), blobs(32), diverge, settings=QUICK)
+    assert len(calls) == min(step + 2, 4)
+
+
+@pytest.mark.gpu
+def test_divergence_on_cuda_is_found(blobs):
+    def diverge(module, inputs, labels):
+        return cross_entropy(module, inputs, labels) * torch.nan
+
+    with pytest.raises(FloatingPointError, match="got nan at step 0"):
+        fit_module(nn.Linear(4, 3), blobs(32), diverge, settings=QUICK, runtime=LocalRuntime("cuda"))

@@ -1,0 +1,139 @@
+import contextlib
+import gc
+import weakref
+
+import pytest
+import torch
+
+from lightning_poison.data.blocks import Block
+from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
+from lightning_poison.data.transfer import fetch, on_device, overlapped
+
+CPU, OTHER = torch.device("cpu"), torch.device("meta")
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+def blocks(count=4, size=3):
+    for number in range(count):
+        yield Block(torch.arange(size), torch.full((size, 2), float(number)), torch.full((size,), number))
+
+
+class Work:
+    """Records when an item is read, its work started, waited for, and its result used."""
+
+    def __init__(self, *, failing=None, unreadable=None):
+        self.log, self.failing, self.unreadable = [], failing, unreadable
+
+    def items(self, count=3):
+        for number in range(count):
+            if number == self.unreadable:
+                raise ValueError(f"item {number}")
+            self.log.append(f"read {number}")
+            yield number
+
+    def start(self, number):
+        if number == self.failing:
+            raise RuntimeError(f"start {number}")
+        self.log.append(f"start {number}")
+        return lambda: self.log.append(f"wait {number}") or number
+
+    def run(self, device):
+        for number in overlapped(self.items(), self.start, device):
+            self.log.append(f"use {number}")
+        return self.log
+
+
+def test_cpu_finishes_an_item_before_the_next_is_read():
+    order = [f"{step} {number}" for number in range(3) for step in ("read", "start", "wait", "use")]
+    assert Work().run(CPU) == order
+
+
+def test_device_gets_the_next_item_before_the_last_result_is_waited_for():
+    found = Work().run(OTHER)
+    assert found == [
+        "read 0", "start 0", "read 1", "start 1", "wait 0", "use 0", "read 2", "start 2", "wait 1", "use 1", "wait 2",
+        "use 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", [CPU, OTHER])
+def test_nothing_to_do(device):
+    assert list(overlapped([], Work().start, device)) == []
+
+
+@pytest.mark.parametrize("device", [CPU, OTHER])
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize(("kind", "error"), [("failing", RuntimeError), ("unreadable", ValueError)])
+def test_results_before_an_error_are_used_first(device, number, kind, error):
+    work = Work(**{kind: number})
+    with pytest.raises(error, match=str(number)):
+        work.run(device)
+    assert [entry for entry in work.log if entry.startswith("use")] == [f"use {each}" for each in range(number)]
+
+
+def test_error_does_not_keep_its_frames_alive():
+    """A frame of a reader has worker processes, which would end late if a cycle of references kept it."""
+
+    class Held:
+        pass
+
+    def failing():
+        held = Held()
+        seen.append(weakref.ref(held))
+        yield 1
+        raise ValueError("no")
+
+    seen = []
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            list(overlapped(failing(), Work().start, OTHER))
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_blocks_on_the_cpu_are_the_same_objects():
+    given = list(blocks())
+    assert all(sent is own for sent, own in zip(on_device(given, CPU), given, strict=True))
+
+
+def test_blocks_are_moved_without_their_indices():
+    found = list(on_device(blocks(), OTHER))
+    assert len(found) == 4
+    for block in found:
+        assert (block.inputs.device, block.labels.device, block.indices.device) == (OTHER, OTHER, CPU)
+        assert block.indices.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_blocks_arrive_unchanged(device):
+    """On CUDA, the consumer keeps the device busy, so that copies and kernels do overlap."""
+    device, sums = torch.device(device), []
+    many = [Block(torch.arange(64), torch.randn(64, 5_000), torch.randint(9, (64,))) for _ in range(20)]
+    busy = torch.randn(1_000, 1_000, device=device)
+    for block in on_device(many, device):
+        busy = busy @ busy / busy.norm()
+        sums.append((block.inputs.double().sum(1), block.labels + 1, block.inputs.device.type))
+    for (inputs, labels, where), own in zip(sums, many, strict=True):
+        torch.testing.assert_close(inputs.cpu(), own.inputs.double().sum(1))
+        assert torch.equal(labels.cpu(), own.labels + 1)
+        assert where == device.type
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_packed_inputs_keep_their_layout(device):
+    layout = InputLayout.of((torch.tensor([7, 9]), torch.zeros(3)))
+    packed = PackedInputs.of(torch.tensor([[7.0, 9, 0, 0, 0]]), layout)
+    (block,) = on_device([Block(torch.arange(1), packed, torch.zeros(1).long())], torch.device(device))
+    assert block.inputs.structure == layout
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_fetches_the_value_at_the_time_of_the_call(device):
+    value = torch.arange(100_000.0, device=device, requires_grad=True)
+    wait = fetch(2 * value)
+    found = wait()
+    assert (found.device.type, found.requires_grad) == ("cpu", False)
+    assert torch.equal(found, 2 * torch.arange(100_000.0))

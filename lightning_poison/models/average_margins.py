@@ -68,8 +68,8 @@ class AverageMargins:
     def average(self) -> Tensor:
         """Return the average margin of each sample, float64 `(N,)`, on the CPU.
 
-        Samples that had no step have the overall average. An incomplete last batch of an epoch is dropped, so a sample may be left out of an epoch or, in a very short
-        fit, of all.
+        Samples that had no step have the overall average. An incomplete last batch of an epoch is dropped, so a sample
+        may be left out of an epoch or, in a very short fit, of all.
         """
         sums, counts = self._sums.cpu(), self._counts.cpu()
         return torch.where(counts > 0, sums / counts.clamp_min(1), sums.sum() / counts.sum().clamp_min(1))

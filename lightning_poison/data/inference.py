@@ -1,6 +1,6 @@
 """Running a function of blocks over a data set, with the blocks distributed over the ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
+from lightning_poison.runtime import Progress, Runtime, SaveTimer, all_ranks
 
 
 def score_set(
@@ -34,7 +34,7 @@ def score_set(
         indices: Positions of the samples, int64 `(M,)`.
         score: Maps a block with tensors on the runtime's device to scores `(B,)` or `(B, C)`.
         sample: Paths of input and label in a sample.
-        runtime: Where to compute. Each rank scores every `world_size`-th block and receives the sum.
+        runtime: Where to compute. Each block is scored by one rank, the next one that is free; all receive the sum.
         seed: Seed of the data set's random transforms.
         labels: Labels of all samples of `dataset`, int64 `(N,)`, to compare with those that samples carry. Optional.
         description: Text of the progress bar.
@@ -56,49 +56,65 @@ def score_set(
         tensor([7., 2.], dtype=torch.float64)
     """
     blocks = index_blocks(indices, BLOCK_SIZE)
-    mine = list(range(runtime.rank, len(blocks), runtime.world_size))
-
     stored = _StoredBlocks(runtime, unit, dtype)
-    found = {number: stored.scores[number] for number in mine if number in stored.scores}
-    mine = [number for number in mine if number not in found]
+    found: dict[int, Tensor] = {}
+    computed: list[int] = []
+
+    def missing() -> Iterator[int]:
+        for number in runtime.share(len(blocks)):
+            if number in stored.scores:
+                found[number] = stored.scores[number]
+            else:
+                computed.append(number)
+                yield number
+
     with (
         all_ranks(runtime),
         reproducible_kernels(runtime.device, runtime.threads),
         _autocast_cache(runtime.device),
-        runtime.progress(len(found) + len(mine), description) as bar,
+        runtime.progress(len(blocks), description) as bar,
     ):
-        bar.advance(len(found))
-        chosen = [blocks[number] for number in mine]
-        read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
-        for number, block in zip(mine, read, strict=True):
+        workers, done = runtime.num_workers, 0
+        read = read_blocks(dataset, blocks, order=missing(), sample=sample, seed=seed, num_workers=workers)
+        for place, block in enumerate(read):
+            number = computed[place]
             _check_listed_labels(block, labels)
             found[number] = _scored(score, block, runtime, dtype, description)
+            _advance(bar, number - done)  # blocks of other ranks, and stored ones
             bar.advance()
+            done = number + 1
             stored.save(found)
+        _advance(bar, len(blocks) - done)
         stored.save(found, now=True)
     return _gather(found, blocks, runtime, dtype)
 
 
+def _advance(bar: Progress, steps: int) -> None:
+    if steps > 0:
+        bar.advance(steps)
+
+
 class _StoredBlocks:
-    """The blocks of scores in a unit, by their number."""
+    """The blocks of scores in the parts of a unit, by their number; each rank stores a part of its own."""
 
     def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype) -> None:
         self._units = runtime.units
         self._unit = unit
         self._timer = SaveTimer()
-        self.scores: dict[int, Tensor] = {}
-        stored = None if unit is None else self._units.load(unit)
-        if stored is not None:
-            self.scores = {int(number): scores.to(dtype) for number, scores in stored[0].items()}
+        parts = [] if unit is None else self._units.load_parts(unit)
+        self.scores = {int(number): scores.to(dtype) for part, _ in parts for number, scores in part.items()}
         self._saved = len(self.scores)
 
     def save(self, found: dict[int, Tensor], *, now: bool = False) -> None:
-        """Store the blocks found so far if it is time to, or `now`."""
-        if self._unit is None or len(found) == self._saved or not (now or self._timer.is_due()):
+        """Store the blocks found so far, and all that were stored before, if it is time to, or `now`."""
+        if self._unit is None or not (now or self._timer.is_due()):
+            return
+        known = self.scores | found
+        if len(known) == self._saved:
             return
         with self._timer.saving():
-            self._units.save(self._unit, {str(number): scores for number, scores in found.items()}, {})
-        self._saved = len(found)
+            self._units.save_part(self._unit, {str(number): scores for number, scores in known.items()}, {})
+        self._saved = len(known)
 
 
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:
@@ -140,10 +156,10 @@ def _scored(
 
 def _gather(found: dict[int, Tensor], blocks: list[Tensor], runtime: Runtime, dtype: torch.dtype) -> Tensor:
     """Collect the blocks of all ranks. Each is added to zeros, so the sum is exact."""
-    trailing = next(iter(found.values())).shape[1:] if found else None
-    shapes = runtime.broadcast(trailing)
+    widths = [1 + each.shape[1] if each.ndim == 2 else 0 for each in found.values()]
+    width = int(runtime.reduce_sum(torch.tensor(sum(widths)))) // max(1, len(blocks))
     total = sum(len(block) for block in blocks)
-    scores = torch.zeros(total, *(shapes or ()), dtype=dtype)
+    scores = torch.zeros(total, *([width - 1] if width else []), dtype=dtype)
     starts = torch.tensor([0, *[len(block) for block in blocks]]).cumsum(0)
     for number, values in found.items():
         scores[int(starts[number]) : int(starts[number + 1])] = values

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def cross_fit(
 ) -> Tensor:
     """Score each fold by a model that was fitted on the others.
 
-    Folds are distributed over the ranks; each is fitted on one of them. The scores of a finished fold are stored.
+    Each fold is fitted and scored on one rank, the next one that is free. The scores of a finished fold are stored.
     Copies and members of a group are in the same fold, and exact copies with one label have the scores of the first.
 
     Args:
@@ -95,29 +96,38 @@ def cross_fit(
     assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
     found: dict[int, Tensor] = {}
     with all_ranks(runtime):
-        own_places = range(runtime.rank, folds, runtime.world_size)
-        for place in own_places:
+        shown = range(folds) if runtime.rank == 0 else ()
+        missing = [place for place in shown if units.load(f"fold-{place}") is None]
+        if missing:
+            rounds = -(-len(missing) // runtime.world_size)
+            part = data.subset((assigned != missing[0]).nonzero().flatten())
+            _announce(job, name, rehearse, part, rounds, units)
+        for place in runtime.share(folds):
             if (stored := units.load(f"fold-{place}")) is not None:
                 found[place] = stored[0]["scores"]
-        missing = [place for place in own_places if place not in found]
-        for place in missing:
-            inside = (assigned != place).nonzero().flatten()
+                continue
+            part = data.subset((assigned != place).nonzero().flatten())
             outside = ((assigned == place) & is_distinct).nonzero().flatten()
-            part = data.subset(inside)
-            if runtime.rank == 0 and place == missing[0]:
-                _announce(job, name, rehearse, part, len(missing), units)
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}")
-            done = missing.index(place)
-            with section(done / len(missing), (done + 1) / len(missing)):
+            with _section_of(place, missing):
                 found[place] = _checked(judge(fold).double(), len(outside), name)
             units.save(f"fold-{place}", {"scores": found[place]}, {})
-    width = runtime.broadcast(next(iter(found.values())).shape[1] if found else 0)
+    widths = torch.tensor(sum(each.shape[1] for each in found.values()))
+    width = int(runtime.reduce_sum(widths)) // folds
     scores = torch.zeros(len(labels), width, dtype=torch.float64)
     for place, fold_scores in found.items():
         scores[(assigned == place) & is_distinct] = fold_scores
     return (runtime.reduce_sum(scores) if runtime.world_size > 1 else scores)[copies.first]
+
+
+def _section_of(place: int, missing: list[int]) -> AbstractContextManager[None]:
+    """Return the section of a fold among those that no rank had finished at the start."""
+    if place not in missing:
+        return nullcontext()
+    done = missing.index(place)
+    return section(done / len(missing), (done + 1) / len(missing))
 
 
 def _checked(scores: Tensor, count: int, name: str) -> Tensor:

@@ -50,6 +50,12 @@ class Units(Protocol):
     def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Store a unit in place of any other of this name. Never raises for lack of space."""
 
+    def load_parts(self, name: str) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Return what any rank has stored with `save_part`, also in an earlier run with more or fewer ranks."""
+
+    def save_part(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Store this rank's part of a unit, in place of any other that this rank has stored. Like `save`."""
+
     def within(self, name: str) -> "Units":
         """Return the storage of the units of a part of the work."""
 
@@ -68,6 +74,13 @@ class NoUnits:
         """Return `None`."""
 
     def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def load_parts(self, name: str) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:  # noqa: ARG002
+        """Return an empty list."""
+        return []
+
+    def save_part(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def within(self, name: str) -> "Units":  # noqa: ARG002 (nothing is stored)
@@ -121,6 +134,13 @@ class Runtime(Protocol):
 
     def all_true(self, flag: bool) -> bool:
         """Return whether the flag is set on every rank."""
+
+    def share(self, count: int) -> Iterator[int]:
+        """Yield the units that this rank computes, so that each of `count` units is computed by one rank.
+
+        Ranks may take units as soon as they are free, so nothing may depend on which rank computes which unit. All
+        ranks call it equally often, in the same order, and there are no collectives until the iterator ends.
+        """
 
     def agree(self, error: BaseException | None = None) -> None:
         """Wait until every rank has finished a block without an error.
@@ -190,7 +210,33 @@ class _Bar:
         self._update(steps)
 
 
-class LocalRuntime:
+class _OneRank:
+    """The collectives of a single process."""
+
+    rank = 0
+    world_size = 1
+
+    def reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Return the tensor."""
+        return tensor
+
+    def broadcast(self, value: ValueT) -> ValueT:
+        """Return the value."""
+        return value
+
+    def all_true(self, flag: bool) -> bool:
+        """Return the flag."""
+        return flag
+
+    def share(self, count: int) -> Iterator[int]:
+        """Yield all units, in their order."""
+        return iter(range(self.rank, count, self.world_size))
+
+    def agree(self, error: BaseException | None = None) -> None:
+        """Do nothing."""
+
+
+class LocalRuntime(_OneRank):
     """One process without a Trainer.
 
     Args:
@@ -214,9 +260,6 @@ class LocalRuntime:
         For an NVIDIA GPU write `LocalRuntime('cuda')`.
     """
 
-    rank = 0
-    world_size = 1
-
     def __init__(
         self,
         device: str | torch.device = "cpu",
@@ -238,21 +281,6 @@ class LocalRuntime:
         """Return bfloat16 autocast, or nothing."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
-    def reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Return the tensor."""
-        return tensor
-
-    def broadcast(self, value: ValueT) -> ValueT:
-        """Return the value."""
-        return value
-
-    def all_true(self, flag: bool) -> bool:
-        """Return the flag."""
-        return flag
-
-    def agree(self, error: BaseException | None = None) -> None:
-        """Do nothing."""
-
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Progress]:
         """Show a progress bar if standard error is a terminal."""
@@ -273,7 +301,7 @@ class LocalRuntime:
             sys.stderr.flush()
 
 
-class SingleRank:
+class SingleRank(_OneRank):
     """A runtime without collectives: device, threads and progress bar of another runtime.
 
     Args:
@@ -286,9 +314,6 @@ class SingleRank:
         1
     """
 
-    rank = 0
-    world_size = 1
-
     def __init__(self, runtime: Runtime, *, units: Units | None = None, quiet: bool = False) -> None:
         self.device = runtime.device
         self.threads = runtime.threads
@@ -298,21 +323,6 @@ class SingleRank:
         shown = LocalRuntime(quiet=True) if quiet else runtime
         self.progress = shown.progress
         self.announce = shown.announce
-
-    def reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Return the tensor."""
-        return tensor
-
-    def broadcast(self, value: ValueT) -> ValueT:
-        """Return the value."""
-        return value
-
-    def all_true(self, flag: bool) -> bool:
-        """Return the flag."""
-        return flag
-
-    def agree(self, error: BaseException | None = None) -> None:
-        """Do nothing."""
 
 
 def _available(device: Any) -> torch.device:

@@ -143,6 +143,9 @@ class Rank(LocalRuntime):
     def all_true(self, flag):
         return all(self.world.exchange(self.rank, flag))
 
+    def share(self, count):
+        return (unit for unit in range(count) if self.world.owner(unit) == self.rank)
+
     def agree(self, error=None):
         errors = self.world.exchange(self.rank, error)
         failed = [rank for rank, each in enumerate(errors) if each is not None]
@@ -153,8 +156,9 @@ class Rank(LocalRuntime):
 class World:
     """Runs the same work on several ranks and returns what each returned or raised."""
 
-    def __init__(self, size):
+    def __init__(self, size, owner):
         self.values = [None] * size
+        self.owner = owner
         self.shared = []
         self.turn = threading.Condition()
         self.arrived = self.round = self.ended = 0
@@ -194,8 +198,15 @@ class World:
 
 @pytest.fixture
 def several_ranks():
-    """Return a function that does work on several ranks and lists what each returned or raised."""
-    return lambda size, work: World(size).run(work)
+    """Return a function that does work on several ranks and lists what each returned or raised.
+
+    `owner` maps the number of a unit of work to the rank that takes it. Default: they take turns.
+    """
+
+    def run(size, work, *, owner=None):
+        return World(size, owner or (lambda unit: unit % size)).run(work)
+
+    return run
 
 
 def pytest_ignore_collect(collection_path):

@@ -6,7 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_poison._lightning.processes import State, own_process, process_state
+from lightning_poison.checks import describe_error, type_name
 from lightning_poison.errors import RankFailedError
+
+_SIGTERM = "SIGTERMException"
+"""What Lightning raises after the signal, in both of its namespaces."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ class RankBoard:
             return None
         return bool(self._store.add(f"true/{agreement}", 0) == self._world_size)
 
+    def take(self, name: str) -> int:
+        """Return how many times ranks have taken from something before this time."""
+        return int(self._store.add(f"taken/{name}", 1)) - 1
+
     def report(self, failure: RankFailedError, agreement: int | None = None) -> None:
         """Write a failure, of one agreement or of this and every later one. The first one is kept."""
         self._store.compare_set(_failure_key(agreement), "", json.dumps(failure.args))
@@ -97,6 +105,19 @@ class RankBoard:
         end = time.monotonic() + seconds
         while not self._store.check([f"left/{scope}/{each}" for each in others]) and time.monotonic() < end:
             time.sleep(0.02)
+
+
+def failure_of(rank: int, error: BaseException) -> RankFailedError:
+    """Return what others raise; an error that another rank caused keeps that rank and its reason.
+
+    Example:
+        >>> failure_of(1, OSError("disk is full")).reason
+        'OSError: disk is full'
+    """
+    if isinstance(error, RankFailedError):
+        return error
+    is_interrupt = type_name(error) == _SIGTERM
+    return RankFailedError(rank, "it received SIGTERM" if is_interrupt else describe_error(error), is_interrupt)
 
 
 def _failure_key(agreement: int | None) -> str:

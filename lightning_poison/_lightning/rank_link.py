@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import distributed
 
-from lightning_poison._lightning.rank_board import RankBoard, Status
-from lightning_poison.checks import describe_error, printable, type_name
+from lightning_poison._lightning.rank_board import RankBoard, Status, failure_of
+from lightning_poison.checks import describe_error, printable
 from lightning_poison.errors import RankFailedError
+
+ResultT = TypeVar("ResultT")
 
 SECONDS_BETWEEN_BEATS = 1.0
 
@@ -30,9 +32,6 @@ FAREWELL_SECONDS = 25
 
 SHORTEST_PATIENCE = 600.0
 """A single step may take this many seconds, or the strategy's time-out if that is longer."""
-
-_SIGTERM = "SIGTERMException"
-"""What Lightning raises after the signal, in both of its namespaces."""
 
 _DELIVERY_SECONDS = 5
 _SECONDS_TO_LEARN = 4
@@ -65,7 +64,7 @@ class RankLink:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._actions: list[Callable[[], None]] = []
-        self._agreement = 0
+        self._agreement = self._shares = 0
         self._flag: bool | None = None
         self._result: bool | None = None
         self._failed: RankFailedError | None = None
@@ -159,33 +158,51 @@ class RankLink:
             self._flag, self._result, self._waited = flag, None, 0
             self._actions.append(lambda: self._board.arrive(agreement, flag=flag))
             self._changed.notify_all()
-        quiet = 0
         try:
-            while (result := self._own_result()) is None:
-                with self._changed:
-                    quiet = 0 if self._makes_trip(SECONDS_BETWEEN_BEATS) else quiet + 1
-                    notice, self._notice = self._notice, ""
-                    if quiet > SILENT_AFTER:
-                        self._set_fatal(_host_is_silent())
-                if self._own_result() is None:
-                    self.check()
-                    check()
-                if notice and self.rank == 0:
-                    self._announce(notice)
-            return result
+            return self._awaited(lambda: self._result, check)
         finally:
             self._next_agreement()
+
+    def next_share(self) -> str:
+        """Return a name for units that ranks share, the same on all ranks that call it equally often."""
+        self._shares += 1
+        return f"{self._agreement}/{self._shares}"
+
+    def request(self, ask: Callable[[RankBoard], ResultT], *, check: Callable[[], None] = lambda: None) -> ResultT:
+        """Return what a function of the board returns. Raises, and calls `check`, like `agree`."""
+        found: list[ResultT] = []
+        with self._changed:
+            self._actions.append(lambda: found.append(ask(self._board)))
+            self._changed.notify_all()
+        return self._awaited(lambda: found[0] if found else None, check)
+
+    def _awaited(self, result: Callable[[], ResultT | None], check: Callable[[], None]) -> ResultT:
+        """Wait until the thread has a result; raise if a rank has failed, or the store is silent, before."""
+        quiet = 0
+        while (found := result()) is None:
+            with self._changed:
+                if result() is None:
+                    quiet = 0 if self._makes_trip(SECONDS_BETWEEN_BEATS) else quiet + 1
+                notice, self._notice = self._notice, ""
+                if quiet > SILENT_AFTER:
+                    self._set_fatal(_host_is_silent())
+            if result() is None:
+                self.check()
+                check()
+            if notice and self.rank == 0:
+                self._announce(notice)
+        return found
 
     def fail(self, error: BaseException) -> None:
         """Let the other ranks raise in this agreement, and do not wait for them."""
         if not isinstance(error, RankFailedError):
-            agreement, failure = self._agreement, _failure(self.rank, error)
+            agreement, failure = self._agreement, failure_of(self.rank, error)
             self._deliver(lambda: self._board.report(failure, agreement))
         self._next_agreement()
 
     def abort(self, error: BaseException) -> None:
         """Let the other ranks raise in this and every later agreement."""
-        failure = _failure(self.rank, error)
+        failure = failure_of(self.rank, error)
         self._deliver(lambda: self._board.report(failure))
 
     def failure_of_other(self, error: BaseException) -> RankFailedError | None:
@@ -222,9 +239,6 @@ class RankLink:
         self._deliver(lambda: found.__setitem__(slice(None), self._board.unlinked()))
         return found
 
-    def _own_result(self) -> bool | None:
-        return self._result
-
     def _makes_trip(self, seconds: float) -> bool:
         """Return whether the thread reaches the store within some seconds, or a failure is known."""
         trips = self._trips
@@ -247,6 +261,7 @@ class RankLink:
     def _next_agreement(self) -> None:
         with self._changed:
             self._agreement += 1
+            self._shares = 0
             self._flag = self._failed = None
             self._steps += 1
 
@@ -372,14 +387,6 @@ class RankLink:
 
     def _report(self, rank: int, reason: str) -> None:
         self._board.report(RankFailedError(rank, reason))
-
-
-def _failure(rank: int, error: BaseException) -> RankFailedError:
-    """Return what others raise; an error that another rank caused keeps that rank and its reason."""
-    if isinstance(error, RankFailedError):
-        return error
-    is_interrupt = type_name(error) == _SIGTERM
-    return RankFailedError(rank, "it received SIGTERM" if is_interrupt else describe_error(error), is_interrupt)
 
 
 def _host_is_silent() -> RankFailedError:

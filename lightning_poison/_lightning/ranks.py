@@ -22,6 +22,7 @@ from lightning_poison._lightning.interrupts import heeding_sigterm
 from lightning_poison._lightning.rank_link import SHORTEST_PATIENCE, RankLink
 from lightning_poison.checks import type_name
 from lightning_poison.errors import RankFailedError
+from lightning_poison.runtime import LocalRuntime
 
 _numbers = itertools.count()
 _links: WeakKeyDictionary[Any, RankLink] = WeakKeyDictionary()
@@ -136,10 +137,11 @@ def _started_link(trainer: Any) -> RankLink | None:
 
 
 def _meet(trainer: Any, link: RankLink) -> None:
-    """Wait for all ranks under the time-out of the strategy, and raise if one fails before.
+    """Wait for all ranks under the time-out of the strategy, and raise if one fails before, or has no such device.
 
     A collective also fails when a rank is killed that has not opened its link.
     """
+    LocalRuntime(trainer.strategy.root_device)
     work = distributed.all_reduce(torch.zeros(1, device=trainer.strategy.root_device), async_op=True)
     pause = 0.001
     while not work.is_completed():

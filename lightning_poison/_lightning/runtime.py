@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_poison._lightning.interrupts import has_sigterm, sigterm_exception
 from lightning_poison._lightning.rank_link import RankLink
 from lightning_poison._lightning.ranks import active_link
+from lightning_poison._lightning.shared_units import shared_units
 from lightning_poison.errors import RankFailedError
 from lightning_poison.runtime import (
     DEFAULT_THREADS,
@@ -69,6 +70,12 @@ class TrainerRuntime:
         with self._translating_sigterm():
             return self._link.agree(flag, check=self._check_sigterm)
 
+    def share(self, count: int) -> Iterator[int]:
+        """Yield units that no other rank has taken; without a link, every `world_size`-th."""
+        if self._link is None:
+            return iter(range(self.rank, count, self.world_size))
+        return self._translated(shared_units(self._link, count, check=self._check_sigterm))
+
     def agree(self, error: BaseException | None = None) -> None:
         """Wait for all ranks, or tell them about the error of this one.
 
@@ -116,6 +123,10 @@ class TrainerRuntime:
     def _check_sigterm(self) -> None:
         if has_sigterm(self._trainer):
             raise sigterm_exception(self._trainer)
+
+    def _translated(self, units: Iterator[int]) -> Iterator[int]:
+        with self._translating_sigterm():
+            yield from units
 
     @contextmanager
     def _translating_sigterm(self) -> Iterator[None]:

@@ -4,7 +4,8 @@ If reading draws random numbers, as random transforms do, each sample is read un
 the seed and its index. The result therefore does not depend on the number of workers or ranks, nor on the blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -138,7 +139,13 @@ class SelectedDataset(LabeledPairs):
 
 
 def read_blocks(
-    dataset: Any, blocks: Sequence[Tensor], *, sample: SampleSpec, seed: int, num_workers: int = 0
+    dataset: Any,
+    blocks: Sequence[Tensor],
+    *,
+    sample: SampleSpec,
+    seed: int,
+    num_workers: int = 0,
+    order: Iterable[int] | None = None,
 ) -> Iterator[Block]:
     """Read blocks of samples, in the order given.
 
@@ -149,6 +156,7 @@ def read_blocks(
         seed: Seed of the data set's random transforms. The random states of Python, NumPy and torch are restored.
         num_workers: Number of worker processes. The result does not depend on it. A `SelectedDataset`, on which
             `sanitize` fits scorers, has settings of its own, which take precedence over it and over `sample`.
+        order: Numbers of the blocks to read, requested one by one; workers read a few ahead. Default: all blocks.
 
     Yields:
         One block at a time. uint8 images are scaled to [0, 1].
@@ -163,14 +171,16 @@ def read_blocks(
         >>> block.inputs[:, 0], block.labels
         (tensor([7., 2.]), tensor([1, 2]))
     """
+    numbers = range(len(blocks)) if order is None else order
     if isinstance(dataset, MemoryDataset):
-        for block in blocks:
+        for block in (blocks[number] for number in numbers):
             yield Block(block, dataset.inputs[block], dataset.targets[block])
         return
     source, positions = Source(dataset, sample, ReadSettings(num_workers)), list(blocks)
     if isinstance(dataset, SelectedDataset):
         source, positions = dataset.source, [dataset.indices[block] for block in blocks]
-    for block, read in zip(blocks, _read(source, positions, seed), strict=True):
+    for number, read in _read(source, positions, seed, numbers):
+        block = blocks[number]
         if isinstance(dataset, SelectedDataset):
             yield Block(block, read.inputs, dataset.labels_read(block, read.labels), read.is_random)
             continue
@@ -181,19 +191,35 @@ def read_blocks(
         yield Block(block, read.inputs, read.labels, read.is_random)
 
 
-def _read(source: Source, positions: list[Tensor], seed: int) -> Iterator["_Read"]:
-    """Read blocks of positions in the data set of a source, and record the digests of samples read the first time."""
+def _read(source: Source, positions: list[Tensor], seed: int, order: Iterable[int]) -> Iterator[tuple[int, "_Read"]]:
+    """Read blocks of positions in the data set of a source, and record the digests of samples read the first time.
+
+    Yields:
+        The number of a block, and what was read.
+    """
     recorded = source.digests
     digested = len(recorded) > 0 and len(recorded.missing) > 0
     reader = _BlockReader(source, positions, seed, digested=digested)
-    items = source.settings.items(reader)
-    for indices in positions:
-        read = items.next(f"samples from {int(indices[0])} on")
+    requested: deque[int] = deque()
+
+    def noted() -> Iterator[int]:
+        for number in order:
+            requested.append(number)
+            yield number
+
+    items = source.settings.items(reader, order=noted())
+    while True:
+        try:
+            read = items.next(f"samples from {int(positions[requested[0]][0])} on" if requested else "samples")
+        except StopIteration:
+            return
+        number = requested.popleft()
+        indices = positions[number]
         if read.layout is not None:
             read = read._replace(inputs=PackedInputs.of(read.inputs, read.layout))
         if read.digests is not None and (seed == source.seed or not read.is_random):
             recorded.add(indices, read.digests)
-        yield read
+        yield number, read
 
 
 class _Read(NamedTuple):

@@ -15,7 +15,7 @@ from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_b
 from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.transfer import Wait, fetch, on_device, overlapped
-from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
+from lightning_poison.runtime import Progress, Runtime, SaveTimer, all_ranks
 
 _REDUCED_AT_ONCE = 2**24
 """Number of elements of which a sum over all ranks is computed at once."""
@@ -41,7 +41,7 @@ def score_set(
         indices: Positions of the samples, int64 `(M,)`.
         score: Maps a block with tensors on the runtime's device to scores `(B,)` or `(B, C)`.
         sample: Paths of input and label in a sample.
-        runtime: Where to compute. Each rank scores every `world_size`-th block and receives the sum.
+        runtime: Where to compute. Each block is scored by one rank, the next one that is free; all receive the sum.
         seed: Seed of the data set's random transforms.
         labels: Labels of all samples of `dataset`, int64 `(N,)`, to compare with those that samples carry. Optional.
         description: Text of the progress bar.
@@ -63,29 +63,36 @@ def score_set(
         tensor([7., 2.], dtype=torch.float64)
     """
     blocks = index_blocks(indices, BLOCK_SIZE)
-    mine = list(range(runtime.rank, len(blocks), runtime.world_size))
-
     stored = _StoredBlocks(runtime, unit, dtype)
     found = _FoundBlocks(blocks, dtype)
-    for number in mine:
-        if number in stored.scores:
-            found.put(number, stored.scores.pop(number))
-    mine = [number for number in mine if number not in found.scores]
+    computed: list[int] = []
+
+    def missing() -> Iterator[int]:
+        for number in runtime.share(len(blocks)):
+            if number in stored.scores:
+                found.put(number, stored.scores.pop(number))
+            else:
+                computed.append(number)
+                yield number
+
     with (
         all_ranks(runtime),
         reproducible_kernels(runtime.device, runtime.threads),
         _autocast_cache(runtime.device),
-        runtime.progress(len(found.scores) + len(mine), description) as bar,
+        runtime.progress(len(blocks), description) as bar,
     ):
-        bar.advance(len(found.scores))
-        chosen = [blocks[number] for number in mine]
-        read = read_blocks(dataset, chosen, sample=sample, seed=seed, num_workers=runtime.num_workers)
+        workers, done = runtime.num_workers, 0
+        read = read_blocks(dataset, blocks, order=missing(), sample=sample, seed=seed, num_workers=workers)
         sent = on_device(_with_listed_labels(read, labels), runtime.device)
         start = partial(_scored, score, runtime=runtime, dtype=dtype, description=description)
-        for number, scores in zip(mine, overlapped(sent, start, runtime.device), strict=True):
+        for place, scores in enumerate(overlapped(sent, start, runtime.device)):
+            number = computed[place]
             found.put(number, scores)
+            _advance(bar, number - done)  # blocks of other ranks, and stored ones
             bar.advance()
+            done = number + 1
             stored.save(found.scores)
+        _advance(bar, len(blocks) - done)
         stored.save(found.scores, now=True)
     return found.gathered(runtime)
 
@@ -114,10 +121,10 @@ class _FoundBlocks:
 
     def gathered(self, runtime: Runtime) -> Tensor:
         """Return the blocks of all ranks. Each is added to zeros, so the sum is exact."""
-        trailing = None if self._matrix is None else self._matrix.shape[1:]
-        shapes = runtime.broadcast(trailing)
+        widths = sum(1 + each.shape[1] if each.ndim == 2 else 0 for each in self.scores.values())
+        width = int(runtime.reduce_sum(torch.tensor(widths))) // max(1, len(self._starts) - 1)
         if self._matrix is None:
-            self._matrix = zeros_in_file((self._starts[-1], *(shapes or ())), self._dtype)
+            self._matrix = zeros_in_file((self._starts[-1], *([width - 1] if width else [])), self._dtype)
         return sum_over_ranks(self._matrix, runtime)
 
 
@@ -143,26 +150,32 @@ def sum_over_ranks(matrix: Tensor, runtime: Runtime) -> Tensor:
     return matrix
 
 
+def _advance(bar: Progress, steps: int) -> None:
+    if steps > 0:
+        bar.advance(steps)
+
+
 class _StoredBlocks:
-    """The blocks of scores in a unit, by their number."""
+    """The blocks of scores in the parts of a unit, by their number; each rank stores a part of its own."""
 
     def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype) -> None:
         self._units = runtime.units
         self._unit = unit
         self._timer = SaveTimer()
-        self.scores: dict[int, Tensor] = {}
-        stored = None if unit is None else self._units.load(unit)
-        if stored is not None:
-            self.scores = {int(number): scores.to(dtype) for number, scores in stored[0].items()}
+        parts = [] if unit is None else self._units.load_parts(unit)
+        self.scores = {int(number): scores.to(dtype) for part, _ in parts for number, scores in part.items()}
         self._saved = len(self.scores)
 
     def save(self, found: dict[int, Tensor], *, now: bool = False) -> None:
-        """Store the blocks found so far if it is time to, or `now`."""
-        if self._unit is None or len(found) == self._saved or not (now or self._timer.is_due()):
+        """Store the blocks found so far, and all that were stored before, if it is time to, or `now`."""
+        if self._unit is None or not (now or self._timer.is_due()):
+            return
+        known = self.scores | found
+        if len(known) == self._saved:
             return
         with self._timer.saving():
-            self._units.save(self._unit, {str(number): scores for number, scores in found.items()}, {})
-        self._saved = len(found)
+            self._units.save_part(self._unit, {str(number): scores for number, scores in known.items()}, {})
+        self._saved = len(known)
 
 
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:

@@ -7,7 +7,7 @@ read in workers only, and if it has none, what a data set opens while it is read
 
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pickle import PicklingError
 from typing import Any, Self, TypeVar, cast
@@ -62,11 +62,14 @@ class ReadSettings:
             None if collate is default_collate else collate,
         )
 
-    def loader(self, reader: "Reader", *, num_workers: int | None = None) -> "DataLoader[Any]":
-        """Return a loader of the items of a reader, in their order."""
+    def loader(
+        self, reader: "Reader", *, num_workers: int | None = None, order: Iterable[int] | None = None
+    ) -> "DataLoader[Any]":
+        """Return a loader of the items of a reader: all of them, or those with the numbers in `order`."""
         workers = self.num_workers if num_workers is None else num_workers
         return DataLoader(
             reader,
+            sampler=order,
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
@@ -75,9 +78,9 @@ class ReadSettings:
             generator=torch.Generator().manual_seed(0),
         )
 
-    def items(self, reader: "Reader", *, num_workers: int | None = None) -> "Items":
-        """Return the items of a reader, in their order."""
-        return Items(self.loader(reader, num_workers=num_workers))
+    def items(self, reader: "Reader", *, num_workers: int | None = None, order: Iterable[int] | None = None) -> "Items":
+        """Return the items of a reader: all of them, or those with the numbers in `order`."""
+        return Items(self.loader(reader, num_workers=num_workers, order=order))
 
 
 class Items:
@@ -113,6 +116,7 @@ class Items:
             what: What it contains, for the message if a worker process ends.
 
         Raises:
+            StopIteration: If there is none.
             Exception: The item, if it is an error.
             UnreadableSampleError: If a worker process has ended.
         """

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ def cross_fit(
 ) -> Tensor:
     """Score each fold by a model that was fitted on the others.
 
-    Folds are distributed over the ranks; each is fitted on one of them. The scores of a finished fold are stored.
+    Each fold is fitted and scored on one rank, the next one that is free. The scores of a finished fold are stored.
     Copies and members of a group are in the same fold, and exact copies with one label have the scores of the first.
 
     Args:
@@ -99,40 +100,48 @@ def cross_fit(
     assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
     dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
     scores: Tensor | None = None
+    widths: list[int] = []
 
     def put(place: int, fold_scores: Tensor) -> None:
         nonlocal scores
+        widths.append(fold_scores.shape[1])
         if scores is None:
             scores = zeros_in_file((len(labels), fold_scores.shape[1]), dtype)
         scores[(assigned == place) & is_distinct] = fold_scores
 
     with all_ranks(runtime):
-        own_places = range(runtime.rank, folds, runtime.world_size)
-        missing = []
-        for place in own_places:
+        shown = range(folds) if runtime.rank == 0 else ()
+        missing = [place for place in shown if units.load(f"fold-{place}") is None]
+        if missing:
+            rounds = -(-len(missing) // runtime.world_size)
+            part = data.subset((assigned != missing[0]).nonzero().flatten())
+            _announce(job, name, rehearse, part, rounds, units)
+        for place in runtime.share(folds):
             if (stored := units.load(f"fold-{place}")) is not None:
                 put(place, stored[0]["scores"])
-            else:
-                missing.append(place)
-        for place in missing:
-            inside = (assigned != place).nonzero().flatten()
+                continue
+            part = data.subset((assigned != place).nonzero().flatten())
             outside = ((assigned == place) & is_distinct).nonzero().flatten()
-            part = data.subset(inside)
-            if runtime.rank == 0 and place == missing[0]:
-                _announce(job, name, rehearse, part, len(missing), units)
             own = SingleRank(runtime, units=units.within(f"fold-{place}"))
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}", dtype)
-            done = missing.index(place)
-            with section(done / len(missing), (done + 1) / len(missing)):
+            with _section_of(place, missing):
                 fold_scores = _checked(judge(fold).to(dtype), len(outside), name)
             units.save(f"fold-{place}", {"scores": fold_scores}, {})
             put(place, fold_scores)
             del fold_scores
-    width = runtime.broadcast(0 if scores is None else scores.shape[1])
+    width = int(runtime.reduce_sum(torch.tensor(sum(widths)))) // folds
     if scores is None:
         scores = zeros_in_file((len(labels), width), dtype)
     return selected_rows(sum_over_ranks(scores, runtime), copies.first)
+
+
+def _section_of(place: int, missing: list[int]) -> AbstractContextManager[None]:
+    """Return the section of a fold among those that no rank had finished at the start."""
+    if place not in missing:
+        return nullcontext()
+    done = missing.index(place)
+    return section(done / len(missing), (done + 1) / len(missing))
 
 
 def _checked(scores: Tensor, count: int, name: str) -> Tensor:

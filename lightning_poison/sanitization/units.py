@@ -1,5 +1,6 @@
 """Finished and half-finished work in files, so that the next run with the same data and settings continues it."""
 
+import glob
 import hashlib
 import inspect
 import json
@@ -26,6 +27,8 @@ _KEPT = 20
 """Number of decisions whose units are kept in a cache folder, latest first."""
 
 _SAMPLES = "samples"
+_PART = "-part-"
+"""Stands between the name of a unit and the rank that has stored a part of it."""
 
 
 class FileUnits:
@@ -74,6 +77,16 @@ class FileUnits:
             path = self.folder / f"{_SAMPLES}-{self._rank}.safetensors"
             self._save(path, {"seen": seen, "values": self._digests.values}, {})
         self._save(self._path(name), tensors, meta)
+
+    def load_parts(self, name: str) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Return the parts of a unit that ranks have stored, also of a run with another number of ranks."""
+        pattern = glob.escape(self._path(name).stem) + f"{_PART}*.safetensors"
+        found = [self._load(path) for path in sorted(self.folder.glob(pattern))]
+        return [each for each in found if each is not None]
+
+    def save_part(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Store this rank's part of a unit, in place of any other that this rank has stored."""
+        self.save(f"{name}{_PART}{self._rank}", tensors, meta)
 
     def within(self, name: str) -> Units:
         """Return the storage of the units of a part of the work."""

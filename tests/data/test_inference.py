@@ -5,13 +5,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from lightning_poison import runtime as runtime_module
 from lightning_poison.data import inference
 from lightning_poison.data.inference import score_set
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.transfer import overlapped
-from lightning_poison.errors import NotFittedError
+from lightning_poison.errors import NotFittedError, RankFailedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.dataset_scores import score_samples
+from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
 SPEC = SampleSpec()
@@ -57,6 +60,56 @@ def test_ranks_agree_on_one_score_per_sample(several_ranks):
     assert alone.shape == (700,)
     for found in several_ranks(3, lambda runtime: score(runtime, model=lambda inputs: first(inputs)[:, 0])):
         assert torch.equal(found, alone)
+
+
+def test_scores_do_not_depend_on_who_takes_which_block(several_ranks):
+    alone = score(LocalRuntime(precision="32", threads=1))
+    for owner in (lambda unit: 1, lambda unit: 1 - unit % 2):
+        for found in several_ranks(2, score, owner=owner):
+            assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_there_may_be_more_ranks_than_samples_or_blocks(several_ranks, count):
+    alone = score(LocalRuntime(precision="32", threads=1), count=count)
+    for found in several_ranks(4, lambda runtime: score(runtime, count=count)):
+        assert torch.equal(found, alone)
+
+
+class Counted:
+    """A network that counts its blocks, and is interrupted at one of them."""
+
+    def __init__(self, last=None):
+        self.network, self.blocks, self.last = network(), 0, last
+
+    def __call__(self, inputs):
+        self.blocks += 1
+        if self.blocks == self.last:
+            raise KeyboardInterrupt
+        return self.network(inputs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_stored_blocks_are_used_at_any_number_of_ranks(several_ranks, tmp_path, monkeypatch, size):
+    """One of two ranks scores four of eight blocks, and the other one is interrupted at its second."""
+    monkeypatch.setattr(runtime_module, "_SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(runtime_module, "_TIMES_AS_LONG", 0)
+
+    def run(runtime, model):
+        runtime.units = FileUnits(tmp_path, SampleDigests(0), runtime.rank)
+        return score(runtime, count=2000, model=model, unit="blocks")
+
+    interrupted = Counted(last=6)
+    found = several_ranks(2, lambda runtime: run(runtime, interrupted))
+    assert {type(each) for each in found} == {KeyboardInterrupt, RankFailedError}
+    assert {path.name for path in tmp_path.glob("blocks*")} == {f"blocks-part-{rank}.safetensors" for rank in (0, 1)}
+    resumed = Counted(last=2)  # killed again: what was stored stays
+    several_ranks(size, lambda runtime: run(runtime, resumed))
+    last = Counted()
+    found = several_ranks(size, lambda runtime: run(runtime, last))
+    assert last.blocks == 3 - (resumed.blocks - 1)
+    alone = score(LocalRuntime(precision="32", threads=1), count=2000)
+    assert all(torch.equal(each, alone) for each in found)
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])

@@ -1,10 +1,10 @@
 """Ranks that fail: `rank_failures_run.py DIRECTORY CASES`, where `CASES` is a JSON list of `[event, place, rank]`.
 
 In every case three ranks start as a cluster starts them, without a launcher that ends them all. One of them raises, is
-killed or stopped, or receives SIGTERM, at a place of the run; at the place `alone`, there is one process without ranks.
-The ranks write the seconds from this event to their end, and their error, to
-`DIRECTORY/<event> <place> <rank>/<rank>.txt`, and what they print to `<rank>.log`. All ranks are forks of this process,
-to import everything once.
+killed or stopped, receives SIGTERM, or is assigned a GPU that does not exist, at a place of the run; at the place
+`alone`, there is one process without ranks. The ranks write the seconds from this event to their end, and their error,
+to `DIRECTORY/<event> <place> <rank>/<rank>.txt`, and what they print to `<rank>.log`. All ranks are forks of this
+process, to import everything once.
 """
 
 import json
@@ -38,13 +38,20 @@ class Case:
         self.directory, self.event, self.failing, self.rank = directory, event, failing, rank
         self.place, self.world = ("fitting", 1) if place == "alone" else (place, WORLD)
 
-    def happen_at(self, place):
-        if place != self.place or self.rank != self.failing:
+    def happen_at(self, place, trainer=None):
+        if place != self.place or not self.is_failing:
             return
         (self.directory / "event").touch()
         if self.event == "raise":
             raise FileNotFoundError("/data/train is not on this node")
+        if self.event == "lose its GPU":
+            trainer.strategy.parallel_devices[self.rank] = torch.device("cuda", 7)
+            return
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "terminate": signal.SIGTERM}[self.event])
+
+    @property
+    def is_failing(self):
+        return self.rank == self.failing
 
     def write(self, error):
         seconds = time.time() - (self.directory / "event").stat().st_mtime
@@ -69,7 +76,7 @@ class SlowScorer(Scorer):
                 progress.advance()
                 if step == 20:
                     self.case.happen_at("fitting")
-                if self.case.place == "writing":
+                if self.case.place == "writing" or (self.case.place == "scoring" and self.case.is_failing):
                     break
         images = torch.stack([trusted[index][0] for index in range(len(trusted))])
         labels = torch.tensor([trusted[index][1] for index in range(len(trusted))])
@@ -77,6 +84,7 @@ class SlowScorer(Scorer):
         return self
 
     def score_labels(self, inputs):
+        self.case.happen_at("scoring")
         return 0.5 * (inputs[:, None] - self.means).square().sum(2)
 
     def __deepcopy__(self, memo):
@@ -91,7 +99,7 @@ class Data(pl.LightningDataModule):
         self.case = case
 
     def setup(self, stage):
-        self.case.happen_at("setup")
+        self.case.happen_at("setup", self.trainer)
 
     def train_dataloader(self):
         self.case.happen_at("loaders")

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from parent_watch import end_with_parent
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributed import distributed_c10d
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_poison import LikelihoodScorer, Sanitizer
@@ -74,6 +76,13 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
+class ShardedClassifier(Classifier):
+    """Its parameters are sharded over the ranks: FSDP2, by `ModelParallelStrategy`."""
+
+    def configure_model(self):
+        fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
 class Rows(Sampler):
     """A custom batch sampler that distributes batches of two over the ranks itself."""
 
@@ -95,6 +104,11 @@ class Scorer(LikelihoodScorer):
     def fit(self, trusted, *, runtime=None, generator=None):
         if self.case.get("fails") == rank():
             raise OSError("this rank is broken")
+        if "fails" in self.case:  # wait, so that the failing rank finds a fold that nobody has taken
+            with runtime.progress(60_000, "Waiting") as progress:
+                for _ in range(60_000):
+                    time.sleep(0.01)
+                    progress.advance()
         if "sleeps" in self.case:
             distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT, torch.distributed.group.WORLD)
             time.sleep(SLEEP * (self.case["sleeps"] == rank()))
@@ -121,6 +135,7 @@ class Result(pl.Callback):
             "verdicts": [each.verdict.tensors() for each in self.sanitizers],
             "fingerprints": [each.verdict.fingerprint for each in self.sanitizers],
             "batches": pl_module.batches,
+            "sharded": [isinstance(each, DTensor) for each in pl_module.parameters()],
         }
         torch.save(found, self.directory / f"{trainer.global_rank}.pt")
 
@@ -170,6 +185,8 @@ def train(directory, case):
     strategy = "auto"
     if case["world"] > 1:
         strategy = DDPStrategy(process_group_backend="gloo", start_method=case["start"], timeout=PATIENT)
+        if case.get("sharded"):
+            strategy = ModelParallelStrategy(process_group_backend="gloo", timeout=PATIENT)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -183,7 +200,7 @@ def train(directory, case):
         use_distributed_sampler=not case.get("rows"),
         default_root_dir=directory,
     )
-    trainer.fit(Classifier(), datamodule=Data(case))
+    trainer.fit(ShardedClassifier() if case.get("sharded") else Classifier(), datamodule=Data(case))
 
 
 def main(directory, cases):

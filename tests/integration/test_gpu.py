@@ -1,5 +1,6 @@
 """GPU results equal CPU results up to rounding. The same tests run on the CPU."""
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -149,6 +151,52 @@ def test_sanitizer_uses_device_of_trainer(device, blobs, tmp_path, single_thread
     trainer.fit(Plain(), DataLoader(blobs(300, flipped=15), batch_size=32, shuffle=True))
     assert Watched.devices == {device}
     assert not sanitizer.verdict.keep[-15:].all()
+
+
+def unsharded():
+    return "auto"
+
+
+def fully_sharded():
+    return FSDPStrategy()
+
+
+def deepspeed(stage):
+    pytest.importorskip("deepspeed")
+    return DeepSpeedStrategy(stage=stage)
+
+
+SHARDING = [pytest.param("cpu", unsharded, id="cpu")]
+SHARDING += [pytest.param("gpu", fully_sharded, id="fsdp", marks=pytest.mark.gpu)]
+SHARDING += [
+    pytest.param("gpu", partial(deepspeed, stage), id=f"deepspeed {stage}", marks=pytest.mark.gpu)
+    for stage in (1, 2, 3)
+]
+
+
+@pytest.mark.parametrize(("accelerator", "make_strategy"), SHARDING)
+def test_mask_does_not_depend_on_the_strategy(blobs, tmp_path, accelerator, make_strategy):
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.trainer.model.parameters(), lr=1e-3)
+
+    data, sanitizer = blobs(300, flipped=15), Sanitizer(quick(), report=False)
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, strategy=make_strategy(), max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        callbacks=[sanitizer], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Module(), DataLoader(data, batch_size=32))
+    alone = sanitize(data, quick(), runtime=LocalRuntime("cuda" if accelerator == "gpu" else "cpu"))
+    assert torch.equal(sanitizer.verdict.keep, alone.keep)
+    assert torch.equal(sanitizer.verdict.scores, alone.scores)
 
 
 RUNS = [("cpu", "32-true"), ("cpu", "bf16-mixed")]

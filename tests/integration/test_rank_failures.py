@@ -16,13 +16,17 @@ CASES = {
     ("raise", "setup", 0): RAISES,
     ("raise", "loaders", 1): RAISES,
     ("raise", "fitting", 2): RAISES,
+    ("raise", "scoring", 1): RAISES,
     ("raise", "writing", 0): RAISES,
     ("kill", "setup", 1): "its process was killed",
     ("kill", "loaders", 2): "its process was killed",
     ("kill", "fitting", 1): "its process was killed",
+    ("kill", "scoring", 2): "its process was killed",
     ("kill", "writing", 0): "its process was killed",
     ("stop", "fitting", 0): "it has not responded for 8 s",
     ("stop", "fitting", 1): "its process is stopped",
+    ("stop", "scoring", 2): "its process is stopped",
+    ("lose its GPU", "setup", 1): "an available device, such as 'cpu' or 'cuda', but got 'cuda:7'",
     ("terminate", "fitting", 1): "it received SIGTERM",
 }
 

@@ -51,6 +51,7 @@ def runs(run_program, tmp_path_factory):
         {"name": "rank 1 fails", "world": 2, "start": "popen", "fails": 1},
         {"name": "different data", "world": 2, "start": "popen", "differs": True},
         {"name": "rows", "world": 2, "start": "popen", "rows": True},
+        {"name": "sharded module", "world": 2, "start": "popen", "sharded": True},
         {"name": "rank 1 sleeps", "world": 2, "start": "popen", "sleeps": 1},
     ]
     directory = tmp_path_factory.mktemp("ranks")
@@ -113,6 +114,13 @@ class TestRanks:
 
     def test_rank_may_work_longer_than_the_timeout_of_collectives(self, runs):
         assert_same(runs.results("rank 1 sleeps"), runs.results("plain")[0])
+
+    def test_module_may_be_sharded(self, runs):
+        results = runs.results("sharded module")
+        assert len(results) == 2
+        assert all(each["sharded"] and all(each["sharded"]) for each in results)
+        assert_same(results, runs.results("plain")[0])
+        assert trained_on(results) == kept(results)
 
     def test_custom_batch_sampler_has_equal_lengths_on_all_ranks(self, runs):
         results = runs.results("rows")

@@ -65,22 +65,13 @@ def test_result_does_not_depend_on_memory_limit(centroid_scorer, blobs, monkeypa
     assert torch.equal(cross_fit(odd, centroid_scorer(), sample=SampleSpec("left", "y")), in_memory)
 
 
-class TwoRanks(LocalRuntime):
-    """One of two ranks; returns its partial sum."""
-
-    world_size = 2
-
-    def __init__(self, rank):
-        super().__init__(precision="32", threads=1)
-        self.rank = rank
-
-
-def test_sum_over_ranks_equals_single_rank(centroid_scorer, blobs):
-    data, scorers = blobs(60), [centroid_scorer(), centroid_scorer()]
-    parts = [cross_fit(data, scorer, runtime=TwoRanks(rank)) for rank, scorer in enumerate(scorers)]
-    assert [len(scorer.fits) for scorer in scorers] == [2, 1]
-    assert torch.equal(parts[0] + parts[1], cross_fit(data, centroid_scorer()))
-    assert ((parts[0] == 0) | (parts[1] == 0)).all()
+@pytest.mark.parametrize(("size", "owner"), [(2, None), (5, None), (3, lambda unit: 2), (2, lambda unit: 1 - unit % 2)])
+def test_scores_do_not_depend_on_who_takes_which_fold(centroid_scorer, blobs, several_ranks, size, owner):
+    data, scorer = blobs(60), centroid_scorer()
+    found = several_ranks(size, lambda runtime: cross_fit(data, scorer, runtime=runtime), owner=owner)
+    assert len(scorer.fits) == 3, "each fold is fitted once, also if there are more ranks than folds"
+    alone = cross_fit(data, centroid_scorer())
+    assert all(torch.equal(each, alone) for each in found)
 
 
 def test_each_fold_has_own_seed(centroid_scorer, blobs):

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDat
 
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.source import readable
-from lightning_poison.errors import DataChangedError, UnreadableSampleError
+from lightning_poison.errors import DataChangedError, RankFailedError, UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.decide import decide
 from lightning_poison.sanitization.pipeline import sanitize
@@ -211,6 +211,43 @@ def test_ranks_with_other_data_are_told_so(blobs, centroid_scorer, several_ranks
     )
     assert all(isinstance(each, DataChangedError) for each in found)
     assert "generator=torch.Generator().manual_seed(0)" in str(found[0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_interrupted_on_two_ranks_and_resumed_on_any_number(data, centroid_scorer, several_ranks, tmp_path, size):
+    settings, fits = DecisionSettings(folds=5), []
+
+    class Interrupted(centroid_scorer):
+        last = None
+
+        def fit(self, trusted, **parts):
+            if len(fits) == self.last:
+                raise KeyboardInterrupt
+            fits.append(len(trusted))
+            return super().fit(trusted, **parts)
+
+    def run(one, cache=tmp_path):
+        return decide(data, Interrupted(), settings=settings, runtime=one, cache=cache)
+
+    whole = run(runtime(), None)
+    fits.clear()
+    Interrupted.last = 4
+    assert any(isinstance(each, RankFailedError) for each in several_ranks(2, run))
+    assert len(fits) == 4
+    Interrupted.last = None
+    resumed = several_ranks(size, run)
+    assert len(fits) == 5, "finished folds are not fitted again"
+    for verdict in resumed:
+        assert verdict.meta() == whole.meta()
+        assert all(torch.equal(tensor, whole.tensors()[name]) for name, tensor in verdict.tensors().items())
+
+
+def test_there_may_be_more_ranks_than_samples(blobs, centroid_scorer, several_ranks):
+    data = blobs(12)
+    alone = decide(data, centroid_scorer(), settings=SETTINGS, runtime=runtime())
+    found = several_ranks(13, lambda one: decide(data, centroid_scorer(), settings=SETTINGS, runtime=one))
+    assert all(torch.equal(each.scores, alone.scores) for each in found)
+    assert all(torch.equal(each.keep, alone.keep) for each in found)
 
 
 @pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated:UserWarning")

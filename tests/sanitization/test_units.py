@@ -32,6 +32,18 @@ def test_units_are_found_by_name(tmp_path):
     assert units.load("blocks") is None
 
 
+def test_each_rank_stores_a_part_of_its_own(tmp_path):
+    ranks = [FileUnits(tmp_path, digests([1]), rank).within("fold[0]") for rank in range(3)]
+    for number in (1, 2, 1):
+        ranks[number].save_part("blocks-1", {"a": torch.full((1,), number)}, {"rank": number})
+    ranks[0].save_part("blocks-12", {}, {})
+    ranks[0].save("blocks-1", {}, {})
+    assert ranks[0].load_parts("blocks-1") == [({"a": torch.tensor([each])}, {"rank": each}) for each in (1, 2)]
+    next(tmp_path.glob("*-part-1.safetensors")).write_bytes(b"damaged")
+    assert [meta["rank"] for _, meta in ranks[0].load_parts("blocks-1")] == [2]
+    assert ranks[0].load_parts("other") == []
+
+
 def test_units_of_other_samples_do_not_match(tmp_path):
     units = FileUnits(tmp_path, digests([1, 2, 3]))
     assert units.is_empty

@@ -71,9 +71,37 @@ class Fold:
         )
 
 
+@dataclass(frozen=True)
+class FoldScores:
+    """What is known of the samples of a fold, and of those that its model was fitted on.
+
+    Args:
+        scores: Scores of the samples of the fold, `(M, W)`.
+        margins: Training margins of the samples of the other folds, in their order; see `Scorer.training_margins`.
+            Default: not recorded.
+    """
+
+    scores: Tensor
+    margins: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """What is known of the samples of a data set after all folds.
+
+    Args:
+        scores: Scores by a model that was not fitted on the sample, `(N, W)`, in the order of the data set; float64, or
+            float32 if there are many: `label_score_dtype`.
+        margins: Mean training margins in the fits that saw the sample, float64 `(N,)`. `None` if they are not recorded.
+    """
+
+    scores: Tensor
+    margins: Tensor | None = None
+
+
 def cross_fit(
-    job: Job, judge: Callable[[Fold], Tensor], name: str, rehearse: Callable[..., int | None] | None, *, number: int
-) -> Tensor:
+    job: Job, judge: Callable[[Fold], FoldScores], name: str, rehearse: Callable[..., int | None] | None, *, number: int
+) -> CrossFitted:
     """Score each fold by a model that was fitted on the others.
 
     Each fold is fitted and scored on one rank, the next one that is free. The scores of a finished fold are stored.
@@ -81,13 +109,10 @@ def cross_fit(
 
     Args:
         job: The data set, and where to compute.
-        judge: Maps a fold to scores `(M, W)` of its M samples.
+        judge: Scores the samples of a fold.
         name: Name of the scorer.
         rehearse: Runs the first steps of a fit and returns how many a fit has; see `Scorer.rehearse`.
         number: Position of the scorer in a combination, which determines the seed of folds and fits.
-
-    Returns:
-        Scores `(N, W)`, in the order of the data set, float64, or float32 if there are many: `label_score_dtype`.
 
     Raises:
         ValueError: If a class has fewer samples than there are folds, or a sample carries another label than its data
@@ -101,10 +126,13 @@ def cross_fit(
     dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
     scores: Tensor | None = None
     widths: list[int] = []
+    margins: dict[int, Tensor] = {}
 
-    def put(place: int, fold_scores: Tensor) -> None:
+    def put(place: int, fold_scores: Tensor, fold_margins: Tensor | None) -> None:
         nonlocal scores
         widths.append(fold_scores.shape[1])
+        if fold_margins is not None:
+            margins[place] = fold_margins
         if scores is None:
             scores = zeros_in_file((len(labels), fold_scores.shape[1]), dtype)
         scores[(assigned == place) & is_distinct] = fold_scores
@@ -118,7 +146,7 @@ def cross_fit(
             _announce(job, name, rehearse, part, rounds, units)
         for place in runtime.share(folds):
             if (stored := units.load(f"fold-{place}")) is not None:
-                put(place, stored[0]["scores"])
+                put(place, stored[0]["scores"], stored[0].get("margins"))
                 continue
             part = data.subset((assigned != place).nonzero().flatten())
             outside = ((assigned == place) & is_distinct).nonzero().flatten()
@@ -126,14 +154,30 @@ def cross_fit(
             generator = derived_generator(seed, "cross-fit", place)
             fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}", dtype)
             with _section_of(place, missing):
-                fold_scores = _checked(judge(fold).to(dtype), len(outside), name)
-            units.save(f"fold-{place}", {"scores": fold_scores}, {})
-            put(place, fold_scores)
-            del fold_scores
+                judged = judge(fold)
+            fold_scores = _checked(judged.scores.to(dtype), len(outside), name)
+            recorded = {} if judged.margins is None else {"margins": judged.margins}
+            units.save(f"fold-{place}", {"scores": fold_scores, **recorded}, {})
+            put(place, fold_scores, judged.margins)
+            del fold_scores, judged
     width = int(runtime.reduce_sum(torch.tensor(sum(widths)))) // folds
     if scores is None:
         scores = zeros_in_file((len(labels), width), dtype)
-    return selected_rows(sum_over_ranks(scores, runtime), copies.first)
+    mean_margins = _mean_margins(margins, assigned, folds, runtime)
+    return CrossFitted(
+        selected_rows(sum_over_ranks(scores, runtime), copies.first),
+        None if mean_margins is None else mean_margins[copies.first],
+    )
+
+
+def _mean_margins(found: dict[int, Tensor], assigned: Tensor, folds: int, runtime: Runtime) -> Tensor | None:
+    """Return the mean margin of each sample, float64 `(N,)`, the same bits at any number of ranks."""
+    if int(runtime.reduce_sum(torch.tensor(len(found)))) < folds:
+        return None
+    by_fold = torch.zeros(len(assigned), folds, dtype=torch.float64)
+    for place, margins in found.items():
+        by_fold[assigned != place, place] = margins
+    return sum_over_ranks(by_fold, runtime).sum(1) / (folds - 1)
 
 
 def _section_of(place: int, missing: list[int]) -> AbstractContextManager[None]:

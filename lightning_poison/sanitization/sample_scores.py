@@ -12,7 +12,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.large_matrices import label_score_dtype
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
+from lightning_poison.sanitization.cross_fitting import CrossFitted, Fold, FoldScores, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.sanitization.scorer_calls import (
     call_deepcopy,
@@ -20,6 +20,7 @@ from lightning_poison.sanitization.scorer_calls import (
     call_rehearse,
     call_score_batch,
     call_score_labels,
+    call_training_margins,
 )
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.protocol import Scorer
@@ -75,10 +76,10 @@ def _label_scores_of_trusted(
     )
 
 
-def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor:
-    """Score each sample under each label, `(N, C)`, by copies fitted on the other folds.
+def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> CrossFitted:
+    """Score each sample under each of C labels, by copies fitted on the other folds.
 
-    A fitted scorer is used unchanged. The scores are float64, or float32 if there are many: `label_score_dtype`.
+    A fitted scorer is used unchanged.
 
     Raises:
         ValueError: If the scorer does not score labels, or was fitted on fewer classes than the data set has.
@@ -91,7 +92,7 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
         return call_score_labels(fitted, block.inputs, count, indices=block.indices)[:, :count]
 
     if scorer.is_fitted:
-        return score_set(
+        scores = score_set(
             job.data.dataset,
             job.data.indices,
             partial(label_scores, scorer),
@@ -102,10 +103,12 @@ def out_of_fold_label_scores(job: Job, scorer: Scorer, *, number: int) -> Tensor
             dtype=label_score_dtype(len(job.labels), count),
             unit=f"member-{number}-blocks",
         )
+        return CrossFitted(scores)
 
-    def judge(fold: Fold) -> Tensor:
+    def judge(fold: Fold) -> FoldScores:
         fitted = call_fit(call_deepcopy(scorer), fold.part, runtime=fold.runtime, generator=fold.generator)
-        return fold.score(partial(label_scores, fitted))
+        margins = call_training_margins(fitted, len(fold.part))
+        return FoldScores(fold.score(partial(label_scores, fitted)), margins)
 
     return cross_fit(job, judge, scorer.name, partial(call_rehearse, scorer), number=number)
 

@@ -78,6 +78,25 @@ def call_fit(
     return scorer
 
 
+def call_training_margins(scorer: Scorer, length: int) -> Tensor | None:
+    """Return the training margins of a fitted scorer, float64 `(N,)` on the CPU, or `None` if it records none.
+
+    Args:
+        scorer: Scorer after a fit.
+        length: N, the number of samples that it was fitted on.
+
+    Raises:
+        PluginError: If they are neither `None` nor finite numbers `(N,)`.
+    """
+    call = ScorerCall(scorer, "training_margins")
+    margins = call.run(lambda: scorer.training_margins)
+    if margins is None:
+        return None
+    if not isinstance(margins, Tensor) or margins.shape != (length,) or not bool(margins.isfinite().all()):
+        raise call.violation(f"be finite numbers of shape ({length},), one for each sample of the fit", margins)
+    return margins.detach().double().cpu()
+
+
 def call_rehearse(
     scorer: Scorer | FeatureSource, dataset: Any, *, steps: int, runtime: Runtime | None = None
 ) -> int | None:

@@ -22,7 +22,7 @@ from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.large_matrices import label_score_dtype, selected_rows
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import all_ranks
-from lightning_poison.sanitization.cross_fitting import Fold, cross_fit
+from lightning_poison.sanitization.cross_fitting import Fold, FoldScores, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.sanitization.sample_scores import needs_trusted
 from lightning_poison.sanitization.scorer_calls import (
@@ -110,7 +110,7 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
             scores = _label_scores(job, scorer, features, job.labels[distinct])
             return selected_rows(scores, copies.place_in_distinct)
 
-    def judge(fold: Fold) -> Tensor:
+    def judge(fold: Fold) -> FoldScores:
         labels = job.labels[fold.outside]
         try:
             call_check_set(scorer, labels)
@@ -118,9 +118,9 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
             raise ValueError(f"{error}\nThis is {fold.name}: fewer folds leave more samples in each.") from error
         own = call_fit(call_deepcopy(model), fold.part, runtime=fold.runtime, generator=fold.generator)
         features = fold.score(lambda block: call_features(own, block.inputs, indices=block.indices)).float()
-        return _label_scores(job, scorer, features, labels)
+        return FoldScores(_label_scores(job, scorer, features, labels))
 
-    return cross_fit(job, judge, scorer.name, partial(call_rehearse, model), number=number)
+    return cross_fit(job, judge, scorer.name, partial(call_rehearse, model), number=number).scores
 
 
 def gather_features(

@@ -8,6 +8,7 @@ from lightning_poison.data.inputs import describe_scale
 from lightning_poison.data.large_matrices import selected_rows, zeros_in_file
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
+from lightning_poison.sanitization.cross_fitting import CrossFitted
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.sample_scores import needs_trusted, out_of_fold_label_scores
@@ -44,18 +45,19 @@ def judge_without_trusted(job: Job) -> Outcome:
     for member in members.values():
         if not member.scores_labels:
             raise ValueError(needs_trusted(member))
-    found = [
+    fitted = [
         out_of_fold_label_scores(job, member, number=number)
         if isinstance(member, Scorer)
-        else set_label_scores(job, member, number=number)
+        else CrossFitted(set_label_scores(job, member, number=number))
         for number, member in enumerate(members.values())
     ]
     copies = job.data.copies or Copies.none(len(job.data))
     distinct, place = copies.distinct, copies.place_in_distinct
-    found, labels = [selected_rows(each, distinct) for each in found], job.labels[distinct]
+    found, labels = [selected_rows(each.scores, distinct) for each in fitted], job.labels[distinct]
     own = labels[:, None]
-    label_scores, votes = found[0], {}
+    label_scores, margins, votes = found[0], fitted[0].margins, {}
     if isinstance(job.scorer, CombinedScorer):
+        margins = None
         log_p = [log_p_by_labels(found.pop(0), labels) for _ in members]
         votes = {
             name: p_values_from_log(each.gather(1, own)[:, 0].double())[place]
@@ -66,14 +68,17 @@ def judge_without_trusted(job: Job) -> Outcome:
             label_scores[rows] = combine_log_p(torch.stack([each[rows] for each in log_p]), job.scorer.combine)
     scores, suggested = label_scores.gather(1, own)[:, 0].double(), label_scores.argmin(1)
     try:
-        decision = decide_by_wrong_label_null(label_scores, labels, job.settings)
+        margins = None if margins is None else margins[distinct]
+        decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins)
     except InconclusiveError as error:
         message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
         raise InconclusiveError(message, scores[place]) from error
     return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
 
 
-def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: DecisionSettings) -> Decision:
+def decide_by_wrong_label_null(
+    label_scores: Tensor, labels: Tensor, settings: DecisionSettings, *, margins: Tensor | None = None
+) -> Decision:
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
     What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
@@ -83,6 +88,8 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
         labels: Labels, int64 `(N,)`.
         settings: Of these, `false_positive_rate` limits the expected share of clean samples removed.
+        margins: Average training margins, as for `estimate_contamination`. They are not known of planted labels, so
+            what these measure is what would be found without. Optional.
 
     Raises:
         InconclusiveError: If the scorer's predictions hardly agree with the labels (see `check_agreement`), or, unless
@@ -98,7 +105,7 @@ def decide_by_wrong_label_null(label_scores: Tensor, labels: Tensor, settings: D
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     check_agreement(labels, label_scores.argmin(1))
-    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE)
+    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE, margins=margins)
 
     def corrected(estimated: Contamination, response: float) -> Contamination:
         is_hard = estimated.misclassified_share > MAX_MISCLASSIFIED_SHARE

@@ -33,6 +33,14 @@ On hard images (CIFAR-10), Bayes' rule ranks random wrong labels much better; on
 two classes, the margin does. Of .1, .25, .5 and 1, small weights keep most of both.
 """
 
+_TRAINING_WEIGHT = 0.5
+"""Weight of training margins in the suspicion, in units of the standard deviations of both.
+
+On 10,000 images of CIFAR-10, it raises the share of random wrong labels that are found at 1 % of the clean images from
+.46 to .51 (10 % wrong) and from .45 to .50 (2 %), and keeps that of labels of the next class (.37, .47), which weights
+of 1 and 2 lower.
+"""
+
 _PAIR_LEVEL = 0.01
 """Significance level of a pair of classes, after Bonferroni correction for the number of pairs."""
 
@@ -103,7 +111,9 @@ class Contamination:
     p_values: Tensor
 
 
-def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: float = 0.95) -> Contamination:
+def estimate_contamination(
+    label_scores: Tensor, labels: Tensor, *, confidence: float = 0.95, margins: Tensor | None = None
+) -> Contamination:
     """Estimate how many labels are wrong, between which classes, and how likely each label is wrong.
 
     A sample whose label and prediction differ is either mislabeled or hard. For each pair (labeled j, predicted k), the
@@ -128,6 +138,9 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
             model have the same margins, and so give the same result.
         labels: Labels in `[0, C)`, `(N,)`.
         confidence: Nominal coverage of the intervals, in (0, 1). Default: 0.95.
+        margins: By how much the logit of the label exceeds the largest other one, averaged over the epochs of fits that
+            saw the sample (`lightning_poison.models.average_margins`), finite, `(N,)`. A second opinion about which
+            labels are wrong; the estimated number does not depend on it. Optional.
 
     Returns:
         The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
@@ -150,6 +163,8 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
     """
     _check_label_scores(label_scores, labels)
     check_fraction("confidence", confidence)
+    if margins is not None and (margins.shape != labels.shape or not bool(margins.isfinite().all())):
+        raise invalid("margins", f"finite, one for each of {len(labels)} samples", describe(margins))
     scores, own = label_scores.detach().cpu(), labels.cpu()
     found = find_disagreements(scores, own)
     if len(found.index) == len(own):
@@ -158,6 +173,8 @@ def estimate_contamination(label_scores: Tensor, labels: Tensor, *, confidence: 
     mixture = fit_mixture(found)
     suspicion = label_suspicion(scores, own, found, mixture.counts)
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
+    if margins is not None:
+        suspicion[found.index] += _second_opinion(suspicion[found.index], margins.detach().cpu()[found.index])
     posterior = torch.zeros(len(own), dtype=torch.float64)
     posterior[found.index] = _increasing(mixture.posterior, suspicion[found.index])
     per_pair, total = count_variances(found, mixture)
@@ -256,6 +273,16 @@ def wrong_label_p_values(suspicion: Tensor, posterior: Tensor) -> Tensor:
         tensor([0.5000, 1.0000, 0.2500], dtype=torch.float64)
     """
     return share_at_least_as_suspicious(torch.stack([(posterior > 0).double(), suspicion], 1), 1 - posterior)
+
+
+def _second_opinion(suspicion: Tensor, margins: Tensor) -> Tensor:
+    """Return what training margins add to the suspicion of the samples whose label and prediction differ."""
+    if len(suspicion) < 2:
+        return torch.zeros_like(suspicion)
+    spread = margins.double().std()
+    if not spread > 0:
+        return torch.zeros_like(suspicion)
+    return _TRAINING_WEIGHT * suspicion.std() * (margins.double().mean() - margins) / spread
 
 
 def _increasing(posterior: Tensor, suspicion: Tensor) -> Tensor:

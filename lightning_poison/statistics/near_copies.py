@@ -20,6 +20,7 @@ _FEWEST = 8
 _VERIFIED_AT_ONCE = 4096
 _ASKED_AT_ONCE = 256
 _PAIRS_OF_ONE = 50
+_GRID = 1e-6
 
 
 def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tensor:
@@ -52,7 +53,9 @@ def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tens
     center = fitted.mean(0)
     _, vectors = torch.linalg.eigh(torch.cov((fitted - center).T))
     projected = (low - center) @ vectors[:, -_DIRECTIONS:]
-    return _verified(images, _candidates(projected, limit), limit)
+    grid = limit * _GRID  # products of equal rows may differ in the last bits, by their place in the matrix
+    projected = (projected / grid).round() * grid
+    return _verified(images, _candidates(projected, limit * (1 + 10 * _GRID)), limit)
 
 
 def _at_low_resolution(images: Tensor) -> Tensor:

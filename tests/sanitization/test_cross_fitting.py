@@ -25,7 +25,7 @@ RUNTIME = LocalRuntime(precision="32", threads=1)
 def cross_fit(data, scorer, *, folds=3, runtime=RUNTIME, seed=0, sample=None):
     labeled = read_labeled(open_source(data, sample=sample), runtime=RUNTIME, name="data")
     settings = DecisionSettings(folds=folds, seed=seed)
-    return out_of_fold_label_scores(Job(labeled, scorer, runtime, settings), scorer, number=0)
+    return out_of_fold_label_scores(Job(labeled, scorer, runtime, settings), scorer, number=0).scores
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
@@ -180,7 +180,7 @@ def test_copies_and_groups_are_in_one_fold(centroid_scorer, blobs):
     first[70] = 70
     data = with_copies_of(TensorDataset(inputs, labels), first)
     scorer = centroid_scorer()
-    found = out_of_fold_label_scores(Job(data, scorer, RUNTIME, DecisionSettings()), scorer, number=0)
+    found = out_of_fold_label_scores(Job(data, scorer, RUNTIME, DecisionSettings()), scorer, number=0).scores
     assert torch.equal(found[:60], found[60:120].where(torch.arange(60)[:, None] != 10, found[:60]))
     for fitted in scorer.fits:
         seen = (inputs[:, None] == fitted).all(2).any(1)
@@ -192,7 +192,7 @@ def test_without_copies_folds_are_those_of_the_labels_alone(centroid_scorer, blo
     data, plain, aware = blobs(60), centroid_scorer(), centroid_scorer()
     before = cross_fit(data, plain)
     found = with_copies_of(data, torch.arange(60))
-    assert torch.equal(out_of_fold_label_scores(Job(found, aware, RUNTIME), aware, number=0), before)
+    assert torch.equal(out_of_fold_label_scores(Job(found, aware, RUNTIME), aware, number=0).scores, before)
     assert all(torch.equal(one, other) for one, other in zip(plain.fits, aware.fits, strict=True))
 
 
@@ -207,3 +207,41 @@ def test_many_scores_are_held_in_single_precision(centroid_scorer, blobs, monkey
     assert torch.equal(found, exact.float())
     for of_rank in several_ranks(2, lambda runtime: cross_fit(data, centroid_scorer(), runtime=runtime)):
         assert torch.equal(of_rank, found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_training_margins_are_averaged_over_the_fits_that_saw_a_sample(centroid_scorer, blobs, several_ranks, size):
+    class Recording(centroid_scorer):
+        def fit(self, trusted, *, runtime=None, generator=None):
+            super().fit(trusted)
+            self.training_margins = self.fits[-1].double().sum(1) * int(torch.randint(99, (1,), generator=generator))
+            return self
+
+    data, settings = blobs(60), DecisionSettings()
+    labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
+
+    def margins(runtime):
+        return out_of_fold_label_scores(Job(labeled, Recording(), runtime, settings), Recording(), number=0).margins
+
+    alone = margins(RUNTIME)
+    factors = alone / data.tensors[0].double().sum(1)
+    assert len(factors.mul(1000).round().unique()) == 3, "one mean of two factors for each fold"
+    assert all(torch.equal(each, alone) for each in several_ranks(size, margins))
+
+
+def test_margins_of_stored_folds_are_read_again(centroid_scorer, blobs, tmp_path):
+    class Recording(centroid_scorer):
+        def fit(self, trusted, *, runtime=None, generator=None):
+            super().fit(trusted)
+            self.training_margins = self.fits[-1].double().sum(1)
+            return self
+
+    data, scorer = blobs(60), Recording()
+    runtime = LocalRuntime(precision="32", threads=1)
+    runtime.units = FileUnits(tmp_path, SampleDigests(0))
+    labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
+    job = Job(labeled, scorer, runtime, DecisionSettings())
+    first, again = (out_of_fold_label_scores(job, scorer, number=0).margins for _ in range(2))
+    assert len(scorer.fits) == 3
+    assert torch.equal(first, again)
+    assert torch.allclose(first, data.tensors[0].double().sum(1))

@@ -53,7 +53,7 @@ def test_same_mask_as_of_a_scorer(tmp_path):
     scorer = ConfidenceScorer(fit_settings=FitSettings(epochs=5, batch_size=32, min_steps=60))
     scored = sanitize(data, scorer, runtime=RUNTIME)
     labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
-    surprisals = out_of_fold_label_scores(Job(labeled, scorer, RUNTIME), scorer, number=0)
+    surprisals = out_of_fold_label_scores(Job(labeled, scorer, RUNTIME), scorer, number=0).scores
     verdict = sanitize(labels=data.tensors[1], pred_probs=(-surprisals).exp())
     assert torch.equal(verdict.keep, scored.keep)
     assert len(verdict.removed) >= 11

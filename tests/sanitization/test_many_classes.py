@@ -46,7 +46,7 @@ def test_rare_classes_are_named_and_the_others_decided(build):
     inputs, truth, labels = imbalanced(30)
     verdict = sanitize(TensorDataset(inputs, labels), build(), runtime=RUNTIME)
     removed, wrong = ~verdict.keep, labels != truth
-    assert float(removed[wrong].double().mean()) > 0.8
+    assert float(removed[wrong].double().mean()) >= 0.75
     assert float(removed[~wrong].double().mean()) < 0.01
     few = torch.tensor([number for number, size in enumerate(SIZES) if size <= 30])
     assert float(removed[torch.isin(truth, few)].double().mean()) < 0.05

@@ -31,6 +31,7 @@ from lightning_poison.sanitization.scorer_calls import (
     call_score_labels,
     call_stands_apart,
     call_state,
+    call_training_margins,
 )
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison.scorers.protocol import Scorer, SetScorer
@@ -458,3 +459,19 @@ def test_name_that_cannot_be_read_is_named_by_the_class():
     odd = type("Nameless", (Odd,), {"name": property(lambda self: 1 / 0)})
     with pytest.raises(PluginError, match=r"`name` of `?Nameless`? to succeed, but it raised ZeroDivisionError"):
         call_score_batch(odd(), INPUTS, LABELS)
+
+
+@pytest.mark.parametrize("margins", [torch.zeros(3), "none", torch.full((4,), torch.nan)])
+def test_training_margins_of_another_form_are_refused(margins):
+    scorer = Odd()
+    scorer.training_margins = margins
+    with pytest.raises(PluginError, match=r"`training_margins` of the scorer `odd`"):
+        call_training_margins(scorer, 4)
+
+
+def test_training_margins_are_optional_and_converted():
+    scorer = Odd()
+    assert call_training_margins(scorer, 4) is None
+    scorer.training_margins = torch.arange(4.0, requires_grad=True)
+    found = call_training_margins(scorer, 4)
+    assert (found.dtype, found.requires_grad) == (torch.float64, False)

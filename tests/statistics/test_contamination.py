@@ -267,3 +267,29 @@ def test_refuses_rates_out_of_range():
         select_by_posterior(torch.tensor([1.5]), torch.ones(1), 0.01)
     with pytest.raises(ValueError, match="p_values"):
         select_by_posterior(torch.zeros(3), torch.ones(2), 0.01)
+
+
+def test_training_margins_move_samples_in_the_ranking_and_not_the_estimate():
+    label_scores, labels, truth = simulate(1, share=0.05, count=3000)
+    wrong = labels != truth
+    margins = torch.where(wrong, -5.0, 5.0)
+    plain, informed = (estimate_contamination(label_scores, labels, margins=given) for given in (None, margins))
+    assert (informed.rate, informed.low, informed.high) == (plain.rate, plain.low, plain.high)
+    assert float(informed.posterior.sum()) == pytest.approx(float(plain.posterior.sum()))
+    odd = plain.posterior > 0
+    rises = (informed.suspicion - plain.suspicion)[odd]
+    assert rises[wrong[odd]].min() > 0 > rises[~wrong[odd]].max()
+    assert torch.equal(informed.suspicion[~odd], plain.suspicion[~odd])
+
+
+def test_equal_training_margins_change_nothing():
+    label_scores, labels, _ = simulate(1, share=0.05, count=2000)
+    plain, same = (estimate_contamination(label_scores, labels, margins=given) for given in (None, torch.ones(2000)))
+    assert torch.equal(plain.posterior, same.posterior)
+
+
+@pytest.mark.parametrize("margins", [torch.zeros(3), torch.full((200,), torch.nan)])
+def test_refuses_other_training_margins(margins):
+    labels = torch.arange(200) % 2
+    with pytest.raises(ValueError, match="`margins`"):
+        estimate_contamination(5 - 5 * torch.eye(2)[labels], labels, margins=margins)

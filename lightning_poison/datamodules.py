@@ -24,6 +24,8 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.report.in_training import draw_figures, write_page
 from lightning_poison.runtime import all_ranks
+from lightning_poison.sanitization.stream import SanitizedStream
+from lightning_poison.sanitization.stream_filter import StreamFilter
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.recommended import Preset
@@ -56,6 +58,8 @@ class SanitizedDataModule(DataModuleWrapper):
         dirpath: Local directory of the written files, tried before anything is scored.
         cache: Whether finished and half-finished work is stored.
         report: Whether `report.html` is written, and figures are logged.
+        stream_filter: Fitted and calibrated filter for loaders that read a stream. A drift is a warning of the process
+            that reads.
         seed: The only source of randomness.
         name: Name of the folder and of the logged values.
 
@@ -93,6 +97,7 @@ class SanitizedDataModule(DataModuleWrapper):
         dirpath: str | Path | None = None,
         cache: bool = True,
         report: bool = True,
+        stream_filter: StreamFilter | None = None,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
@@ -113,6 +118,11 @@ class SanitizedDataModule(DataModuleWrapper):
             RuntimeError: If there is no verdict yet, or there are several loaders.
         """
         return self.loader_sanitizer.single_verdict()
+
+    @property
+    def streams(self) -> dict[str, SanitizedStream]:
+        """The filtered streams of this rank by the path of their loader, `""` for a single one."""
+        return dict(self.loader_sanitizer.streams.streams)
 
     def setup(self, stage: str) -> None:
         """Start a run: verdicts of an earlier run are checked against the data before they are reused."""

@@ -41,6 +41,7 @@ from lightning_poison._lightning.records import (
 )
 from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
+from lightning_poison._lightning.stream_sanitizer import TO_FILTER, StreamSanitizer
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length, drawn_positions
 from lightning_poison.data.reading import ReadSettings
@@ -82,11 +83,15 @@ class LoaderSanitizer:
     _unrecorded: set[str] = field(default_factory=set)
     _unwritable: Path | None = None
 
+    def __post_init__(self) -> None:
+        self.streams = StreamSanitizer(self.settings)
+
     def start_run(self) -> None:
         """Start a run. Verdicts of earlier runs are reused if the data are the same; those of a checkpoint must fit."""
         self._candidates |= self._unedited
         self._restored.clear()
         self._stored.clear()
+        self.streams.start_run()
         self._clear()
 
     def filter(self, loaders: Any, trainer: Any = None) -> Any:
@@ -108,8 +113,10 @@ class LoaderSanitizer:
             judged = self._select(loaders, runtime)
         if judged - self._masks.keys():
             self._check_directory(trainer)
+        streams = self.streams.wrap(loaders, trainer)
         filtered = map_loaders(
-            loaders, lambda path, loader: self._filter_one(path, loader, trainer) if path in judged else loader
+            loaders,
+            lambda path, each: self._filter_one(path, each, trainer) if path in judged else streams.get(path, each),
         )
         self.write_records(trainer)
         return filtered
@@ -175,8 +182,7 @@ class LoaderSanitizer:
         self._stored |= decisions_from_state(state)
         self._restored |= {path: each for path, stored in self._stored.items() if (each := verdict_of(stored))}
         for path, mask in self._masks.items():
-            stored = self._stored.get(path)
-            made = self.verdicts.get(path)
+            stored, made = self._stored.get(path), self.verdicts.get(path)
             if stored is None:
                 continue
             if not torch.equal(mask, stored.keep) or (made is not None and made.fingerprint != stored.fingerprint):
@@ -191,11 +197,14 @@ class LoaderSanitizer:
     def _select(self, loaders: Any, runtime: Runtime) -> set[str]:
         """Return the paths of the loaders to judge: the chosen ones, or all that have labels."""
         with all_ranks(runtime):
-            several = len(select_loaders(loaders, None)) > 1
-            chosen = select_loaders(loaders, self.settings.loaders)
+            several, streams = len(select_loaders(loaders, None)) > 1, self.streams.among(loaders)
+            found = select_loaders(loaders, self.settings.loaders)
+            chosen = {path: loader for path, loader in found.items() if path not in streams}
             way = "\nOr leave this loader unchanged: name those to judge, as in `loaders=['labeled']`."
             for path, loader in chosen.items():
-                check_indexable(loader, path, way=way if several else "")
+                check_indexable(loader, path, way=way if several else "", stream_way=TO_FILTER)
+        if streams and not chosen:
+            return set()
         if several and self.settings.loaders is None:
             chosen = self._labeled(chosen, runtime)
         self._check_single(len(chosen))
@@ -375,10 +384,11 @@ class LoaderSanitizer:
                 raise ValueError(expected(name, "used with one training loader", str(count), hint))
 
     def _check_one(self, path: str, loader: Any) -> Any:
-        if path not in self._masks and (path in self._unjudged or self.settings.loaders is not None):
+        is_filtered = path in self._masks or path in self.streams.streams
+        if not is_filtered and (path in self._unjudged or self.settings.loaders is not None):
             return loader
         view = self._views.get(path)
-        if view is None or not reads_view(loader, view):
+        if not (self.streams.reads_stream(path, loader) or (view is not None and reads_view(loader, view))):
             where = f" {printable(path)}" if path else ""
             dataset = type(getattr(loader, "dataset", loader)).__name__
             sampler = type(getattr(loader, "sampler", None)).__name__

@@ -33,9 +33,12 @@ from lightning_poison.data.reading import show_dataset
 from lightning_poison.data.views import SampleView, SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
 from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.sanitization.stream import SanitizedStream
 
 _PRESERVED = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_init_fn", "generator", "pin_memory")
 """Attributes that a rebuilt loader must share with the original."""
+
+_BY_INDEX = "Samples are changed by their index. Write the stream to files once and read them by index."
 
 
 def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
@@ -99,13 +102,14 @@ def select_loaders(loaders: Any, wanted: Sequence[str | int] | None) -> dict[str
     return {path: loader for path, loader in found.items() if path in chosen}
 
 
-def check_indexable(loader: Any, path: str, *, way: str = "") -> DataLoader[Any]:
+def check_indexable(loader: Any, path: str, *, way: str = "", stream_way: str = "") -> DataLoader[Any]:
     """Return a training loader if it can be filtered by sample index.
 
     Args:
         loader: The loader.
         path: Its path in its collection, for messages.
         way: A further way out, for messages.
+        stream_way: The way out for a stream. Default: to read its samples by index.
 
     Raises:
         UnsupportedDataError: If it is not a torch DataLoader, or its data set is iterable only.
@@ -120,8 +124,7 @@ def check_indexable(loader: Any, path: str, *, way: str = "") -> DataLoader[Any]
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise UnsupportedDataError(
             f"Expected {where} to read a map-style data set, but {type(loader.dataset).__name__} is iterable only.\n"
-            "Samples are filtered by index. Write the stream to files once and read them by index, or call `sanitize` "
-            f"on a finite part of it and filter the stream by the verdict.{way}"
+            f"{stream_way or _BY_INDEX}{way}"
         )
     check_length(loader.dataset, f"the data set of {where}")
     return loader
@@ -161,6 +164,28 @@ def rebuild_loader(loader: DataLoader[Any], view: SanitizedDataset | PoisonedDat
     return rebuilt
 
 
+def rebuild_stream_loader(loader: DataLoader[Any], stream: SanitizedStream) -> DataLoader[Any]:
+    """Return a loader of the same class and settings that reads a filtered stream.
+
+    Args:
+        loader: The original loader of a stream, left unchanged.
+        stream: The filtered stream of `loader.dataset`.
+    """
+    arguments = _constructor_arguments(loader)
+    for name in ("shuffle", "sampler", "batch_sampler"):
+        arguments.pop(name, None)
+    if arguments.get("batch_size") is None:
+        arguments.pop("drop_last", None)
+    arguments["dataset"] = stream
+    if (init := loader.worker_init_fn) is not None:
+        arguments["worker_init_fn"] = init = BelowView(init)
+    rebuilt = _constructed(loader, arguments, {})
+    if rebuilt is None:
+        rebuilt = _copied(loader, stream, {})
+    rebuilt.worker_init_fn = init
+    return rebuilt
+
+
 class BelowView:
     """A `worker_init_fn` that finds in `get_worker_info()` the data set below the view, as without the view.
 
@@ -173,7 +198,7 @@ class BelowView:
 
     def __call__(self, number: int) -> None:
         info = get_worker_info()
-        if info is not None and isinstance(info.dataset, SampleView):
+        if info is not None and isinstance(info.dataset, SampleView | SanitizedStream):
             show_dataset(info.dataset.dataset)
         self.function(number)
 

@@ -9,6 +9,7 @@ from lightning_poison.checks import boolean, expected, instance, is_integer, loc
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.sanitization.pipeline import check_scorer_argument, known_verdict
 from lightning_poison.sanitization.settings import DecisionSettings
+from lightning_poison.sanitization.stream_filter import StreamFilter
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.recommended import scorer_from
 
@@ -33,6 +34,7 @@ class SanitizerSettings:
     dirpath: str | Path | None = None
     cache: bool = True
     report: bool = True
+    stream_filter: StreamFilter | None = None
     name: str = "sanitizer"
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
@@ -52,6 +54,9 @@ class SanitizerSettings:
         hint = "The cache is in `<default_root_dir>/sanitizer_cache/`, or in `cache/` below `dirpath` if that is given."
         boolean("cache", self.cache, hint=hint)
         boolean("report", self.report, hint="The report is `report.html` beside the manifest.")
+        if self.stream_filter is not None:
+            hint = "Fit and calibrate one: `StreamFilter.fit(LikelihoodScorer(), trusted)`."
+            instance("stream_filter", self.stream_filter, StreamFilter, hint=hint)
         _check_name(self.name)
 
     def _check_loaders(self) -> None:

@@ -14,6 +14,8 @@ from lightning_poison._lightning.sanitizer_settings import Action, SanitizerSett
 from lightning_poison._lightning.yaml_types import AnyDataset
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.report.in_training import draw_figures, write_page
+from lightning_poison.sanitization.stream import SanitizedStream
+from lightning_poison.sanitization.stream_filter import StreamFilter
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.recommended import Preset
@@ -61,6 +63,9 @@ class Sanitizer(CallbackBase):
         report: Whether `report.html` is written beside the manifest, and figures are logged with the loggers that take
             images: those of TensorBoard, W&B and MLflow. For this, up to 10,000 samples are read once more. A failure
             is a warning. Default: `True`.
+        stream_filter: Fitted and calibrated filter for training loaders that read a stream, an `IterableDataset`, which
+            is filtered as it is read. Of the other arguments, only `action`, `sample`, `max_removed`, `loaders`,
+            `dirpath` and `name` apply to it. Default: streams are refused.
         seed: The only source of randomness; the Trainer's own random numbers are unaffected.
         name: Distinguishes several sanitizers of a Trainer in checkpoints, files and logs.
 
@@ -93,12 +98,14 @@ class Sanitizer(CallbackBase):
         dirpath: str | Path | None = None,
         cache: bool = True,
         report: bool = True,
+        stream_filter: StreamFilter | None = None,
         seed: int = 0,
         name: str = "sanitizer",
     ) -> None:
         settings = SanitizerSettings.from_arguments(locals())
         super().__init__()
         self.loader_sanitizer = LoaderSanitizer(settings, Presentation(write_page, draw_figures))
+        self.loader_sanitizer.streams.warns = False
         self.name = name
 
     @property
@@ -120,6 +127,14 @@ class Sanitizer(CallbackBase):
         """
         return self.loader_sanitizer.single_verdict()
 
+    @property
+    def streams(self) -> dict[str, SanitizedStream]:
+        """The filtered streams of this rank by the path of their loader, `""` for a single one.
+
+        `progress()` of a stream returns what has been judged and removed so far, and whether the share drifts.
+        """
+        return dict(self.loader_sanitizer.streams.streams)
+
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Add the filter to the Trainer's data source; samples are scored later."""
         if stage == "fit":
@@ -135,6 +150,14 @@ class Sanitizer(CallbackBase):
         """
         self.loader_sanitizer.check(trainer.train_dataloader)
         self.loader_sanitizer.write_records(trainer)
+
+    def on_train_batch_end(self, trainer: "Trainer", *args: Any, **kwargs: Any) -> None:
+        """Log what has been removed from streams, and warn if its share drifts."""
+        self.loader_sanitizer.streams.follow(trainer)
+
+    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Announce what has been removed from streams."""
+        self.loader_sanitizer.streams.finish(trainer)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Restore the Trainer's data source."""

@@ -239,7 +239,10 @@ def _refusal(data: Any) -> tuple[str, str] | None:
         return reason
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         way = "Samples are removed by their index. Write the stream to files first and read them by index, or pass a "
-        return kind, way + "finite part of it as a list."
+        way += (
+            "finite part of it as a list. To filter the stream itself as it is read, use `StreamFilter`, described in "
+        )
+        return kind, way + "docs/streams.md."
     return None
 
 

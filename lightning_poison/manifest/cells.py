@@ -1,8 +1,6 @@
-"""Columns of a manifest, and escaping of untrusted text for spreadsheets.
+"""Columns of a manifest.
 
-Paths and class names come from the data set, so an attacker may have chosen them. A cell that a spreadsheet would
-interpret as a formula is prefixed with an apostrophe. Non-printable characters, the backslash, and the semicolon (the
-separator in locales with a decimal comma) are escaped. Reading the file reverses both.
+Paths and class names come from the data set, so an attacker may have chosen them; see `data/text_cells.py`.
 """
 
 import math
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_poison.checks import describe, expected, printable
+from lightning_poison.data.text_cells import escape_cell, unescape_cell
 from lightning_poison.errors import ManifestError
 
 DecisionWord = Literal["removed", "flagged", "kept-by-hand"]
@@ -22,51 +21,6 @@ VOTE_PREFIX = "vote:"
 
 REPAIR_HINT = "Correct the file, or delete it so that the next run writes a new one."
 """How to fix a manifest that cannot be read."""
-
-
-def escape_cell(text: str) -> str:
-    r"""Escape text so that a spreadsheet displays it and does not evaluate it; `unescape_cell` is the inverse.
-
-    Example:
-        >>> print(escape_cell("=1+1\n"))
-        '=1+1\x0a
-    """
-    shown = "".join(char if char.isprintable() and char not in "\\;" else _escape(char) for char in text)
-    return f"'{shown}" if shown.lstrip().startswith(_FORMULA_STARTS) else shown
-
-
-def unescape_cell(cell: str) -> str:
-    r"""Return the original text of a cell written by `escape_cell`.
-
-    Raises:
-        ValueError: If a backslash does not start an escape sequence.
-
-    Example:
-        >>> unescape_cell(r"'=1+1\x0a")
-        '=1+1\n'
-    """
-    return _ESCAPE.sub(_unescape, cell.removeprefix("'"))
-
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Characters that start a formula in spreadsheets, including full-width forms, and the prefix of an escaped cell."""
-
-_ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))?")
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if char == "\\":
-        return r"\\"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _unescape(match: re.Match[str]) -> str:
-    backslash, *codes = match.groups()
-    if backslash:
-        return "\\"
-    digits = next((code for code in codes if code), "")
-    return chr(int(digits, 16))
 
 
 MAX_TEXT = 4_096

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_poison.checks import expected, printable
+from lightning_poison.data.text_cells import escape_cell, unescape_cell
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import (
     COLUMNS,
@@ -17,11 +18,9 @@ from lightning_poison.manifest.cells import (
     VOTE_PREFIX,
     DecisionWord,
     check_value,
-    escape_cell,
     format_cell,
     parse_cell,
     shortened_text,
-    unescape_cell,
 )
 from lightning_poison.sanitization.reasons import finder_of, reason_of
 from lightning_poison.sanitization.verdict import Verdict

@@ -4,4 +4,9 @@ from .finding import Finding as Finding
 from .pipeline import sanitize as sanitize
 from .reasons import reason_of as reason_of
 from .settings import DecisionSettings as DecisionSettings
+from .stream import SanitizedStream as SanitizedStream
+from .stream_filter import StreamFilter as StreamFilter
+from .stream_parts import RemovedSample as RemovedSample
+from .stream_parts import merge_removed as merge_removed
+from .stream_progress import StreamProgress as StreamProgress
 from .verdict import Verdict as Verdict

@@ -78,10 +78,10 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
         share = HELD_OUT if len(members) == 1 else HELD_OUT_FOR_TWO
         mask = stratified_part(labels, share, derived_generator(job.seed, "trusted split"), among=job.labels)
         fitted_on, held_out = (~mask).nonzero().flatten(), mask.nonzero().flatten()
-    _warn_of_few(labels[held_out], job.labels, parts=2 if len(members) > 1 else 1)
+    warn_of_few(labels[held_out], job.labels, parts=2 if len(members) > 1 else 1)
     found = _member_scores(job, trusted, (fitted_on, held_out))
     for member in found:
-        _check_learned(labels[held_out], member.trusted_labels)
+        check_learned(labels[held_out], member.trusted_labels)
         check_numbering(job.labels, member.suggested_labels)
     notes = _notes(job, found, labels[held_out], trusted.positions[held_out])
     if isinstance(job.scorer, CombinedScorer):
@@ -214,7 +214,14 @@ def _check_halves(labels: Tensor, training_labels: Tensor) -> None:
         )
 
 
-def _warn_of_few(held_out_labels: Tensor, labels: Tensor, *, parts: int) -> None:
+def warn_of_few(held_out_labels: Tensor, labels: Tensor, *, parts: int) -> None:
+    """Warn if a class has too few held-out trusted samples.
+
+    Args:
+        held_out_labels: Their labels, int64 `(M,)`.
+        labels: Labels of the data to judge, int64 `(N,)`.
+        parts: Number of parts into which the held-out samples are divided.
+    """
     smallest = int(torch.bincount(held_out_labels)[torch.unique(labels)].min()) // parts
     if smallest < ENOUGH_PER_CLASS:
         warnings.warn(
@@ -286,7 +293,7 @@ def _check_disjoint(data: LabeledData, trusted: LabeledData) -> None:
         )
 
 
-def _check_learned(labels: Tensor, predictions: Tensor) -> None:
+def check_learned(labels: Tensor, predictions: Tensor) -> None:
     """Raise if the labels of held-out trusted samples are not those that a scorer predicts, if it predicts labels."""
     predicted = predictions >= 0
     if bool(predicted.any()):

@@ -46,11 +46,16 @@ def save_scorer(scorer: Scorer, path: str | os.PathLike[str]) -> None:
         >>> loaded.score_batch(images, torch.zeros(20).long()).equal(fitted.score_batch(images, torch.zeros(20).long()))
         True
     """
+    meta, state = parts_of_scorer(scorer)
+    write_tensors(path, state, {"kind": "scorer", "version": _VERSION, **meta})
+
+
+def parts_of_scorer(scorer: Scorer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return name and settings of a fitted scorer as JSON values, and its state; errors as for `save_scorer`."""
     instance("scorer", scorer, Scorer, hint=_WAY)
-    meta = {"kind": "scorer", "version": _VERSION, "scorer": scorer.name, "settings": dict(scorer.settings())}
     state = dict(scorer.state())
     _check_numbers(state)
-    write_tensors(path, state, meta)
+    return {"scorer": scorer.name, "settings": dict(scorer.settings())}, state
 
 
 def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
@@ -80,6 +85,21 @@ def load_scorer(scorer: ScorerT, path: str | os.PathLike[str]) -> ScorerT:
     """
     instance("scorer", scorer, Scorer, hint=_WAY)
     tensors, meta = read_tensors(path, "scorer", version=_VERSION)
+    return load_parts(scorer, tensors, meta, path)
+
+
+def load_parts(
+    scorer: ScorerT, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: str | os.PathLike[str]
+) -> ScorerT:
+    """Load what `parts_of_scorer` returned into a scorer and return it; errors as for `load_scorer`.
+
+    Args:
+        scorer: Scorer with the same settings.
+        tensors: The state.
+        meta: Name and settings.
+        path: The file from which they are, for messages.
+    """
+    instance("scorer", scorer, Scorer, hint=_WAY)
     shown = printable(os.fspath(path), limit=500)
     if meta.get("scorer") != scorer.name:
         raise ValueError(

@@ -6,6 +6,10 @@ from .contamination import select_by_posterior as select_by_posterior
 from .group_effects import SuspectGroup as SuspectGroup
 from .intervals import wilson_interval as wilson_interval
 from .p_values import combine_log_p as combine_log_p
+from .share_drift import Drift as Drift
+from .share_drift import ReferenceCounts as ReferenceCounts
+from .share_drift import ShareDrift as ShareDrift
+from .share_drift import confidence_bounds as confidence_bounds
 from .subgroups import Subgroup as Subgroup
 from .subgroups import ashman_separation as ashman_separation
 from .subgroups import find_subgroups as find_subgroups

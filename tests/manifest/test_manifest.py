@@ -8,8 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -23,7 +21,6 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, Source
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.cells import escape_cell, unescape_cell
 from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
 from lightning_poison.manifest.matching import content_hash, file_of, find_samples
 from lightning_poison.manifest.rows import ManifestRow
@@ -185,14 +182,6 @@ def test_formulas_are_escaped_and_restored(tmp_path, text):
     assert ";" not in cell
     assert cell.isprintable()
     assert manifest.rows[0].label_name == read_manifest(tmp_path / "m.csv").rows[0].label_name == text
-
-
-@given(st.text(alphabet=st.characters(codec=None)))
-def test_cell_escaping_round_trip(text):
-    cell = escape_cell(text)
-    assert unescape_cell(cell) == text
-    assert cell.isprintable()
-    cell.encode("utf-8")
 
 
 def edit_cell(path, line, column, value):

@@ -102,7 +102,7 @@ def on_device(blocks: Iterable[Block], device: torch.device) -> Iterator[Block]:
 @cache
 def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
     """Return the stream of copies: one for all, since each stream keeps memory of its own."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _send(block: Block, *, device: torch.device, stream: "torch.cuda.Stream | None") -> Wait[Block]:
@@ -111,7 +111,7 @@ def _send(block: Block, *, device: torch.device, stream: "torch.cuda.Stream | No
         return lambda: sent
     with torch.cuda.stream(stream):
         parts = [part.pin_memory().to(device, non_blocking=True) for part in (block.inputs, block.labels)]
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(stream)
 
     def wait() -> Block:
@@ -138,7 +138,7 @@ def fetch(tensor: Tensor) -> Wait[Tensor]:
         copy = tensor.cpu()
         return lambda: copy
     pinned = tensor.to("cpu", non_blocking=True)
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record(torch.cuda.current_stream(tensor.device))
 
     def wait() -> Tensor:

@@ -1,10 +1,12 @@
 import contextlib
 import gc
 import weakref
+from unittest import mock
 
 import pytest
 import torch
 
+from lightning_poison.data import transfer
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
 from lightning_poison.data.transfer import fetch, on_device, overlapped
@@ -137,3 +139,47 @@ def test_fetches_the_value_at_the_time_of_the_call(device):
     found = wait()
     assert (found.device.type, found.requires_grad) == ("cpu", False)
     assert torch.equal(found, 2 * torch.arange(100_000.0))
+
+
+class Driver:
+    """Stands for the CUDA driver, and records the order of calls."""
+
+    def __init__(self, monkeypatch):
+        self.log = []
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(stream))
+        monkeypatch.setattr(torch.cuda, "Event", self.event)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.stream("current"))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: self.log.append("pin") or tensor)
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: self.log.append(f"keep for {stream.name}"))
+
+    def event(self):
+        event = mock.Mock()
+        event.record.side_effect = lambda stream: self.log.append(f"mark {stream.name}")
+        event.synchronize.side_effect = lambda: self.log.append("wait")
+        return event
+
+    def stream(self, name):
+        stream = mock.Mock()
+        stream.name = name
+        stream.wait_event.side_effect = lambda _: self.log.append(f"{name} waits")
+        return stream
+
+
+def test_a_block_is_used_after_its_copy_and_kept_until_its_use_ends(monkeypatch):
+    driver = Driver(monkeypatch)
+    wait = transfer._send(next(blocks()), device=OTHER, stream=driver.stream("copies"))
+    assert driver.log == ["pin", "pin", "mark copies"]
+    block = wait()
+    assert driver.log[3:] == ["current waits", "keep for current", "keep for current"]
+    assert (block.inputs.device, block.labels.device, block.indices.device) == (OTHER, OTHER, CPU)
+
+
+def test_a_value_is_read_after_its_copy(monkeypatch):
+    driver, value = Driver(monkeypatch), mock.Mock()
+    value.detach.return_value = value
+    value.device = torch.device("cuda")
+    value.to.side_effect = lambda device, *, non_blocking: driver.log.append(f"copy to {device}, {non_blocking}") or 5
+    wait = fetch(value)
+    assert driver.log == ["copy to cpu, True", "mark current"]
+    assert wait() == 5
+    assert driver.log[2:] == ["wait"]

@@ -207,6 +207,14 @@ def test_samples_kept_by_hand_are_kept_in_the_next_manifest(world, reviewed):
     assert len(rows) == int(data.is_wrong.sum())
 
 
+def test_manifest_may_be_parquet(world, reviewed):
+    path, ids = reviewed
+    read_manifest(path).write(path.with_suffix(".parquet"))
+    sanitizer = world.sanitizer(manifest=str(path.with_suffix(".parquet")), dirpath=str(world.path / "second"))
+    world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
+    assert sanitizer.verdict.keep[ids].all()
+
+
 def test_manifest_may_be_overwritten(world, reviewed):
     path, ids = reviewed
     for _ in range(2):

@@ -101,8 +101,9 @@ def test_interrupted_decision_continues(tmp_path, data, centroid_scorer):
 
 def test_cache_that_cannot_be_written_costs_nothing(tmp_path, data, centroid_scorer):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="Unfinished work is not saved"):
-        verdict = sanitize(data, centroid_scorer(), cache=tmp_path / "file", runtime=runtime())
+    with pytest.warns(UserWarning, match="Unfinished work is not saved") as caught:
+        verdict = sanitize(data, centroid_scorer(), cache=tmp_path / "file" / "cache", runtime=runtime())
+    assert len(caught) == 1
     assert torch.equal(verdict.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)
 
 

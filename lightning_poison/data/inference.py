@@ -1,6 +1,6 @@
 """Running a function of blocks over a data set, with the blocks distributed over the ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
+from lightning_poison.runtime import Runtime, SaveTimer, all_ranks, share_of
 
 
 def score_set(
@@ -58,8 +58,8 @@ def score_set(
     blocks = index_blocks(indices, BLOCK_SIZE)
     mine = list(range(runtime.rank, len(blocks), runtime.world_size))
 
-    stored = _StoredBlocks(runtime, unit, dtype)
-    found = {number: stored.scores[number] for number in mine if number in stored.scores}
+    stored = _StoredBlocks(runtime, unit, dtype, mine)
+    found = dict(stored.scores)
     mine = [number for number in mine if number not in found]
     with (
         all_ranks(runtime),
@@ -80,16 +80,16 @@ def score_set(
 
 
 class _StoredBlocks:
-    """The blocks of scores in a unit, by their number."""
+    """The blocks of scores of a rank in a unit, by their number, whichever rank has stored them."""
 
-    def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype) -> None:
+    def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype, mine: Sequence[int]) -> None:
         self._units = runtime.units
-        self._unit = unit
+        self._unit = None if unit is None else share_of(unit, runtime.rank, runtime.world_size)
         self._timer = SaveTimer()
-        self.scores: dict[int, Tensor] = {}
-        stored = None if unit is None else self._units.load(unit)
-        if stored is not None:
-            self.scores = {int(number): scores.to(dtype) for number, scores in stored[0].items()}
+        stored: dict[str, Tensor] = {}
+        for share in [] if unit is None else self._units.load_shares(unit):
+            stored |= share
+        self.scores = {number: stored[str(number)].to(dtype) for number in mine if str(number) in stored}
         self._saved = len(self.scores)
 
     def save(self, found: dict[int, Tensor], *, now: bool = False) -> None:

@@ -5,11 +5,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from lightning_poison.data.blocks import BLOCK_SIZE
 from lightning_poison.data.inference import score_set
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import NotFittedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.dataset_scores import score_samples
+from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.scorers.spectral_signatures import SpectralSignatureScorer
 
 SPEC = SampleSpec()
@@ -146,3 +149,30 @@ def test_score_samples(blobs, centroid_scorer):
         score_samples(SpectralSignatureScorer(), data)
     with pytest.raises(NotFittedError):
         score_samples(centroid_scorer(), data)
+
+
+def test_no_block_is_scored_twice_whatever_the_world_sizes_of_interrupted_runs(tmp_path, monkeypatch, several_ranks):
+    """Ranks share a folder. Three ranks, two, and one are interrupted after two blocks each, and three ranks end it."""
+    monkeypatch.setattr("lightning_poison.runtime.SaveTimer.is_due", lambda self: True)
+    data = TensorDataset(torch.arange(12 * BLOCK_SIZE).float()[:, None], torch.zeros(12 * BLOCK_SIZE).long())
+    scored = []
+
+    def run(rank, stop_after=100):
+        begun = len(scored)
+
+        def score(block):
+            if len(scored) - begun == stop_after:
+                raise KeyboardInterrupt
+            scored.append(int(block.indices[0]))
+            return block.inputs[:, 0]
+
+        rank.units = FileUnits(tmp_path, SampleDigests(0), rank.rank).within("member-0")
+        everything = torch.arange(len(data))
+        return score_set(data, everything, score, sample=SampleSpec(), runtime=rank, seed=0, unit="blocks")
+
+    for world, blocks in ((3, 6), (2, 10), (1, 12)):
+        several_ranks(world, lambda rank: run(rank, stop_after=2))
+        assert len(scored) == blocks
+    for found in several_ranks(3, run):
+        assert torch.equal(found, torch.arange(len(data)).double())
+    assert sorted(scored) == [BLOCK_SIZE * number for number in range(12)]

@@ -34,10 +34,6 @@ _TIMES_AS_LONG = 100
 """Half-finished work is saved again after this many times the duration of the last save."""
 
 
-SHARE = ".share-"
-"""What follows the name of a unit in the names of shares of it."""
-
-
 class Progress(Protocol):
     """A running progress bar."""
 
@@ -52,23 +48,13 @@ class Units(Protocol):
         """Return the tensors and the JSON object of a unit, or `None` if there is none."""
 
     def load_shares(self, name: str) -> list[dict[str, Tensor]]:
-        """Return the tensors of a unit, and of the shares of it that ranks of any world size have stored."""
+        """Return the tensors of a unit, and of its shares: units whose names begin with its name and `.share-`."""
 
     def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Store a unit in place of any other of this name. Never raises for lack of space."""
 
     def within(self, name: str) -> "Units":
         """Return the storage of the units of a part of the work."""
-
-
-def share_of(name: str, rank: int, world_size: int) -> str:
-    """Return the name under which a rank stores its share of a unit; a single rank stores the unit.
-
-    Example:
-        >>> share_of("blocks", 0, 1), share_of("blocks", 2, 3)
-        ('blocks', 'blocks.share-2-of-3')
-    """
-    return name if world_size == 1 else f"{name}{SHARE}{rank}-of-{world_size}"
 
 
 class NoUnits:

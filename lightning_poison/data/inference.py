@@ -11,7 +11,20 @@ from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import Runtime, SaveTimer, all_ranks, share_of
+from lightning_poison.runtime import Runtime, SaveTimer, all_ranks
+
+SHARE = ".share-"
+"""What follows the name of a unit in the names of shares of it."""
+
+
+def share_of(name: str, rank: int, world_size: int) -> str:
+    """Return the name under which a rank stores its share of a unit; a single rank stores the unit.
+
+    Example:
+        >>> share_of("blocks", 0, 1), share_of("blocks", 2, 3)
+        ('blocks', 'blocks.share-2-of-3')
+    """
+    return name if world_size == 1 else f"{name}{SHARE}{rank}-of-{world_size}"
 
 
 def score_set(

@@ -161,7 +161,8 @@ def remove_entries(entries: Iterable[CacheEntry]) -> tuple[list[CacheEntry], lis
     Raises:
         OSError: If a file cannot be removed.
     """
-    removed, used = [], []
+    removed: list[CacheEntry] = []
+    used: list[CacheEntry] = []
     for entry in entries:
         with unused(entry.folder) as is_free:
             is_free |= not entry.folder.is_dir()  # another process may have removed it
@@ -242,10 +243,13 @@ def _is_ours(path: Path) -> bool:
 
 
 def _remove(folder: Path, files: Sequence[UnitFile]) -> None:
-    """Remove files of an entry in which no process is, the digests of samples after the units, and the lock last."""
-    ranks = {LOCK: 2}
-    for file in sorted(files, key=lambda each: ranks.get(each.path.name, int(each.path.name.startswith(SAMPLES)))):
-        file.path.unlink(missing_ok=True)
+    """Remove files of an entry that no process uses: digests of samples after the units, and the lock last.
+
+    The lock is removed once. After that, another process may have begun to use the folder, with a new one.
+    """
+    for file in sorted(files, key=lambda each: each.path.name.startswith(SAMPLES)):
+        if file.path.name != LOCK:
+            file.path.unlink(missing_ok=True)
     (folder / LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # there are other files in it
         folder.rmdir()

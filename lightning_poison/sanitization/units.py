@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from lightning_poison.checks import describe_error, printable
 from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.data.inference import SHARE
 from lightning_poison.data.sample_digests import SampleDigests
-from lightning_poison.runtime import SHARE, Runtime, Units
+from lightning_poison.runtime import Runtime, Units
 from lightning_poison.sanitization.cache_folder import KEY_DIGITS, SAMPLES, UNIT_KIND, shrink, size_limit
 from lightning_poison.sanitization.folder_use import FolderUse
 from lightning_poison.serialization import check_writable, read_tensors, write_tensors
@@ -82,7 +83,7 @@ class FileUnits:
         return self._load(self._path(name))
 
     def load_shares(self, name: str) -> list[dict[str, Tensor]]:
-        """Return the tensors of a unit, and of the shares of it that ranks of any world size have stored."""
+        """Return the tensors of a unit, and of its shares, which ranks of any world size have stored."""
         start = self._path(f"{name}{SHARE}").name.removesuffix(".safetensors")
         shares = sorted(path for path in self.folder.glob("*.safetensors") if path.name.startswith(start))
         return [found[0] for path in (self._path(name), *shares) if (found := self._load(path)) is not None]

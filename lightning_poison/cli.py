@@ -1,4 +1,4 @@
-"""Command line: `lightning-poison scan`, `report`, `apply`, `evaluate`, `attacks` (with `--scorers`: scorers), `demo`.
+"""Command line: `lightning-poison scan`, `report`, `apply`, `evaluate`, `attacks` (or scorers), `cache`, `demo`.
 
 Commands import what they need when they run, so that help, version and usage errors do not wait for torch.
 """
@@ -261,12 +261,38 @@ def demo(
         run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
+def cache(
+    action: Literal["list", "clear"],
+    *,
+    folder: Path = Path(),
+    older_than: float | None = None,
+    keep_latest: int | None = None,
+) -> None:
+    """List the finished and half-finished work that runs have stored, or clear it: `cache [list|clear] [FOLDER]`.
+
+    Nothing is removed but what runs have stored and no running process uses.
+
+    Args:
+        action: list (default) or clear. Runs keep a cache below LIGHTNING_POISON_CACHE_GIB, 10 GiB by default.
+        folder: A cache folder, the folder of a run, or one with folders of runs. Default: the current one.
+        older_than: Clear only what was not used for this number of days.
+        keep_latest: Number of entries of each cache to keep, the latest used first.
+    """
+    from lightning_poison.shell.cache import clear_caches, list_caches
+
+    if action == "list":
+        list_caches(folder, write=_write_line)
+    else:
+        clear_caches(folder, older_than=older_than, keep_latest=keep_latest, write=_write_line)
+
+
 _COMMANDS: dict[str, Any] = {
     "scan": scan,
     "report": report,
     "apply": apply,
     "evaluate": evaluate,
     "attacks": attacks,
+    "cache": cache,
     "demo": demo,
 }
 

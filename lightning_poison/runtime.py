@@ -30,7 +30,7 @@ threads, and threads that outnumber the free cores wait for each other.
 
 _SECONDS_BETWEEN_SAVES = 0.5
 
-_TIMES_AS_LONG = 50
+_TIMES_AS_LONG = 100
 """Half-finished work is saved again after this many times the duration of the last save."""
 
 
@@ -89,7 +89,7 @@ class NoUnits:
 
 
 class SaveTimer:
-    """Decides when to save half-finished work: after half a second, and so that saving takes at most 2 % of the time.
+    """Decides when to save half-finished work: after half a second, and so that saving takes at most 1 % of the time.
 
     Example:
         >>> timer = SaveTimer()

@@ -126,7 +126,12 @@ def write_tensors(
     """
     from safetensors.torch import save
 
-    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    ready: dict[str, Tensor] = {}
+    storages: set[int] = set()  # safetensors refuses tensors that share memory
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        ready[name] = plain.clone() if plain.untyped_storage().data_ptr() in storages else plain
+        storages.add(ready[name].untyped_storage().data_ptr())
     text = json.dumps(meta, sort_keys=True)
     content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
     with atomic_path(path, durable=durable) as partial:
@@ -312,6 +317,24 @@ def _checksums(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]  # a buffer
         digests[name] = digest.hexdigest()
     return digests
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the JSON object of a file written by `write_tensors`, and not its tensors, which are not checked either.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If there is no such object.
+    """
+    with Path(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError(expected(_shown(path), "a safetensors file", "a shorter one than its header says"))
+        try:
+            meta = json.loads(json.loads(file.read(length))["__metadata__"][_META])
+        except (KeyError, TypeError, RecursionError, UnicodeDecodeError) as error:
+            raise ValueError(expected(_shown(path), "a file with a JSON object", "none")) from error
+    return meta if isinstance(meta, dict) else {}
 
 
 def _damage(path: str | os.PathLike[str], stored: Any, found: Mapping[str, str]) -> str:

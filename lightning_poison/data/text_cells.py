@@ -14,7 +14,8 @@ def escape_cell(text: str) -> str:
         >>> print(escape_cell("=1+1\n"))
         '=1+1\x0a
     """
-    shown = "".join(char if char.isprintable() and char not in "\\;" else _escape(char) for char in text)
+    is_plain = text.isprintable() and "\\" not in text and ";" not in text
+    shown = text if is_plain else "".join(map(_escaped, text))
     return f"'{shown}" if shown.lstrip().startswith(_FORMULA_STARTS) else shown
 
 
@@ -37,7 +38,9 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "'", "\uff1d", "\uff0b", "\uff0d", "\uff2
 _ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))?")
 
 
-def _escape(char: str) -> str:
+def _escaped(char: str) -> str:
+    if char.isprintable() and char not in "\\;":
+        return char
     code = ord(char)
     if char == "\\":
         return r"\\"

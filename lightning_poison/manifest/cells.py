@@ -49,7 +49,7 @@ def _number(cell: str) -> float:
 
 
 def _text(cell: str) -> str:
-    if any(unicodedata.category(char) == "Cc" for char in cell):
+    if not cell.isprintable() and any(unicodedata.category(char) == "Cc" for char in cell):
         raise ValueError
     return unescape_cell(cell)
 
@@ -111,6 +111,8 @@ COLUMNS: dict[str, _Column] = {
 }
 """Columns of every manifest, in order. The columns of the votes follow."""
 
+INTEGER_COLUMNS = ("sample_id", "label", "suggested_label")
+
 _VOTE = _optional(_PROBABILITY)
 
 
@@ -139,9 +141,42 @@ def parse_cell(cell: str, name: str, where: str) -> Any:
             return value
     except (ValueError, OverflowError):
         pass
-    raise ManifestError(
-        f"Expected `{printable(name, limit=60)}` in {where} to be {column.contents}, but got "
-        f"'{printable(cell, limit=80)}'.\n{REPAIR_HINT}"
+    raise _invalid(cell, name, where)
+
+
+def from_stored(value: Any, name: str, where: str) -> Any:
+    """Return the value of a column that has numbers as numbers, and texts as they are in a cell.
+
+    A program that knows no missing integers may have stored them as numbers: 3.0, and NaN for none.
+
+    Args:
+        value: What is stored.
+        name: Name of the column.
+        where: Row and file, for errors.
+
+    Raises:
+        ManifestError: If the value is invalid for the column. The message names row, column and value.
+    """
+    if isinstance(value, str) and is_text_column(name):
+        return parse_cell(value, name, where)
+    found = value
+    if isinstance(value, float):
+        is_whole = name in INTEGER_COLUMNS and value.is_integer()
+        found = None if math.isnan(value) else int(value) if is_whole else value
+    if COLUMNS.get(name, _VOTE).accepts(found):
+        return found
+    raise _invalid(value, name, where)
+
+
+def is_text_column(name: str) -> bool:
+    """Whether the values of a column are texts."""
+    return name in COLUMNS and COLUMNS[name].parse in (_text, str)
+
+
+def _invalid(value: Any, name: str, where: str) -> ManifestError:
+    return ManifestError(
+        f"Expected `{printable(name, limit=60)}` in {where} to be {COLUMNS.get(name, _VOTE).contents}, but got "
+        f"'{printable(value, limit=80)}'.\n{REPAIR_HINT}"
     )
 
 
@@ -159,3 +194,39 @@ def check_value(name: str, value: Any) -> None:
 def shortened_text(text: str) -> str:
     """Return untrusted text that fits into a cell."""
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def check_header(header: list[str], where: str) -> None:
+    """Raise if the names of the columns are not those of a manifest.
+
+    Args:
+        header: Names of the columns.
+        where: Where they are, for the error.
+
+    Raises:
+        ManifestError: If one is missing, unknown, or there twice.
+    """
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS and not name.startswith(VOTE_PREFIX)]
+    if missing or unknown or len(set(header)) != len(header):
+        fault = f"no {missing[0]!r}" if missing else f"also {unknown[0]!r}" if unknown else "one of them twice"
+        raise ManifestError(
+            f"Expected the columns {', '.join(COLUMNS)} {where}, but got "
+            f"{printable(fault)}.\n"
+            "Keep the names of the columns as they were written, and add none."
+        )
+
+
+def vote_names(header: list[str], where: str) -> dict[str, str]:
+    """Return the name of each member of a combination, by column; see `check_header`."""
+    columns = [name for name in header if name.startswith(VOTE_PREFIX)]
+    try:
+        names = {column: unescape_cell(column.removeprefix(VOTE_PREFIX)) for column in columns}
+    except (ValueError, OverflowError):
+        names = {}
+    if len(set(names.values())) != len(columns) or any(len(name) > MAX_TEXT for name in names.values()):
+        raise ManifestError(
+            f"Expected different column names of at most {MAX_TEXT:,} characters, in which a backslash is written "
+            f"`\\\\`, {where}, but got {printable(columns)}.\n{REPAIR_HINT}"
+        )
+    return names

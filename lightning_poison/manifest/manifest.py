@@ -3,20 +3,24 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, index_vector
+from lightning_poison.checks import expected, index_vector, printable
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import readable, source_for
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.cells import DecisionWord, shortened_text
+from lightning_poison.manifest.cells import REPAIR_HINT, DecisionWord, shortened_text
+from lightning_poison.manifest.csv_table import read_csv, write_csv
 from lightning_poison.manifest.diff import ManifestDiff, compare_rows, shortened
-from lightning_poison.manifest.matching import content_hash_of, file_of, find_samples
-from lightning_poison.manifest.rows import ManifestRow, read_rows, row_values, write_rows
+from lightning_poison.manifest.matching import content_hashes, file_of, find_samples
+from lightning_poison.manifest.parquet_table import read_parquet, write_parquet
+from lightning_poison.manifest.rows import ManifestRow, row_values
 from lightning_poison.sanitization.verdict import Verdict
+from lightning_poison.serialization import checked_path
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ class Manifest:
         if length != len(verdict):
             raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{length}"))
         by_hand = _check_positions(kept_by_hand, len(verdict))
-        chosen = [index for index in verdict.ranking.tolist() if index in by_hand or not verdict.keep[index]]
+        listed = ~verdict.keep
+        listed[sorted(by_hand)] = True
+        chosen = verdict.ranked(listed.nonzero().flatten()).tolist()
         if not chosen:
             return cls(())
         judged = None if verdict.judged is None else verdict.judged.nonzero().flatten()
@@ -97,10 +103,10 @@ class Manifest:
                 ManifestRow(
                     **row_values(verdict, index, class_names or ()),
                     decision="kept-by-hand" if index in by_hand else word,
-                    content_hash=content_hash_of(source, index),
+                    content_hash=digest,
                     path=shortened_text(file_of(data.dataset, index)),
                 )
-                for index in chosen
+                for index, digest in zip(chosen, content_hashes(source, chosen), strict=True)
             )
         )
 
@@ -164,8 +170,16 @@ class Manifest:
         return compare_rows(self.rows, other.rows)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the manifest as CSV in UTF-8, atomically. The file is safe to open in a spreadsheet."""
-        write_rows(path, self.rows)
+        """Write the manifest, atomically: as Parquet if the path ends in `.parquet`, otherwise as CSV in UTF-8.
+
+        A CSV file is safe to open in a spreadsheet.
+
+        Raises:
+            OSError: If the file cannot be written.
+            ValueError: If the path ends in `.parquet` and `pyarrow` is not installed.
+        """
+        votes = dict.fromkeys(name for row in self.rows for name in row.votes)
+        (write_parquet if _is_parquet(path) else write_csv)(path, self.rows, votes)
 
 
 def write_manifest(
@@ -203,11 +217,12 @@ def write_manifest(
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest that may have been edited.
+    """Read a manifest that may have been edited: Parquet if the path ends in `.parquet`, otherwise CSV.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         ManifestError: If the file cannot be parsed. The message names file, line, column and value.
+        ValueError: If the path ends in `.parquet` and `pyarrow` is not installed.
 
     Example:
         >>> import tempfile
@@ -217,7 +232,18 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         ...     read_manifest(f"{folder}/manifest.csv").rows == (row,)
         True
     """
-    return Manifest(read_rows(path))
+    shown = printable(os.fspath(checked_path(path)), limit=500)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a manifest, but there is no file at {shown}.")
+    rows: dict[int, ManifestRow] = {}
+    for row in (read_parquet if _is_parquet(path) else read_csv)(path, shown):
+        if row.sample_id in rows:
+            raise ManifestError(
+                f"Expected a unique `sample_id` in each row, but got {row.sample_id} twice in the manifest {shown}.\n"
+                f"{REPAIR_HINT}"
+            )
+        rows[row.sample_id] = row
+    return Manifest(tuple(rows.values()))
 
 
 def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Manifest:
@@ -238,6 +264,10 @@ def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Man
     manifest = read_manifest(path).with_kept(sample_ids)
     manifest.write(path)
     return manifest
+
+
+def _is_parquet(path: str | os.PathLike[str]) -> bool:
+    return Path(checked_path(path)).suffix.lower() == ".parquet"
 
 
 def _check_positions(indices: Tensor | None, length: int) -> set[int]:

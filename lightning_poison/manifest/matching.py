@@ -14,7 +14,7 @@ from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.inputs import stack_inputs
 from lightning_poison.data.labels import read_sample
 from lightning_poison.data.packed_inputs import InputLayout
-from lightning_poison.data.raw_images import read_raw
+from lightning_poison.data.raw_images import read_raw, transform_owner
 from lightning_poison.data.sample_files import listed_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
@@ -23,7 +23,7 @@ from lightning_poison.data.views import locate
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.manifest.cells import shortened_text
 from lightning_poison.manifest.rows import ManifestRow
-from lightning_poison.randomness import seeded_rng
+from lightning_poison.randomness import reseed, seeded_rng
 
 _DIGITS = 32
 """Hexadecimal digits of a digest: 128 bits, enough to rule out forged collisions."""
@@ -51,7 +51,7 @@ def find_samples(
         UnreadableSampleError: If a sample cannot be read.
     """
     with seeded_rng(0):
-        lookup = _Lookup(source, positions)
+        lookup = _Lookup(source, positions, {row.path for row in rows})
         found: dict[int, int | None] = {row.sample_id: lookup.first(row, [row.sample_id], set()) for row in rows}
         matched = {index for index in found.values() if index is not None}
         for row in rows:
@@ -87,12 +87,13 @@ def content_hash(dataset: Any, index: int, *, sample: SampleSpec) -> str:
         >>> content_hash(TinyImages(3), 0, sample=SampleSpec())
         'raw:...'
     """
-    return content_hash_of(Source(dataset, sample), index)
+    return content_hashes(Source(dataset, sample), [index])[0]
 
 
-def content_hash_of(source: Source, index: int) -> str:
-    """Digest the content of a sample of a source; see `content_hash`."""
-    return _raw_hash(source.dataset, index) or _input_hash(source, index)
+def content_hashes(source: Source, indices: Iterable[int]) -> list[str]:
+    """Digest the content of samples of a source; see `content_hash`. Global random states are restored at the end."""
+    with seeded_rng(0):
+        return [_content_hash(source, index) for index in indices]
 
 
 def file_of(dataset: Any, index: int) -> str:
@@ -118,23 +119,21 @@ def raw_image(dataset: Any, index: int) -> Tensor | None:
     Returns:
         uint8 `(C, H, W)`.
     """
-    owner, position = locate(dataset, index)
-    if isinstance(owner, PoisonedDataset):
-        return None
-    try:
-        with seeded_rng(0):
-            return read_raw(owner, position)
-    except TypeError:
-        return None
+    with seeded_rng(0):
+        return _raw_image(dataset, index)
 
 
 class _Lookup:
     """Indexes of a data set for finding samples, built on first use."""
 
-    def __init__(self, source: Source, positions: Tensor | None) -> None:
+    def __init__(self, source: Source, positions: Tensor | None, paths: Collection[str]) -> None:
         self.source = source
         self.dataset = source.dataset
-        self.drawn = None if positions is None else set(positions.tolist())
+        self.positions = positions
+        self.drawn = torch.ones(len(self.dataset), dtype=torch.bool)
+        if positions is not None:
+            self.drawn = torch.zeros_like(self.drawn).index_fill(0, positions, 1)
+        self._paths = paths
         self._contents: dict[int, dict[str, list[int]]] = {}
 
     def first(self, row: ManifestRow, indices: Iterable[int], matched: Collection[int]) -> int | None:
@@ -144,22 +143,24 @@ class _Lookup:
     def by_path(self) -> dict[str, list[int]]:
         indices = defaultdict(list)
         for index in range(len(self.dataset)):
-            indices[shortened_text(file_of(self.dataset, index))].append(index)
+            path = shortened_text(file_of(self.dataset, index))
+            if path in self._paths:
+                indices[path].append(index)
         return indices
 
     def by_content(self, row: ManifestRow) -> list[int]:
         if row.label not in self._contents:
             contents: dict[str, list[int]] = {}
-            for index in [index for index, label in self._labels.items() if label == row.label]:
-                contents.setdefault(content_hash_of(self.source, index), []).append(index)
+            for index in self._labeled[1][self._labeled[0] == row.label].tolist():
+                contents.setdefault(_content_hash(self.source, index), []).append(index)
             self._contents[row.label] = contents
         return self._contents[row.label].get(row.content_hash, [])
 
     @cached_property
-    def _labels(self) -> dict[int, int]:
-        indices = range(len(self.dataset)) if self.drawn is None else sorted(self.drawn)
-        labels = source_labels(self.source, None if self.drawn is None else torch.tensor(indices))
-        return dict(zip(indices, labels.tolist(), strict=True))
+    def _labeled(self) -> tuple[Tensor, Tensor]:
+        """Labels of the samples that count, and their positions."""
+        indices = self.drawn.nonzero().flatten()
+        return source_labels(self.source, None if self.positions is None else indices), indices
 
     def _matches(self, index: int, row: ManifestRow) -> bool:
         if index >= len(self.dataset):
@@ -167,7 +168,7 @@ class _Lookup:
         try:
             return self._is_same(index, row)
         except (UnreadableSampleError, ValueError):
-            if self.drawn is None or index in self.drawn:
+            if bool(self.drawn[index]):
                 raise
             return False
 
@@ -179,14 +180,30 @@ class _Lookup:
         return found == row.content_hash
 
 
+def _content_hash(source: Source, index: int) -> str:
+    """Digest the content of a sample. Call it inside `seeded_rng`, as the functions below."""
+    return _raw_hash(source.dataset, index) or _input_hash(source, index)
+
+
 def _raw_hash(dataset: Any, index: int) -> str | None:
-    image = raw_image(dataset, index)
+    image = _raw_image(dataset, index)
     return None if image is None else f"raw:{_digest(image)}"
 
 
+def _raw_image(dataset: Any, index: int) -> Tensor | None:
+    try:
+        owner, position = transform_owner(dataset, index)
+        if isinstance(owner, PoisonedDataset):
+            return None
+        reseed(0)
+        return read_raw(owner, position)
+    except TypeError:
+        return None
+
+
 def _input_hash(source: Source, index: int) -> str:
-    with seeded_rng(0):
-        value = source.parts([read_sample(source.dataset, index)], [index])[0][0]
+    reseed(0)
+    value = source.parts([read_sample(source.dataset, index)], [index])[0][0]
     return f"input:{_digest(value)}"
 
 

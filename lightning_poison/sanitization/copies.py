@@ -11,12 +11,11 @@ from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.copies import Copies, connected, first_places
 from lightning_poison.data.labeled_data import LabeledData, digest_all
 from lightning_poison.runtime import Runtime, all_ranks
+from lightning_poison.sanitization.cache_folder import NEAR_COPIES
 from lightning_poison.sanitization.units import open_units, package_code
 from lightning_poison.statistics.near_copies import near_copies
 
 _LISTED = 3
-
-_NEAR = "near-copies"
 
 
 def digest_of_groups(numbers: Tensor) -> str:
@@ -63,11 +62,11 @@ def _near_copies(data: LabeledData, images: Tensor, runtime: Runtime, cache: str
         return near_copies(images)
     key = hashlib.sha256(data.sample_digests.numpy().tobytes() + package_code().encode()).hexdigest()
     units = open_units(cache, key, data.source.digests, runtime.rank)
-    stored = units.load(_NEAR)
+    stored = units.load(NEAR_COPIES)
     if stored is not None and "pairs" in stored[0]:
         return stored[0]["pairs"]
     pairs = near_copies(images)
-    units.save(_NEAR, {"pairs": pairs}, {})
+    units.save(NEAR_COPIES, {"pairs": pairs}, {})
     return pairs
 
 

@@ -25,6 +25,7 @@ from lightning_poison.randomness import isolated_rng
 from lightning_poison.runtime import LocalRuntime, Runtime, all_ranks
 from lightning_poison.sanitization.by_groups import judge_by_groups
 from lightning_poison.sanitization.by_union import judge_by_union
+from lightning_poison.sanitization.cache_folder import VERDICT
 from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, with_copies
 from lightning_poison.sanitization.job import Job, Outcome
 from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
@@ -39,8 +40,6 @@ from lightning_poison.scorers.inspection import AnyScorer, settings_of, weights_
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.scorers.recommended import RecommendedScorer
 from lightning_poison.scorers.union import UnionScorer
-
-_VERDICT = "verdict"
 
 _NO_REPEAT = (
     "The inputs differ whenever they are read: transforms draw from a generator of their own. A stored decision about "
@@ -210,8 +209,8 @@ class _Decision:
         finally:
             self.runtime.units = before
         if units is not None:
-            units.save(_VERDICT, verdict.tensors(), verdict.meta())
-            units.keep_only(_VERDICT)
+            units.save(VERDICT, verdict.tensors(), verdict.meta())
+            units.keep_only(VERDICT)
         return with_limits(verdict, self.settings.max_removed)
 
     def _open(self, cache: str | Path | None, key: str) -> FileUnits | None:
@@ -317,7 +316,7 @@ class _Spread:
 
 
 def _stored_verdict(units: FileUnits | None) -> list[Verdict]:
-    stored = units.load(_VERDICT) if units is not None else None
+    stored = units.load(VERDICT) if units is not None else None
     if stored is None:
         return []
     try:

@@ -143,6 +143,9 @@ def sanitize(
     earlier = known_verdict(known)
     if cache is not None:
         local_path("cache", cache, hint="Pass a folder of this machine, or leave it out: nothing is stored then.")
+        if Path(cache).is_file():
+            hint = "Pass another folder, or leave it out: nothing is stored then."
+            raise ValueError(expected("cache", "a folder", f"{printable(cache)}, which is a file", hint))
     if runtime is not None:
         with_method("runtime", runtime, "reduce_sum", hint='Write `runtime=LocalRuntime("cuda")`.')
     made = decide(

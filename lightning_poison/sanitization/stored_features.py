@@ -15,6 +15,7 @@ from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.data.labeled_data import LabeledData, digest_all
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.runtime import Runtime
+from lightning_poison.sanitization.cache_folder import FEATURES
 from lightning_poison.sanitization.job import Job
 from lightning_poison.sanitization.scorer_calls import call_state
 from lightning_poison.sanitization.units import FileUnits, code_of_parts
@@ -22,8 +23,6 @@ from lightning_poison.scorers.protocol import FeatureSource
 
 _KEPT = 4
 """Number of data sets whose features under one network are kept in a cache folder, latest first."""
-
-_PREFIX = "features-"
 
 
 @dataclass
@@ -95,7 +94,7 @@ def _folder(runtime: Runtime, key: str, data: LabeledData) -> FileUnits | None:
 
 def _name(data: LabeledData, positions: Tensor) -> str:
     values = data.source.digests.values[positions]
-    return _PREFIX + hashlib.sha256(values.numpy().tobytes()).hexdigest()[:32]
+    return FEATURES + hashlib.sha256(values.numpy().tobytes()).hexdigest()[:32]
 
 
 def _load(folder: FileUnits, data: LabeledData, positions: Tensor, runtime: Runtime) -> Tensor | None:
@@ -120,7 +119,7 @@ def _save(folder: FileUnits, data: LabeledData, positions: Tensor, features: Ten
 def _files(folder: Path) -> list[Path]:
     """Return the files with features, latest first."""
     found = {}
-    for path in folder.glob(f"{_PREFIX}*.safetensors"):
+    for path in folder.glob(f"{FEATURES}*.safetensors"):
         try:
             found[path] = path.stat().st_mtime
         except OSError:

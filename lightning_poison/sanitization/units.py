@@ -1,12 +1,16 @@
 """Finished and half-finished work in files, so that the next run with the same data and settings continues it."""
 
+import contextlib
+import copy
 import glob
 import hashlib
 import inspect
 import json
-import shutil
+import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,20 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_poison.checks import printable
+from lightning_poison.checks import describe_error, printable
 from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.runtime import Runtime, Units
-from lightning_poison.serialization import read_tensors, write_tensors
+from lightning_poison.sanitization.cache_folder import KEY_DIGITS, SAMPLES, UNIT_KIND, shrink, size_limit
+from lightning_poison.sanitization.folder_use import FolderUse
+from lightning_poison.serialization import check_writable, read_tensors, write_tensors
 
-_KIND = "unit"
-_KEY_DIGITS = 32
-_KEPT = 20
-"""Number of decisions whose units are kept in a cache folder, latest first."""
+_CHECKED_EVERY = 0.1
+"""Share of the limit after which the size of the folder is checked again."""
 
-_SAMPLES = "samples"
 _PART = "-part-"
 """Stands between the name of a unit and the rank that has stored a part of it."""
+
+_DAMAGED = "Work that was stored is done again and replaced, since a file of it cannot be used."
+
+_WARNED: set[tuple[str, str]] = set()
+"""Folders about which there was a warning, and of what."""
 
 
 class FileUnits:
@@ -41,6 +49,7 @@ class FileUnits:
         digests: Digests of the samples from which the units are computed. They are stored before the units are.
         rank: Rank of this process.
         prefix: Start of the names of the files.
+        limit: Limit of the cache folder in bytes. Default: none.
 
     Example:
         >>> import tempfile
@@ -51,12 +60,21 @@ class FileUnits:
         (({'scores': tensor([0, 1])}, {'step': 3}), None)
     """
 
-    def __init__(self, folder: Path, digests: SampleDigests, rank: int = 0, *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        digests: SampleDigests,
+        rank: int = 0,
+        *,
+        prefix: str = "",
+        limit: float = math.inf,
+    ) -> None:
         self.folder = folder
         self._digests = digests
         self._rank = rank
         self._prefix = prefix
-        self._recorded = [-1]
+        self._limit = limit
+        self._shared = _Shared(FolderUse(folder))
 
     @property
     def is_empty(self) -> bool:
@@ -70,11 +88,11 @@ class FileUnits:
     def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Store a unit in place of any other of this name."""
         missing = len(self._digests.missing)
-        if missing != self._recorded[0]:
-            self._recorded[0] = missing
+        if missing != self._shared.recorded:
+            self._shared.recorded = missing
             seen = torch.ones(len(self._digests), dtype=torch.bool)
             seen[self._digests.missing] = False
-            path = self.folder / f"{_SAMPLES}-{self._rank}.safetensors"
+            path = self.folder / f"{SAMPLES}{self._rank}.safetensors"
             self._save(path, {"seen": seen, "values": self._digests.values}, {})
         self._save(self._path(name), tensors, meta)
 
@@ -90,8 +108,8 @@ class FileUnits:
 
     def within(self, name: str) -> Units:
         """Return the storage of the units of a part of the work."""
-        inner = FileUnits(self.folder, self._digests, self._rank, prefix=f"{self._prefix}{name}.")
-        inner._recorded = self._recorded
+        inner = copy.copy(self)
+        inner._prefix = f"{self._prefix}{name}."
         return inner
 
     def beside(self, key: str, digests: SampleDigests) -> "FileUnits":
@@ -101,11 +119,11 @@ class FileUnits:
             key: Identifies what the work depends on, besides the samples.
             digests: Digests of the samples.
         """
-        return FileUnits(self.folder.parent / key[:_KEY_DIGITS], digests, self._rank)
+        return FileUnits(self.folder.parent / key[:KEY_DIGITS], digests, self._rank, limit=self._limit)
 
     def samples_match(self) -> bool:
         """Whether the stored units were computed from the samples that were read by now."""
-        for path in self.folder.glob(f"{_SAMPLES}-*.safetensors"):
+        for path in self.folder.glob(f"{SAMPLES}*.safetensors"):
             stored = self._load(path)
             if stored is None or len(stored[0]["values"]) != len(self._digests):
                 return False
@@ -122,51 +140,91 @@ class FileUnits:
     def keep_only(self, name: str) -> None:
         """Remove all units but one."""
         for path in self.folder.glob("*.safetensors"):
-            if path != self._path(name) and not path.name.startswith(_SAMPLES):
+            if path != self._path(name) and not path.name.startswith(SAMPLES):
                 path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self._prefix}{name.replace(' ', '-')}.safetensors"
 
     def _load(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        try:
-            tensors, meta = read_tensors(path, _KIND)
-        except (OSError, ValueError):
+        if not path.exists():
             return None
+        try:
+            self._shared.use.begin()
+            tensors, meta = read_tensors(path, UNIT_KIND)
+        except (OSError, ValueError) as error:
+            if path.exists():  # no other process has removed it meanwhile
+                _warn_once(str(self.folder), "damaged", f"{_DAMAGED} {printable(_reason(error), limit=1000)}")
+            return None
+        if not path.name.startswith(SAMPLES):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # the units that were used last are kept longest
         content = meta.get("content")
         return (tensors, content) if isinstance(content, dict) else None
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         try:
-            write_tensors(path, tensors, {"kind": _KIND, "content": dict(meta)}, durable=False)
+            self._shared.use.begin(create=True)
+            write_tensors(path, tensors, {"kind": UNIT_KIND, "content": dict(meta)}, durable=False)
+            self._shared.written += path.stat().st_size
         except OSError as error:
-            _warn_once(str(self.folder), f"{type(error).__name__}: {printable(error)}")
+            _warn_once(str(self.folder.parent), "unwritable", _unwritable(self.folder.parent, error))
+        if self._shared.written > self._limit * _CHECKED_EVERY:
+            self._shared.written = 0
+            shrink(self.folder.parent, self._limit, keep=self.folder.name)
 
 
-@cache
-def _warn_once(folder: str, error: str) -> None:
-    warnings.warn(
-        f"Unfinished work is not saved: writing to {folder} failed ({error}). Scoring continues; if this run is "
-        "interrupted, the next one starts from the beginning.",
-        stacklevel=2,
-    )
+@dataclass
+class _Shared:
+    """What the units of all parts of the work have in common."""
+
+    use: FolderUse
+    recorded: int = -1
+    """Number of samples without a digest when digests were stored last."""
+
+    written: int = 0
+    """Bytes written since the size of the cache folder was checked last."""
+
+
+def _warn_once(folder: str, what: str, message: str) -> None:
+    if (folder, what) not in _WARNED:
+        _WARNED.add((folder, what))
+        warnings.warn(message, stacklevel=2)
 
 
 def open_units(cache: str | Path, key: str, digests: SampleDigests, rank: int) -> FileUnits:
-    """Return the units of a decision in a cache folder, and remove those of decisions long past.
+    """Return the units of a decision in a cache folder, and remove others if the folder has reached its limit.
+
+    If nothing can be written to the folder, there is a warning, and units are only read.
 
     Args:
         cache: The cache folder, shared by many decisions and runs.
         key: Identifies data, settings and versions; see `decision_key`.
         digests: Digests of the samples from which the units are computed.
         rank: Rank of this process.
+
+    Raises:
+        ValueError: If the limit is no number; see `size_limit`.
     """
-    root, own = Path(cache), key[:_KEY_DIGITS]
-    if rank == 0:
-        others = [each for each in root.glob("?" * _KEY_DIGITS) if each.is_dir() and each.name != own]
-        for old in sorted(others, key=_modified, reverse=True)[_KEPT - 1 :]:
-            shutil.rmtree(old, ignore_errors=True)
-    return FileUnits(root / own, digests, rank)
+    root, own, limit = Path(cache), key[:KEY_DIGITS], size_limit()
+    try:
+        check_writable(root, (f"{own}.probe",))
+    except OSError as error:
+        _warn_once(str(root), "unwritable", _unwritable(root, error))
+    shrink(root, limit, keep=own)
+    return FileUnits(root / own, digests, rank, limit=limit)
+
+
+def _unwritable(root: Path, error: OSError) -> str:
+    return (
+        f"Unfinished work is not saved: writing to {printable(root)} failed ({_reason(error)}). Scoring continues; if "
+        "this run is interrupted, the next one starts from the beginning.\n"
+        f"Free space with `lightning-poison cache clear {printable(root)}`, or choose another folder."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or describe_error(error, limit=300)
 
 
 def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: Runtime) -> str:
@@ -276,10 +334,3 @@ def package_code() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -168,12 +168,17 @@ class Verdict:
     @property
     def removed(self) -> Tensor:
         """Positions of the removed samples, int64, most suspicious first."""
-        return self.ranking[~self.keep[self.ranking]]
+        return self.ranked((~self.keep).nonzero().flatten())
 
     @property
     def ranking(self) -> Tensor:
         """Positions of all samples, int64 `(N,)`, most suspicious first; equal posteriors by their p-values."""
-        return torch.from_numpy(np.lexsort((self.p_values.numpy(), -self.suspicion.numpy())))
+        return self.ranked(torch.arange(len(self)))
+
+    def ranked(self, indices: Tensor) -> Tensor:
+        """Return positions, int64 `(M,)` and ascending, in the order of `ranking`."""
+        keys = self.p_values[indices].numpy(), -self.suspicion[indices].numpy()
+        return indices[torch.from_numpy(np.lexsort(keys))]
 
     @property
     def accusers(self) -> dict[str, int]:

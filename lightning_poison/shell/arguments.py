@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 _FLAGS = ("--scorers", "--json", "--undo", "--retry_failed", "--adaptive")
@@ -16,7 +17,8 @@ _REPEATED = ("--scorer", "--attack", "--defense")
 def normalized(arguments: Sequence[str]) -> list[str]:
     """Return a command line as jsonargparse takes it.
 
-    Options may have dashes, flags have no value, some options may be repeated, and a report has several runs.
+    Options may have dashes, flags have no value, some options may be repeated, a report has several runs, and the
+    action of `cache` may be missing.
 
     Args:
         arguments: The command and its arguments.
@@ -24,9 +26,13 @@ def normalized(arguments: Sequence[str]) -> list[str]:
     Example:
         >>> normalized(["scan", "a", "--image-size", "32", "--json", "--scorer", "likelihood", "--scorer=confidence"])
         ['scan', 'a', '--image_size', '32', '--json=true', '--scorer=likelihood,confidence']
+        >>> normalized(["cache"]), normalized(["cache", "clear", "runs", "--older-than", "7"])
+        (['cache', 'list'], ['cache', 'clear', '--folder=runs', '--older_than', '7'])
     """
     if arguments[0] == "report":
         arguments = _with_joined_runs(arguments)
+    if arguments[0] == "cache":
+        arguments = _with_action(arguments)
     found: list[str] = []
     repeated: dict[str, list[str]] = {}
     pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
@@ -69,6 +75,21 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
     listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
     return f"{hint}`{listed}` lists what there is."
+
+
+def _with_action(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of `cache` with the action, if it is missing, and the folder as an option."""
+    options: list[str] = []
+    given: list[str] = []
+    for before, argument in pairwise(arguments):
+        is_value = before.startswith("-") and "=" not in before
+        (options if argument.startswith("-") or is_value else given).append(argument)
+    misspelled = bool(given) and not Path(given[0]).exists()
+    if not misspelled and given[:1] not in (["list"], ["clear"]):
+        given.insert(0, "list")
+    folder = [f"--folder={each}" for each in given[1:2]]
+    asks_for_help = {"-h", "--help"} & set(options)
+    return [arguments[0], *(() if asks_for_help else given[:1]), *folder, *given[2:], *options]
 
 
 def _with_joined_runs(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,8 @@
 """Image files read once, as a person would see them, into one block of pixels."""
 
+import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -245,7 +248,22 @@ def _empty(shape: tuple[int, ...], store: Path | None) -> np.ndarray:
     if store is None or np.prod(shape) <= _IN_MEMORY:
         return np.empty(shape, dtype=np.uint8)
     store.parent.mkdir(parents=True, exist_ok=True)
-    return np.memmap(store, dtype=np.uint8, mode="w+", shape=shape)
+    with store.open("wb+") as file:
+        _reserve(file.fileno(), int(np.prod(shape)))
+        pixels = np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    with contextlib.suppress(OSError):  # Windows removes no open files
+        store.unlink()  # its space is free again when the process ends, however it ends
+    return pixels
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Take the space of a file, so that a full disk is an error now, and not a signal when pixels are written."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except (AttributeError, OSError) as error:  # not every system has it, and not every file system
+        if getattr(error, "errno", errno.EINVAL) not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        os.ftruncate(handle, size)
 
 
 def _described(left_out: Sequence[Unreadable]) -> str:

@@ -82,10 +82,10 @@ def write_reports(runs: Sequence[Path], *, source: str | None = None, write: Cal
 
 def _write_one(folder: Path, source: str | None) -> str:
     """Write the page of a run, and return why it has no pictures, or an empty text."""
-    verdict, manifest, run = Verdict.load(folder / VERDICT), _manifest_of(folder), _run_of(folder)
+    verdict, (manifest, name), run = Verdict.load(folder / VERDICT), _manifest_of(folder), _run_of(folder)
     if any(row.sample_id >= len(verdict) or row.fingerprint != verdict.fingerprint[:16] for row in manifest.rows):
         hint = "Use the manifest that was written with the verdict."
-        raise ValueError(expected(MANIFEST, "of the verdict beside it", "that of another data set or decision", hint))
+        raise ValueError(expected(name, "of the verdict beside it", "that of another data set or decision", hint))
     data, reason = _read_again(run, source)
     if data is not None and (difference := _difference(data.dataset, verdict)):
         data, reason = None, f"the data set has changed ({difference}), {_FEWER}"
@@ -119,8 +119,13 @@ def _folders(run: Path) -> list[Path]:
     return [run] if run in found else found
 
 
-def _manifest_of(folder: Path) -> Manifest:
-    return read_manifest(folder / MANIFEST)
+def _manifest_of(folder: Path) -> tuple[Manifest, str]:
+    """Return the manifest in a folder, which may have been converted to Parquet, and its name."""
+    names = [name for name in (MANIFEST, str(Path(MANIFEST).with_suffix(".parquet"))) if (folder / name).exists()]
+    if len(names) > 1:
+        raise ValueError(expected(printable(folder), "a folder with one manifest", " and ".join(names), "Delete one."))
+    name = names[0] if names else MANIFEST
+    return read_manifest(folder / name), name
 
 
 def _run_of(folder: Path) -> _Run:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.checks import expected, printable
+from lightning_poison.manifest.parquet_table import parquet_module
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "y")
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image")
@@ -59,11 +60,7 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         {'a': ['1'], 'label': ['cat']}
     """
     if path.suffix.lower() == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise ValueError("Reading Parquet needs pyarrow: pip install 'lightning-poison[parquet]'") from error
-        columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+        columns: dict[str, list[Any]] = parquet_module("Reading").read_table(path).to_pydict()
     else:
         columns = _read_csv(path)
     if not columns or not next(iter(columns.values())):

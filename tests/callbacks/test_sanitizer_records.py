@@ -207,6 +207,14 @@ def test_samples_kept_by_hand_are_kept_in_the_next_manifest(world, reviewed):
     assert len(rows) == int(data.is_wrong.sum())
 
 
+def test_manifest_may_be_parquet(world, reviewed):
+    path, ids = reviewed
+    read_manifest(path).write(path.with_suffix(".parquet"))
+    sanitizer = world.sanitizer(manifest=str(path.with_suffix(".parquet")), dirpath=str(world.path / "second"))
+    world.trainer(sanitizer).fit(world.module(), world.loader(world.numbered()))
+    assert sanitizer.verdict.keep[ids].all()
+
+
 def test_manifest_may_be_overwritten(world, reviewed):
     path, ids = reviewed
     for _ in range(2):
@@ -262,6 +270,25 @@ def test_training_goes_on_if_the_default_directory_cannot_be_written(world, acti
     assert len(module.epochs) == 2
     sanitizer.verdict.save(world.path / "verdict.safetensors")
     assert torch.equal(Verdict.load(world.path / "verdict.safetensors").keep, sanitizer.verdict.keep)
+
+
+@pytest.mark.parametrize("fault", ["file", "full disk"])
+def test_training_goes_on_without_a_cache(world, monkeypatch, fault):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if fault == "file":
+        (world.path / "sanitizer_cache").write_text("mine")
+    else:
+        monkeypatch.setattr("lightning_poison.sanitization.units.check_writable", full)
+        monkeypatch.setattr("lightning_poison.sanitization.units.write_tensors", full)
+    sanitizer, module = world.sanitizer(), world.module()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Unfinished work")
+        world.trainer(sanitizer).fit(module, world.loader(world.numbered()))
+    (message,) = [str(each.message) for each in caught if "Unfinished work" in str(each.message)]
+    assert ("File exists" if fault == "file" else "No space left on device") in message
+    assert module.seen == set(sanitizer.verdict.keep.nonzero().flatten().tolist())
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from lightning_poison import runtime as runtime_module
 from lightning_poison.data import inference
+from lightning_poison.data.blocks import BLOCK_SIZE
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
@@ -227,3 +228,30 @@ def test_scoring_ahead_names_the_sample(late, odd_block):
     with pytest.raises(ValueError, match=f"NaN or infinite values at sample {256 * odd_block} "):
         score(LocalRuntime(), model=odd)
     assert len(calls) == min(odd_block + 2, 3)
+
+
+def test_no_block_is_scored_twice_whatever_the_world_sizes_of_interrupted_runs(tmp_path, monkeypatch, several_ranks):
+    """Ranks share a folder. Three ranks, two, and one are interrupted after two blocks each, and three ranks end it."""
+    monkeypatch.setattr("lightning_poison.runtime.SaveTimer.is_due", lambda self: True)
+    data = TensorDataset(torch.arange(12 * BLOCK_SIZE).float()[:, None], torch.zeros(12 * BLOCK_SIZE).long())
+    scored = []
+
+    def run(rank, stop_after=100):
+        begun = len(scored)
+
+        def score(block):
+            if len(scored) - begun == stop_after:
+                raise KeyboardInterrupt
+            scored.append(int(block.indices[0]))
+            return block.inputs[:, 0]
+
+        rank.units = FileUnits(tmp_path, SampleDigests(0), rank.rank).within("member-0")
+        everything = torch.arange(len(data))
+        return score_set(data, everything, score, sample=SampleSpec(), runtime=rank, seed=0, unit="blocks")
+
+    for world, blocks in ((3, 6), (2, 10), (1, 12)):
+        several_ranks(world, lambda rank: run(rank, stop_after=2))
+        assert len(scored) == blocks
+    for found in several_ranks(3, run):
+        assert torch.equal(found, torch.arange(len(data)).double())
+    assert sorted(scored) == [BLOCK_SIZE * number for number in range(12)]

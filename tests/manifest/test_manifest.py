@@ -382,6 +382,18 @@ def test_each_row_keeps_one_duplicate():
     assert manifest.with_kept([2]).kept_by_hand(Subset(dataset, [0, 1, 2]), search=True).tolist() == [0, 2]
 
 
+def test_data_set_of_many_samples_is_searched_once_for_paths_of_rows(folder, monkeypatch):
+    dataset = image_folder(folder)
+    manifest = Manifest.from_verdict(verdict_of(dataset, [2, 6]), dataset).with_kept([2, 6])
+    moved = Subset(dataset, list(range(7, -1, -1)))
+    asked = []
+    monkeypatch.setattr(
+        "lightning_poison.manifest.matching.file_of", lambda *key: asked.append(key[1]) or file_of(*key)
+    )
+    assert manifest.kept_by_hand(moved).tolist() == [1, 5]
+    assert asked == list(range(8))
+
+
 def test_each_row_keeps_one_moved_duplicate(folder):
     dataset = TinyImages(6)
     dataset.data[:], dataset.targets[:] = dataset.data[0], 0

@@ -99,10 +99,37 @@ def test_interrupted_decision_continues(tmp_path, data, centroid_scorer):
     assert torch.equal(continued.keep, plain.keep)
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 3), (3, 2)])
+def test_finished_folds_are_taken_at_another_world_size(tmp_path, data, centroid_scorer, several_ranks, before, after):
+    plain = sanitize(data, centroid_scorer(), runtime=runtime())
+    fit, calls, fails = centroid_scorer.fit, [], [2]
+
+    def fail_at_second(self, trusted, **parts):
+        calls.append(len(trusted))
+        if len(calls) in fails:
+            raise ValueError("interrupted")
+        return fit(self, trusted, **parts)
+
+    centroid_scorer.fit = fail_at_second
+
+    def decide_on(rank):
+        return sanitize(data, centroid_scorer(), cache=tmp_path, runtime=rank)
+
+    assert any(isinstance(each, Exception) for each in several_ranks(before, decide_on))
+    done = len(calls) - 1  # all but the one that failed
+    verdicts = several_ranks(after, decide_on)
+    assert len(calls) == done + 1 + (3 - done)
+    assert all(torch.equal(each.scores, plain.scores) and torch.equal(each.keep, plain.keep) for each in verdicts)
+    again = several_ranks(before, decide_on)
+    assert len(calls) == 4
+    assert all(torch.equal(each.keep, plain.keep) for each in again)
+
+
 def test_cache_that_cannot_be_written_costs_nothing(tmp_path, data, centroid_scorer):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="Unfinished work is not saved"):
-        verdict = sanitize(data, centroid_scorer(), cache=tmp_path / "file", runtime=runtime())
+    with pytest.warns(UserWarning, match="Unfinished work is not saved") as caught:
+        verdict = sanitize(data, centroid_scorer(), cache=tmp_path / "file" / "cache", runtime=runtime())
+    assert len(caught) == 1
     assert torch.equal(verdict.keep, sanitize(data, centroid_scorer(), runtime=runtime()).keep)
 
 

@@ -593,6 +593,14 @@ def test_arrays_as_two_arguments(labels):
         sanitize(torch.zeros(3, 2), labels)
 
 
+def test_cache_that_is_a_file_is_refused(blobs, centroid_scorer, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    scorer = centroid_scorer()
+    with pytest.raises(ValueError, match=r"`cache` to be a folder, but got .*file, which is a file\.\nPass another"):
+        sanitize(blobs(30), scorer, cache=tmp_path / "file")
+    assert not scorer.fits
+
+
 @pytest.mark.parametrize(("cache", "kind"), [("", ValueError), ("s3://bucket/x", ValueError), (5, TypeError)])
 def test_cache_is_a_folder(blobs, centroid_scorer, cache, kind):
     with pytest.raises(kind, match=r"`cache` to be a .*\nPass a folder of this machine"):

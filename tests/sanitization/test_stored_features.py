@@ -82,7 +82,8 @@ def test_a_damaged_file_is_computed_again(tmp_path):
     judged(network, scorers[0], cache=tmp_path)
     (file,) = tmp_path.rglob("features-*.safetensors")
     file.write_bytes(file.read_bytes()[:-10])
-    assert judged(network, scorers[1], cache=tmp_path) == COUNT
+    with pytest.warns(UserWarning, match=r"done again and replaced.*\n?.*features-"):
+        assert judged(network, scorers[1], cache=tmp_path) == COUNT
     assert judged(network, scorers[2], cache=tmp_path) == 0
 
 

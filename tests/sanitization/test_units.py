@@ -1,4 +1,8 @@
+import errno
 import os
+import random
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +10,8 @@ from torch import nn
 
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.runtime import LocalRuntime
+from lightning_poison.sanitization.cache_folder import LIMIT
+from lightning_poison.sanitization.folder_use import LOCK
 from lightning_poison.sanitization.units import FileUnits, decision_key, open_units
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 
@@ -40,7 +46,8 @@ def test_each_rank_stores_a_part_of_its_own(tmp_path):
     ranks[0].save("blocks-1", {}, {})
     assert ranks[0].load_parts("blocks-1") == [({"a": torch.tensor([each])}, {"rank": each}) for each in (1, 2)]
     next(tmp_path.glob("*-part-1.safetensors")).write_bytes(b"damaged")
-    assert [meta["rank"] for _, meta in ranks[0].load_parts("blocks-1")] == [2]
+    with pytest.warns(UserWarning, match="done again and replaced"):
+        assert [meta["rank"] for _, meta in ranks[0].load_parts("blocks-1")] == [2]
     assert ranks[0].load_parts("other") == []
 
 
@@ -65,13 +72,35 @@ def test_samples_read_later_are_recorded_with_the_next_unit(tmp_path):
     assert not FileUnits(tmp_path, digests([1, 9, 9])).samples_match()
 
 
-def test_damaged_unit_counts_as_missing(tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"damaged"])
+def test_damaged_unit_is_computed_again_and_replaced_with_one_warning(tmp_path, damage):
+    units = FileUnits(tmp_path, digests([1]))
+    for name in ("scores", "others"):
+        units.save(name, {"scores": torch.ones(1)}, {})
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"done again and replaced, .*\n?.*scores\.safetensors") as caught:
+        assert units.load("scores") is None
+    assert len(caught) == 1
+    assert units.within("fold-0").load("others") is units.load("others") is None  # a warning would be an error
+    units.save("scores", {"scores": torch.zeros(1)}, {})
+    assert units.load("scores")[0]["scores"].tolist() == [0]
+
+
+def test_units_are_not_trusted_if_the_digests_of_their_samples_are_damaged(tmp_path):
     units = FileUnits(tmp_path, digests([1]))
     units.save("scores", {"scores": torch.ones(1)}, {})
-    (tmp_path / "scores.safetensors").write_bytes(b"damaged")
-    assert units.load("scores") is None
     (tmp_path / "samples-0.safetensors").write_bytes(b"damaged")
-    assert not units.samples_match()
+    with pytest.warns(UserWarning, match=r"samples-0\.safetensors"):
+        assert not units.samples_match()
+
+
+def test_unit_that_cannot_be_opened_counts_as_damaged(tmp_path, monkeypatch):
+    units = FileUnits(tmp_path, digests([1]))
+    units.save("scores", {"scores": torch.ones(1)}, {})
+    monkeypatch.setattr("lightning_poison.sanitization.units.read_tensors", fails_with(errno.EACCES))
+    with pytest.warns(UserWarning, match=r"cannot be used\. Permission denied"):
+        assert units.load("scores") is None
 
 
 def test_keeps_one_unit(tmp_path):
@@ -79,16 +108,50 @@ def test_keeps_one_unit(tmp_path):
     for name in ("verdict", "scores", "fit-1"):
         units.save(name, {}, {})
     units.keep_only("verdict")
-    assert {path.name for path in tmp_path.iterdir()} == {"verdict.safetensors", "samples-0.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"verdict.safetensors", "samples-0.safetensors", LOCK}
 
 
-def test_folder_that_cannot_be_written_warns_once(tmp_path):
-    (tmp_path / "file").write_text("")
-    units = FileUnits(tmp_path / "file" / "x", digests([1]))
-    with pytest.warns(UserWarning, match=r"Unfinished work is not saved: writing to .*file/x failed"):
-        units.save("one", {}, {})
+def fails_with(number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), f"/x/{random.random()}")  # noqa: S311 (temporary names differ)
+
+    return fail
+
+
+def test_cache_that_is_a_file_warns_once_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.warns(UserWarning, match=r"Unfinished work is not saved: writing to .*file failed \(File exists\)"):
+        units = open_units(tmp_path / "file", key(), digests([1]), 0)
+    units.save("one", {}, {})
     units.save("two", {}, {})  # a warning would be an error
     assert units.load("one") is None
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_disk_that_is_full_or_cannot_be_written_warns_once_and_units_are_read(tmp_path, monkeypatch, number):
+    open_units(tmp_path, key(), digests([1]), 0).save("old", {"scores": torch.ones(1)}, {})
+    monkeypatch.setattr("lightning_poison.serialization._create_partial", fails_with(number))
+    with pytest.warns(
+        UserWarning, match=rf"failed \({os.strerror(number)}\).*\n.*lightning-poison cache clear"
+    ) as caught:
+        units = open_units(tmp_path, key(), digests([1]), 0)
+    assert len(caught) == 1
+    units.save("new", {}, {})
+    assert units.load("old")[0]["scores"].tolist() == [1]
+    monkeypatch.undo()
+    units.save("new", {}, {})  # there is space again
+    assert units.load("new") is not None
+
+
+def test_disk_that_fills_up_while_a_unit_is_written_keeps_the_old_one(tmp_path, monkeypatch):
+    units = open_units(tmp_path, key(), digests([1]), 0)
+    units.save("scores", {"scores": torch.ones(1)}, {})
+    monkeypatch.setattr(Path, "write_bytes", fails_with(errno.ENOSPC))
+    with pytest.warns(UserWarning, match="No space left on device"):
+        units.save("scores", {"scores": torch.zeros(1)}, {})
+    assert units.load("scores")[0]["scores"].tolist() == [1]
+    assert not list(units.folder.glob(".*partial"))
 
 
 def test_key_depends_on_everything_that_a_unit_depends_on():
@@ -119,12 +182,58 @@ def test_key_depends_on_the_code_of_other_classes(tmp_path):
     assert one != two  # without a source, no two classes are the same
 
 
-def test_old_decisions_are_removed(tmp_path):
-    for number in range(25):
-        folder = tmp_path / f"{number:032x}"
-        folder.mkdir()
-        os.utime(folder, (number, number))
-    (tmp_path / "notes").mkdir()
-    open_units(tmp_path, f"{3:032x}rest", digests([1]), rank=0)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"notes", f"{3:032x}", *(f"{number:032x}" for number in range(6, 25))}
+def test_units_beyond_the_limit_are_removed_least_recently_used_first(tmp_path, monkeypatch):
+    for number, used in ((1, 300), (2, 100), (3, 200)):
+        made = open_units(tmp_path, f"{number:032x}", digests([1]), 0)
+        made.save("scores", {"scores": torch.zeros(2**17)}, {})
+        os.utime(made.folder / "scores.safetensors", (used, used))
+        del made
+    open_units(tmp_path, f"{2:032x}", digests([1]), 0).load("scores")  # now it is the latest
+    monkeypatch.setenv(LIMIT, str(1.3 / 1024))
+    open_units(tmp_path, f"{9:032x}", digests([1]), 0)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{1:032x}", f"{2:032x}"}
+
+
+def test_the_limit_holds_while_units_are_written_but_not_for_what_is_in_use(tmp_path, monkeypatch):
+    old = open_units(tmp_path, f"{1:032x}", digests([1]), 0)
+    old.save("scores", {"scores": torch.zeros(2**17)}, {})
+    monkeypatch.setenv(LIMIT, str(1 / 1024))
+    new = open_units(tmp_path, f"{2:032x}", digests([1]), 0)
+    for name in ("one", "two"):
+        new.save(name, {"scores": torch.zeros(2**17)}, {})
+    assert old.load("scores") is not None
+    folder = old.folder
+    del old
+    new.save("three", {"scores": torch.zeros(2**17)}, {})
+    assert not folder.exists()
+    assert all(new.load(name) is not None for name in ("one", "two", "three"))
+
+
+def test_limit_that_is_no_number_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv(LIMIT, "much")
+    with pytest.raises(ValueError, match=r"LIGHTNING_POISON_CACHE_GIB.*but got 'much'"):
+        open_units(tmp_path, key(), digests([1]), 0)
+
+
+def test_several_runs_may_use_and_shrink_one_folder_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(LIMIT, str(0.5 / 1024))
+    faults = []
+
+    def use(run):
+        generator = random.Random(run)  # noqa: S311
+        for _ in range(40):
+            units = open_units(tmp_path, f"{generator.randrange(4):032x}", digests([1]), run)
+            found = units.load("scores")
+            if found is not None and found[0]["scores"].shape != (2**15,):
+                faults.append(found)
+            units.save("scores", {"scores": torch.zeros(2**15)}, {})
+            if units.load("scores") is None:
+                faults.append(f"run {run} lost a unit that it uses")
+
+    threads = [threading.Thread(target=use, args=(run,)) for run in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not faults
+    assert len(list(tmp_path.iterdir())) <= 4

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from lightning_poison.manifest.manifest import Manifest
+from lightning_poison.manifest.manifest import Manifest, read_manifest
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.shell.apply import copy_kept, list_kept, undo_copy
 
@@ -40,6 +40,12 @@ def test_links_what_the_manifest_keeps_and_undoes_it(scanned, tmp_path):
     assert undo_copy(target) == 4
     assert not target.exists()
     assert len(names(tmp_path / "images")) == 5
+
+
+def test_a_manifest_may_be_parquet(scanned, tmp_path):
+    read_manifest(scanned / "manifest.csv").write(scanned / "manifest.parquet")
+    assert copy_kept(scanned / "manifest.parquet", tmp_path / "clean") == (4, 1)
+    assert list_kept(scanned / "manifest.parquet", tmp_path / "kept.txt") == (4, 1)
 
 
 def test_undo_deletes_nothing_if_there_are_other_files(scanned, tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -145,5 +146,27 @@ def test_many_pixels_are_in_a_file(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_poison.shell.image_files._IN_MEMORY", 10)
     folder("a/0.png", gray(7))
     images, _ = read(folder, store=tmp_path / "cache" / "pixels")
-    assert (tmp_path / "cache" / "pixels").stat().st_size == 64
     assert int(images.pixels.max()) == 7
+    assert not list((tmp_path / "cache").iterdir())  # its space is free when the process ends
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_disk_without_space_for_the_pixels_is_an_error(folder, tmp_path, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("lightning_poison.shell.image_files._IN_MEMORY", 10)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    folder("a/0.png", gray(7))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        read(folder, store=tmp_path / "pixels")
+
+
+def test_file_systems_that_reserve_no_space(folder, tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("lightning_poison.shell.image_files._IN_MEMORY", 10)
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    folder("a/0.png", gray(7))
+    assert int(read(folder, store=tmp_path / "pixels")[0].pixels.max()) == 7

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_poison import cli
-from lightning_poison.manifest.manifest import keep_by_hand, write_manifest
+from lightning_poison.manifest.manifest import keep_by_hand, read_manifest, write_manifest
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell import scan as module
@@ -158,6 +158,16 @@ def test_hostile_summaries_stay_text(scanned):
     assert cli.main(["report", str(scanned)]) == 0
     assert markup not in page(scanned)
     assert "&lt;img src=x" in page(scanned)
+
+
+def test_manifest_may_be_converted_to_parquet(scanned, capsys):
+    manifest = read_manifest(scanned / "manifest.csv")
+    manifest.with_kept([manifest.rows[0].sample_id]).write(scanned / "manifest.parquet")
+    assert cli.main(["report", str(scanned)]) == 2
+    assert "one manifest, but got manifest.csv and manifest.parquet.\nDelete one." in capsys.readouterr().err
+    (scanned / "manifest.csv").unlink()
+    assert cli.main(["report", str(scanned)]) == 0
+    assert "kept-by-hand" in page(scanned)
 
 
 def test_folders_of_the_callback(tmp_path, capsys):

@@ -247,3 +247,11 @@ def test_finds_wrong_labels_among_image_files(tmp_path, capsys):
     again = capsys.readouterr()
     assert "Work of an earlier run" in again.out
     assert "Fitting" not in again.err
+
+
+def test_cache_that_is_a_file_is_named_before_anything_is_scored(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cache").write_text("mine")
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "out")]) == 2
+    assert "out/cache, which is a file" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cache"]

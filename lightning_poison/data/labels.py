@@ -308,11 +308,13 @@ def _plain_indices(values: Sequence[Any]) -> Tensor | None:
     kinds = set(map(type, values))
     try:
         found = torch.tensor(values) if kinds == {int} else torch.stack(list(values)) if kinds == {Tensor} else None
-    except (RuntimeError, OverflowError):
+    except (RuntimeError, OverflowError, ValueError):  # labels of several shapes, or too large
         return None
     if found is None or found.ndim != 1 or found.dtype != torch.int64 or found.device.type != "cpu":
         return None
-    return found if found.layout == torch.strided and int(found.min()) >= UNLABELED else None
+    if found.layout != torch.strided or int(found.min()) < UNLABELED or int(found.max()) >= _MOST_CLASSES:
+        return None  # the other way names the sample
+    return found
 
 
 def _length_of(value: Any) -> int:

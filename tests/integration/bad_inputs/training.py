@@ -89,7 +89,7 @@ REFUSED = {
     ),
     "another file as manifest": (
         lambda d: d.fit(manifest=d.file),
-        (ValueError, "in line 1 of the manifest .*\nSave the file"),
+        (ValueError, "in line 1 of the manifest .*\nKeep the names of the columns"),
     ),
     "cache 'no'": (lambda d: d.fit(cache="no"), argument_error("cache", "True or False", "'no'")),
     "action 'delete'": (

@@ -103,7 +103,7 @@ def decide(
         with all_ranks(runtime):
             if isinstance(scorer, RecommendedScorer):
                 first = data.first_inputs()
-                advice, scorer = scorer.notes_for(first), scorer.for_inputs(first)
+                advice, scorer = scorer.notes_for(first), scorer.for_inputs(first, data.labels)
                 described["recommended"] = settings_of(scorer)
             check_class_labels(data.labels, judged.dataset)
         if reference is None:

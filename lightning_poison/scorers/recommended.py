@@ -42,8 +42,9 @@ class RecommendedScorer:
 
     - *Wrong labels*: for color images in [0, 1], or of a stated normalization, if `lightning-poison[pretrained]` is
       installed, a linear classifier on features
-      that never saw the labels (`LinearProbeScorer`); otherwise a small network (`ConfidenceScorer`). To the former,
-      backdoors with wrong labels are wrong labels too.
+      that never saw the labels (`LinearProbeScorer`), as for vectors of 50 classes or more with fewer than 200 samples
+      in the median class; otherwise a small network (`ConfidenceScorer`). To the former, backdoors with wrong labels
+      are wrong labels too.
     - *Backdoors*, of images, except with `"fast"`: groups in the features and layers of a network that was trained on
       the data (`NetworkGroupScorer`), and with `"thorough"` in features of one that was trained adversarially
       (`RobustFeatureScorer`).
@@ -91,11 +92,12 @@ class RecommendedScorer:
         settings = {"preset": self.preset, "pixels": pixels, "pretrained": has_embedded_encoder()}
         return settings if self.encoder is None else settings | {"encoder": self.encoder}
 
-    def for_inputs(self, inputs: Tensor) -> Scorer | SetScorer | UnionScorer:
+    def for_inputs(self, inputs: Tensor, labels: Tensor | None = None) -> Scorer | SetScorer | UnionScorer:
         """Return the scorers for a data set.
 
         Args:
             inputs: Some inputs of it, `(B, ...)`.
+            labels: Its labels, int64 `(N,)`; −1 stands for no label. Default: unknown, and no reason against a network.
         """
         shape = tuple(inputs.shape[1:])
         members: dict[str, Scorer | SetScorer] = {}
@@ -103,6 +105,8 @@ class RecommendedScorer:
             members["label-blind"] = LinearProbeScorer(self._features)
         elif _is_color(shape) and has_embedded_encoder() and self._is_readable(inputs):
             members["label-blind"] = LinearProbeScorer(FeatureModel(EMBEDDED, pixels=self.pixels))
+        elif len(shape) == 1 and labels is not None and _has_many_small_classes(labels):
+            members["linear"] = LinearProbeScorer(FeatureModel("auto"))
         else:
             large = _is_image(shape) and max(shape[1:]) >= LARGE_IMAGE
             backbone = _network(shape, 32) if large else None
@@ -164,6 +168,20 @@ def scorer_from(value: Any) -> Any:
         way = "`get_scorer(name)` builds an installed scorer by its name."
         raise ValueError(expected("scorer", f"a scorer or one of {', '.join(PRESETS)}", repr(printable(value)), way))
     return RecommendedScorer(value)
+
+
+_MANY, _SMALL = 50, 200
+"""Number of classes, and median number of samples in one, from and below which vectors are classified linearly.
+
+With 100 samples for each of 100 classes, and 50 for each of 1,000, a small network learns too little to find any wrong
+label, and a linear classifier finds nine of ten: `benchmarks/many_classes.py`.
+"""
+
+
+def _has_many_small_classes(labels: Tensor) -> bool:
+    counts = labels[labels >= 0].bincount()
+    counts = counts[counts > 0]
+    return len(counts) >= _MANY and float(counts.double().median()) < _SMALL
 
 
 def _is_color(shape: Sequence[int]) -> bool:

@@ -98,3 +98,18 @@ def test_settings_have_what_the_choice_depends_on():
     settings = settings_of(RecommendedScorer())
     assert settings["preset"] == "balanced"
     assert settings["pretrained"] == has_embedded_encoder()
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "name"),
+    [(50, 199, "linear-probe"), (1000, 50, "linear-probe"), (49, 20, "confidence"), (50, 200, "confidence")],
+)
+def test_vectors_of_many_small_classes_are_classified_linearly(classes, size, name):
+    labels = torch.arange(classes * size) % classes
+    assert RecommendedScorer("fast").for_inputs(torch.zeros(2, 20), labels).name == name
+    assert list(RecommendedScorer().for_inputs(torch.zeros(2, 1, 28, 28), labels).members) == ["confidence", "groups"]
+
+
+def test_unlabeled_samples_and_missing_classes_do_not_count():
+    labels = torch.cat([3 * torch.arange(49).repeat(10), torch.tensor([-1])])
+    assert RecommendedScorer().for_inputs(torch.zeros(2, 20), labels).name == "confidence"

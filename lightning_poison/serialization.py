@@ -127,15 +127,24 @@ def write_tensors(
     from safetensors.torch import save
 
     ready: dict[str, Tensor] = {}
-    storages: set[int] = set()  # safetensors refuses tensors that share memory
     for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        ready[name] = plain.clone() if plain.untyped_storage().data_ptr() in storages else plain
-        storages.add(ready[name].untyped_storage().data_ptr())
+        ready[name] = tensor.detach().cpu().contiguous()
+    for name in _overlapping(ready):  # safetensors refuses tensors that share memory
+        ready[name] = ready[name].clone()
     text = json.dumps(meta, sort_keys=True)
     content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
     with atomic_path(path, durable=durable) as partial:
         partial.write_bytes(content)
+
+
+def _overlapping(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that share memory with one that begins before them."""
+    end, found = 0, []
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.nbytes and tensor.data_ptr() < end:
+            found.append(name)
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
+    return found
 
 
 def read_tensors(

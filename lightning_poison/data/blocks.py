@@ -146,6 +146,7 @@ def read_blocks(
     seed: int,
     num_workers: int = 0,
     order: Iterable[int] | None = None,
+    most_ahead: int | None = None,
 ) -> Iterator[Block]:
     """Read blocks of samples, in the order given.
 
@@ -157,6 +158,7 @@ def read_blocks(
         num_workers: Number of worker processes. The result does not depend on it. A `SelectedDataset`, on which
             `sanitize` fits scorers, has settings of its own, which take precedence over it and over `sample`.
         order: Numbers of the blocks to read, requested one by one; workers read a few ahead. Default: all blocks.
+        most_ahead: Largest number of blocks that workers read ahead, at least 1. Default: two for each worker.
 
     Yields:
         One block at a time. uint8 images are scaled to [0, 1].
@@ -179,7 +181,7 @@ def read_blocks(
     source, positions = Source(dataset, sample, ReadSettings(num_workers)), list(blocks)
     if isinstance(dataset, SelectedDataset):
         source, positions = dataset.source, [dataset.indices[block] for block in blocks]
-    for number, read in _read(source, positions, seed, numbers):
+    for number, read in _read(source, positions, seed, numbers, most_ahead):
         block = blocks[number]
         if isinstance(dataset, SelectedDataset):
             yield Block(block, read.inputs, dataset.labels_read(block, read.labels), read.is_random)
@@ -191,7 +193,9 @@ def read_blocks(
         yield Block(block, read.inputs, read.labels, read.is_random)
 
 
-def _read(source: Source, positions: list[Tensor], seed: int, order: Iterable[int]) -> Iterator[tuple[int, "_Read"]]:
+def _read(
+    source: Source, positions: list[Tensor], seed: int, order: Iterable[int], most_ahead: int | None
+) -> Iterator[tuple[int, "_Read"]]:
     """Read blocks of positions in the data set of a source, and record the digests of samples read the first time.
 
     Yields:
@@ -207,7 +211,7 @@ def _read(source: Source, positions: list[Tensor], seed: int, order: Iterable[in
             requested.append(number)
             yield number
 
-    items = source.settings.items(reader, order=noted())
+    items = source.settings.items(reader, order=noted(), most_ahead=most_ahead)
     while True:
         try:
             read = items.next(f"samples from {int(positions[requested[0]][0])} on" if requested else "samples")

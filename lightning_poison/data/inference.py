@@ -1,6 +1,6 @@
 """Running a function of blocks over a data set, with the blocks distributed over the ranks."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,9 @@ from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.transfer import Wait, fetch, on_device, overlapped
 from lightning_poison.runtime import Progress, Runtime, SaveTimer, all_ranks
+
+_SHARES = 8
+"""A rank reads at most this part of its share of the blocks ahead, so that a slow rank takes few."""
 
 _REDUCED_AT_ONCE = 2**24
 """Number of elements of which a sum over all ranks is computed at once."""
@@ -82,7 +85,10 @@ def score_set(
         runtime.progress(len(blocks), description) as bar,
     ):
         workers, done = runtime.num_workers, 0
-        read = read_blocks(dataset, blocks, order=missing(), sample=sample, seed=seed, num_workers=workers)
+        ahead = None if runtime.world_size == 1 else max(1, len(blocks) // (_SHARES * runtime.world_size))
+        read = read_blocks(
+            dataset, blocks, order=missing(), most_ahead=ahead, sample=sample, seed=seed, num_workers=workers
+        )
         sent = on_device(_with_listed_labels(read, labels), runtime.device)
         start = partial(_scored, score, runtime=runtime, dtype=dtype, description=description)
         for place, scores in enumerate(overlapped(sent, start, runtime.device)):
@@ -91,9 +97,9 @@ def score_set(
             _advance(bar, number - done)  # blocks of other ranks, and stored ones
             bar.advance()
             done = number + 1
-            stored.save(found.scores)
+            stored.save(computed, found.scores)
         _advance(bar, len(blocks) - done)
-        stored.save(found.scores, now=True)
+        stored.save(computed, found.scores, now=True)
     return found.gathered(runtime)
 
 
@@ -156,7 +162,7 @@ def _advance(bar: Progress, steps: int) -> None:
 
 
 class _StoredBlocks:
-    """The blocks of scores in the parts of a unit, by their number; each rank stores a part of its own."""
+    """The blocks of scores in the parts of a unit, by their number. Each rank adds a part with what it has computed."""
 
     def __init__(self, runtime: Runtime, unit: str | None, dtype: torch.dtype) -> None:
         self._units = runtime.units
@@ -164,18 +170,24 @@ class _StoredBlocks:
         self._timer = SaveTimer()
         parts = [] if unit is None else self._units.load_parts(unit)
         self.scores = {int(number): scores.to(dtype) for part, _ in parts for number, scores in part.items()}
-        self._saved = len(self.scores)
+        self._saved = 0
 
-    def save(self, found: dict[int, Tensor], *, now: bool = False) -> None:
-        """Store the blocks found so far, and all that were stored before, if it is time to, or `now`."""
+    def save(self, computed: Sequence[int], found: Mapping[int, Tensor], *, now: bool = False) -> None:
+        """Store the blocks computed so far if it is time to, or `now`.
+
+        Args:
+            computed: Numbers of the blocks that were not stored before, as far as this rank has taken them.
+            found: Scores of those that are finished, and of others, by number.
+            now: Whether to store them in any case.
+        """
         if self._unit is None or not (now or self._timer.is_due()):
             return
-        known = self.scores | found
-        if len(known) == self._saved:
+        finished = {str(number): found[number] for number in computed if number in found}
+        if len(finished) == self._saved:
             return
         with self._timer.saving():
-            self._units.save_part(self._unit, {str(number): scores for number, scores in known.items()}, {})
-        self._saved = len(known)
+            self._units.save_part(self._unit, finished, {})
+        self._saved = len(finished)
 
 
 def _autocast_cache(device: torch.device) -> AbstractContextManager[object]:

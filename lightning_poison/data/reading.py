@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from torch.utils.data._utils import signal_handling
 
 from lightning_poison.checks import describe_error, printable
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import RankFailedError, UnreadableSampleError
 
 ResultT = TypeVar("ResultT")
 
@@ -63,24 +63,38 @@ class ReadSettings:
         )
 
     def loader(
-        self, reader: "Reader", *, num_workers: int | None = None, order: Iterable[int] | None = None
+        self,
+        reader: "Reader",
+        *,
+        num_workers: int | None = None,
+        order: Iterable[int] | None = None,
+        most_ahead: int | None = None,
     ) -> "DataLoader[Any]":
-        """Return a loader of the items of a reader: all of them, or those with the numbers in `order`."""
+        """Return a loader of the items of a reader.
+
+        Args:
+            reader: Yields the items.
+            num_workers: Number of worker processes. Default: that of the settings.
+            order: Numbers of the items. Default: all.
+            most_ahead: Largest number of items that workers read ahead, at least 1. Default: two for each worker.
+        """
         workers = self.num_workers if num_workers is None else num_workers
+        workers = workers if most_ahead is None else min(workers, most_ahead)
         return DataLoader(
             reader,
             sampler=order,
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=workers,
+            prefetch_factor=1 if workers and most_ahead is not None else None,
             worker_init_fn=_Guarded(self.worker_init_fn) if workers else None,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             generator=torch.Generator().manual_seed(0),
         )
 
-    def items(self, reader: "Reader", *, num_workers: int | None = None, order: Iterable[int] | None = None) -> "Items":
-        """Return the items of a reader: all of them, or those with the numbers in `order`."""
-        return Items(self.loader(reader, num_workers=num_workers, order=order))
+    def items(self, reader: "Reader", **options: Any) -> "Items":
+        """Return the items of a reader; options are those of `loader`."""
+        return Items(self.loader(reader, **options))
 
 
 class Items:
@@ -122,6 +136,9 @@ class Items:
         """
         try:
             item = next(self._items)
+        except RankFailedError:  # raised while the next number was requested: no worker has ended
+            self._items = iter(())
+            raise
         except (RuntimeError, OSError, EOFError) as error:  # the last two if a connection to a worker breaks
             end = self._end_of_worker(error)
             if end is None:

@@ -66,6 +66,11 @@ class FitState:
         self._restore(tensors, meta)
         return tuple(meta["position"])
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save the state."""
+        return self._name is not None and self._timer.is_due()
+
     def save(self, position: Sequence[int], *, now: bool = False) -> None:
         """Save the state if it is time to, or `now`.
 

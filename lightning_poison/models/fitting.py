@@ -214,7 +214,9 @@ def fit_module(
                 schedule.step()
                 done, passed = done + 1, passed + 1
                 progress.advance()
-                state.save((done, passed))
+                if state.is_due:
+                    check.finish()  # a state with NaN must not be stored
+                    state.save((done, passed))
             passed = 0
         check.finish()
     state.save((done, passed), now=True)

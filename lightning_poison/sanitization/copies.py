@@ -1,19 +1,28 @@
 """Copies and groups in a data set: found before cross-fitting, so that none of them vouches for another."""
 
 import hashlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lightning_poison.data.blocks import MemoryDataset
+from lightning_poison.data.blocks import BLOCK_SIZE, MemoryDataset, index_blocks, read_blocks
 from lightning_poison.data.copies import Copies, connected, first_places
 from lightning_poison.data.labeled_data import LabeledData, digest_all
+from lightning_poison.data.large_matrices import zeros_in_file
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import Runtime, all_ranks
 from lightning_poison.sanitization.cache_folder import NEAR_COPIES
 from lightning_poison.sanitization.units import open_units, package_code
 from lightning_poison.statistics.near_copies import near_copies
+
+NEAR_COPY_LIMIT = 2**31
+"""Bytes of images up to which near copies are looked for, whether or not the images are kept in memory: 2 GiB.
+
+It must not depend on the free memory or the number of ranks, since near copies decide about folds.
+"""
 
 _LISTED = 3
 
@@ -28,7 +37,7 @@ def with_copies(
 ) -> LabeledData:
     """Return data that know which samples are copies of each other, and which belong to one group.
 
-    Copies are found by the digests of the inputs, near copies of images by their distance if the images are in memory.
+    Copies are found by the digests of the inputs, near copies of images by their distance if these have at most 2 GiB.
     Samples are read that have not been read yet.
 
     Args:
@@ -50,24 +59,35 @@ def _find(data: LabeledData, groups: Tensor | None, runtime: Runtime, cache: str
     digests = data.sample_digests
     first = first_places(torch.stack([digests, data.labels], 1))
     pairs = torch.stack([first_places(digests), places], 1)
-    if isinstance(data.dataset, MemoryDataset) and data.dataset.inputs.ndim == 4:
-        pairs = torch.cat([pairs, _near_copies(data, data.dataset.inputs, runtime, cache)])
+    if len(data.source.shape) == 3 and 4 * math.prod(data.source.shape) * len(data) <= NEAR_COPY_LIMIT:
+        pairs = torch.cat([pairs, _near_copies(data, runtime, cache)])
     group = places if groups is None else first_places(groups[data.positions])
     return Copies(first, connected(group, pairs[pairs[:, 0] != pairs[:, 1]]))
 
 
-def _near_copies(data: LabeledData, images: Tensor, runtime: Runtime, cache: str | Path | None) -> Tensor:
+def _near_copies(data: LabeledData, runtime: Runtime, cache: str | Path | None) -> Tensor:
     """Return the near copies among images, from the cache if it has those of the same images."""
     if cache is None:
-        return near_copies(images)
+        return near_copies(_images_of(data))
     key = hashlib.sha256(data.sample_digests.numpy().tobytes() + package_code().encode()).hexdigest()
     units = open_units(cache, key, data.source.digests, runtime.rank)
     stored = units.load(NEAR_COPIES)
     if stored is not None and "pairs" in stored[0]:
         return stored[0]["pairs"]
-    pairs = near_copies(images)
+    pairs = near_copies(_images_of(data))
     units.save(NEAR_COPIES, {"pairs": pairs}, {})
     return pairs
+
+
+def _images_of(data: LabeledData) -> Tensor:
+    """Return all images, float32 `(N, C, H, W)`: those in memory, or a file that is mapped into it."""
+    if isinstance(data.dataset, MemoryDataset):
+        return data.dataset.inputs
+    images = zeros_in_file((len(data), *data.source.shape), torch.float32, in_memory=0)
+    blocks = index_blocks(data.indices, BLOCK_SIZE)
+    for block in read_blocks(data.dataset, blocks, sample=SampleSpec(), seed=data.source.seed):
+        images[block.indices] = block.inputs
+    return images
 
 
 def copy_notes(data: LabeledData) -> tuple[str, ...]:

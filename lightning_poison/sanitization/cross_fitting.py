@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.data.copies import Copies
+from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.data.inference import score_set, sum_over_ranks
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, zeros_in_file
@@ -119,10 +120,12 @@ def cross_fit(
             set lists.
     """
     labels, runtime, folds, data = job.labels, job.runtime, job.settings.folds, job.data
-    seed, units = job.seed_of(number), job.runtime.units.within(f"member-{number}")
+    seed = job.seed_of(number)
     copies = data.copies or Copies.none(len(data))
     is_distinct = copies.first == data.indices
     assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
+    split = digest_of({"assigned": assigned, "first": copies.first})[:8]
+    units = runtime.units.within(f"member-{number}").within(f"split-{split}")
     dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
     scores: Tensor | None = None
     widths: list[int] = []

@@ -189,6 +189,8 @@ class _Decision:
             )
         if not self.data.repeats and self.runtime.rank == 0:
             warnings.warn(f"{_NO_REPEAT} {_REPEAT_HINT}", stacklevel=3)
+        if self.part.trusted is not None:  # whether samples have been read depends on the free memory
+            read = fingerprint(self.dataset, self.data.labels, self.described)
         key = decision_key(self.scorer, self.described, read, self.runtime)
         units = self._open(cache, key)
         if known is not None:

@@ -8,10 +8,11 @@ import inspect
 import json
 import math
 import os
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ class FileUnits:
         return [each for each in found if each is not None]
 
     def save_part(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Store this rank's part of a unit, in place of any other that this rank has stored."""
-        self.save(f"{name}{_PART}{self._rank}", tensors, meta)
+        """Store this rank's part of a unit, in place of any other that this rank has stored in this run."""
+        self.save(f"{name}{_PART}{self._rank}-{self._shared.run}", tensors, meta)
 
     def within(self, name: str) -> Units:
         """Return the storage of the units of a part of the work."""
@@ -179,6 +180,9 @@ class _Shared:
     """What the units of all parts of the work have in common."""
 
     use: FolderUse
+    run: str = field(default_factory=partial(secrets.token_hex, 4))
+    """Tells the parts of units of this run from those of earlier ones."""
+
     recorded: int = -1
     """Number of samples without a digest when digests were stored last."""
 

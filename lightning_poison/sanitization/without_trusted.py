@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.copies import Copies
 from lightning_poison.data.inputs import describe_scale
 from lightning_poison.data.large_matrices import selected_rows, zeros_in_file
@@ -53,9 +54,10 @@ def judge_without_trusted(job: Job) -> Outcome:
     ]
     copies = job.data.copies or Copies.none(len(job.data))
     distinct, place = copies.distinct, copies.place_in_distinct
-    found, labels = [selected_rows(each.scores, distinct) for each in fitted], job.labels[distinct]
+    margins, labels = fitted[0].margins, job.labels[distinct]
+    found = [selected_rows(fitted.pop(0).scores, distinct) for _ in members]
     own = labels[:, None]
-    label_scores, margins, votes = found[0], fitted[0].margins, {}
+    label_scores, votes = found[0], {}
     if isinstance(job.scorer, CombinedScorer):
         margins = None
         log_p = [log_p_by_labels(found.pop(0), labels) for _ in members]
@@ -69,7 +71,8 @@ def judge_without_trusted(job: Job) -> Outcome:
     scores, suggested = label_scores.gather(1, own)[:, 0].double(), label_scores.argmin(1)
     try:
         margins = None if margins is None else margins[distinct]
-        decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins)
+        with reproducible_kernels(torch.device("cpu"), job.runtime.threads):
+            decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins)
     except InconclusiveError as error:
         message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
         raise InconclusiveError(message, scores[place]) from error

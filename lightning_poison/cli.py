@@ -55,6 +55,7 @@ def scan(
     ids: str | None = None,
     image_size: int | None = None,
     false_positive_rate: float = 0.01,
+    remove_without_evidence: bool = False,
     device: str = "cpu",
     num_workers: int = 0,
     seed: int = 0,
@@ -80,6 +81,8 @@ def scan(
         ids: Column of the names of samples that are no files; for .npy, the file of the names.
         image_size: Height and width to which images are scaled. Default: as they are, up to 96.
         false_positive_rate: Share of clean samples that may be removed.
+        remove_without_evidence: List samples that are more likely wrong than not even if there is no evidence of
+            poison, and groups without an effect. Use it with --scorer fast to list wrong labels only.
         device: Where to compute, such as cpu or cuda.
         num_workers: Processes that read the samples of a data set of your own.
         seed: Seed of all randomness.
@@ -97,6 +100,7 @@ def scan(
         ids=ids,
         image_size=image_size,
         false_positive_rate=false_positive_rate,
+        remove_without_evidence=remove_without_evidence,
         device=device,
         num_workers=num_workers,
         seed=seed,

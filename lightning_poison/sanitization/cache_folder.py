@@ -188,7 +188,10 @@ def shrink(root: Path, limit: float, *, keep: str = "") -> int:
     with contextlib.suppress(OSError):
         folders = [path for path in root.iterdir() if _is_entry(path)]
         files = {folder: _files_in(folder, checked=False)[0] for folder in folders}
-        total = before = sum(file.size for own in files.values() for file in own)
+        total = sum(file.size for own in files.values() for file in own)
+        if total > limit:
+            total -= sum(file.size for own in files.values() for file in own if not _is_ours(file.path))
+        before = total
         if total <= limit:
             return 0
         units = [(file, folder) for folder, own in files.items() if folder.name != keep for file in own if file.is_unit]

@@ -10,7 +10,7 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.serialization import atomic_path
 from lightning_poison.shell.image_files import find_images
-from lightning_poison.shell.scan import SUMMARY
+from lightning_poison.shell.scan import MANIFEST, SUMMARY
 from lightning_poison.shell.tables import path_column, read_table
 
 
@@ -102,6 +102,10 @@ def undo_copy(copy_to: Path) -> int:
 
 def _kept_files(manifest: Path, source: Path | None) -> tuple[Path, list[Path], int]:
     """Return what was scanned, the files of it that a manifest keeps, and the number of all of them."""
+    if not manifest.is_file():
+        came = "a folder" if manifest.is_dir() else "nothing there"
+        hint = f"Did you mean {printable(manifest / MANIFEST)}?" if (manifest / MANIFEST).is_file() else ""
+        raise ValueError(expected(printable(manifest), "the manifest of a scan", came, hint))
     summary = _summary_beside(manifest)
     reading = summary.get("reading", {})
     origin = Path(reading.get("folder", ""))  # what relative paths start from

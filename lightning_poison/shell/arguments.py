@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-_FLAGS = ("--scorers", "--json", "--undo", "--retry_failed", "--adaptive")
+_FLAGS = ("--scorers", "--json", "--remove_without_evidence", "--undo", "--retry_failed", "--adaptive")
 
 _REPEATED = ("--scorer", "--attack", "--defense")
 

@@ -38,18 +38,27 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
     present = verdict.evidence.present
     verb = "is" if out == 1 else "are"
     suspicious = f"{out:,} of {count:,} samples ({100 * out / count:.1f} %) {verb} suspicious."
-    first = f"Evidence of poison: {suspicious}" if present else "No evidence of poison."
+    found = [each.evidence for each in verdict.findings if each.evidence is not None] or [verdict.evidence]
+    first = "No evidence of poison."
+    if present:
+        first = f"Evidence of poison: {suspicious}"
+    elif any(map(_is_uncertain, found)):
+        first = "No clear evidence of poison, but some labels may be wrong."
     if out and not present:
         first += f" {suspicious}"
     lines = [first]
     if verdict.findings:
+        kinds = [each.kind for each in found]
         for each in verdict.findings:
             if each.evidence is None:
                 lines.append(f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure)}")
             else:
-                lines += _kind_lines(each.evidence, each.removed, count, class_names)
+                by = f" by {printable(each.scorer, limit=80)}" if kinds.count(each.evidence.kind) > 1 else ""
+                lines += _kind_lines(each.evidence, each.removed, count, class_names, by)
     else:
         lines += _kind_lines(verdict.evidence, out, count, class_names)
+    if not present and not out and any(map(_is_uncertain, found)):
+        lines += _likely_wrong(verdict)
     if missing := verdict.not_looked_for():
         lines.append(f"- not looked for: {missing}")
     if missed := verdict.easily_missed():
@@ -57,7 +66,23 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
     return lines
 
 
-def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Sequence[str]) -> list[str]:
+def _is_uncertain(evidence: Evidence) -> bool:
+    """Whether more wrong labels are estimated than clean data have, but not so many that it is sure."""
+    has_power = evidence.power is None or evidence.power >= _LITTLE_POWER
+    is_large = evidence.low > 0 and evidence.contamination > evidence.natural_error_rate
+    return evidence.kind == "wrong labels" and not evidence.present and has_power and is_large
+
+
+def _likely_wrong(verdict: Verdict) -> list[str]:
+    """Say how many labels are more likely wrong than not, and how to list them."""
+    count = 0 if verdict.posterior is None else int((verdict.posterior > 0.5).sum())
+    if not count:
+        return []
+    labels = "1 label is" if count == 1 else f"{count:,} labels are"
+    return [f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence"]
+
+
+def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Sequence[str], by: str = "") -> list[str]:
     if evidence.kind == "groups":
         found = [group for group in evidence.groups if group.is_poison]
         if not found:
@@ -66,13 +91,16 @@ def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Seque
         groups = "1 group" if len(found) == 1 else f"{len(found)} groups"
         return [f"- backdoors: {removed:,} samples listed, in {groups}, labeled {labels}"]
     low, about, high = (round(share * count) for share in (evidence.low, evidence.contamination, evidence.high))
-    what = "wrong labels" if evidence.kind == "wrong labels" else "samples unlike the trusted data"
+    what = ("wrong labels" if evidence.kind == "wrong labels" else "samples unlike the trusted data") + by
     power = "" if evidence.power is None else f"; of random wrong labels, {100 * evidence.power:.0f} % would be found"
     if evidence.present:
         at_least = "at least " if evidence.kind == "unlike trusted data" else ""
         line = f"- {what}: {at_least}about {about:,} ({low:,} to {high:,}); {removed:,} listed{power}"
     elif evidence.power is not None and evidence.power < _LITTLE_POWER:
         line = f"- {what}: can hardly be found here{power}"
+    elif _is_uncertain(evidence):
+        listed = f"uncertain; {removed:,} listed" if removed else "too uncertain to list any"
+        line = f"- {what}: about {about:,} ({low:,} to {high:,}), {listed}{power}"
     else:
         line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) are estimated{power}"
     pairs = [

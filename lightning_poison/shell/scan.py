@@ -47,6 +47,7 @@ class ScanOptions:
         ids: See `open_source`.
         image_size: See `open_source`.
         false_positive_rate: Share of clean samples that may be removed, in (0, 1). Default: 0.01.
+        remove_without_evidence: See `sanitize`. Default: `False`.
         device: Where to compute. Default: `"cpu"`.
         num_workers: Number of processes that read samples of a data set of the user. Default: 0.
         seed: Seed of all randomness. Default: 0.
@@ -61,6 +62,7 @@ class ScanOptions:
     ids: str | None = None
     image_size: int | None = None
     false_positive_rate: float = 0.01
+    remove_without_evidence: bool = False
     device: str = "cpu"
     num_workers: int = 0
     seed: int = 0
@@ -162,6 +164,7 @@ def _judge(
             scorer,
             trusted=trusted,
             false_positive_rate=options.false_positive_rate,
+            remove_without_evidence=options.remove_without_evidence,
             seed=options.seed,
             runtime=runtime,
             cache=cache,

@@ -103,7 +103,7 @@ def test_stored_blocks_are_used_at_any_number_of_ranks(several_ranks, tmp_path, 
     interrupted = Counted(last=6)
     found = several_ranks(2, lambda runtime: run(runtime, interrupted))
     assert {type(each) for each in found} == {KeyboardInterrupt, RankFailedError}
-    assert {path.name for path in tmp_path.glob("blocks*")} == {f"blocks-part-{rank}.safetensors" for rank in (0, 1)}
+    assert {path.name.rpartition("-")[0] for path in tmp_path.glob("blocks*")} == {"blocks-part-0", "blocks-part-1"}
     resumed = Counted(last=2)  # killed again: what was stored stays
     several_ranks(size, lambda runtime: run(runtime, resumed))
     last = Counted()

@@ -124,6 +124,13 @@ def test_shrinking_leaves_files_of_the_user(tmp_path):
     assert shrink(tmp_path / "nothing", 0) == 0
 
 
+def test_files_of_the_user_do_not_push_out_stored_work(tmp_path):
+    folder = entry(tmp_path, 1, "old", used=10)
+    (folder / "model.safetensors").write_bytes(bytes(2**20))
+    assert shrink(tmp_path, 2**19) == 0
+    assert "old.safetensors" in names(folder)
+
+
 @pytest.mark.parametrize(("text", "gibibytes"), [("", 10), ("2.5", 2.5), ("0", 0), ("inf", float("inf"))])
 def test_size_limit(monkeypatch, text, gibibytes):
     monkeypatch.setenv(LIMIT, text)

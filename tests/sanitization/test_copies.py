@@ -3,6 +3,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from lightning_poison.data import labeled_data
+from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.source import open_source
 from lightning_poison.errors import DataChangedError
@@ -50,6 +52,19 @@ def test_finds_near_copies_of_images():
     assert data.copies.group.tolist() == [*range(40), 7]
     assert torch.equal(data.copies.first, torch.arange(41))
     assert copy_notes(data) == ("1 of the samples are in the fold of a near copy or of another sample of their group.",)
+
+
+def test_near_copies_do_not_depend_on_what_is_kept_in_memory(monkeypatch):
+    images = torch.rand(600, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[500] = images[3] + 0.001
+    kept = known_copies(images, torch.arange(600) % 2)
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", 0)
+    read_again = known_copies(images, torch.arange(600) % 2)
+    assert isinstance(kept.dataset, MemoryDataset) and not isinstance(read_again.dataset, MemoryDataset)  # noqa: PT018
+    assert torch.equal(kept.copies.group, read_again.copies.group)
+    assert int(kept.copies.group[500]) == 3
+    monkeypatch.setattr(copies, "NEAR_COPY_LIMIT", 0)
+    assert not known_copies(images, torch.arange(600) % 2).copies.has_groups
 
 
 def test_near_copies_of_the_same_images_are_searched_once(tmp_path, monkeypatch):

@@ -2,12 +2,14 @@ import copy
 import logging
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data import inference, labeled_data, large_matrices
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
@@ -245,3 +247,17 @@ def test_margins_of_stored_folds_are_read_again(centroid_scorer, blobs, tmp_path
     assert len(scorer.fits) == 3
     assert torch.equal(first, again)
     assert torch.allclose(first, data.tensors[0].double().sum(1))
+
+
+def test_folds_that_were_stored_for_another_split_are_not_used(centroid_scorer, blobs, tmp_path):
+    data, runtime = blobs(60), LocalRuntime(precision="32", threads=1)
+    runtime.units = FileUnits(tmp_path, SampleDigests(0))
+    labeled = read_labeled(open_source(data, sample=None), runtime=RUNTIME, name="data")
+    scorer = centroid_scorer()
+    out_of_fold_label_scores(Job(labeled, scorer, runtime, DecisionSettings()), scorer, number=0)
+    copied = replace(labeled, copies=Copies(torch.arange(60), torch.arange(60) // 6 * 6))
+    found = out_of_fold_label_scores(Job(copied, scorer, runtime, DecisionSettings()), scorer, number=0)
+    assert len(scorer.fits) == 6
+    alone = centroid_scorer()
+    expected = out_of_fold_label_scores(Job(copied, alone, RUNTIME, DecisionSettings()), alone, number=0)
+    assert torch.equal(found.scores, expected.scores)

@@ -45,7 +45,7 @@ def test_each_rank_stores_a_part_of_its_own(tmp_path):
     ranks[0].save_part("blocks-12", {}, {})
     ranks[0].save("blocks-1", {}, {})
     assert ranks[0].load_parts("blocks-1") == [({"a": torch.tensor([each])}, {"rank": each}) for each in (1, 2)]
-    next(tmp_path.glob("*-part-1.safetensors")).write_bytes(b"damaged")
+    next(tmp_path.glob("*blocks-1-part-1-*.safetensors")).write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="done again and replaced"):
         assert [meta["rank"] for _, meta in ranks[0].load_parts("blocks-1")] == [2]
     assert ranks[0].load_parts("other") == []

@@ -117,3 +117,11 @@ def test_paths_with_line_breaks_are_not_listed(scanned, tmp_path):
     with pytest.raises(ValueError, match="without line breaks"):
         list_kept(scanned / "manifest.csv", tmp_path / "kept.txt")
     assert not (tmp_path / "kept.txt").exists()
+
+
+def test_folder_and_missing_manifest_are_named_with_the_way_out(scanned, tmp_path):
+    with pytest.raises(ValueError, match=r"the manifest of a scan, but got a folder.\nDid you mean .*manifest.csv\?"):
+        copy_kept(scanned, tmp_path / "clean")
+    with pytest.raises(ValueError, match="the manifest of a scan, but got nothing there"):
+        copy_kept(scanned / "no.parquet", tmp_path / "clean")
+    assert not (tmp_path / "clean").exists()

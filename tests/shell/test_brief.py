@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from lightning_poison.sanitization.evidence import Evidence
@@ -58,6 +60,23 @@ def test_no_evidence():
         "No evidence of poison.",
         "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
     ]
+
+
+def test_estimate_that_is_not_sure_is_said_with_what_to_do():
+    evidence = labels(False, 0.002, 0.05, 0.08, 0.6)
+    verdict = replace(verdict_of(evidence, 0), posterior=torch.linspace(0, 0.52, 100).double(), posterior_threshold=1.0)
+    assert brief_lines(verdict)[:3] == [
+        "No clear evidence of poison, but some labels may be wrong.",
+        "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
+        "- 4 labels are more likely wrong than correct; to list: --scorer fast --remove-without-evidence",
+    ]
+
+
+def test_findings_of_one_kind_are_told_apart():
+    trusted = Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003, kind="unlike trusted data")
+    lines = brief_lines(verdict_of(trusted, 2, (Finding("label-blind", 1, trusted), Finding("groups", 1, trusted))))
+    assert lines[1].startswith("- samples unlike the trusted data by label-blind: ")
+    assert lines[2].startswith("- samples unlike the trusted data by groups: ")
 
 
 def test_little_power_is_not_called_the_absence_of_evidence():

@@ -293,3 +293,12 @@ def test_refuses_other_training_margins(margins):
     labels = torch.arange(200) % 2
     with pytest.raises(ValueError, match="`margins`"):
         estimate_contamination(5 - 5 * torch.eye(2)[labels], labels, margins=margins)
+
+
+def test_training_margins_do_not_count_where_a_label_is_largely_wrong():
+    label_scores, labels, truth = simulate(1, share=0, count=3000)
+    labels = torch.where(torch.arange(3000) % 8 == 0, 0, truth)
+    margins = torch.where(labels == truth, -5.0, 5.0)  # learned, and therefore misleading
+    plain, informed = (estimate_contamination(label_scores, labels, margins=given) for given in (None, margins))
+    assert float((plain.posterior - informed.posterior).abs().max()) < 0.01
+    assert float(plain.posterior[labels != truth].mean()) > 0.5

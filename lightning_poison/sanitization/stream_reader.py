@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -332,7 +332,7 @@ def _is_inner(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and value[0] in (None, "dataset", "iterator")
 
 
-_FIELDS = {
+_FIELDS: dict[str, Callable[[Any], bool]] = {
     "inner": _is_inner,
     "read": _is_count,
     "block": _is_count,

@@ -35,11 +35,6 @@ _KIND, _VERSION = "stream filter", 1
 _STATE = "scorer."
 """Prefix of the names of the scorer's tensors in the file."""
 
-_SINGLE = (
-    "A stream has no whole set to compare a sample with, so use a scorer of single samples, such as "
-    "`LikelihoodScorer()`."
-)
-
 WAY_TO_FILTER = (
     "    stream_filter = StreamFilter.fit(LikelihoodScorer(), trusted)  # from lightning_poison.sanitization\n"
     "    Sanitizer(stream_filter=stream_filter)"
@@ -92,8 +87,7 @@ class StreamFilter:
     reference: ReferenceCounts
 
     def __post_init__(self) -> None:
-        check_scorer_argument(self.scorer)
-        instance("scorer", self.scorer, Scorer, hint=_SINGLE)
+        _check_single(self.scorer)
         if not self.scorer.is_fitted:
             raise NotFittedError(
                 f"Expected a fitted scorer, but got {printable(repr(self.scorer), limit=80)} before a fit.\n"
@@ -144,8 +138,7 @@ class StreamFilter:
             TypeError: If it is no scorer of single samples.
             ValueError: If a class has too few samples, or an argument is out of range.
         """
-        check_scorer_argument(scorer)
-        instance("scorer", scorer, Scorer, hint=_SINGLE)
+        _check_single(scorer)
         settings = DecisionSettings(false_positive_rate=false_positive_rate, seed=seed)
         runtime = runtime or LocalRuntime()
         with isolated_rng(seed, runtime.device):
@@ -246,7 +239,7 @@ class StreamFilter:
             ValueError: If it is no file of a filter of this version, or one with another scorer or other settings, a
                 value is invalid, or the file was damaged. The message names file, field and value.
         """
-        instance("scorer", scorer, Scorer, hint=_SINGLE)
+        _check_single(scorer)
         tensors, meta = read_tensors(path, _KIND, version=_VERSION)
         state = {name.removeprefix(_STATE): value for name, value in tensors.items() if name.startswith(_STATE)}
         loaded = load_parts(scorer, state, meta, path)
@@ -254,6 +247,14 @@ class StreamFilter:
             reference = from_json(ReferenceCounts, meta.get("reference"), "reference")
             rate = fraction("false_positive_rate", meta.get("false_positive_rate"))  # type: ignore[arg-type]  # checked
             return cls(loaded, instance("thresholds", tensors.get("thresholds"), Tensor), rate, reference)
+
+
+def _check_single(scorer: Any) -> None:
+    check_scorer_argument(scorer)
+    if not isinstance(scorer, Scorer):
+        what = "a `Scorer`, which scores single samples, such as `LikelihoodScorer()`"
+        hint = "A stream has no whole set to compare a sample with, as scorers of a whole set and presets do."
+        raise TypeError(expected("scorer", what, printable(type(scorer).__name__), hint))
 
 
 def _read(trusted: Any, sample: SampleSpec | None, seed: int, runtime: Runtime) -> LabeledData:

@@ -1,13 +1,15 @@
-"""Tables of the samples removed from a stream: one file for each worker of each rank, written as the stream is read.
+"""Tables of the samples removed from a stream: one file for each run, rank and worker, written as it is read.
 
 A row is appended by a single write, so a process that is killed leaves whole rows, and perhaps one without its end,
-which readers skip and the next writer cuts off.
+which readers skip and the next writer cuts off. That writer continues the same run: no other run has the file.
 """
 
 import contextlib
 import csv
+import errno
 import io
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -17,10 +19,13 @@ from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.text_cells import escape_cell, unescape_cell
 from lightning_poison.serialization import atomic_path
 
-_NAME = "removed-rank{rank}-worker{worker}.csv"
+_NAME = "removed-{run}-rank{rank}-worker{worker}.csv"
 """Name of the file of a worker."""
 
-_PATTERN = "removed-rank*-worker*.csv"
+_PATTERN = "removed-*rank*-worker*.csv"
+
+_TAIL = 65_536
+"""Number of bytes at the end of a file in which its last whole row ends; a row is far shorter."""
 
 _MAX_KEY = 1_000
 """Largest number of characters of a key."""
@@ -87,10 +92,11 @@ COLUMNS = tuple(each.name for each in fields(RemovedSample))
 class PartWriter:
     """Appends rows to the file of one worker of one rank, which is created with the first row.
 
-    An error of the disk is a warning: the stream goes on, and nothing more is written.
+    An error of the disk, or a full one, is a warning: the stream goes on, and nothing more is written.
 
     Args:
         directory: Folder of the files. It is created.
+        run: Name of the run. In the name of the file, characters other than letters, digits, `.`, `_` and `-` are `_`.
         rank: Number of the rank.
         worker: Number of the worker.
 
@@ -98,13 +104,14 @@ class PartWriter:
         >>> import tempfile
         >>> sample = RemovedSample("a", 1, 0, 2, 17, 3, 9.5, 8.0, "removed", "00ff00ff00ff00ff", "cats/0017")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     PartWriter(folder, 0, 2).append([sample])
+        ...     PartWriter(folder, "a", 0, 2).append([sample])
         ...     merge_removed(folder) == (sample,), os.listdir(folder)
-        (True, ['removed-rank0-worker2.csv'])
+        (True, ['removed-a-rank0-worker2.csv'])
     """
 
-    def __init__(self, directory: str | os.PathLike[str], rank: int, worker: int) -> None:
-        self.path = Path(directory) / _NAME.format(rank=rank, worker=worker)
+    def __init__(self, directory: str | os.PathLike[str], run: str, rank: int, worker: int) -> None:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", run)[:64]
+        self.path = Path(directory) / _NAME.format(run=plain, rank=rank, worker=worker)
         self._is_open = False
         self._has_failed = False
 
@@ -131,18 +138,26 @@ class PartWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError), self.path.open("xb") as created:
             created.write(_line(COLUMNS))
+        header = _line(COLUMNS)
         with self.path.open("r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-        if not content.startswith(_line(COLUMNS)):
-            if content and b"\n" in content:
+            first, size = file.readline(2 * len(header)), file.seek(0, os.SEEK_END)
+            if not header.startswith(first):
                 raise FileExistsError(f"{self.path.name} is another file")
-            self._write(_line(COLUMNS))
+            start = file.seek(max(0, size - _TAIL))
+            tail = file.read()
+            if tail and not tail.endswith(b"\n"):
+                if start and b"\n" not in tail:
+                    raise FileExistsError(f"{self.path.name} is another file")
+                size = start + tail.rfind(b"\n") + 1
+                file.truncate(size)
+        if not size:
+            self._write(header)
 
     def _write(self, line: bytes) -> None:
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
-            os.write(handle, line)
+            if os.write(handle, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 
@@ -152,7 +167,8 @@ def merge_removed(
 ) -> tuple[RemovedSample, ...]:
     """Read the files of all ranks and workers in a folder, while they are written or afterwards.
 
-    A run that is resumed from a checkpoint judges the samples after it once more; they are listed once.
+    A run that is resumed from a checkpoint judges the samples after it once more; they are listed once. A row that is
+    invalid is left out, with a warning that names file and line.
 
     Args:
         directory: Folder of the files.
@@ -163,7 +179,7 @@ def merge_removed(
 
     Raises:
         NotADirectoryError: If there is no such folder.
-        ValueError: If a file has another header, or a whole row is invalid. The message names file and line.
+        ValueError: If a file has another header. The message names it.
         OSError: If a file cannot be read or written.
     """
     folder = Path(directory)
@@ -182,18 +198,25 @@ def merge_removed(
 
 
 def _read_part(part: Path) -> list[RemovedSample]:
-    content = part.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    """Return the samples of the whole rows of a file. No cell contains a line break."""
+    header, *lines = part.read_bytes().split(b"\n")[:-1] or [_line(COLUMNS)[:-1]]
     shown = printable(part, limit=500)
-    try:
-        rows = list(csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Expected comma-separated text in UTF-8 in {shown}, but got: {describe_error(error)}."
-        ) from error
-    if rows and tuple(rows[0]) != COLUMNS:
-        raise ValueError(expected("header", ", ".join(COLUMNS), f"{printable(rows[0])} in {shown}"))
-    return [RemovedSample.parse(row, f"line {number} of {shown}") for number, row in enumerate(rows[1:], start=2)]
+    if header + b"\n" != _line(COLUMNS):
+        came = printable(header.decode("utf-8", errors="replace"))
+        raise ValueError(expected("header", ", ".join(COLUMNS), f"{came} in {shown}"))
+    rows, invalid = [], []
+    for number, line in enumerate(lines, start=2):
+        try:
+            cells = next(csv.reader([line.decode("utf-8")], strict=True), [])
+            rows.append(RemovedSample.parse(cells, f"line {number} of {shown}"))
+        except (csv.Error, UnicodeDecodeError) as error:
+            invalid.append(f"Expected a row in line {number} of {shown}, but got: {describe_error(error)}.")
+        except ValueError as error:
+            invalid.append(str(error))
+    if invalid:
+        others = f" So are {len(invalid) - 1:,} more rows of this file." if len(invalid) > 1 else ""
+        warnings.warn(f"A row of a table of removed samples is left out.{others}\n{invalid[0]}", stacklevel=3)
+    return rows
 
 
 def key_of(sample: object) -> str:

@@ -15,10 +15,16 @@ PASSES, READ, JUDGED, REMOVED, UNJUDGED, EMPTY, DRIFT = range(7)
 The state of the worker's `ShareDrift` begins at the last one.
 """
 
+COLUMNS = DRIFT + STATE_SIZE
+"""Number of columns."""
+
+MAX_WORKERS = 256
+"""Largest number of worker processes of a rank."""
+
 
 def new_table(workers: int) -> Tensor:
     """Return a table of zeros in shared memory, with a row for each worker, float64 `(workers, columns)`."""
-    table = torch.zeros(workers, DRIFT + STATE_SIZE, dtype=torch.float64)
+    table = torch.zeros(workers, COLUMNS, dtype=torch.float64)
     table.share_memory_()  # type: ignore[no-untyped-call]
     return table
 
@@ -32,7 +38,8 @@ class StreamProgress:
         judged: Samples that were judged.
         removed: Samples that were suspicious.
         unjudged: Samples that were kept without a judgment: without a label, or with one that has no threshold.
-        low: Lower end of the 95 % interval of the removed share, in [0, 1].
+        low: Lower end of the 95 % interval of the removed share, in [0, 1]. Samples of later epochs do not narrow it,
+            since they may be those of the first.
         high: Its upper end.
         alarms: Number of alarms.
         drifts: The last alarm of each worker whose share has changed and is not as calibrated again.
@@ -53,8 +60,9 @@ class StreamProgress:
         read, judged, removed, unjudged = (int(table[:, each].sum()) for each in (READ, JUDGED, REMOVED, UNJUDGED))
         low, high = 0.0, 1.0
         if judged:
-            count = torch.tensor([float(removed)], dtype=torch.float64)
-            low, high = (float(end) / judged for end in wilson_interval(count, torch.zeros_like(count), judged))
+            size = int(distinct_samples(judged, sum(each.judged for each in detectors)))
+            count = torch.tensor([removed / judged * size], dtype=torch.float64)
+            low, high = (float(end) / size for end in wilson_interval(count, torch.zeros_like(count), size))
         drifts = tuple(each.last for each in detectors if each.is_drifting and each.last is not None)
         return cls(read, judged, removed, unjudged, low, high, sum(each.alarms for each in detectors), drifts)
 
@@ -69,6 +77,30 @@ class StreamProgress:
         if self.unjudged:
             text += f"; {self.unjudged:,} not judged: no label, or one that the filter was not calibrated for"
         return "\n".join([text, *(f"drift: {each}" for each in self.drifts)])
+
+
+def distinct_samples(judged: int, first: int) -> float:
+    """Return the number of independent samples with which a share over several passes is known as well.
+
+    If the passes repeat the same n samples, and the last one may be incomplete, some samples count k times and others
+    k + 1 times. Their mean is as precise as that of `(sum w)^2 / sum w^2` samples with weights w (Kish, *Survey
+    Sampling*, 1965).
+
+    Args:
+        judged: Samples judged in all passes, at least 1.
+        first: Samples n judged in the first pass. If 0, nothing is known of repetitions, and 1 is returned.
+
+    Returns:
+        Number in [1, n].
+
+    Example:
+        >>> distinct_samples(100, 100), distinct_samples(300, 100), distinct_samples(150, 100)
+        (100.0, 100.0, 90.0)
+    """
+    if not first:
+        return 1.0
+    whole, more = divmod(judged, first)
+    return max(1.0, judged**2 / (first * whole**2 + more * (2 * whole + 1)))
 
 
 def drift_message(name: str, drifts: list[Drift]) -> str:

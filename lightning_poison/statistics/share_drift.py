@@ -129,6 +129,8 @@ class ShareDrift:
     bounds the average run length instead). By Ville's inequality, the chance that the mixture ever reaches `2 / δ` is
     at most δ / 2. Together, the chance of an alarm, in a stream of any length with a constant share, is at most δ.
 
+    Samples must be independent, so a finite stream that is read several times may only be counted once.
+
     After an alarm, samples are compared with those since the alarm, and with the reference again once the share is as
     calibrated. So every change gives one alarm, and the bound of δ holds for the time until the next change as well.
 

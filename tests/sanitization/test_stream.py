@@ -1,6 +1,8 @@
 """Streams without their suspicious samples: order, structures, workers, ranks, errors, alarms."""
 
+import copy
 import itertools
+import pickle
 import subprocess
 import sys
 from collections import namedtuple
@@ -8,6 +10,7 @@ from collections import namedtuple
 import pytest
 import torch
 from datasets import Dataset as HuggingFaceDataset
+from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
 from lightning_poison.data.sample_digests import digest_samples
@@ -112,7 +115,7 @@ def test_workers_keep_the_same_samples_and_share_their_counters(stream_filter, d
     progress = stream.progress()
     assert (progress.judged, progress.removed) == (300, 300 - len(kept))
     parts = sorted(path.name for path in tmp_path.iterdir())
-    assert parts == [f"removed-rank0-worker{worker}.csv" for worker in range(max(1, workers))]
+    assert parts == [f"removed-{stream.run}-rank0-worker{worker}.csv" for worker in range(max(1, workers))]
     removed = merge_removed(tmp_path)
     step = max(1, workers)
     assert sorted(each.worker + step * each.position for each in removed) == sorted(set(range(300)) - set(kept))
@@ -154,11 +157,12 @@ def test_unknown_and_missing_labels_are_kept_and_counted(stream_filter, data):
 
 def test_ranks_have_files_of_their_own(stream_filter, data, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    stream = SanitizedStream(Numbered(data), stream_filter, directory=tmp_path)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        loaded(SanitizedStream(Numbered(data), stream_filter, directory=tmp_path), 2)
+        loaded(stream, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"removed-rank{rank}-worker{worker}.csv" for rank in (0, 1) for worker in (0, 1)
+        f"removed-{stream.run}-rank{rank}-worker{worker}.csv" for rank in (0, 1) for worker in (0, 1)
     ]
     assert {(each.rank, each.worker) for each in merge_removed(tmp_path)} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert SanitizedStream(Numbered(data), stream_filter).place == (1, 2)
@@ -184,6 +188,120 @@ def test_the_inner_data_set_is_reached(stream_filter, data):
         stream.no_such_name  # noqa: B018
     with pytest.raises(TypeError):
         len(stream)
+
+
+def test_methods_that_return_another_stream_are_refused(stream_filter, data):
+    points, labels = data.tensors
+    rows = {"point": points.tolist(), "label": labels.tolist()}
+    inner = HuggingFaceDataset.from_dict(rows).to_iterable_dataset().with_format("torch")
+    stream = SanitizedStream(inner, stream_filter, sample=SampleSpec("point", "label"))
+    for call in (
+        lambda: stream.shuffle(seed=1),
+        lambda: stream.take(5),
+        lambda: stream.map(len),
+        lambda: stream.with_format("numpy"),
+        lambda: stream.iter(batch_size=2),
+    ):
+        with pytest.raises(AttributeError, match=r"would not be filtered\.\nShuffle, map or split the data set first"):
+            call()
+    with pytest.raises(AttributeError):
+        split_dataset_by_node(stream, rank=0, world_size=2)
+    assert list(stream.features) == stream.column_names == ["point", "label"]
+    split = SanitizedStream(split_dataset_by_node(inner, 0, 2), stream_filter, sample=SampleSpec("point", "label"))
+    assert len(list(split)) <= 150
+
+
+def test_attributes_that_are_streams_are_refused(stream_filter, data):
+    inner = Numbered(data)
+    inner.source, inner.opened, inner.transform = inner, iter(inner), str
+    stream = SanitizedStream(inner, stream_filter)
+    for name in ("source", "opened"):
+        with pytest.raises(AttributeError, match=f"got `{name}`"):
+            getattr(stream, name)
+    assert stream.transform is str
+
+
+class Range(IterableDataset):
+    """Samples from `start` to `end`, as in the documentation of torch."""
+
+    def __init__(self, data, start, end):
+        self.data, self.start, self.end, self._hidden = data, start, end, 0
+
+    def __iter__(self):
+        return ((*self.data[number], float(number)) for number in range(self.start, self.end))
+
+
+def split_range(worker):
+    info = get_worker_info()
+    dataset = info.dataset
+    share = (dataset.end - dataset.start) // info.num_workers
+    first = dataset.start + worker * share
+    dataset.start, dataset.end = first, first + share
+
+
+def test_a_worker_init_fn_sets_attributes_of_the_inner_data_set(stream_filter, data):
+    stream = SanitizedStream(Range(data, 0, 200), stream_filter)
+    batches = DataLoader(stream, 16, num_workers=2, worker_init_fn=split_range)
+    found = [int(number) for batch in batches for number in batch[2]]
+    assert sorted(found) == [number for number in kept_of(stream_filter, data) if number < 200]
+
+
+def pickled(stream):
+    return pickle.loads(pickle.dumps(stream))  # noqa: S301 (of this test, as for a spawned worker)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+def test_attributes_of_the_stream_are_its_own_and_others_those_of_the_data_set(stream_filter, data, copied):
+    stream = copied(SanitizedStream(Range(data, 0, 10), stream_filter))
+    stream.end, stream.new, stream._hidden, stream._own, stream.block_size = 5, 1, 2, 3, 4
+    assert (stream.dataset.end, stream.dataset.new, stream.dataset._hidden) == (5, 1, 2)
+    assert not hasattr(stream.dataset, "_own")
+    assert not hasattr(stream.dataset, "block_size")
+    assert (stream.end, stream.new, stream._own, stream.block_size) == (5, 1, 3, 4)
+    assert len(list(stream)) <= 5
+    assert copied(stream).end == 5
+
+
+@pytest.mark.parametrize("rank", [3, "a", "ab", (0,), (0, 0), (5, 2), (-1, 2), (0, 1.5), (True, 2)], ids=repr)
+def test_a_rank_that_is_none_is_refused(stream_filter, data, rank):
+    with pytest.raises(ValueError, match=r"`rank` to be its number and the number of ranks, such as \(0, 2\), but got"):
+        SanitizedStream(Numbered(data), stream_filter, rank=rank)
+
+
+@pytest.mark.parametrize("given", [("0", "0"), ("2", "2"), ("-1", "2"), ("x", "2"), ("²", "4"), ("", "")])
+def test_variables_that_name_no_rank_are_ignored(stream_filter, data, monkeypatch, given):
+    for name, value in zip(("RANK", "WORLD_SIZE"), given, strict=True):
+        monkeypatch.setenv(name, value)
+    assert SanitizedStream(Numbered(data), stream_filter).place == (0, 1)
+
+
+class Recovering(IterableDataset):
+    """Its iterator raises an error at sample 70 and goes on."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        if self.at == 71:
+            raise OSError("shard 70 is damaged")
+        if self.at > len(self.data):
+            raise StopIteration
+        return (*self.data[self.at - 1], float(self.at - 1))
+
+
+def test_an_iterator_that_goes_on_after_an_error_is_read_on(stream_filter, data):
+    source = iter(SanitizedStream(Recovering(data), stream_filter))
+    found = []
+    with pytest.raises(OSError, match="shard 70"):
+        found.extend(int(sample[2]) for sample in source)
+    found.extend(int(sample[2]) for sample in source)
+    assert found == [number for number in kept_of(stream_filter, data) if number != 70]
+    with pytest.raises(StopIteration):
+        next(source)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -313,6 +431,22 @@ def test_a_stream_that_does_not_warn_counts_the_alarm(centroid_scorer, blobs):
         loaded(stream, workers)
     assert stream.progress().alarms == 2  # one for each worker, in the first epoch
     assert len(stream.progress().drifts) == 2
+
+
+def test_only_the_first_pass_is_evidence(centroid_scorer, blobs):
+    """The same samples again say nothing new: their detector would raise an alarm, the stream does not."""
+    stream_filter = StreamFilter.fit(centroid_scorer(), blobs(3000))
+    data = changing(blobs, [0.05] * 300, seed=3)
+    stream = SanitizedStream(Numbered(data), stream_filter, block_size=300)
+    list(stream)
+    first = stream.progress()
+    for _ in range(14):
+        list(stream)
+    last = stream.progress()
+    detector = stream._detector(torch.zeros_like(stream._table[0]))
+    assert any(detector.update(first.removed, first.judged) for _ in range(15))
+    assert (last.judged, last.removed, last.alarms, last.drifts) == (4500, 15 * first.removed, 0, ())
+    assert (last.low, last.high) == pytest.approx((first.low, first.high))
 
 
 def test_the_false_alarm_rate_is_divided_among_processes(stream_filter, data, monkeypatch):

@@ -155,7 +155,11 @@ def test_a_file_of_another_scorer_or_kind_is_refused(tmp_path, stream_filter, ce
 @pytest.mark.parametrize(
     ("scorer", "kind", "message"),
     [
-        (lambda own: SpectralSignatureScorer(), TypeError, "`scorer` to be a `Scorer`[\\s\\S]*has no whole set"),
+        (
+            lambda own: SpectralSignatureScorer(),
+            TypeError,
+            "`scorer` to be a `Scorer`, which scores single samples, such as `L[\\s\\S]*has no whole set",
+        ),
         (lambda own: CombinedScorer([own(), SpectralSignatureScorer()]), TypeError, "has no whole set"),
         (lambda own: own, TypeError, "the class CentroidScorer"),
         (lambda own: "balanced", TypeError, "a scorer such as"),

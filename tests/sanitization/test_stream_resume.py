@@ -157,7 +157,8 @@ def test_reads_only_what_it_must(stream_filter, data, kind, read):
     second.load_state_dict(first.state_dict())
     list(second)
     assert second.dataset.read == read
-    assert sum(scored) == 180  # 120 were judged before
+    assert sum(scored) == 200  # 120 were judged before, of which the last block is judged again
+    assert second.progress().judged == 300
 
 
 def test_a_state_before_the_first_and_after_the_last_sample(stream_filter, data):
@@ -183,6 +184,62 @@ def test_a_loaded_state_is_returned_until_it_is_used(stream_filter, data):
     assert other.state_dict() == state
 
 
-def test_a_state_of_another_version_is_refused(stream_filter, data):
-    with pytest.raises(ValueError, match="`version` to be 1, that of the state of a stream, but got 7"):
-        filtered(data, stream_filter).load_state_dict({"version": 7})
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "of version 2, but got NoneType"),
+        ({}, "one of the version None"),
+        ({"version": 7}, "one of the version 7"),
+        ({"version": 2}, "one with nothing for 'inner'"),
+        ({"read": -1}, "one with -1 for 'read'"),
+        ({"taken": "x"}, "one with 'x' for 'taken'"),
+        ({"row": [0.0]}, r"one with \[0.0\] for 'row'"),
+        ({"run": 5}, "one with 5 for 'run'"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(stream_filter, data, state, message):
+    stream = filtered(data, stream_filter)
+    if state and "version" not in state:
+        state = {**stream.state_dict(), **state}
+    with pytest.raises(ValueError, match=f"`state_dict` to be what .*{message}"):
+        stream.load_state_dict(state)
+    assert len(list(stream)) > 200
+
+
+@pytest.mark.parametrize("kind", ["plain", "data set", "iterator"])
+def test_samples_in_another_order_are_judged_anew(stream_filter, data, tmp_path, kind):
+    first = filtered(data, stream_filter, kind, block_size=100, directory=tmp_path)
+    list(itertools.islice(first, 150))
+    written = merge_removed(tmp_path)
+    flipped = TensorDataset(*(each.flip(0) for each in data.tensors))
+    second = filtered(flipped, stream_filter, kind, block_size=100)
+    second.load_state_dict(first.state_dict())
+    found = [sample[2] for sample in second]
+    kept = (~stream_filter.judge(*flipped.tensors).suspicious).tolist()
+    before = 150 - 100 + sum(each.position < 100 for each in written)  # of the second block
+    assert found == [number for number in range(100, 300) if kept[number]][before:]
+    assert second.progress().judged == 300
+
+
+@pytest.mark.parametrize(("kind", "count", "came"), [("plain", 70, 70), ("plain", 110, 110), ("data set", 110, 110)])
+def test_a_stream_that_became_shorter_is_an_error(stream_filter, data, kind, count, came):
+    first = filtered(data, stream_filter, kind, block_size=20)
+    source = iter(first)
+    while first.progress().read < 120:
+        next(source)
+    second = filtered(TensorDataset(*(each[:count] for each in data.tensors)), stream_filter, kind, block_size=20)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match=rf"at least 120 samples .* as when the state .* ended after {came}\."):
+        list(second)
+
+
+@pytest.mark.parametrize("kind", ["plain", "data set", "iterator"])
+def test_a_state_taken_soon_after_a_resume(stream_filter, data, kind):
+    whole = [sample[2] for sample in filtered(data, stream_filter, kind)]
+    first, second, third = (filtered(data, stream_filter, kind) for _ in range(3))
+    found = [sample[2] for sample in itertools.islice(first, 100)]
+    second.load_state_dict(first.state_dict())
+    found += [sample[2] for sample in itertools.islice(second, 5)]
+    third.load_state_dict(second.state_dict())
+    assert second.state_dict()["inner"] == first.state_dict()["inner"]
+    assert found + [sample[2] for sample in third] == whole

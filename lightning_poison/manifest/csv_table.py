@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lightning_poison.data.text_cells import escape_cell
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import (
     COLUMNS,
     REPAIR_HINT,
     VOTE_PREFIX,
     check_header,
-    escape_cell,
     format_cell,
     parse_cell,
     vote_names,

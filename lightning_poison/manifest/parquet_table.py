@@ -10,13 +10,13 @@ from types import ModuleType
 from typing import Any
 
 from lightning_poison.checks import describe_error
+from lightning_poison.data.text_cells import escape_cell
 from lightning_poison.errors import ManifestError
 from lightning_poison.manifest.cells import (
     COLUMNS,
     INTEGER_COLUMNS,
     VOTE_PREFIX,
     check_header,
-    escape_cell,
     from_stored,
     is_text_column,
     vote_names,

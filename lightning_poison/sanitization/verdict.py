@@ -279,6 +279,7 @@ class Verdict:
             "notes": list(self.notes),
             "evidence": self.evidence.meta(),
             "findings": [each.meta() for each in self.findings],
+            "votes": list(self.votes),
         }
 
     @classmethod
@@ -293,7 +294,11 @@ class Verdict:
         parts["evidence"] = Evidence.from_meta(parts.get("evidence"))  # type: ignore[arg-type]  # checked there
         parts["findings"] = tuple(map(Finding.from_meta, instance("findings", parts.get("findings", []), list)))
         found = instance("tensors", tensors, Mapping)
-        parts["votes"] = {name.removeprefix(_VOTE): vote for name, vote in found.items() if name.startswith(_VOTE)}
+        votes = {name.removeprefix(_VOTE): vote for name, vote in found.items() if name.startswith(_VOTE)}
+        order = instance("votes", parts.get("votes", sorted(votes)), list)
+        if sorted(votes) != sorted(map(str, order)):
+            raise ValueError(expected("votes", f"the names {', '.join(map(printable, sorted(votes)))}", "others"))
+        parts["votes"] = {name: votes[name] for name in order}
         parts |= {name: tensor for name, tensor in found.items() if not name.startswith(_VOTE)}
         return from_json(cls, parts, "verdict")
 

@@ -195,6 +195,7 @@ def test_invalid_parts_are_refused_when_made_and_in_files(tmp_path, parts, messa
     for name, value in parts.items():
         if name == "votes":
             tensors |= {f"votes.{member}": vote for member, vote in value.items()}
+            meta["votes"] = list(value)
         else:
             (tensors if isinstance(value, torch.Tensor) else meta)[name] = value
     write_tensors(tmp_path / "v", tensors, {"kind": "verdict", "version": 1, **meta})
@@ -249,3 +250,14 @@ def test_nothing_judged():
     nothing = verdict(keep=torch.ones(4) > 0, judged=torch.zeros(4) > 0)
     assert len(nothing.removed) == 0
     assert "0 samples scored" in str(nothing)
+
+
+def test_order_of_votes_survives_a_file(tmp_path):
+    votes = {name: torch.full((4,), 0.5).double() for name in ("z", "a", "m")}
+    verdict(votes=votes).save(tmp_path / "verdict")
+    assert list(Verdict.load(tmp_path / "verdict").votes) == ["z", "a", "m"]
+    meta, tensors = verdict(votes=votes).meta(), verdict(votes=votes).tensors()
+    del meta["votes"]  # as files of earlier versions
+    assert list(Verdict.from_saved(meta, tensors).votes) == ["a", "m", "z"]
+    with pytest.raises(ValueError, match="`votes` to be the names a, m, z"):
+        Verdict.from_saved(meta | {"votes": ["a", "b", "z"]}, tensors)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.serialization import (
+    _overlapping,
     atomic_path,
     check_writable,
     from_json,
@@ -245,3 +246,12 @@ def test_check_writable_finds_folders_in_the_place_of_files(tmp_path):
 def test_other_values_than_paths_are_named(path, use):
     with pytest.raises(TypeError, match="Expected `path` to be a path, as `str` or `Path`, but got"):
         use(path)
+
+
+def test_views_of_one_tensor_are_copied_only_if_they_overlap(tmp_path):
+    whole = torch.arange(12.0)
+    parts = {"a": whole[:4], "b": whole[4:8], "c": whole[6:], "d": whole[:4], "e": whole[:0]}
+    assert sorted(_overlapping(parts)) == ["c", "d"]
+    write_tensors(tmp_path / "some", parts, {"kind": "views"})
+    found, _ = read_tensors(tmp_path / "some", "views")
+    assert all(torch.equal(found[name], part) for name, part in parts.items())

@@ -11,7 +11,7 @@ from lightning_poison.data.blocks import SelectedDataset, read_blocks
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source, open_source
-from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.errors import RankFailedError, UnreadableSampleError
 
 
 class Opened(Dataset):
@@ -175,3 +175,31 @@ def test_data_set_that_cannot_be_sent_to_workers_is_named(tmp_path):
         UnreadableSampleError, match=r"sent to worker processes, but it raised .*pickle.*\nOpen files when"
     ):
         run_in_worker(len, data, settings)
+
+
+def test_workers_read_at_most_so_many_blocks_ahead():
+    requested = []
+
+    def order():
+        for number in range(12):
+            requested.append(number)
+            yield number
+
+    blocks = [torch.tensor([number]) for number in range(12)]
+    pairs = [(torch.full((2,), float(number)), 0) for number in range(12)]
+    read = read_blocks(pairs, blocks, sample=SampleSpec(), seed=0, num_workers=4, order=order(), most_ahead=1)
+    assert int(next(read).indices[0]) == 0
+    assert len(requested) <= 2
+    assert [int(block.indices[0]) for block in read] == list(range(1, 12))
+
+
+def test_failure_of_another_rank_does_not_wait_for_workers():
+    def order():
+        yield from range(3)
+        raise RankFailedError("rank 1 failed")
+
+    blocks = [torch.tensor([number]) for number in range(12)]
+    pairs = [(torch.full((2,), float(number)), 0) for number in range(12)]
+    read = read_blocks(pairs, blocks, sample=SampleSpec(), seed=0, num_workers=2, order=order())
+    with pytest.raises(RankFailedError, match="rank 1 failed"):
+        list(read)

@@ -345,8 +345,8 @@ class Dying(IterableDataset):
 stream = SanitizedStream(Dying(), StreamFilter.fit(PixelCountingScorer(), TinyImages(1200)), block_size=8)
 try:
     list(DataLoader(stream, 16, num_workers=2))
-except RuntimeError as error:
-    print(error, error.__cause__, flush=True)
+except (RuntimeError, OSError, EOFError) as error:
+    print(repr(error), repr(error.__cause__), flush=True)
     os._exit(0)
 """
 
@@ -358,7 +358,8 @@ def test_a_worker_that_dies_is_an_error_with_its_exit_code():
     It names the exit code, unless the connection to the worker breaks first, which is an error as well.
     """
     run = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, timeout=300)
-    assert "exit code 17" in run.stdout + run.stderr or run.returncode, "the stream does not just end"
+    broken = ("ConnectionResetError", "BrokenPipeError", "EOFError")
+    assert any(name in run.stdout + run.stderr for name in ("exit code 17", *broken)), run.stderr[-2000:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,6 +12,7 @@ from lightning_poison.errors import InconclusiveError, UnreadableSampleError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization import with_trusted
 from lightning_poison.sanitization.job import Job
+from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.with_trusted import check_trusted, decide_by_trusted, judge_with_trusted
 from lightning_poison.sanitization.without_trusted import judge_without_trusted
@@ -342,3 +343,22 @@ def test_wrong_labels_among_trusted_data_are_said(blobs, centroid_scorer, wrong)
 
 def test_correct_trusted_data_have_no_notes(blobs, centroid_scorer):
     assert with_trusted_data(job(blobs(300), centroid_scorer()), blobs(1_200, seed=1)).notes == ()
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_stored_work_is_found_whatever_is_kept_in_memory(blobs, centroid_scorer, monkeypatch):
+    """Samples that are not kept are not all read before the work is looked up, if the data set lists its labels."""
+    data, trusted, keys = blobs(1500), blobs(300, seed=1), []
+    listed = ListedPairs(*data.tensors)
+    for limit in (2**30, 0):
+        monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
+        keys.append(sanitize(listed, centroid_scorer(), trusted=trusted).made_with)
+    assert keys[0] == keys[1]
+
+
+class ListedPairs(TensorDataset):
+    """Points that list their labels."""
+
+    @property
+    def targets(self):
+        return self.tensors[1]

@@ -11,6 +11,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
+from lightning_poison.sanitization.class_patterns import MIN_PATTERN, pattern_share, rest_of_class
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.scorer_calls import (
@@ -187,7 +188,33 @@ def _effects(
         size = len(group.members)
         found = SuspectGroup(group.label, size, separation, transfer, alike, is_poison, margin_of_rest)
         effects.append(_Effect(group, found, logits.argmax(1)))
-    return effects
+    return _with_patterns(job, without, features, probed, effects)
+
+
+def _with_patterns(
+    job: Job, without: FeatureSource, features: Tensor, probed: Tensor, effects: Sequence[_Effect]
+) -> list[_Effect]:
+    """Put the rest of a class in place of its groups where a pattern makes most of the class poison.
+
+    The most separated group of each class without poison groups is asked.
+    """
+    effects = sorted(effects, key=lambda effect: -effect.found.separation)
+    with all_ranks(job.runtime):
+        shape = job.data.first_inputs().shape[1:]
+    result: list[_Effect] = []
+    for label in sorted({each.group.label for each in effects}):
+        of_class = [each for each in effects if each.group.label == label]
+        rest = rest_of_class(job, features, of_class[0].group)
+        size = len(rest.members)
+        if 2 * size > len(rest.positions) and not any(each.found.is_poison for each in of_class):
+            others = probed[job.labels[probed] != label]
+            share = pattern_share(job, without, rest, shape, others)
+            if share >= MIN_PATTERN:
+                separation = min(rest.separation, _MAX_SEPARATION)
+                found = SuspectGroup(label, size, separation, 0.0, 0.0, True, pattern=share)
+                of_class = [_Effect(rest, found, torch.full((size,), label))]
+        result += of_class
+    return result
 
 
 def _logits(

@@ -139,3 +139,4 @@ def _check_group(name: str, group: Any) -> None:
     share(f"{name}.resemblance", group.resemblance)
     boolean(f"{name}.is_poison", group.is_poison)
     not_negative(f"{name}.rest_margin", group.rest_margin)
+    share(f"{name}.pattern", group.pattern)

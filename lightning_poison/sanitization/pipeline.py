@@ -239,6 +239,12 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
         if 1 - kept > limit:
             raise NothingKeptError(
                 f"Expected to remove at most {100 * limit:g} % of each class, but {100 * (1 - kept):.1f} % of class "
-                f"{number} are suspicious.\n{way}",
+                f"{number} are suspicious{_because(verdict, number)}.\n{way}",
                 verdict,
             )
+
+
+def _because(verdict: Verdict, label: int) -> str:
+    """Return why most of a class is suspicious, if that is known."""
+    share = max((each.pattern for each in verdict.evidence.groups if each.label == label), default=0.0)
+    return f", since they share a pattern that turns {100 * share:.0f} % of any other class into it" if share else ""

@@ -30,6 +30,8 @@ class SuspectGroup:
         resemblance: See `resemblance`.
         is_poison: Whether the group is considered poison.
         rest_margin: See `rest_margin`. Default: 0.
+        pattern: Share of the images of any other class that the common pattern of the group turns into its class, for
+            most of a class; see `transfer_share`. Default: 0.
 
     Example:
         >>> print(SuspectGroup(0, 95, 24.4, 0.89, 0.02, True).describe("0"))
@@ -40,6 +42,9 @@ class SuspectGroup:
         labeled cat: 120 samples form a separate group (Ashman's D 7.1) without an effect on others, but the other \
 samples of this class are recognized by something that these lack, with 4.3 times the margin of any other class: \
 compare the two
+        >>> print(SuspectGroup(0, 800, 7.7, 0.0, 0.0, True, pattern=0.96).describe("0"))
+        labeled 0: 800 samples, most of the class, share a pattern that turns 96 % of the images of any other class \
+into 0
     """
 
     label: int
@@ -49,9 +54,15 @@ compare the two
     resemblance: float
     is_poison: bool
     rest_margin: float = 0.0
+    pattern: float = 0.0
 
     def describe(self, name: str) -> str:
         """Return a one-line description, with `name` as the name of the class."""
+        if self.pattern:
+            return (
+                f"labeled {name}: {self.size:,} samples, most of the class, share a pattern that turns "
+                f"{100 * self.pattern:.0f} % of the images of any other class into {name}"
+            )
         found = f"labeled {name}: {self.size:,} samples form a separate group (Ashman's D {self.separation:.1f})"
         if not self.is_poison and self.rest_margin >= SHORTCUT_MARGIN:
             return (

@@ -158,7 +158,7 @@ class PageContent:
         evidence, copies = _with_details(verdict), self._neighbors.copies()
         return {
             "verdict": verdict,
-            "sentence": sentence(str(verdict.evidence)),
+            "sentence": sentence(verdict.statement),
             "undecided": [each for each in verdict.findings if each.evidence is None],
             "findings": [sentence(str(each)) for each in verdict.findings],
             "not_looked_for": verdict.not_looked_for(),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
-from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.evidence import Conclusion, Evidence, headline_of
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.serialization import from_json, read_object, write_tensors
 
@@ -231,7 +231,7 @@ class Verdict:
         lines = [
             f"{count:,} samples scored by {printable(self.scorer)}; {out:,} "
             f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / max(1, count):.2f} %)",
-            str(self.evidence),
+            self.statement,
             f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
         ]
@@ -250,6 +250,23 @@ class Verdict:
             lines.append(f"easily missed: {missed}")
         lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """What may be concluded: that of the evidence. Without any, it is uncertain if a member of a union is."""
+        own = self.evidence.conclusion
+        members = [each.evidence.conclusion for each in self.findings if each.evidence is not None]
+        return "uncertain" if own != "evidence" and "uncertain" in members else own
+
+    @property
+    def headline(self) -> str:
+        """The conclusion in words, as terminal, report and log begin with it."""
+        return headline_of(self.conclusion, self.evidence.kind)
+
+    @property
+    def statement(self) -> str:
+        """The headline with how much is estimated."""
+        return f"{self.headline}: {self.evidence.estimate}"
 
     def not_looked_for(self) -> str:
         """Return the kinds of poison that no scorer looked for, with commas between them."""

@@ -133,6 +133,8 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
     return {
         "source": source,
         "evidence": evidence.present,
+        "conclusion": verdict.conclusion,
+        "headline": verdict.headline,
         "kind": evidence.kind,
         "estimate": evidence.contamination,
         "low": evidence.low,

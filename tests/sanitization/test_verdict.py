@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import write_tensors
 from lightning_poison.statistics.contamination import SuspectPair
@@ -117,6 +119,19 @@ def test_summary():
     assert "labeled 4, looks like 9" in str(verdict())
     assert "more pairs" not in str(verdict())
     assert str(Evidence(False, 0.0, 0.0, 0.001, 0.95, 0.003)).startswith("no evidence of wrong labels: an estimated")
+
+
+def test_union_is_uncertain_if_a_member_is():
+    unsure = Evidence(False, 0.05, 0.001, 0.1, 0.95, 0.003, power=0.6)
+    joint = Evidence(False, 0.05, 0.001, 0.1, 0.95, 0.003, kind="several kinds", power=0.6)
+    groups = Evidence(False, 0.0, 0.0, 0.1, 0.95, 0.003, kind="groups")
+    union = {"evidence": joint, "findings": (Finding("a", 0, unsure), Finding("b", 0, None, "bad luck"))}
+    assert verdict(**union).headline == "no clear evidence of poison, but some labels may be wrong"
+    assert f"\n{verdict(**union).headline}: an estimated 5.00 % of the samples (0.10" in str(verdict(**union))
+    sure = union | {"evidence": replace(joint, present=True)}
+    assert verdict(**sure).headline == "evidence of poison"
+    other = union | {"findings": (Finding("b", 0, groups),)}
+    assert verdict(**other).headline == "no evidence of poison"
 
 
 @pytest.mark.parametrize("name", ["p_values", "keep", "labels", "suggested_labels", "posterior"])

@@ -57,7 +57,7 @@ def test_findings_of_several_scorers():
 
 def test_no_evidence():
     assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
-        "No evidence of poison.",
+        "No evidence of wrong labels.",
         "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
     ]
 
@@ -81,12 +81,13 @@ def test_findings_of_one_kind_are_told_apart():
 
 def test_little_power_is_not_called_the_absence_of_evidence():
     lines = brief_lines(verdict_of(labels(False, 0, 0, 0.3, 0.1), 0))
+    assert lines[0] == "Wrong labels can hardly be found here."
     assert "- wrong labels: can hardly be found here; of random wrong labels, 10 % would be found" in lines
 
 
 def test_removal_without_evidence_is_said():
     assert brief_lines(verdict_of(labels(False, 0, 0, 0.1), 1))[0] == (
-        "No evidence of poison. 1 of 100 samples (1.0 %) is suspicious."
+        "No evidence of wrong labels. 1 of 100 samples (1.0 %) is suspicious."
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
     assert ("\nEvidence of poison: 3 of 40 samples" in shown) == present
-    assert ("\nNo evidence of poison." in shown) != present
+    assert ("\nNo evidence of wrong labels." in shown) != present
 
 
 def test_summary_for_machines(folder, tmp_path, judged, capsys):
@@ -100,12 +101,30 @@ def test_summary_for_machines(folder, tmp_path, judged, capsys):
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan"), "--json"]) == 3
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads((tmp_path / "scan" / "summary.json").read_text())
+    assert (shown["conclusion"], shown["headline"]) == ("evidence", "evidence of poison")
     assert (shown["samples"], shown["removed"], len(shown["unreadable"]), shown["evidence"]) == (40, 3, 1, True)
     assert shown["classes"] == [
         {"name": "cat", "samples": 20, "removed": 3},
         {"name": "dog", "samples": 20, "removed": 0},
     ]
     assert shown["output"]["report"] == str(tmp_path / "scan" / "report.html")
+
+
+def test_terminal_page_and_summary_say_the_same_of_an_uncertain_verdict(folder, tmp_path, monkeypatch, capsys):
+    def judge(dataset, scorer, **settings):
+        evidence = Evidence(False, 0.0457, 0.001, 0.08, 0.95, 0.003, power=0.6)
+        return replace(verdict_of(dataset, 0, False), evidence=evidence)
+
+    monkeypatch.setattr(module, "sanitize", judge)
+    words = "o clear evidence of poison, but some labels may be wrong"
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 0
+    assert f"\nN{words}.\n" in capsys.readouterr().out
+    page = (tmp_path / "scan" / "report.html").read_text()
+    assert f'<p class="sentence">N{words}: an estimated 4.57 % of the labels' in page
+    assert "o evidence of" not in page
+    summary = json.loads((tmp_path / "scan" / "summary.json").read_text())
+    assert (summary["conclusion"], summary["headline"]) == ("uncertain", f"n{words}")
+    assert f"\nn{words}: an est" in str(Verdict.load(tmp_path / "scan" / "verdict.safetensors"))
 
 
 def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, judged, capsys):

@@ -134,7 +134,7 @@ def apply(
     """Make a copy of a scanned folder, by links, or a list of files, without those that a manifest removes.
 
     Args:
-        manifest: The manifest of a scan; rows whose decision is not "removed" are kept.
+        manifest: The manifest of a scan; rows whose decision is not "removed" or "removed-by-hand" are kept.
         copy_to: The new folder.
         list_to: A text file for the paths that are kept, one for each line.
         source: What was scanned: a folder, or a table of paths. Default: as written beside the manifest.

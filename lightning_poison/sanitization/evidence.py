@@ -1,10 +1,20 @@
 """`Evidence`: whether there is poison in a data set, and how much."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, one_of, positive_int, share
+from lightning_poison.checks import (
+    boolean,
+    expected,
+    fraction,
+    instance,
+    not_negative,
+    one_of,
+    positive_int,
+    printable,
+    share,
+)
 from lightning_poison.serialization import from_json
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
@@ -101,6 +111,27 @@ class Evidence:
     def __str__(self) -> str:
         return f"{headline_of(self.conclusion, self.kind)}: {self.estimate}"
 
+    def details(self, class_names: Sequence[str] | None = None, rows: int = 5) -> list[str]:
+        """Return a line for each of the first pairs of classes and of the first groups.
+
+        Args:
+            class_names: Names of the classes, untrusted. Default: their numbers.
+            rows: Largest number of pairs, and of groups. Default: 5.
+        """
+        lines = []
+        for pair in self.pairs[:rows]:
+            names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
+            lines.append(
+                f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
+                f"({pair.low:.0f} to {pair.high:.0f})"
+            )
+        if (hidden := len(self.pairs) - rows) > 0:
+            lines.append(f"  and {hidden} more pairs of classes")
+        lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in self.groups[:rows]]
+        if (hidden := len(self.groups) - rows) > 0:
+            lines.append(f"  and {hidden} more groups")
+        return lines
+
     def meta(self) -> dict[str, Any]:
         """Return the evidence as JSON values, for `from_meta`."""
         pairs, groups = ([dict(vars(each)) for each in several] for several in (self.pairs, self.groups))
@@ -157,6 +188,10 @@ _LITTLE_POWER = 0.2
 
 _ROUNDING = 1e-6
 """How far an estimate may be outside its interval."""
+
+
+def _class_name(index: int, names: Sequence[str] | None) -> str:
+    return printable(names[index], limit=40) if names is not None and index < len(names) else str(index)
 
 
 def _check_pair(name: str, pair: Any) -> None:

@@ -59,12 +59,13 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
 
 
 def _likely_wrong(verdict: Verdict) -> list[str]:
-    """Say how many labels are more likely wrong than not, and how to list them."""
+    """Say how many labels are more likely wrong than not, and what to do about them."""
     count = 0 if verdict.posterior is None else int((verdict.posterior > 0.5).sum())
-    if not count:
-        return []
-    labels = "1 label is" if count == 1 else f"{count:,} labels are"
-    return [f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence"]
+    lines = ["- the report shows the most suspicious samples first, to mark those to remove"]
+    if count:
+        labels = "1 label is" if count == 1 else f"{count:,} labels are"
+        lines.append(f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence")
+    return lines
 
 
 def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Sequence[str], by: str = "") -> list[str]:

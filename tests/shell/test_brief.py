@@ -65,10 +65,15 @@ def test_no_evidence():
 def test_estimate_that_is_not_sure_is_said_with_what_to_do():
     evidence = labels(False, 0.002, 0.05, 0.08, 0.6)
     verdict = replace(verdict_of(evidence, 0), posterior=torch.linspace(0, 0.52, 100).double(), posterior_threshold=1.0)
-    assert brief_lines(verdict)[:3] == [
+    assert brief_lines(verdict)[:4] == [
         "No clear evidence of poison, but some labels may be wrong.",
         "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
+        "- the report shows the most suspicious samples first, to mark those to remove",
         "- 4 labels are more likely wrong than correct; to list: --scorer fast --remove-without-evidence",
+    ]
+    assert brief_lines(verdict_of(evidence, 0))[2:] == [
+        "- the report shows the most suspicious samples first, to mark those to remove",
+        "- not looked for: backdoors, inputs that were perturbed one by one",
     ]
 
 

@@ -18,7 +18,7 @@ from lightning_poison.report.page_figures import class_rows, finite_thresholds, 
 from lightning_poison.report.page_neighbors import CopyGroup, Neighbors
 from lightning_poison.report.page_pictures import Picture, Pictures
 from lightning_poison.report.page_suspects import suspects_of
-from lightning_poison.sanitization.coverage import DECIDED_BY
+from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.reasons import finder_of, kind_of, reason_of
 from lightning_poison.sanitization.verdict import Verdict
@@ -161,6 +161,7 @@ class PageContent:
             "sentence": sentence(verdict.statement),
             "undecided": [each for each in verdict.findings if each.evidence is None],
             "findings": [sentence(str(each)) for each in verdict.findings],
+            "power_unknown": sentence(POWER_UNKNOWN),
             "not_looked_for": verdict.not_looked_for(),
             "easily_missed": verdict.easily_missed(),
             "scorers": [printable(each, limit=80) for each in verdict.scorers],

@@ -21,6 +21,12 @@ _KINDS: dict[str, str] = {
 }
 """Kinds of poison that decisions without trusted data may look for. None looks for the last."""
 
+_LIKE_TRUSTED = "poison of any kind that scores like the trusted samples of its class"
+"""What decisions with trusted data do not look for: they compare scores, whatever the kind of poison."""
+
+POWER_UNKNOWN = "what share of poison would be found was not measured"
+"""Said if a verdict has no power. With trusted data, no wrong labels are planted to measure it."""
+
 _MISSED_GROUPS = (
     "backdoors that are on most of a class, look natural (reflections), or have fewer than about 20 samples; "
     "collisions in the features of another network"
@@ -37,9 +43,11 @@ def not_looked_for(kinds: Collection[str]) -> str:
     Example:
         >>> not_looked_for({"wrong labels"})
         'backdoors, inputs that were perturbed one by one'
+        >>> not_looked_for({"unlike trusted data"})
+        'poison of any kind that scores like the trusted samples of its class'
     """
     if "unlike trusted data" in kinds:
-        return ""
+        return _LIKE_TRUSTED
     return ", ".join(what for kind, what in _KINDS.items() if kind not in kinds)
 
 

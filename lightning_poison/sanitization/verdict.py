@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
-from lightning_poison.sanitization.coverage import DECIDED_BY, Calibration, easily_missed, not_looked_for
+from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN, Calibration, easily_missed, not_looked_for
 from lightning_poison.sanitization.evidence import Conclusion, Evidence, headline_of
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.serialization import from_json, read_object, write_tensors
@@ -72,6 +72,8 @@ class Verdict:
         evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
         95 % interval; natural error rate 0.30 %)
         decided by comparison with trusted samples that the scorer was not fitted on; stated false-positive rate 1 %
+        what share of poison would be found was not measured
+        not looked for: poison of any kind that scores like the trusted samples of its class
     """
 
     scores: Tensor
@@ -264,6 +266,8 @@ class Verdict:
             lines += self.evidence.details(class_names, rows)
         if self.removed_by_hand is not None:
             lines.append(f"removed by hand: {int(self.removed_by_hand.sum()):,}")
+        if self.evidence.power is None:
+            lines.append(POWER_UNKNOWN)
         if missing := self.not_looked_for():
             lines.append(f"not looked for: {missing}")
         if missed := self.easily_missed():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_poison.checks import printable
+from lightning_poison.sanitization.coverage import POWER_UNKNOWN
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 
@@ -51,6 +52,8 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         lines += _kind_lines(verdict.evidence, out, count, class_names)
     if verdict.conclusion == "uncertain" and not out:
         lines += _likely_wrong(verdict)
+    if verdict.evidence.power is None:
+        lines.append(f"- {POWER_UNKNOWN}")
     if missing := verdict.not_looked_for():
         lines.append(f"- not looked for: {missing}")
     if missed := verdict.easily_missed():

@@ -141,6 +141,8 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
         "high": evidence.high,
         "confidence": evidence.confidence,
         "power": evidence.power,
+        "not_looked_for": verdict.not_looked_for(),
+        "easily_missed": verdict.easily_missed(),
         "samples": len(verdict),
         "removed": int((~verdict.keep).sum()),
         "unreadable": [{"name": each.name, "reason": printable(each.reason)} for each in data.unreadable],

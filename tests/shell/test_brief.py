@@ -37,7 +37,7 @@ def test_findings_of_several_scorers():
     wrong = labels(True, 0.05, 0.09, 0.12, 0.8, pairs)
     group = SuspectGroup(1, 20, 8.0, 0.9, 0.1, True)
     groups = Evidence(True, 0.2, 0.1, 0.3, 0.95, 0.003, kind="groups", groups=(group,))
-    joint = Evidence(True, 0.29, 0.2, 0.4, 0.95, 0.003, kind="several kinds")
+    joint = Evidence(True, 0.29, 0.2, 0.4, 0.95, 0.003, kind="several kinds", power=0.8)
     findings = (
         Finding("confidence", 9, wrong),
         Finding("groups", 20, groups),
@@ -100,4 +100,10 @@ def test_shares_with_trusted_data_are_lower_bounds():
     evidence = Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003, kind="unlike trusted data")
     lines = brief_lines(verdict_of(evidence))
     assert lines[1] == "- samples unlike the trusted data: at least about 10 (5 to 20); 2 listed"
-    assert len(lines) == 2
+    assert lines[2:] == [
+        "- what share of poison would be found was not measured",
+        "- not looked for: poison of any kind that scores like the trusted samples of its class",
+    ]
+    with_power = brief_lines(verdict_of(replace(evidence, power=0.54)))
+    assert with_power[1].endswith("; 2 listed; of random wrong labels, 54 % would be found")
+    assert not any("not measured" in line for line in with_power)

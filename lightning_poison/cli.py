@@ -27,7 +27,7 @@ from lightning_poison.errors import (
     UnreadableSampleError,
     UnsupportedDataError,
 )
-from lightning_poison.shell.arguments import hint_for, normalized
+from lightning_poison.shell.arguments import explained, hint_for, normalized
 
 _USER_ERRORS = (
     ValueError,
@@ -319,7 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(normalized(command_line))
         sys.stdout.flush()
     except ArgumentError as error:
-        return _report(f"{error}\n{hint_for(str(error), command_line[0], _COMMANDS)}")
+        hint = hint_for(str(error), command_line[0], _COMMANDS)
+        return _report(explained(str(error)) or f"{error}\n{hint}")
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -47,6 +47,7 @@ def scan(
     source: str,
     *,
     output: Path = Path("lightning_poison_scan"),
+    cache: Path | None = None,
     trusted: str | None = None,
     scorer: str | dict[str, Any] | list[str | dict[str, Any]] = "balanced",
     backbone: str | None = None,
@@ -64,13 +65,14 @@ def scan(
     """Find likely poisoned and mislabeled samples in a data set, and write a manifest and a report.
 
     The exit status is 0 without evidence of poison, 3 with evidence, and 2 if the data cannot be judged. Nothing but
-    the output folder is written; started again, an interrupted scan continues.
+    the folders of output and cache is written; started again, an interrupted scan continues.
 
     Args:
         source: A folder of images with a folder for each class; a .csv or .parquet table of paths and labels, or of
             numbers and labels; an .npz or .npy file; a data set of Hugging Face, as a folder or hf:NAME; or
             package.module:function, which returns a data set.
         output: Folder for manifest.csv, verdict.safetensors, report.html and summary.json.
+        cache: Folder for finished work, which scans with another output may share. Default: cache in the output folder.
         trusted: Known-clean samples, in any of these forms.
         scorer: fast, balanced or thorough, or the name of a scorer. May be repeated. In a configuration file also a
             mapping of name and settings, or a list of these.
@@ -92,6 +94,7 @@ def scan(
 
     options = ScanOptions(
         output=output,
+        cache=cache,
         trusted=trusted,
         scorer=scorer,
         backbone=backbone,

@@ -10,9 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lightning_poison import cli
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.errors import InconclusiveError, NothingKeptError
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell import scan as module
 from lightning_poison.shell.apply import copy_kept
@@ -125,6 +127,23 @@ def test_terminal_page_and_summary_say_the_same_of_an_uncertain_verdict(folder, 
     summary = json.loads((tmp_path / "scan" / "summary.json").read_text())
     assert (summary["conclusion"], summary["headline"]) == ("uncertain", f"n{words}")
     assert f"\nn{words}: an est" in str(Verdict.load(tmp_path / "scan" / "verdict.safetensors"))
+
+
+def test_another_output_reuses_the_cache_that_is_named(folder, tmp_path, judged, capsys):
+    calls, first = judged(), tmp_path / "first"
+    units = FileUnits(first / "cache" / f"{1:032x}", SampleDigests(1))
+    units.save("fold-0", {"scores": torch.zeros(3)}, {})
+    cli.main(["scan", str(folder), "--output", str(first)])
+    hint = f"To reuse what was computed in a scan with another --output: --cache {first / 'cache'}\n"
+    assert capsys.readouterr().out.endswith(hint)
+    cli.main(["scan", str(folder), "--output", str(tmp_path / "second"), "--cache", str(first / "cache")])
+    shown = capsys.readouterr().out
+    assert f"Work of an earlier run in {first / 'cache'} is used" in shown
+    assert hint not in shown
+    assert [settings["cache"] for _, _, settings in calls] == [first / "cache"] * 2
+    assert not (tmp_path / "second" / "cache").exists()
+    cli.main(["scan", str(folder), "--output", str(tmp_path / "third")])
+    assert "--cache" not in capsys.readouterr().out  # nothing is stored
 
 
 def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, judged, capsys):

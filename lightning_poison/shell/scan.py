@@ -181,7 +181,7 @@ def _judge(
     except NothingKeptError as error:
         if error.verdict is None:
             raise
-        return error.verdict, printable(error, limit=1000)
+        return error.verdict, printable(" ".join(str(error).split()), limit=1000)
     return verdict, ""
 
 

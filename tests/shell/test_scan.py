@@ -67,7 +67,7 @@ def judged(monkeypatch):
             if error is InconclusiveError:
                 raise InconclusiveError("Expected a better scorer.")
             if error is NothingKeptError:
-                raise NothingKeptError("Expected to remove less.", verdict_of(dataset, removed, present))
+                raise NothingKeptError("Expected to remove less.\nCompare them.", verdict_of(dataset, removed, present))
             return verdict_of(dataset, removed, present)
 
         monkeypatch.setattr(module, "sanitize", judge)
@@ -156,7 +156,7 @@ def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, jud
 def test_decision_that_removes_too_much_is_written_with_the_reason(folder, tmp_path, judged, capsys):
     judged(30, error=NothingKeptError)
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 3
-    assert "Expected to remove less." in capsys.readouterr().out
+    assert "Expected to remove less. Compare them.\n" in capsys.readouterr().out
     assert len(read_manifest(tmp_path / "scan" / "manifest.csv").rows) == 30
 
 

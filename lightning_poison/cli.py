@@ -27,7 +27,7 @@ from lightning_poison.errors import (
     UnreadableSampleError,
     UnsupportedDataError,
 )
-from lightning_poison.shell.arguments import hint_for, normalized
+from lightning_poison.shell.arguments import explained, hint_for, normalized
 
 _USER_ERRORS = (
     ValueError,
@@ -47,6 +47,7 @@ def scan(
     source: str,
     *,
     output: Path = Path("lightning_poison_scan"),
+    cache: Path | None = None,
     trusted: str | None = None,
     scorer: str | dict[str, Any] | list[str | dict[str, Any]] = "balanced",
     backbone: str | None = None,
@@ -64,13 +65,14 @@ def scan(
     """Find likely poisoned and mislabeled samples in a data set, and write a manifest and a report.
 
     The exit status is 0 without evidence of poison, 3 with evidence, and 2 if the data cannot be judged. Nothing but
-    the output folder is written; started again, an interrupted scan continues.
+    the folders of output and cache is written; started again, an interrupted scan continues.
 
     Args:
         source: A folder of images with a folder for each class; a .csv or .parquet table of paths and labels, or of
             numbers and labels; an .npz or .npy file; a data set of Hugging Face, as a folder or hf:NAME; or
             package.module:function, which returns a data set.
         output: Folder for manifest.csv, verdict.safetensors, report.html and summary.json.
+        cache: Folder for finished work, which scans with another output may share. Default: cache in the output folder.
         trusted: Known-clean samples, in any of these forms.
         scorer: fast, balanced or thorough, or the name of a scorer. May be repeated. In a configuration file also a
             mapping of name and settings, or a list of these.
@@ -92,6 +94,7 @@ def scan(
 
     options = ScanOptions(
         output=output,
+        cache=cache,
         trusted=trusted,
         scorer=scorer,
         backbone=backbone,
@@ -134,7 +137,7 @@ def apply(
     """Make a copy of a scanned folder, by links, or a list of files, without those that a manifest removes.
 
     Args:
-        manifest: The manifest of a scan; rows whose decision is not "removed" are kept.
+        manifest: The manifest of a scan; rows whose decision is not "removed" or "removed-by-hand" are kept.
         copy_to: The new folder.
         list_to: A text file for the paths that are kept, one for each line.
         source: What was scanned: a folder, or a table of paths. Default: as written beside the manifest.
@@ -319,7 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(normalized(command_line))
         sys.stdout.flush()
     except ArgumentError as error:
-        return _report(f"{error}\n{hint_for(str(error), command_line[0], _COMMANDS)}")
+        hint = hint_for(str(error), command_line[0], _COMMANDS)
+        return _report(explained(str(error)) or f"{error}\n{hint}")
     except BrokenPipeError:  # closed pipe, as with `| head`; discard the rest, so that exit does not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

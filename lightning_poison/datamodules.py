@@ -54,7 +54,7 @@ class SanitizedDataModule(DataModuleWrapper):
         max_removed: Largest share of the data set that may be removed.
         groups: Group of each sample of the training set.
         known: Earlier verdict, or the path of its file, used instead of scoring.
-        manifest: Manifest of an earlier run; samples kept by hand in it are kept.
+        manifest: Manifest of an earlier run; what is kept or removed by hand in it is kept or removed.
         dirpath: Local directory of the written files, tried before anything is scored.
         cache: Whether finished and half-finished work is stored.
         report: Whether `report.html` is written, and figures are logged.

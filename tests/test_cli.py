@@ -132,7 +132,7 @@ def test_error_message_keeps_lines_and_escapes_control_characters(capsys, monkey
         (["demo", "--date", "digits"], "--date", "Did you mean data? `lightning-poison demo --help` lists"),
         (["scan", "x", "--imagesize=3"], "--imagesize", "Did you mean image-size? `lightning-poison scan --help`"),
         (["scann", "x"], "'scann'", "Did you mean scan? `lightning-poison --help` lists"),
-        (["scan", "x", "--seed", "y"], "seed", "`lightning-poison scan --help` lists"),
+        (["scan", "x", "--seed"], "seed", "`lightning-poison scan --help` lists"),
     ],
 )
 def test_misspelled_options_are_named_with_the_nearest(capsys, arguments, unknown, meant):

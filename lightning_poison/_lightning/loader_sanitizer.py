@@ -27,11 +27,12 @@ from lightning_poison._lightning.loaders import (
 from lightning_poison._lightning.presentation import Presentation, Shown, log_figures, write_page
 from lightning_poison._lightning.records import (
     VERDICT_FILE,
+    Edits,
     cache_directory,
     check_directory,
     decisions_from_state,
     decisions_to_state,
-    find_kept_by_hand,
+    find_edits,
     folder_name,
     is_tuning,
     log_values,
@@ -79,7 +80,7 @@ class LoaderSanitizer:
     _views: dict[str, SanitizedDataset] = field(default_factory=dict)
     _datasets: dict[str, Any] = field(default_factory=dict)
     _judged: dict[str, list[JudgedData]] = field(default_factory=dict)
-    _kept_by_hand: dict[str, Tensor] = field(default_factory=dict)
+    _edits: dict[str, Edits] = field(default_factory=dict)
     _unrecorded: set[str] = field(default_factory=set)
     _unwritable: Path | None = None
 
@@ -191,7 +192,7 @@ class LoaderSanitizer:
 
     def _clear(self) -> None:
         decided = (self.verdicts, self._masks, self._views, self._datasets, self._judged, self._reading, self._unedited)
-        for each in (*decided, self._files, self._kept_by_hand, self._unrecorded, self._unjudged):
+        for each in (*decided, self._files, self._edits, self._unrecorded, self._unjudged):
             each.clear()
 
     def _select(self, loaders: Any, runtime: Runtime) -> set[str]:
@@ -325,10 +326,9 @@ class LoaderSanitizer:
             drawn = drawn_positions(loader)
             if settings.score_dataset is not None:
                 check_same_labels(settings.score_dataset, dataset, drawn, sample=settings.sample, reading=reading)
-            self._kept_by_hand[path] = torch.zeros(0, dtype=torch.int64)
+            self._edits[path] = Edits()
             if settings.manifest is not None:
-                data = Readable(scored, drawn, reading)
-                self._kept_by_hand[path] = find_kept_by_hand(settings.manifest, data, settings.sample)
+                self._edits[path] = find_edits(settings.manifest, Readable(scored, drawn, reading), settings.sample)
         stored = self._stored.get(path) if path not in self._masks else None
         made = decide(
             Readable(scored, drawn, reading),
@@ -345,7 +345,7 @@ class LoaderSanitizer:
         if isinstance(made, StoredDecision):
             return made
         self._unedited[path] = made
-        return made.with_kept(self._kept_by_hand[path])
+        return self._edits[path].applied_to(made)
 
     def _write(self, path: str, directory: Path | None, runtime: Runtime, trainer: Any) -> None:
         settings, folder = self.settings, folder_name(path, list(self.verdicts))
@@ -362,7 +362,7 @@ class LoaderSanitizer:
                 shown.verdict,
                 scored,
                 sample=settings.sample,
-                kept_by_hand=self._kept_by_hand[path],
+                edits=self._edits[path],
                 flag_only=flag_only,
                 announce=runtime.announce,
                 reading=shown.reading,

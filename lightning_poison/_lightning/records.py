@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,22 @@ MANIFEST_FILE = "manifest.csv"
 
 _STATE_VERSION = 2
 """Format of `decisions_to_state`, stored in every state that is not empty."""
+
+
+class Edits(NamedTuple):
+    """What a user decided in a manifest.
+
+    Args:
+        kept_by_hand: Positions of the samples to keep, int64 `(K,)`.
+        removed_by_hand: Positions of the samples to remove, int64 `(R,)`.
+    """
+
+    kept_by_hand: Tensor = torch.zeros(0, dtype=torch.int64)
+    removed_by_hand: Tensor = torch.zeros(0, dtype=torch.int64)
+
+    def applied_to(self, verdict: Verdict) -> Verdict:
+        """Return a copy of a verdict with these decisions."""
+        return verdict.with_kept(self.kept_by_hand).with_removed(self.removed_by_hand)
 
 
 def decisions_to_state(decisions: Mapping[str, StoredDecision]) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def write_files(
     dataset: Any,
     *,
     sample: SampleSpec | None,
-    kept_by_hand: Tensor | None,
+    edits: Edits,
     flag_only: bool,
     announce: Callable[[str], None],
     reading: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
@@ -165,7 +181,7 @@ def write_files(
         verdict: The verdict.
         dataset: The scored data set.
         sample: Paths of input and label in a sample. Default: detected.
-        kept_by_hand: int64 `(K,)`, samples kept by the user, as in `Manifest.from_verdict`.
+        edits: Samples that the user keeps or removes.
         flag_only: Whether removed samples are trained on nevertheless.
         announce: Logs a message.
         reading: How the data set is read: in a worker, if it has workers.
@@ -177,12 +193,11 @@ def write_files(
         verdict.save(directory / VERDICT_FILE)
     except OSError as error:
         errors.append(error)
-    build = partial(
-        _manifest_of, verdict=verdict, reading=reading, sample=sample, kept_by_hand=kept_by_hand, flag_only=flag_only
-    )
+    options = {"sample": sample, "flag_only": flag_only, **edits._asdict()}
+    build = partial(_manifest_of, verdict=verdict, reading=reading, **options)
     try:
         manifest = run_in_worker(build, dataset, reading)
-        _write_manifest(directory, manifest, kept_by_hand, announce)
+        _write_manifest(directory, manifest, edits, announce)
     except (OSError, UnreadableSampleError, TypeError, ValueError) as error:
         errors.append(error)
     if errors and not warned:
@@ -190,10 +205,8 @@ def write_files(
     return not errors
 
 
-def _write_manifest(
-    directory: Path, manifest: Manifest, kept_by_hand: Tensor | None, announce: Callable[[str], None]
-) -> None:
-    if kept_by_hand is None or not len(kept_by_hand):
+def _write_manifest(directory: Path, manifest: Manifest, edits: Edits, announce: Callable[[str], None]) -> None:
+    if not any(map(len, edits)):
         renamed = _rename_edited(directory / MANIFEST_FILE)
         if renamed is not None:
             announce(
@@ -220,8 +233,8 @@ def _manifest_of(dataset: Any, *, verdict: Verdict, reading: ReadSettings, **opt
     return Manifest.from_verdict(verdict, Readable(dataset, settings=reading), **options)
 
 
-def find_kept_by_hand(path: str | Path, data: Readable, sample: SampleSpec | None) -> Tensor:
-    """Return the positions of the samples that a manifest file keeps by hand; see `Manifest.kept_by_hand`.
+def find_edits(path: str | Path, data: Readable, sample: SampleSpec | None) -> Edits:
+    """Return the samples that a manifest file keeps or removes by hand; see `Manifest.kept_by_hand`.
 
     Args:
         path: Path of the file.
@@ -229,14 +242,16 @@ def find_kept_by_hand(path: str | Path, data: Readable, sample: SampleSpec | Non
         sample: Paths of input and label in a sample. `None`: detected.
     """
     manifest, settings = read_manifest(path), data.settings
-    find = partial(_find_kept_by_hand, manifest=manifest, positions=data.positions, settings=settings, sample=sample)
+    find = partial(_find_edits, manifest=manifest, positions=data.positions, settings=settings, sample=sample)
     return run_in_worker(find, data.dataset, settings)
 
 
-def _find_kept_by_hand(
+def _find_edits(
     dataset: Any, *, manifest: Manifest, positions: Tensor | None, settings: ReadSettings, sample: SampleSpec | None
-) -> Tensor:
-    return manifest.kept_by_hand(Readable(dataset, positions, settings), sample=sample, search=True)
+) -> Edits:
+    data = Readable(dataset, positions, settings)
+    found = (find(data, sample=sample, search=True) for find in (manifest.kept_by_hand, manifest.removed_by_hand))
+    return Edits(*found)
 
 
 def log_values(trainer: Any, name: str, verdicts: Mapping[str, Verdict], path: str, *, flag_only: bool = False) -> None:
@@ -274,11 +289,11 @@ def folder_name(path: str, paths: list[str]) -> str:
 
 
 def _rename_edited(path: Path) -> Path | None:
-    """Rename a manifest that has samples kept by hand, or cannot be read; return its new path."""
+    """Rename a manifest that has samples kept or removed by hand, or cannot be read; return its new path."""
     if not path.exists():
         return None
     try:
-        is_edited = any(row.decision == "kept-by-hand" for row in read_manifest(path).rows)
+        is_edited = any(row.decision.endswith("-by-hand") for row in read_manifest(path).rows)
     except ManifestError:
         is_edited = True
     if not is_edited:

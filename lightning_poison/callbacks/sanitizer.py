@@ -54,7 +54,7 @@ class Sanitizer(CallbackBase):
             copies are kept together.
         known: Earlier verdict, or the path of its file, `verdict.safetensors`. It is used instead of scoring, and must
             have been made for the same data and settings. Default: none.
-        manifest: Manifest of an earlier run; samples kept by hand in it are kept. Default: none.
+        manifest: Manifest of an earlier run; what is kept or removed by hand in it is kept or removed. Default: none.
         dirpath: Local directory of the written files, tried before anything is scored. Default: see above. If the
             default cannot be written, a warning says so, and training goes on.
         cache: Whether finished and half-finished work is stored, so that an interrupted run, or another one with the

@@ -7,6 +7,7 @@ from statistics import median
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import (
     CONTROLS,
+    MIN_SUCCESS_RATE,
     RANDOM_FILTER,
     Cell,
     attack_works,
@@ -16,6 +17,13 @@ from lightning_poison.evaluation.cells import (
 
 PROVES_NOTHING, FAILED = "proves nothing", "failed"
 """Entries of the matrix without a gap."""
+
+ADVICE = (
+    f'"{PROVES_NOTHING}": without a defense, the attack succeeds on less than {100 * MIN_SUCCESS_RATE:.0f} %, so '
+    "nothing follows about defenses. Try a higher budget (--attack NAME=FRACTION) or a longer training of the victim "
+    "(--epochs)."
+)
+"""What such an entry means, and what to do."""
 
 _SHARES = {
     "clean accuracy": "clean_accuracy",
@@ -66,6 +74,8 @@ def render_table(cells: Sequence[Cell]) -> str:
 def render_matrix(cells: Sequence[Cell]) -> str:
     """Format the share of the gap that each defense closes against each attack, with ranges over the seeds.
 
+    If an entry is "proves nothing", a line below says what that means and what to try.
+
     Example:
         >>> names, success = ("no defense", "random filter", "likelihood", "perfect filter"), (0.9, 0.8, 0.2, 0.0)
         >>> rest = {"poison_caught": 0.5, "clean_lost": 0.01, "removed": 20}
@@ -78,6 +88,8 @@ def render_matrix(cells: Sequence[Cell]) -> str:
         ----------  --------------
         frog                  75 %
         weak        proves nothing
+        "proves nothing": without a defense, the attack succeeds on less than 5 %, so nothing follows about defenses.
+        Try a higher budget (--attack NAME=FRACTION) or a longer training of the victim (--epochs).
     """
     attacks = dict.fromkeys(cell.attack for cell in cells)
     defenses = [name for name in dict.fromkeys(cell.defense for cell in cells) if name not in CONTROLS]
@@ -85,7 +97,8 @@ def render_matrix(cells: Sequence[Cell]) -> str:
     for attack in attacks:
         of_attack = [cell for cell in cells if cell.attack == attack]
         rows.append([printable(attack), *(matrix_entry(of_attack, defense) for defense in defenses)])
-    return _aligned(rows)
+    says_nothing = any(PROVES_NOTHING in row[1:] for row in rows[1:])
+    return f"{_aligned(rows)}\n{ADVICE}" if says_nothing else _aligned(rows)
 
 
 def render_adaptive(cells: Sequence[Cell]) -> str:

@@ -14,7 +14,7 @@ from lightning_poison.checks import describe, expected, printable
 from lightning_poison.data.text_cells import escape_cell, unescape_cell
 from lightning_poison.errors import ManifestError
 
-DecisionWord = Literal["removed", "flagged", "kept-by-hand"]
+DecisionWord = Literal["removed", "flagged", "kept-by-hand", "removed-by-hand"]
 
 VOTE_PREFIX = "vote:"
 """Prefix of the columns with the p-values of each member of a combination."""

@@ -65,9 +65,10 @@ class Manifest:
         sample: SampleSpec | None = None,
         class_names: Sequence[str] | None = None,
         kept_by_hand: Tensor | None = None,
+        removed_by_hand: Tensor | None = None,
         flag_only: bool = False,
     ) -> Self:
-        """Build a manifest with a row for each sample that is removed, and for each that is kept by hand.
+        """Build a manifest with a row for each sample that is removed, and for each that is kept or removed by hand.
 
         These samples are read once more, under a fixed random state.
 
@@ -78,17 +79,25 @@ class Manifest:
             sample: Location of the input in a sample. Default: detected in samples that were judged.
             class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
             kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`. Default: none.
+            removed_by_hand: Positions to remove whatever the verdict, int64 `(R,)`. Default: none.
             flag_only: Whether samples that the verdict removes stay in the training set. Default: `False`.
 
         Raises:
-            ValueError: If verdict and data set differ in length, or a position is outside the data set.
+            ValueError: If verdict and data set differ in length, a position is outside the data set, or one is both
+                kept and removed by hand.
             UnreadableSampleError: If a sample cannot be read.
         """
         data = readable(dataset, "dataset")
         length = len(data.dataset)
         if length != len(verdict):
             raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{length}"))
-        by_hand = _check_positions(kept_by_hand, len(verdict))
+        by_hand: dict[int, DecisionWord] = dict.fromkeys(
+            _check_positions("kept_by_hand", kept_by_hand, len(verdict)), "kept-by-hand"
+        )
+        removed = _check_positions("removed_by_hand", removed_by_hand, len(verdict))
+        if both := sorted(removed & by_hand.keys()):
+            raise ValueError(expected("removed_by_hand", "positions that are not kept by hand", both[0]))
+        by_hand |= dict.fromkeys(removed, "removed-by-hand")
         listed = ~verdict.keep
         listed[sorted(by_hand)] = True
         chosen = verdict.ranked(listed.nonzero().flatten()).tolist()
@@ -102,7 +111,7 @@ class Manifest:
             tuple(
                 ManifestRow(
                     **row_values(verdict, index, class_names or ()),
-                    decision="kept-by-hand" if index in by_hand else word,
+                    decision=by_hand.get(index, word),
                     content_hash=digest,
                     path=shortened_text(file_of(data.dataset, index)),
                 )
@@ -150,7 +159,14 @@ class Manifest:
             ManifestError: If the sample of a row is not found.
             UnreadableSampleError: If a sample cannot be read.
         """
-        rows = [row for row in self.rows if row.decision == "kept-by-hand"]
+        return self._found("kept-by-hand", dataset, sample=sample, search=search)
+
+    def removed_by_hand(self, dataset: Any, *, sample: SampleSpec | None = None, search: bool = False) -> Tensor:
+        """Return the positions of the samples that are removed by hand; see `kept_by_hand`."""
+        return self._found("removed-by-hand", dataset, sample=sample, search=search)
+
+    def _found(self, word: DecisionWord, dataset: Any, *, sample: SampleSpec | None, search: bool) -> Tensor:
+        rows = [row for row in self.rows if row.decision == word]
         if not rows:
             return torch.zeros(0, dtype=torch.int64)
         data = readable(dataset, "dataset")
@@ -158,7 +174,7 @@ class Manifest:
         found = find_samples(rows, source, search=search, positions=data.positions)
         missing = [row for row in rows if found[row.sample_id] is None]
         if missing:
-            raise ManifestError(_not_found(missing, search=search))
+            raise ManifestError(_not_found(missing, word, search=search))
         return torch.tensor(sorted(index for index in found.values() if index is not None))
 
     def diff(self, other: "Manifest") -> ManifestDiff:
@@ -190,6 +206,7 @@ def write_manifest(
     sample: SampleSpec | None = None,
     class_names: Sequence[str] | None = None,
     kept_by_hand: Tensor | None = None,
+    removed_by_hand: Tensor | None = None,
     flag_only: bool = False,
 ) -> Manifest:
     """Build the manifest of a verdict, write it and return it; see `Manifest.from_verdict` for the arguments.
@@ -210,8 +227,9 @@ def write_manifest(
         (True, [1])
     """
     manifest = Manifest.from_verdict(
-        verdict, dataset, sample=sample, class_names=class_names, kept_by_hand=kept_by_hand, flag_only=flag_only
-    )
+        verdict, dataset, sample=sample, class_names=class_names, kept_by_hand=kept_by_hand,
+        removed_by_hand=removed_by_hand, flag_only=flag_only,
+    )  # fmt: skip
     manifest.write(path)
     return manifest
 
@@ -270,20 +288,21 @@ def _is_parquet(path: str | os.PathLike[str]) -> bool:
     return Path(checked_path(path)).suffix.lower() == ".parquet"
 
 
-def _check_positions(indices: Tensor | None, length: int) -> set[int]:
+def _check_positions(name: str, indices: Tensor | None, length: int) -> set[int]:
     if indices is None:
         return set()
-    positions = set(index_vector("kept_by_hand", indices).tolist())
+    positions = set(index_vector(name, indices).tolist())
     outside = sorted(index for index in positions if not 0 <= index < length)
     if outside:
-        raise ValueError(expected("kept_by_hand", f"positions in the data set of {length} samples", outside[0]))
+        raise ValueError(expected(name, f"positions in the data set of {length} samples", outside[0]))
     return positions
 
 
-def _not_found(rows: list[ManifestRow], *, search: bool) -> str:
+def _not_found(rows: list[ManifestRow], word: DecisionWord, *, search: bool) -> str:
     listed = "\n".join(shortened([f"  {row}" for row in rows], limit=5))
     hint = "Delete their rows from the manifest" if search else "Pass `search=True`, or delete their rows"
+    decided = word.replace("-", " ")
     return (
-        f"Expected the samples that are kept by hand in the data set, but {len(rows)} of them were not found "
+        f"Expected the samples that are {decided} in the data set, but {len(rows)} of them were not found "
         f"with the same content and label:\n{listed}\n{hint} to have them scored again."
     )

@@ -33,7 +33,8 @@ class ManifestRow:
         posterior: Probability that the sample is poison, in [0, 1]; `None` with trusted data.
         score_threshold: Score threshold of its class; `None` if the threshold applies to the posterior.
         posterior_threshold: Posterior threshold; `None` with trusted data.
-        decision: `"removed"`, `"flagged"` (suspicious, but kept in the training set), or `"kept-by-hand"`.
+        decision: `"removed"`, `"flagged"` (suspicious, but kept in the training set), `"kept-by-hand"`, or
+            `"removed-by-hand"`.
         content_hash: Digest of the content, from `lightning_poison.manifest.matching.content_hash`.
         fingerprint: First 16 digits of the verdict's fingerprint.
         reason: Why the sample is suspicious, in words. Contains class names, which are untrusted.

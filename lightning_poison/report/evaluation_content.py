@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import CONTROLS, NO_DEFENSE, PERFECT_FILTER, Cell, attack_works, gap_closed
-from lightning_poison.evaluation.tables import PROVES_NOTHING, gap_text, matrix_entry, rows_of, spread
+from lightning_poison.evaluation.tables import ADVICE, PROVES_NOTHING, gap_text, matrix_entry, rows_of, spread
 from lightning_poison.report.evaluation_figures import (
     MAX_NAME,
     Histogram,
@@ -114,6 +114,12 @@ class Setup(NamedTuple):
     adaptive: list[AdaptiveRow]
     failed: list[Failed]
     settings: list[tuple[str, str]]
+
+    @property
+    def advice(self) -> str:
+        """What an entry that proves nothing means and what to try; empty if the matrix has none."""
+        entries = [heat.text for _, row in self.matrix for heat in row]
+        return ADVICE if PROVES_NOTHING in entries else ""
 
 
 def setups_of(records: Sequence[Record]) -> list[Setup]:

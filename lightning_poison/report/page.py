@@ -13,7 +13,9 @@ from lightning_poison.checks import describe, expected, instance, printable, saf
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.data.source import readable
 from lightning_poison.manifest.manifest import Manifest
+from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.report.page_content import MAX_NAME, PageContent
+from lightning_poison.report.page_suspects import suspect_rows
 from lightning_poison.report.templates import render, version_of, writable
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path
@@ -51,10 +53,12 @@ def write_report(
 
     It shows the evidence, counts of each class, pairs of classes and groups, the most suspicious samples beside the
     kept samples that are nearest to them, copies, all removed samples, those near the threshold, the scores, and how
-    the p-values are distributed. Its reader can sort, filter and search the removed samples, mark those to keep, and
-    download the manifest with these decisions, for `Sanitizer(manifest=...)`. Without JavaScript, everything is shown.
+    the p-values are distributed. Its reader can sort, filter and search the removed samples, mark those to keep, mark
+    suspects to remove that were kept, and download the manifest with these decisions, for `Sanitizer(manifest=...)`.
+    Without JavaScript, everything is shown.
 
-    At most 2,500 removed samples are listed; the manifest in the page contains all of them. Images are reduced to at
+    At most 2,500 removed samples are listed; the manifest in the page contains all of them. Of the others, as many of
+    the most suspicious are listed as are estimated to be poison, but from 24 to 250. Images are reduced to at
     most 64 pixels, and further if there are many, so that the file stays below 15 MB. Other inputs are shown by their
     first values. The nearest samples are found by their pixels, reduced to 16 × 16, or by their standardized values.
     To find them, up to 10,000 kept samples are read, drawn at random if there are more.
@@ -118,13 +122,23 @@ def write_report(
     instance("manifest_name", manifest_name, str)
     check_sample_spec(sample)
     target = writable(path)
-    options: dict[str, Any] = {"sample": sample, "class_names": classes, "flag_only": flag_only}
-    rows = Manifest.from_verdict(verdict, data, **options) if manifest is None else manifest
+    options: dict[str, Any] = {"sample": sample, "class_names": classes}
+    rows = Manifest.from_verdict(verdict, data, flag_only=flag_only, **options) if manifest is None else manifest
     source = None if data is None else data.dataset
-    parts = PageContent(verdict, source, classes, names, sample, rows, features).parts() | {
+    content = PageContent(verdict, source, classes, names, sample, rows, features)
+    suspects = suspect_rows(verdict, rows, data, content.suspects, **options)
+    lines, more = _csv_of(rows, suspects)
+    parts = content.parts() | {
         "title": printable(title),
         "manifest_name": printable(manifest_name),
-        "data": {"manifest": _csv_of(rows), "name": printable(manifest_name), "word": _WORDS[bool(flag_only)]},
+        "data": {
+            "manifest": lines,
+            "suspects": more,
+            "name": printable(manifest_name),
+            "word": _WORDS[bool(flag_only)],
+        },
+        "markable": {row.sample_id for row in suspects},
+        "marked": {row.sample_id for row in rows.rows if row.decision == "removed-by-hand"},
         "flag_only": bool(flag_only),
         "notes": [printable(note, limit=400) for note in (*verdict.notes, *_texts("notes", notes))],
         "unreadable": left_out[:_MAX_UNREADABLE],
@@ -134,9 +148,9 @@ def write_report(
         "fingerprint": printable(verdict.fingerprint, limit=500),
         "versions": [(name, version_of(name)) for name in _PACKAGES],
     }
-    content = render("page", ["page"], parts).encode()
+    page = render("page", ["page"], parts).encode()
     with atomic_path(target) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(page)
 
 
 def _settings_of(verdict: Verdict) -> str:
@@ -147,12 +161,14 @@ def _settings_of(verdict: Verdict) -> str:
     return "\n".join(printable(line, limit=500) for line in text[:_MAX_SETTINGS].splitlines())
 
 
-def _csv_of(manifest: Manifest) -> str:
-    """Return what `Manifest.write` writes."""
+def _csv_of(manifest: Manifest, suspects: Sequence[ManifestRow]) -> tuple[str, list[str]]:
+    """Return what `Manifest.write` writes, without what was removed by hand, and the lines of the suspects."""
+    rows = [row for row in manifest.rows if row.decision != "removed-by-hand"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.csv"
-        manifest.write(path)
-        return path.read_bytes().decode()
+        Manifest((*rows, *suspects)).write(path)
+        lines = path.read_bytes().decode().split("\n")[:-1]  # cells contain no line breaks
+    return "\n".join([*lines[: len(rows) + 1], ""]), lines[len(rows) + 1 :]
 
 
 def _texts(name: str, values: Any) -> list[str]:

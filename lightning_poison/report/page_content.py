@@ -17,18 +17,20 @@ from lightning_poison.report.page_calibration import calibration_of, expected_cl
 from lightning_poison.report.page_figures import class_rows, finite_thresholds, histogram_of, judged_of
 from lightning_poison.report.page_neighbors import CopyGroup, Neighbors
 from lightning_poison.report.page_pictures import Picture, Pictures
+from lightning_poison.report.page_suspects import suspects_of
+from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.reasons import finder_of, kind_of, reason_of
-from lightning_poison.sanitization.verdict import Calibration, Verdict
+from lightning_poison.sanitization.verdict import Verdict
 
 _MAX_ROWS = 2_500
 """Largest number of removed samples on the page. All of them are in the manifest."""
 
-_MAX_KEPT = 24
-"""Largest number of samples on each side of the threshold."""
+_MAX_LAST = 24
+"""Largest number of removed samples near the threshold."""
 
 _MAX_LOOKS = 24
-"""Largest number of removed samples beside their neighbors."""
+"""Largest number of samples beside their neighbors."""
 
 _MAX_DETAILS = 12
 """Largest number of pairs of classes, of groups, and of groups of copies."""
@@ -44,13 +46,6 @@ _MAX_PICTURE = 20_000
 
 _MAX_SHORT = 80
 """Characters of the name of a sample below its picture."""
-
-_CALIBRATIONS: dict[Calibration, str] = {
-    "trusted": "held-out trusted data",
-    "wrong-label null": "the wrong-label null of the data",
-    "group tests": "the effects of separated groups",
-    "members": "the rule of each scorer",
-}
 
 MAX_NAME = 1_000
 """Characters of the name of a sample."""
@@ -131,15 +126,20 @@ class PageContent:
         judged = judged_of(verdict)
         ranking = verdict.ranking.tolist()
         keep = verdict.keep.tolist()
-        self._removed = [index for index in ranking if not keep[index]]
-        self._listed = [index for index in ranking if not keep[index] or index in self._by_hand][:_MAX_ROWS]
-        self._kept = verdict.ranking[(verdict.keep & judged)[verdict.ranking]][:_MAX_KEPT].tolist()
-        self._last = self._removed[-_MAX_KEPT:]
-        shown = len(self._listed) + 2 * _MAX_KEPT + _MAX_LOOKS * (_MEMBERS + 1) + 3 * _MEMBERS * _MAX_DETAILS
+        marked = {row.sample_id for row in manifest.rows if row.decision == "removed-by-hand"}
+        self._removed = [index for index in ranking if not keep[index] and index not in marked]
+        out = {*self._removed, *self._by_hand}
+        self._listed = [index for index in ranking if index in out][:_MAX_ROWS]
+        self.suspects = suspects_of(verdict, manifest)
+        """Positions of the samples that were not removed and are listed, most suspicious first."""
+        self._marked = marked
+        self._last = self._removed[-_MAX_LAST:]
+        shown = len(self._listed) + len(self.suspects) + _MAX_LAST + _MAX_LOOKS * (_MEMBERS + 1)
+        shown += 3 * _MEMBERS * _MAX_DETAILS
         positions = judged.nonzero().flatten() if bool(judged.any()) else None
         limit = min(_MAX_PICTURE, _PICTURE_ROOM // shown)
         self._pictures = None if dataset is None else Pictures(dataset, sample, positions=positions, limit=limit)
-        asked = [*self._removed[:_MAX_ROWS], *self._kept]
+        asked = [*self._removed[:_MAX_ROWS], *self.suspects]
         with self._reading():
             self._neighbors = Neighbors(verdict, self._pictures, asked=asked, features=features)
 
@@ -154,21 +154,23 @@ class PageContent:
     def _parts(self) -> dict[str, Any]:
         verdict, judged = self.verdict, int(judged_of(self.verdict).sum())
         rows = [self._row(index) for index in self._listed]
-        kept, last = ([self._row(index) for index in several] for several in (self._kept, self._last))
+        suspects, last = ([self._row(index) for index in several] for several in (self.suspects, self._last))
         evidence, copies = _with_details(verdict), self._neighbors.copies()
         return {
             "verdict": verdict,
-            "sentence": sentence(str(verdict.evidence)),
+            "sentence": sentence(verdict.statement),
             "undecided": [each for each in verdict.findings if each.evidence is None],
             "findings": [sentence(str(each)) for each in verdict.findings],
+            "power_unknown": sentence(POWER_UNKNOWN),
             "not_looked_for": verdict.not_looked_for(),
             "easily_missed": verdict.easily_missed(),
-            "scorer": printable(verdict.scorer),
-            "calibrated_on": _CALIBRATIONS[verdict.calibration],
+            "scorers": [printable(each, limit=80) for each in verdict.scorers],
+            "decided_by": DECIDED_BY[verdict.calibration],
             "samples": len(verdict),
             "judged": judged,
             "removed": len(self._removed),
             "by_hand": len(self._by_hand),
+            "removed_by_hand": len(self._marked),
             "classes": [(self._class(row.label), row) for row in class_rows(verdict)],
             "pairs": [self._pair(pair) for pair in evidence.pairs[:_MAX_DETAILS]],
             "pair_count": len(evidence.pairs),
@@ -179,11 +181,11 @@ class PageContent:
             "copies": [self._copies(group) for group in copies[:_MAX_DETAILS]],
             "copy_count": len(copies),
             "rows": rows,
-            "kept": kept,
+            "suspects": suspects,
             "last": last,
             "filters": _filters(rows),
             "has_posterior": verdict.posterior is not None,
-            "has_pictures": any(row.picture.source for row in rows[:20] + kept),
+            "has_pictures": any(row.picture.source for row in rows[:20] + suspects[:20]),
             "histogram": histogram_of(verdict),
             "thresholds": finite_thresholds(verdict),
             "calibration": calibration_of(verdict),
@@ -222,15 +224,19 @@ class PageContent:
         return printable(self._classes[label], limit=40) if label < len(self._classes) else str(label)
 
     def _looks(self) -> list[Look]:
-        """Return the most suspicious samples of each scorer in turn, beside their nearest kept samples."""
+        """Return the most suspicious samples of each scorer in turn, beside their nearest kept samples.
+
+        If none was removed, these are the first of those that were not.
+        """
         if self._neighbors.is_empty:
             return []
+        candidates = self._removed or self.suspects
         by_finder: dict[str, list[int]] = {}
-        for index in self._removed:
+        for index in candidates:
             by_finder.setdefault(finder_of(self.verdict, index), []).append(index)
         turns = chain.from_iterable(zip_longest(*by_finder.values()))
         chosen = [index for index in turns if index is not None][:_MAX_LOOKS]
-        order = {index: rank for rank, index in enumerate(self._removed)}
+        order = {index: rank for rank, index in enumerate(candidates)}
         looks = []
         for index in sorted(chosen, key=lambda index: order[index]):
             label, suggested = int(self.verdict.labels[index]), int(self.verdict.suggested_labels[index])

@@ -9,10 +9,10 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.sanitization.folder_use import LOCK, is_used, unused
@@ -267,15 +267,49 @@ def _details(folder: Path) -> dict[str, Any]:
     return {name: found[name] for name in ("scorer", "fingerprint") if isinstance(found.get(name), str)}
 
 
-def cache_folders(place: Path) -> Iterator[Path]:
-    """Yield the cache folders at or below a folder of a run: itself, and those with a usual name in it.
+class CacheFolders(NamedTuple):
+    """Cache folders that were found, and whether everything was searched."""
+
+    found: list[Path]
+    is_complete: bool
+
+
+def cache_folders(place: Path) -> CacheFolders:
+    """Find the cache folders at or below a folder, up to 8 levels deep: itself, and those with a usual name.
+
+    Hidden folders, links to folders, and what is inside of a cache are not searched, and at most 10,000 folders are.
 
     Example:
-        >>> list(cache_folders(Path("no/such/folder")))
-        []
+        >>> cache_folders(Path("no/such/folder"))
+        CacheFolders(found=[], is_complete=True)
     """
-    names = ("cache", "sanitizer_cache")
-    inside = [place / name for name in names]
-    with contextlib.suppress(OSError):
-        inside += [path / name for path in sorted(place.iterdir()) if path.name not in names for name in names]
-    yield from (path for path in [place, *inside] if has_entries(path))
+    found: list[Path] = []
+    level, searched = [place], 0
+    for _ in range(_MAX_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            if searched == _MAX_SEARCHED:
+                return CacheFolders(found, False)
+            searched += 1
+            if (folder == place or folder.name in _NAMES) and has_entries(folder):
+                found.append(folder)
+            else:
+                below += _folders_in(folder)
+        level = below
+    return CacheFolders(found, not level)
+
+
+_NAMES = ("cache", "sanitizer_cache")
+"""Names of cache folders of runs."""
+
+_MAX_DEPTH, _MAX_SEARCHED = 8, 10_000
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, those with the name of a cache first; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [each.name for each in entries if each.name[0] != "." and each.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names, key=lambda name: (name not in _NAMES, name))]

@@ -1,16 +1,29 @@
 """`Evidence`: whether there is poison in a data set, and how much."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, one_of, positive_int, share
+from lightning_poison.checks import (
+    boolean,
+    expected,
+    fraction,
+    instance,
+    not_negative,
+    one_of,
+    positive_int,
+    printable,
+    share,
+)
 from lightning_poison.serialization import from_json
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 
 EvidenceKind = Literal["wrong labels", "groups", "unlike trusted data", "several kinds"]
 """What a decision looked for."""
+
+Conclusion = Literal["evidence", "uncertain", "hardly detectable", "no evidence"]
+"""What may be concluded; see `Evidence.conclusion`."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +82,55 @@ class Evidence:
         for number, group in enumerate(instance("groups", self.groups, tuple)):
             _check_group(f"groups[{number}]", group)
 
-    def __str__(self) -> str:
-        wording = _WORDING[self.kind]
-        found = "evidence of poison" if self.present else f"no evidence of {wording.absent}"
+    @property
+    def conclusion(self) -> Conclusion:
+        """What may be concluded: a report, a summary and a log all say it in the words of `headline_of`.
+
+        `"evidence"` if `present`; `"hardly detectable"` if fewer than 20 % of random wrong labels would be removed;
+        `"uncertain"` if more wrong labels are estimated than the natural error rate, and surely more than none, but
+        not surely more than the natural error rate; otherwise `"no evidence"`.
+        """
+        if self.present:
+            return "evidence"
+        if self.power is not None and self.power < _LITTLE_POWER:
+            return "hardly detectable"
+        is_more = self.low > 0 and self.contamination > self.natural_error_rate
+        return "uncertain" if self.kind == "wrong labels" and is_more else "no evidence"
+
+    @property
+    def estimate(self) -> str:
+        """How much is estimated, in words, with its interval."""
         if self.kind == "groups" and not self.contamination:
-            return f"{found}: no group of samples has an effect of its own"
+            return "no group of samples has an effect of its own"
+        wording = _WORDING[self.kind]
         interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
         natural = f"; natural error rate {100 * self.natural_error_rate:.2f} %" if self.kind != "groups" else ""
-        if not self.present and self.power is not None and self.power < _LITTLE_POWER:
-            found = f"{wording.absent} can hardly be found here"
         power = "" if self.power is None else f"; {100 * self.power:.0f} % of random wrong labels would be removed"
-        return f"{found}: {wording.estimate} {100 * self.contamination:.2f} % {wording.of} ({interval}{natural}){power}"
+        return f"{wording.estimate} {100 * self.contamination:.2f} % {wording.of} ({interval}{natural}){power}"
+
+    def __str__(self) -> str:
+        return f"{headline_of(self.conclusion, self.kind)}: {self.estimate}"
+
+    def details(self, class_names: Sequence[str] | None = None, rows: int = 5) -> list[str]:
+        """Return a line for each of the first pairs of classes and of the first groups.
+
+        Args:
+            class_names: Names of the classes, untrusted. Default: their numbers.
+            rows: Largest number of pairs, and of groups. Default: 5.
+        """
+        lines = []
+        for pair in self.pairs[:rows]:
+            names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
+            lines.append(
+                f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
+                f"({pair.low:.0f} to {pair.high:.0f})"
+            )
+        if (hidden := len(self.pairs) - rows) > 0:
+            lines.append(f"  and {hidden} more pairs of classes")
+        lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in self.groups[:rows]]
+        if (hidden := len(self.groups) - rows) > 0:
+            lines.append(f"  and {hidden} more groups")
+        return lines
 
     def meta(self) -> dict[str, Any]:
         """Return the evidence as JSON values, for `from_meta`."""
@@ -101,6 +152,24 @@ class Evidence:
         return from_json(cls, parts, "evidence")
 
 
+def headline_of(conclusion: Conclusion, kind: EvidenceKind) -> str:
+    """Return what was concluded about what was looked for, in words.
+
+    Example:
+        >>> headline_of("uncertain", "wrong labels")
+        'no clear evidence of poison, but some labels may be wrong'
+        >>> headline_of("no evidence", "groups")
+        'no evidence of a backdoor'
+    """
+    absent = _WORDING[kind].absent
+    return {
+        "evidence": "evidence of poison",
+        "uncertain": "no clear evidence of poison, but some labels may be wrong",
+        "hardly detectable": f"{absent} can hardly be found here",
+        "no evidence": f"no evidence of {absent}",
+    }[conclusion]
+
+
 class _Wording(NamedTuple):
     absent: str
     estimate: str
@@ -119,6 +188,10 @@ _LITTLE_POWER = 0.2
 
 _ROUNDING = 1e-6
 """How far an estimate may be outside its interval."""
+
+
+def _class_name(index: int, names: Sequence[str] | None) -> str:
+    return printable(names[index], limit=40) if names is not None and index < len(names) else str(index)
 
 
 def _check_pair(name: str, pair: Any) -> None:

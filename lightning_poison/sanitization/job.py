@@ -9,11 +9,11 @@ from torch import Tensor
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.randomness import derived_generator, derived_seed
 from lightning_poison.runtime import Runtime, SingleRank, all_ranks
+from lightning_poison.sanitization.coverage import Calibration
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.scorer_calls import call_deepcopy, call_fit, call_load, call_state
 from lightning_poison.sanitization.settings import DecisionSettings
-from lightning_poison.sanitization.verdict import Calibration
 from lightning_poison.scorers.inspection import AnyScorer
 from lightning_poison.scorers.protocol import FeatureSource, Scorer
 

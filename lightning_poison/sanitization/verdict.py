@@ -3,18 +3,17 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
-from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN, Calibration, easily_missed, not_looked_for
+from lightning_poison.sanitization.evidence import Conclusion, Evidence, headline_of
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.serialization import from_json, read_object, write_tensors
-
-Calibration = Literal["trusted", "wrong-label null", "group tests", "members"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +24,8 @@ class Verdict:
         scores: Suspicion scores, finite float64 `(N,)`, larger is more suspicious.
         p_values: Share of clean samples of the same label with a score as high, float64 `(N,)` in (0, 1].
         keep: Boolean mask `(N,)`; `True` stays. Only samples with a score above the threshold of their class, or a
-            posterior of at least its threshold, may be removed. Others with such values may stay: those kept by hand,
-            or all if there is no evidence.
+            posterior of at least its threshold, may be removed, and any by hand. Others with such values may stay:
+            those kept by hand, or all if there is no evidence.
         labels: Labels of the samples, int64 `(N,)`; −1 without a label.
         suggested_labels: Label under which a sample is least suspicious, int64 `(N,)`; −1 if unknown.
         thresholds: Decision threshold of each class, float64 `(C,)`; infinite if the decision is by the posterior.
@@ -51,6 +50,7 @@ class Verdict:
         findings: What each member of a union found.
         found_by: Number of the finding to which a removed sample is due, int64 `(N,)`; −1 if no member removed it.
             `None` without findings.
+        removed_by_hand: Boolean mask `(N,)` of the samples that only the user removed; `None` for none.
 
     Raises:
         TypeError: If a value is of another type.
@@ -71,7 +71,9 @@ class Verdict:
         3 samples scored by likelihood; 1 removed (33.33 %)
         evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
         95 % interval; natural error rate 0.30 %)
-        calibrated on held-out trusted data, stated false-positive rate 1 %
+        decided by comparison with trusted samples that the scorer was not fitted on; stated false-positive rate 1 %
+        what share of poison would be found was not measured
+        not looked for: poison of any kind that scores like the trusted samples of its class
     """
 
     scores: Tensor
@@ -96,6 +98,7 @@ class Verdict:
     groups: Tensor | None = None
     findings: tuple[Finding, ...] = ()
     found_by: Tensor | None = None
+    removed_by_hand: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_samples()
@@ -113,8 +116,11 @@ class Verdict:
             every(name, labels, labels >= -1, "at least -1")
         thresholds = _vector("thresholds", self.thresholds)
         every("thresholds", thresholds, ~(thresholds.isnan() | thresholds.isneginf()), "finite or infinity")
+        if self.removed_by_hand is not None:
+            by_hand = _vector("removed_by_hand", self.removed_by_hand, torch.bool, shape=shape)
+            every("removed_by_hand", by_hand, ~(by_hand & self.keep), "False for a sample that is kept")
         if self.judged is not None:
-            judged = _vector("judged", self.judged, torch.bool, shape=shape)
+            judged = _vector("judged", self.judged, torch.bool, shape=shape) | ~self._by_rule()
             every("keep", self.keep, self.keep | judged, "True for a sample that is not judged")
         if self.sample_digests is not None:
             _vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
@@ -157,10 +163,14 @@ class Verdict:
         else:
             own = self.thresholds[self.labels.clamp(0, max(0, len(self.thresholds) - 1))]
             suspicious, rule = (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
-        every("keep", self.keep, self.keep | suspicious, f"True for a sample with {rule}")
+        every("keep", self.keep, self.keep | suspicious | ~self._by_rule(), f"True for a sample with {rule}")
 
     def _votes(self) -> list[tuple[str, Tensor]]:
         return list(instance("votes", self.votes, Mapping).items())
+
+    def _by_rule(self) -> Tensor:
+        """Return the mask of the samples that the user did not remove."""
+        return torch.ones_like(self.keep) if self.removed_by_hand is None else ~self.removed_by_hand
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -205,7 +215,15 @@ class Verdict:
         """Return a copy of the verdict that keeps the samples at `indices` too."""
         keep = self.keep.clone()
         keep[indices] = True
-        return self._replace(keep=keep)
+        by_hand = None if self.removed_by_hand is None else self.removed_by_hand & ~keep
+        return self._replace(keep=keep, removed_by_hand=by_hand)
+
+    def with_removed(self, indices: Tensor) -> Self:
+        """Return a copy of the verdict that removes the samples at `indices` too, marked as removed by hand."""
+        chosen = torch.zeros_like(self.keep)
+        chosen[indices] = True
+        by_hand = (chosen & self.keep) | ~self._by_rule()
+        return self._replace(keep=self.keep & ~chosen, removed_by_hand=by_hand if bool(by_hand.any()) else None)
 
     def agrees_with(self, other: "Verdict") -> bool:
         """Whether another verdict has the same data and settings and keeps the same samples."""
@@ -231,19 +249,25 @@ class Verdict:
         lines = [
             f"{count:,} samples scored by {printable(self.scorer)}; {out:,} "
             f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / max(1, count):.2f} %)",
-            str(self.evidence),
-            f"calibrated on {_CALIBRATIONS[self.calibration]}, stated false-positive rate "
+            self.statement,
+            f"decided by {DECIDED_BY[self.calibration]}; stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
         ]
         if self.findings:
             lines += [
-                line for each in self.findings for line in (f"- {each}", *_details(each.evidence, class_names, rows))
+                line
+                for each in self.findings
+                for line in (f"- {each}", *(each.evidence.details(class_names, rows) if each.evidence else ()))
             ]
         else:
             if accusers := self.accusers:
                 listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
                 lines.append(f"smallest p-value by {listed}")
-            lines += _details(self.evidence, class_names, rows)
+            lines += self.evidence.details(class_names, rows)
+        if self.removed_by_hand is not None:
+            lines.append(f"removed by hand: {int(self.removed_by_hand.sum()):,}")
+        if self.evidence.power is None:
+            lines.append(POWER_UNKNOWN)
         if missing := self.not_looked_for():
             lines.append(f"not looked for: {missing}")
         if missed := self.easily_missed():
@@ -251,16 +275,39 @@ class Verdict:
         lines += [printable(note, limit=400) for note in self.notes]
         return "\n".join(lines)
 
+    @property
+    def conclusion(self) -> Conclusion:
+        """What may be concluded: that of the evidence. Without any, it is uncertain if a member of a union is."""
+        own = self.evidence.conclusion
+        members = [each.evidence.conclusion for each in self.findings if each.evidence is not None]
+        return "uncertain" if own != "evidence" and "uncertain" in members else own
+
+    @property
+    def headline(self) -> str:
+        """The conclusion in words, as terminal, report and log begin with it."""
+        return headline_of(self.conclusion, self.evidence.kind)
+
+    @property
+    def statement(self) -> str:
+        """The headline with how much is estimated."""
+        return f"{self.headline}: {self.evidence.estimate}"
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Names of the scorers that decide: the members of a union, or the only one, also if it was recommended."""
+        if self.findings:
+            return tuple(each.scorer for each in self.findings)
+        chosen = self.settings.get("recommended")
+        name = chosen.get("name") if isinstance(chosen, Mapping) else None
+        return (name if isinstance(name, str) else self.scorer,)
+
     def not_looked_for(self) -> str:
         """Return the kinds of poison that no scorer looked for, with commas between them."""
-        kinds = self._kinds()
-        if "unlike trusted data" in kinds:
-            return ""
-        return ", ".join(what for kind, what in _KINDS.items() if kind not in kinds)
+        return not_looked_for(self._kinds())
 
     def easily_missed(self) -> str:
         """Return which poison the scorers that looked for backdoors are known to miss, or an empty text."""
-        return _MISSED_GROUPS if "groups" in self._kinds() else ""
+        return easily_missed(self._kinds())
 
     def _kinds(self) -> set[str]:
         found = [each.evidence for each in self.findings if each.evidence] or [self.evidence]
@@ -326,7 +373,7 @@ class Verdict:
 _VERSION = 1
 """Format of a verdict file."""
 
-_OPTIONAL = ("posterior", "judged", "sample_digests", "groups", "found_by")
+_OPTIONAL = ("posterior", "judged", "sample_digests", "groups", "found_by", "removed_by_hand")
 _TENSORS = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", *_OPTIONAL)
 """Fields that are saved as tensors, if they are not `None`."""
 
@@ -335,50 +382,6 @@ _VALUES = ("calibration", "false_positive_rate", "scorer", "fingerprint", "poste
 
 _VOTE = "votes."
 """Prefix of the names of the tensors in `votes`."""
-
-_CALIBRATIONS: dict[str, str] = {
-    "trusted": "held-out trusted data",
-    "wrong-label null": "the wrong-label null of the data (no trusted data)",
-    "group tests": "the effects of separated groups (no trusted data)",
-    "members": "the rule of each scorer",
-}
-
-
-_KINDS: dict[str, str] = {
-    "wrong labels": "wrong labels",
-    "groups": "backdoors",
-    "perturbations": "inputs that were perturbed one by one",
-}
-"""Kinds of poison that decisions without trusted data may look for. None looks for the last."""
-
-_MISSED_GROUPS = (
-    "backdoors that are on most of a class, look natural (reflections), or have fewer than about 20 samples; "
-    "collisions in the features of another network"
-)
-"""What decisions by groups do not find in docs/benchmarks.md, though the attack succeeds."""
-
-
-def _details(evidence: Evidence | None, class_names: "list[str] | None", rows: int) -> list[str]:
-    """Return a line for each of the first pairs of classes and of the first groups."""
-    if evidence is None:
-        return []
-    lines = []
-    for pair in evidence.pairs[:rows]:
-        names = [_class_name(index, class_names) for index in (pair.labeled, pair.predicted)]
-        lines.append(
-            f"  labeled {names[0]}, looks like {names[1]}: about {pair.estimate:.0f} samples "
-            f"({pair.low:.0f} to {pair.high:.0f})"
-        )
-    if (hidden := len(evidence.pairs) - rows) > 0:
-        lines.append(f"  and {hidden} more pairs of classes")
-    lines += [f"  {each.describe(_class_name(each.label, class_names))}" for each in evidence.groups[:rows]]
-    if (hidden := len(evidence.groups) - rows) > 0:
-        lines.append(f"  and {hidden} more groups")
-    return lines
-
-
-def _class_name(index: int, names: "list[str] | None") -> str:
-    return printable(names[index], limit=40) if names is not None and index < len(names) else str(index)
 
 
 def _vector(name: str, value: Any, dtype: torch.dtype = torch.float64, *, shape: torch.Size | None = None) -> Tensor:

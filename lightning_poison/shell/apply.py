@@ -20,7 +20,8 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
     Files that the scan could not read are left out too.
 
     Args:
-        manifest: The manifest, which may have been edited: only rows with the decision `removed` are left out.
+        manifest: The manifest, which may have been edited: only rows with the decision `removed` or
+            `removed-by-hand` are left out.
         copy_to: The new folder, which must not exist or be empty. It appears when it is complete.
         source: The folder that was scanned. Default: as written in `summary.json` beside the manifest.
 
@@ -118,7 +119,8 @@ def _kept_files(manifest: Path, source: Path | None) -> tuple[Path, list[Path], 
         raise ValueError(expected("the source", "a folder of images, or a table of their paths", printable(root), hint))
     found = _files_in_table(root, reading.get("path")) if is_table else [path for path, _ in find_images(root)[0]]
     files = [Path(path) for path in found]
-    removed = {(origin / row.path).resolve() for row in read_manifest(manifest).rows if row.decision == "removed"}
+    rows = [row for row in read_manifest(manifest).rows if row.decision in ("removed", "removed-by-hand")]
+    removed = {(origin / row.path).resolve() for row in rows}
     missing = removed - {file.resolve() for file in files}
     if missing:
         came = f"{len(missing):,} files that are not there, such as {printable(sorted(missing)[0])}"

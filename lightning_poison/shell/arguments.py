@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lightning_poison.checks import printable
+
 _FLAGS = ("--scorers", "--json", "--remove_without_evidence", "--undo", "--retry_failed", "--adaptive")
 
 _REPEATED = ("--scorer", "--attack", "--defense")
@@ -75,6 +77,48 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
     listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
     return f"{hint}`{listed}` lists what there is."
+
+
+def explained(message: str) -> str | None:
+    r"""Return in one line what is wrong with a value that jsonargparse refuses; `None` for any other error.
+
+    Args:
+        message: What jsonargparse says.
+
+    Example:
+        >>> print(explained("Parser key \"seed\":\n  Expected a <class 'int'>. Got value: x"))
+        Expected `--seed` to be an integer, as in `--seed 2`, but got 'x'.
+    """
+    found = re.match(
+        r"""Parser key "(\w+)":.*?(?:Subtypes: \[|Expected a )(<class 'int'>|<class 'float'>|typing\.Literal\[.*?\])"""
+        r".*?(?:Given|Got) value: (.*)",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return None
+    key, kind, value = found.groups()
+    name = "--" + key.replace("_", "-")
+    what, example = _VALUES.get(key, _NUMBERS.get(kind, ("", "")))
+    if not what:
+        choices = [f"`{each}`" for each in re.findall(r"'([^']*)'", kind)]
+        return f"Expected {_named(key, name)} to be {' or '.join(choices)}, but got '{printable(value, limit=80)}'."
+    return f"Expected `{name}` to be {what}, as in `{name} {example}`, but got '{printable(value, limit=80)}'."
+
+
+_NUMBERS = {"<class 'int'>": ("an integer", "2"), "<class 'float'>": ("a number", "0.5")}
+"""What a value of a type is, and an example."""
+
+_VALUES = {
+    "older_than": ("a number of days", "7"),
+    "false_positive_rate": ("a number between 0 and 1", "0.01"),
+    "image_size": ("a number of pixels", "32"),
+}
+"""The same for options of which an example should have a usual size."""
+
+
+def _named(key: str, name: str) -> str:
+    return f"`{key}`" if key == "action" else f"`{name}`"
 
 
 def _with_action(arguments: Sequence[str]) -> list[str]:

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 from lightning_poison.checks import printable
+from lightning_poison.sanitization.coverage import POWER_UNKNOWN
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 
 _PAIRS = 3
 """Largest number of pairs of classes to list."""
-
-_LITTLE_POWER = 0.2
-"""Power below which the absence of evidence says little."""
 
 
 def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
@@ -39,13 +37,8 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
     verb = "is" if out == 1 else "are"
     suspicious = f"{out:,} of {count:,} samples ({100 * out / count:.1f} %) {verb} suspicious."
     found = [each.evidence for each in verdict.findings if each.evidence is not None] or [verdict.evidence]
-    first = "No evidence of poison."
-    if present:
-        first = f"Evidence of poison: {suspicious}"
-    elif any(map(_is_uncertain, found)):
-        first = "No clear evidence of poison, but some labels may be wrong."
-    if out and not present:
-        first += f" {suspicious}"
+    first = f"{verdict.headline[:1].upper()}{verdict.headline[1:]}"
+    first += f": {suspicious}" if present else f". {suspicious}" if out else "."
     lines = [first]
     if verdict.findings:
         kinds = [each.kind for each in found]
@@ -57,8 +50,10 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
                 lines += _kind_lines(each.evidence, each.removed, count, class_names, by)
     else:
         lines += _kind_lines(verdict.evidence, out, count, class_names)
-    if not present and not out and any(map(_is_uncertain, found)):
+    if verdict.conclusion == "uncertain" and not out:
         lines += _likely_wrong(verdict)
+    if verdict.evidence.power is None:
+        lines.append(f"- {POWER_UNKNOWN}")
     if missing := verdict.not_looked_for():
         lines.append(f"- not looked for: {missing}")
     if missed := verdict.easily_missed():
@@ -66,20 +61,14 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
     return lines
 
 
-def _is_uncertain(evidence: Evidence) -> bool:
-    """Whether more wrong labels are estimated than clean data have, but not so many that it is sure."""
-    has_power = evidence.power is None or evidence.power >= _LITTLE_POWER
-    is_large = evidence.low > 0 and evidence.contamination > evidence.natural_error_rate
-    return evidence.kind == "wrong labels" and not evidence.present and has_power and is_large
-
-
 def _likely_wrong(verdict: Verdict) -> list[str]:
-    """Say how many labels are more likely wrong than not, and how to list them."""
+    """Say how many labels are more likely wrong than not, and what to do about them."""
     count = 0 if verdict.posterior is None else int((verdict.posterior > 0.5).sum())
-    if not count:
-        return []
-    labels = "1 label is" if count == 1 else f"{count:,} labels are"
-    return [f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence"]
+    lines = ["- the report shows the most suspicious samples first, to mark those to remove"]
+    if count:
+        labels = "1 label is" if count == 1 else f"{count:,} labels are"
+        lines.append(f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence")
+    return lines
 
 
 def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Sequence[str], by: str = "") -> list[str]:
@@ -96,9 +85,9 @@ def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Seque
     if evidence.present:
         at_least = "at least " if evidence.kind == "unlike trusted data" else ""
         line = f"- {what}: {at_least}about {about:,} ({low:,} to {high:,}); {removed:,} listed{power}"
-    elif evidence.power is not None and evidence.power < _LITTLE_POWER:
+    elif evidence.conclusion == "hardly detectable":
         line = f"- {what}: can hardly be found here{power}"
-    elif _is_uncertain(evidence):
+    elif evidence.conclusion == "uncertain":
         listed = f"uncertain; {removed:,} listed" if removed else "too uncertain to list any"
         line = f"- {what}: about {about:,} ({low:,} to {high:,}), {listed}{power}"
     else:

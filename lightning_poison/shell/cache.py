@@ -78,9 +78,11 @@ def _caches_in(place: Path, write: Write) -> list[Path]:
     if not place.is_dir():
         came = "a file" if place.exists() else "no such folder"
         raise ValueError(expected(printable(place, limit=500), "a folder", came))
-    found = list(cache_folders(place))
+    found, is_complete = cache_folders(place)
     if not found:
         write(f"no cache in {printable(place, limit=500)}")
+    if not is_complete:
+        write("There are more folders than are searched: name one that is nearer to the cache.")
     return found
 
 

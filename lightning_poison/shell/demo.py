@@ -149,7 +149,8 @@ def _evaluate_sanitizer(
     truth = poisoned.is_poison
     auroc = [roc_auc_score(truth, values) for values in (verdict.suspicion, counts)]
     write(f"Ranking of poison above clean samples (AUROC): sanitizer {auroc[0]:.3f}, pixel counting {auroc[1]:.3f}.")
-    write(str(verdict.evidence).capitalize() + f"; actual: {100 * float(truth.double().mean()):.2f} %.")
+    actual = f"{100 * float(truth.double().mean()):.2f} %"
+    write(f"{verdict.statement[:1].upper()}{verdict.statement[1:]}; actual: {actual}.")
     save_figure(plot_caught(poisoned, verdict), output / "caught.png")
     write(f"Files: {output / 'manifest.csv'}, {output / 'caught.png'}")
     return cells

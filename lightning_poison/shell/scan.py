@@ -14,6 +14,7 @@ from lightning_poison.errors import NothingKeptError
 from lightning_poison.manifest.manifest import write_manifest
 from lightning_poison.report.page import write_report
 from lightning_poison.runtime import LocalRuntime, section
+from lightning_poison.sanitization.cache_folder import has_entries
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
@@ -38,7 +39,8 @@ class ScanOptions:
     """How to scan.
 
     Args:
-        output: Folder for the results, and for finished work of an interrupted scan.
+        output: Folder for the results.
+        cache: Folder for finished work and features, which other scans may share. Default: `cache` in `output`.
         trusted: Known-clean data, in any form of a source.
         scorer: See `scorer_from_option`. Default: `"balanced"`.
         backbone: See `scorer_from_option`.
@@ -54,6 +56,7 @@ class ScanOptions:
     """
 
     output: Path
+    cache: Path | None = None
     trusted: str | None = None
     scorer: ScorerOption = "balanced"
     backbone: str | None = None
@@ -92,7 +95,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     scorer = scorer_from_option(options.scorer, options.backbone)
     runtime = WholeRun(options.device, num_workers=options.num_workers)
     check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
-    cache = options.output / "cache"
+    cache = options.output / "cache" if options.cache is None else options.cache
     reading: dict[str, Any] = {name: getattr(options, name) for name in ("label", "path", "ids", "image_size")}
     with runtime.shown():
         with section(0, _READING):
@@ -116,6 +119,8 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes]:
             write(printable(line, limit=1000))
         write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
+        if options.cache is None and has_entries(cache):
+            write(f"To reuse what was computed in a scan with another --output: --cache {printable(cache)}")
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 
@@ -133,12 +138,16 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
     return {
         "source": source,
         "evidence": evidence.present,
+        "conclusion": verdict.conclusion,
+        "headline": verdict.headline,
         "kind": evidence.kind,
         "estimate": evidence.contamination,
         "low": evidence.low,
         "high": evidence.high,
         "confidence": evidence.confidence,
         "power": evidence.power,
+        "not_looked_for": verdict.not_looked_for(),
+        "easily_missed": verdict.easily_missed(),
         "samples": len(verdict),
         "removed": int((~verdict.keep).sum()),
         "unreadable": [{"name": each.name, "reason": printable(each.reason)} for each in data.unreadable],
@@ -172,7 +181,7 @@ def _judge(
     except NothingKeptError as error:
         if error.verdict is None:
             raise
-        return error.verdict, printable(error, limit=1000)
+        return error.verdict, printable(" ".join(str(error).split()), limit=1000)
     return verdict, ""
 
 

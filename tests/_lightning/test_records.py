@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_poison._lightning.records import (
+    Edits,
     check_directory,
     decisions_from_state,
     folder_name,
@@ -95,7 +96,7 @@ def test_a_manifest_that_cannot_be_built_does_not_end_the_training(blobs, centro
     gone = [None] * 600
     with pytest.warns(UserWarning, match=r"`mine` were not completely written to .*: UnreadableSampleError: Expected"):
         is_written = write_files(
-            tmp_path, verdict, gone, sample=None, kept_by_hand=None, flag_only=False, announce=print, name="mine"
+            tmp_path, verdict, gone, sample=None, edits=Edits(), flag_only=False, announce=print, name="mine"
         )
     assert not is_written
     assert Verdict.load(tmp_path / "verdict.safetensors").fingerprint == verdict.fingerprint

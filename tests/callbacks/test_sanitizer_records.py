@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_poison.datamodules import SanitizedDataModule
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.manifest import keep_by_hand, read_manifest
+from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest
 from lightning_poison.sanitization.verdict import Verdict
 
 VALUES = {
@@ -72,7 +72,7 @@ def test_report_has_the_samples_of_the_manifest(world, how):
         module = SanitizedDataModule(world.loader(data), scorer, dirpath=folder)
         world.trainer().fit(world.module(), datamodule=module)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    shown = {int(each) for each in re.findall(r'<tr role="row" data-id="(\d+)"', page)}
+    shown = {int(each) for each in re.findall(r'<tr role="row" data-id="(\d+)" data-label', page)}
     assert shown == {row.sample_id for row in read_manifest(folder / "manifest.csv").rows}
     assert "Report of sanitizer" in page
 
@@ -205,6 +205,26 @@ def test_samples_kept_by_hand_are_kept_in_the_next_manifest(world, reviewed):
     rows = read_manifest(world.path / "second" / "manifest.csv").rows
     assert {row.sample_id for row in rows if row.decision == "kept-by-hand"} == set(ids)
     assert len(rows) == int(data.is_wrong.sum())
+
+
+def test_samples_removed_by_hand_are_not_trained_on(world, reviewed):
+    path, ids = reviewed
+    data, manifest = world.numbered(), read_manifest(path)
+    gone = int((~data.is_wrong).nonzero()[3])
+    verdict = Verdict.load(path.with_name("verdict.safetensors"))
+    extra = Manifest.from_verdict(verdict, data, removed_by_hand=torch.tensor([gone])).rows
+    Manifest((*manifest.rows, *(row for row in extra if row.sample_id == gone))).write(path)
+    module, target = world.module(), world.path / "second"
+    sanitizer = world.sanitizer(manifest=str(path), dirpath=str(target))
+    world.trainer(sanitizer).fit(module, world.loader(data))
+    assert module.seen == set((~data.is_wrong).nonzero().flatten().tolist()) - {gone} | set(ids)
+    assert sanitizer.verdict.removed_by_hand.nonzero().flatten().tolist() == [gone]
+    words = {row.sample_id: row.decision for row in read_manifest(target / "manifest.csv").rows}
+    assert [index for index, word in words.items() if word == "removed-by-hand"] == [gone]
+    assert Verdict.load(target / "verdict.safetensors").removed_by_hand[gone]
+    # A later run without the manifest does not overwrite these decisions.
+    world.trainer(world.sanitizer(dirpath=str(target))).fit(world.module(), world.loader(data))
+    assert (target / "manifest.previous-1.csv").exists()
 
 
 def test_manifest_may_be_parquet(world, reviewed):

@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_poison.evaluation.cells import Cell
-from lightning_poison.evaluation.tables import render_adaptive, render_matrix, render_table
+from lightning_poison.evaluation.tables import ADVICE, render_adaptive, render_matrix, render_table
 
 
 def cell(defense, success, *, attack="a", seed=0, removed=3, **more):
@@ -53,6 +53,9 @@ def test_no_gap_where_the_attack_fails_without_a_defense(cells):
     lines = render_matrix([*cells, *weak]).splitlines()
     assert lines[2].split("  ")[0] == "a"
     assert lines[3].count("proves nothing") == 2
+    assert lines[4:] == [ADVICE]
+    assert "less than 5 %" in ADVICE
+    assert ADVICE not in render_matrix(cells)
 
 
 def test_failed_cells_are_counted_and_escaped(cells):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,7 @@ def test_hostile_texts_stay_text(open_page):
     assert MARKUP in page.text_content("#removed-table tbody tr:first-child .name")
     assert page.eval_on_selector_all("img", "images => images.every(each => each.src.startsWith('data:image/png'))")
     assert page.locator("script").count() == 2
+    assert page.locator("#suspects-table tbody tr").count() == 24
     assert CLASSES[0] in page.text_content("#classes-table")
     assert "</script><script>alert(2)</script>" in page.text_content("#classes-table")
     assert len(page.text_content("main")) < 200_000
@@ -193,12 +195,13 @@ def test_hostile_texts_stay_text(open_page):
 def test_sort_filter_and_search(open_page, report):
     _, verdict, _ = report
     page, removed = open_page(), verdict.removed.tolist()
+    table = page.locator("#removed-table")
     assert ids(page) == removed
-    page.get_by_role("button", name="p-value").click()
-    page.get_by_role("button", name="p-value").click()
+    table.get_by_role("button", name="p-value").click()
+    table.get_by_role("button", name="p-value").click()
     assert ids(page) == sorted(removed, key=lambda index: -verdict.p_values[index])
     assert page.get_attribute("th:has-text('p-value')", "aria-sort") == "descending"
-    page.get_by_role("button", name="Rank").click()
+    table.get_by_role("button", name="Rank").click()
     page.select_option("#filter-kind", label="groups")
     show(page, "8 of 24")
     assert ids(page) == [index for index in removed if verdict.found_by[index] == 1]
@@ -263,6 +266,53 @@ def test_downloaded_manifest_keeps_the_sample_in_the_next_training(open_page, tm
     assert page.text_content("#kept-count") == "1 marked to keep"
 
 
+def test_sample_that_is_removed_on_a_page_without_removed_ones_is_removed_in_the_next_training(
+    open_page, tmp_path, blobs, centroid_scorer
+):
+    loader = DataLoader(blobs(flipped=0), batch_size=50)
+    first = SanitizedDataModule(loader, centroid_scorer(), dirpath=tmp_path / "first")
+    before = len(first.train_dataloader().dataset)
+    assert first.verdict.keep.all()
+    page = open_page(tmp_path / "first" / "report.html")
+    assert page.locator("#removed-table").count() == 0
+    suspects = first.verdict.ranking[:24].tolist()
+    assert page.eval_on_selector_all("#suspects-table tbody tr", "rows => rows.map(row => +row.dataset.id)") == suspects
+    page.get_by_role("button", name="p-value").click()
+    page.get_by_role("button", name="p-value").click()
+    assert page.get_attribute("#suspects-table th:has-text('p-value')", "aria-sort") == "descending"
+    box = page.get_by_role("checkbox", name=f"Remove sample {suspects[3]}", exact=True)
+    box.focus()
+    page.keyboard.press("Space")
+    page.get_by_role("checkbox", name=f"Remove sample {suspects[5]}", exact=True).check()
+    page.get_by_role("checkbox", name=f"Remove sample {suspects[5]}", exact=True).uncheck()
+    assert page.text_content("#marked-count") == "1 marked to remove"
+    assert downloaded(page, "#download-marked", tmp_path / "edited.csv") == "manifest.csv"
+    assert page.text_content("#said-marked") == ". Downloaded the manifest; 1 marked to remove"
+    manifest = read_manifest(tmp_path / "edited.csv")
+    assert [(row.sample_id, row.decision) for row in manifest.rows] == [(suspects[3], "removed-by-hand")]
+    second = SanitizedDataModule(loader, centroid_scorer(), manifest=tmp_path / "edited.csv", dirpath=tmp_path / "next")
+    assert len(second.train_dataloader().dataset) == before - 1
+    assert second.verdict.removed.tolist() == [suspects[3]]
+    page = open_page(tmp_path / "next" / "report.html")
+    assert page.text_content("#marked-count") == "1 marked to remove"
+    page.get_by_role("checkbox", name=f"Remove sample {suspects[3]}", exact=True).uncheck()
+    downloaded(page, "#download-marked", tmp_path / "undone.csv")
+    assert len(read_manifest(tmp_path / "undone.csv")) == 0
+
+
+def test_removed_and_kept_samples_are_marked_on_one_page(open_page, report, tmp_path):
+    _, verdict, data = report
+    page = open_page()
+    kept = next(index for index in verdict.ranking.tolist() if verdict.keep[index])
+    page.get_by_role("checkbox", name="Keep sample 12", exact=True).check()
+    page.get_by_role("checkbox", name=f"Remove sample {kept}", exact=True).check()
+    downloaded(page, "#download-manifest", tmp_path / "manifest.csv")
+    assert page.text_content("#said") == "Downloaded the manifest; 1 marked to keep, 1 marked to remove"
+    by_hand = {"kept_by_hand": torch.tensor([12]), "removed_by_hand": torch.tensor([kept])}
+    expected = Manifest.from_verdict(verdict, data, class_names=CLASSES, **by_hand)
+    assert read_manifest(tmp_path / "manifest.csv") == expected
+
+
 def test_shown_rows_are_downloaded_and_copied(open_page, report, tmp_path):
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     page.select_option("#filter-kind", label="groups")
@@ -278,6 +328,8 @@ def test_shown_rows_are_downloaded_and_copied(open_page, report, tmp_path):
 def test_without_javascript_everything_is_shown(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("#removed-table tbody tr").count() == 24
+    assert page.locator("#suspects-table tbody tr").count() == 24
+    assert not page.locator(".actions").first.is_visible()
     assert not page.locator("#controls").is_visible()
     last = page.locator("#removed-table tbody tr").last
     last.scroll_into_view_if_needed()
@@ -329,6 +381,36 @@ def test_no_sideways_scrolling_and_screenshots(open_page, name, scheme, width):
     page.screenshot(path=ARTIFACTS / f"report-{name}.png", full_page=True)
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"), [("light", "light", 1280), ("dark", "dark", 1280), ("narrow", "light", 400)]
+)
+def test_page_of_an_uncertain_verdict(open_page, tmp_path, name, scheme, width):
+    data = Shapes()
+    verdict = verdict_of(data)
+    unsure = replace(verdict.findings[0].evidence, present=False, contamination=0.12, low=0.001, high=0.2, power=0.6)
+    groups = replace(verdict.findings[1].evidence, present=False, contamination=0.0, low=0.0, groups=())
+    joint = replace(unsure, kind="several kinds")
+    findings = (Finding("confidence", 0, unsure), Finding("network-groups", 0, groups))
+    nothing = {"keep": torch.ones(SIZE, dtype=torch.bool), "found_by": None, "groups": None, "posterior_threshold": 1.0}
+    votes = {"confidence": verdict.p_values, "network-groups": torch.ones(SIZE).double()}
+    verdict = replace(verdict, evidence=joint, findings=findings, votes=votes, **nothing)
+    write_report(tmp_path / "report.html", verdict, data, class_names=CLASSES, title="Scan of shapes")
+    settings = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}, "bypass_csp": True}
+    page = open_page(tmp_path / "report.html", **settings)
+    words = "No clear evidence of poison, but some labels may be wrong: an estimated 12.00 % of the samples"
+    assert page.inner_text(".sentence").startswith(words)
+    assert page.locator("#suspects-table tbody tr").count() == 29  # 12 % of the samples
+    assert page.locator("#suspects-table input").count() == 29
+    assert page.text_content("#suspects-table tbody tr:first-child .finder") == "confidence"
+    show_everything(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ARTIFACTS.mkdir(exist_ok=True, parents=True)
+    page.screenshot(path=ARTIFACTS / f"report-uncertain-{name}.png", full_page=True)
+    page.add_script_tag(path=axe_script())
+    found = page.evaluate("axe.run({resultTypes: ['violations']}).then(results => results.violations)")
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
 def test_large_report_is_interactive_in_two_seconds(browser, tmp_path, monkeypatch):

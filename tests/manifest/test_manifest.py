@@ -123,6 +123,25 @@ def test_round_trip_is_exact(tmp_path, folder, posterior):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m.csv"]
 
 
+def test_samples_are_removed_by_hand_and_found_again(tmp_path):
+    dataset, path = TinyImages(12), tmp_path / "m.csv"
+    verdict = verdict_of(dataset, [2, 4])
+    by_hand = {"kept_by_hand": torch.tensor([4]), "removed_by_hand": torch.tensor([9])}
+    written = write_manifest(path, verdict, dataset, **by_hand)
+    assert {row.sample_id: row.decision for row in written.rows} == {
+        2: "removed", 4: "kept-by-hand", 9: "removed-by-hand",
+    }  # fmt: skip
+    assert read_manifest(path) == written
+    assert written.removed_by_hand(dataset).tolist() == [9]
+    assert written.kept_by_hand(dataset).tolist() == [4]
+    with pytest.raises(ManifestError, match="samples that are removed by hand in the data set, but 1 of them were not"):
+        written.removed_by_hand(TinyImages(6))
+    with pytest.raises(ValueError, match="`removed_by_hand` to be positions that are not kept by hand, but got 4"):
+        Manifest.from_verdict(verdict, dataset, kept_by_hand=torch.tensor([4]), removed_by_hand=torch.tensor([4]))
+    with pytest.raises(ValueError, match="`removed_by_hand` to be positions in the data set of 12 samples"):
+        Manifest.from_verdict(verdict, dataset, removed_by_hand=torch.tensor([12]))
+
+
 def test_flag_only_marks_rows_as_flagged(tmp_path):
     dataset = TinyImages(6)
     manifest = write_manifest(tmp_path / "m.csv", verdict_of(dataset, [1]), dataset, flag_only=True)

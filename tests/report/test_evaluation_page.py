@@ -8,6 +8,7 @@ from evaluation_records import MARKUP, SHARED, all_records, cell, cells_of, reco
 
 from lightning_poison.evaluation.cells import Cell
 from lightning_poison.evaluation.feature_map import FeatureMap
+from lightning_poison.evaluation.tables import ADVICE
 from lightning_poison.report.evaluation_content import setups_of
 from lightning_poison.report.evaluation_page import write_evaluation_report
 
@@ -37,6 +38,9 @@ def test_matrix_has_color_and_number_and_names_what_has_none(tmp_path):
     assert weak == [("heat-none", "proves nothing"), ("heat-none", "failed")]
     assert adaptive == [("good-2", "62 % (50 to 75)"), ("heat-none", "not evaluated")]
     assert "Proves nothing:" in page
+    assert unescape(page).count(f'<p class="advice">{ADVICE}</p>') == 1
+    working = written(tmp_path, [record(each) for each in cells_of("works")])
+    assert "advice" not in working[working.index("<body>") :]
     assert page.count("RuntimeError: ") == 4
 
 

@@ -23,7 +23,7 @@ def test_page_has_the_manifest_beside_it(tmp_path):
     options = {"verdict": verdict, "sample": None, "flag_only": False, "title": "Report of mine"}
     write_page(data, path=tmp_path / "report.html", manifest=tmp_path / "manifest.csv", **options)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count(" data-kept>") == 1
+    assert page.count(" data-chosen>") == 1
     assert "Report of mine" in page
 
 

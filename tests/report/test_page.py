@@ -357,15 +357,17 @@ def test_nothing_removed(page_of):
     assert "No evidence of wrong labels" in page.text
     assert page.data["manifest"].startswith("sample_id,decision,")
     assert page.data["manifest"].count("\n") == 1
-    assert len(page.all("img", page.by_id("kept"))) == 24
+    assert len(page.all("img", page.by_id("suspects-table"))) == 24
+    assert len(page.all("input", page.by_id("suspects-table"))) == len(page.data["suspects"]) == 24
+    assert "No sample was removed. These are the most suspicious of the others." in page.text_of("looks")
+    assert "suspected by likelihood" in page.text_of("looks")
     assert not page.all("table", id="removed-table")
 
 
 def test_nearest_kept_samples_are_next_in_the_ranking(page_of):
     verdict = verdict_of()
     page = page_of(verdict, TinyImages(30))
-    texts = ["".join(each[2]) for each in page.all("li", page.by_id("kept"))]
-    shown = [int(re.search(r"[Ss]ample (\d+)", text)[1]) for text in texts]
+    shown = [int(attributes["data-id"]) for attributes, _ in page.rows("suspects-table")]
     kept = [index for index in verdict.ranking.tolist() if verdict.keep[index]]
     assert shown == kept[:24]
 
@@ -467,7 +469,10 @@ def test_a_sample_that_cannot_be_shown_says_why(page_of):
             return torch.zeros(1, 8, 8), index % 3
 
     page = page_of(verdict_of(), Failing())
-    assert f"raised OSError: {MARKUP}" in page.text_of("kept")
+    assert f"raised OSError: {MARKUP}" in page.text_of("suspects")
+    markable = [int(each[1]["aria-label"].split()[-1]) for each in page.all("input", page.by_id("suspects-table"))]
+    assert len(markable) == 23
+    assert 29 not in markable
     with pytest.raises(UnreadableSampleError, match="sample 29"):
         page_of(verdict_of(removed=(29,)), Failing())
 
@@ -617,13 +622,11 @@ def test_suspicious_samples_are_taken_from_each_scorer_in_turn(page_of):
 
 def test_both_sides_of_the_threshold(page_of):
     page = page_of(verdict_of(60, tuple(range(30))), TinyImages(60))
-    sides = {}
-    for name in ("kept", "last"):
-        texts = ["".join(each[2]) for each in page.all("li", page.by_id(name))]
-        sides[name] = [int(re.search(r"[Ss]ample (\d+)", text)[1]) for text in texts]
+    texts = ["".join(each[2]) for each in page.all("li", page.by_id("last"))]
+    last = [int(re.search(r"[Ss]ample (\d+)", text)[1]) for text in texts]
     verdict = verdict_of(60, tuple(range(30)))
-    assert sides["last"] == verdict.removed[-24:].tolist()
-    assert all(verdict.keep[index] for index in sides["kept"])
+    assert last == verdict.removed[-24:].tolist()
+    assert all(verdict.keep[int(attributes["data-id"])] for attributes, _ in page.rows("suspects-table"))
 
 
 def test_copies_are_shown_with_their_decisions(page_of):
@@ -667,10 +670,63 @@ def test_samples_kept_by_hand_are_listed_and_marked(page_of):
     verdict, dataset = verdict_of(), TinyImages(30)
     manifest = Manifest.from_verdict(verdict, dataset, kept_by_hand=torch.tensor([17]))
     page = page_of(verdict.with_kept(torch.tensor([17])), dataset, manifest=manifest)
-    kept = {attributes["data-id"]: "data-kept" in attributes for attributes, _ in page.rows("removed-table")}
+    kept = {attributes["data-id"]: "data-chosen" in attributes for attributes, _ in page.rows("removed-table")}
     assert kept == {"5": False, "17": True, "4": False}
     assert page.by_id("fact-removed")[1]["data-value"] == "2"
     assert "1 sample is kept by hand." in page.text_of("removed")
+
+
+def test_suspects_have_the_lines_that_the_manifest_would_have(page_of, tmp_path):
+    votes = {"a;b": torch.full((30,), 0.5).double()}
+    for removed in ((), (5, 17)):
+        verdict, dataset = verdict_of(removed=removed, votes=votes), TinyImages(30)
+        page = page_of(verdict, dataset, class_names=NAMES)
+        chosen = [int(page.rows("suspects-table")[place][0]["data-id"]) for place in (0, 3)]
+        lines = [line for line in page.data["suspects"] if int(line.split(",")[0]) in chosen]
+        text = page.data["manifest"] + "\n".join([*lines, ""])
+        (tmp_path / "edited.csv").write_text(text, encoding="utf-8", newline="")
+        expected = Manifest.from_verdict(verdict, dataset, class_names=NAMES, removed_by_hand=torch.tensor(chosen))
+        assert read_manifest(tmp_path / "edited.csv") == expected
+        assert expected.removed_by_hand(dataset).tolist() == sorted(chosen)
+
+
+def test_samples_removed_by_hand_are_marked_suspects(page_of, tmp_path):
+    verdict, dataset = verdict_of(), TinyImages(30)
+    by_hand = {"removed_by_hand": torch.tensor([2]), "kept_by_hand": torch.tensor([17])}
+    manifest = Manifest.from_verdict(verdict, dataset, **by_hand)
+    edited = verdict.with_kept(torch.tensor([17])).with_removed(torch.tensor([2]))
+    for made in (verdict, edited):  # the verdict of a scan, and that of a training with this manifest
+        page = page_of(made, dataset, manifest=manifest)
+        chosen = [int(each["data-id"]) for each, _ in page.rows("suspects-table") if "data-chosen" in each]
+        assert chosen == [2]
+        assert 17 not in [int(each["data-id"]) for each, _ in page.rows("suspects-table")]
+        assert [int(each["data-id"]) for each, _ in page.rows("removed-table")] == [5, 17, 4]
+        assert page.by_id("fact-by-hand")[1]["data-value"] == "1"
+        assert ",removed-by-hand," not in page.data["manifest"]
+        assert any(line.startswith("2,removed-by-hand,") for line in page.data["suspects"])
+    page = page_of(verdict, None, manifest=manifest)
+    assert [each[1]["aria-label"] for each in page.all("input", page.by_id("suspects-table"))] == ["Remove sample 2"]
+
+
+def test_uncertain_verdict_points_to_the_suspects(page_of):
+    evidence = Evidence(False, 1.0, 0.1, 1.0, 0.95, 0.003, power=0.6)
+    page = page_of(verdict_of(removed=(), evidence=evidence), TinyImages(30))
+    assert "No clear evidence of poison, but some labels may be wrong: an estimated" in page.text_of("verdict")
+    assert [each[1]["href"] for each in page.all("a", page.by_id("verdict"))] == ["#suspects"]
+    assert len(page.rows("suspects-table")) == 30  # as many as are estimated
+
+
+def test_facts_name_the_scorers_that_decide_and_how(page_of):
+    findings = (Finding("confidence", 3, evidence_of()), Finding("groups", 0, None, "no luck"))
+    union = verdict_of(findings=findings, found_by=torch.full((30,), -1), calibration="members", scorer="recommended")
+    page = page_of(union, TinyImages(30))
+    assert page.text_of("fact-scorers") == "confidence, groups"
+    assert page.text_of("fact-decided-by") == "each scorer's own rule"
+    single = verdict_of(scorer="recommended", settings={"recommended": {"name": "confidence"}})
+    page = page_of(single, TinyImages(30))
+    assert page.text_of("fact-scorers") == "confidence"
+    assert "under labels they do not have" in page.text_of("fact-decided-by")
+    assert {cells[4][2] for _, cells in page.rows("classes-table")} == {"none", "confidence 1", "confidence 2"}
 
 
 def test_flagged_samples_are_not_called_removed(page_of):

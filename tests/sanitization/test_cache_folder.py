@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_poison.data.sample_digests import SampleDigests
+from lightning_poison.sanitization import cache_folder
 from lightning_poison.sanitization.cache_folder import (
     LIMIT,
     cache_folders,
@@ -151,6 +152,25 @@ def test_cache_folders_of_runs_are_found(tmp_path):
         if name != "empty/cache":
             entry(tmp_path / name, 1, "verdict")
     found = ["sanitizer_cache", "first/cache", "lightning_poison_scan/cache"]
-    assert [path.relative_to(tmp_path).as_posix() for path in cache_folders(tmp_path)] == found
-    assert list(cache_folders(tmp_path / "sanitizer_cache")) == [tmp_path / "sanitizer_cache"]
-    assert list(cache_folders(tmp_path / "first")) == [tmp_path / "first" / "cache"]
+    assert [path.relative_to(tmp_path).as_posix() for path in cache_folders(tmp_path).found] == found
+    assert cache_folders(tmp_path / "sanitizer_cache").found == [tmp_path / "sanitizer_cache"]
+    assert cache_folders(tmp_path / "first").found == [tmp_path / "first" / "cache"]
+
+
+def test_cache_folders_are_found_deep_but_not_through_links_or_in_hidden_folders(tmp_path, monkeypatch):
+    for name in ("a/b/c/cache", "a/.hidden/cache", ".venv/cache", "cache/photos/run/cache", "x/other"):
+        (tmp_path / name).mkdir(parents=True)
+        entry(tmp_path / name, 1, "verdict")
+    (tmp_path / "x" / "link").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "b" / "circle").symlink_to(tmp_path, target_is_directory=True)
+    found, is_complete = cache_folders(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["cache/photos/run/cache", "a/b/c/cache"]
+    assert is_complete
+    # What is inside of a cache is not searched.
+    entry(tmp_path / "a" / "b" / "c" / "cache" / "deeper" / "cache", 1, "verdict")
+    assert len(cache_folders(tmp_path).found) == 2
+    monkeypatch.setattr(cache_folder, "_MAX_DEPTH", 3)
+    assert [path.name for path in cache_folders(tmp_path).found] == []
+    monkeypatch.setattr(cache_folder, "_MAX_DEPTH", 8)
+    monkeypatch.setattr(cache_folder, "_MAX_SEARCHED", 3)
+    assert cache_folders(tmp_path) == ([], False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.evidence import Evidence, headline_of
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 
@@ -81,3 +81,24 @@ def test_missing_and_no_values_are_refused():
         Evidence.from_meta(meta)
     with pytest.raises(TypeError, match="`evidence` to be a `Mapping`, but got None"):
         Evidence.from_meta(None)
+
+
+@pytest.mark.parametrize(
+    ("present", "about", "low", "kind", "power", "conclusion"),
+    [
+        (True, 0.05, 0.01, "wrong labels", 0.6, "evidence"),
+        (True, 0.05, 0.01, "wrong labels", 0.1, "evidence"),
+        (False, 0.05, 0.001, "wrong labels", 0.6, "uncertain"),
+        (False, 0.05, 0.001, "wrong labels", None, "uncertain"),
+        (False, 0.05, 0.0, "wrong labels", 0.6, "no evidence"),
+        (False, 0.002, 0.001, "wrong labels", 0.6, "no evidence"),  # the natural error rate is 0.3 %
+        (False, 0.05, 0.001, "wrong labels", 0.19, "hardly detectable"),
+        (False, 0.05, 0.001, "wrong labels", 0.2, "uncertain"),
+        (False, 0.05, 0.001, "unlike trusted data", None, "no evidence"),
+        (False, 0.05, 0.001, "several kinds", 0.6, "no evidence"),
+    ],
+)
+def test_conclusion(present, about, low, kind, power, conclusion):
+    evidence = Evidence(present, about, low, 0.1, 0.95, 0.003, kind=kind, power=power)
+    assert evidence.conclusion == conclusion
+    assert str(evidence) == f"{headline_of(conclusion, kind)}: {evidence.estimate}"

@@ -54,6 +54,19 @@ def test_finder_and_kind():
     assert finder_of(verdict(), 0) == "union"
 
 
+def test_sample_that_no_member_removed_is_suspected_by_the_one_with_the_smallest_p_value():
+    p_values = {"labels": [0.9, 0.9, 0.9, 0.5], "features": [0.9, 0.9, 0.9, 0.2], "other": [0.1, 0.1, 0.1, 0.1]}
+    found = union(votes={name: torch.tensor(each).double() for name, each in p_values.items()})
+    assert [finder_of(found, index) for index in range(4)] == ["labels", "features", "features", "features"]
+    assert kind_of(found, 3) == "unlike trusted data"
+    equal = union(votes={"labels": torch.ones(4).double(), "features": torch.ones(4).double()})
+    assert finder_of(equal, 3) == "labels"
+
+
+def test_recommended_scorer_has_its_own_name():
+    assert finder_of(verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}}), 0) == "confidence"
+
+
 @pytest.mark.parametrize("index", [-1, 4])
 def test_refuses_missing_samples(index):
     with pytest.raises(ValueError, match="index"):

@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import write_tensors
 from lightning_poison.statistics.contamination import SuspectPair
@@ -106,17 +108,65 @@ def test_with_kept():
     assert new.meta() == old.meta()
 
 
+def test_with_removed(tmp_path):
+    old = verdict(**FULL)
+    new = old.with_removed(torch.tensor([0, 3]))
+    assert new.keep.tolist() == [False, False, True, False]
+    assert new.removed_by_hand.tolist() == [True, False, False, False]  # the verdict itself removes the last
+    assert "removed by hand: 1" in str(new)
+    new.save(tmp_path / "v")
+    assert torch.equal(Verdict.load(tmp_path / "v").removed_by_hand, new.removed_by_hand)
+    again = new.with_kept(torch.tensor([0]))
+    assert again.keep.tolist() == old.keep.tolist()
+    assert not again.removed_by_hand.any()
+    assert old.with_removed(torch.tensor([3])).removed_by_hand is None
+    assert old.with_removed(torch.tensor([0])).with_removed(torch.tensor([2])).removed_by_hand.tolist() == [
+        True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_samples_that_are_not_judged_may_be_removed_by_hand():
+    judged = torch.tensor([False, True, True, True])
+    assert not verdict(judged=judged).with_removed(torch.tensor([0])).keep[0]
+
+
+def test_refuses_a_sample_that_is_kept_and_removed_by_hand():
+    with pytest.raises(ValueError, match="`removed_by_hand` to be False for a sample that is kept"):
+        verdict(removed_by_hand=torch.tensor([True, False, False, False]))
+
+
+def test_scorers_are_those_that_decide():
+    assert verdict().scorers == ("likelihood",)
+    assert verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}}).scorers == ("confidence",)
+    assert verdict(scorer="recommended", settings={"recommended": 5}).scorers == ("recommended",)
+    assert verdict(findings=(Finding("a", 0, None, "x"), Finding("b", 0, None, "y"))).scorers == ("a", "b")
+
+
 def test_summary():
     lines = verdict(scorer="odd\x1b[0m").summary(class_names=["a"] * 9 + ["nine\n"], rows=1).splitlines()
     assert not any(line.startswith("easily missed") for line in lines)  # backdoors were not looked for
     assert lines[0] == "4 samples scored by odd\\x1b[0m; 2 removed (50.00 %)"
     assert lines[1].startswith("evidence of poison: an estimated 50.00 % of the labels are wrong (25.00 to 75")
-    assert lines[2] == "calibrated on held-out trusted data, stated false-positive rate 1 %"
+    how = "decided by comparison with trusted samples that the scorer was not fitted on"
+    assert lines[2] == f"{how}; stated false-positive rate 1 %"
     assert lines[3] == "  labeled a, looks like nine\\n: about 25 samples (20 to 31)"
     assert lines[4] == "  and 1 more pairs of classes"
     assert "labeled 4, looks like 9" in str(verdict())
     assert "more pairs" not in str(verdict())
     assert str(Evidence(False, 0.0, 0.0, 0.001, 0.95, 0.003)).startswith("no evidence of wrong labels: an estimated")
+
+
+def test_union_is_uncertain_if_a_member_is():
+    unsure = Evidence(False, 0.05, 0.001, 0.1, 0.95, 0.003, power=0.6)
+    joint = Evidence(False, 0.05, 0.001, 0.1, 0.95, 0.003, kind="several kinds", power=0.6)
+    groups = Evidence(False, 0.0, 0.0, 0.1, 0.95, 0.003, kind="groups")
+    union = {"evidence": joint, "findings": (Finding("a", 0, unsure), Finding("b", 0, None, "bad luck"))}
+    assert verdict(**union).headline == "no clear evidence of poison, but some labels may be wrong"
+    assert f"\n{verdict(**union).headline}: an estimated 5.00 % of the samples (0.10" in str(verdict(**union))
+    sure = union | {"evidence": replace(joint, present=True)}
+    assert verdict(**sure).headline == "evidence of poison"
+    other = union | {"findings": (Finding("b", 0, groups),)}
+    assert verdict(**other).headline == "no evidence of poison"
 
 
 @pytest.mark.parametrize("name", ["p_values", "keep", "labels", "suggested_labels", "posterior"])

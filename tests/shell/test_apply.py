@@ -42,6 +42,14 @@ def test_links_what_the_manifest_keeps_and_undoes_it(scanned, tmp_path):
     assert len(names(tmp_path / "images")) == 5
 
 
+def test_what_is_removed_by_hand_is_left_out(scanned, tmp_path):
+    gone = row(2, tmp_path / "images" / "a" / "2.png", "removed-by-hand")
+    rows = (*read_manifest(scanned / "manifest.csv").rows, gone)
+    Manifest(rows).write(scanned / "manifest.csv")
+    assert copy_kept(scanned / "manifest.csv", tmp_path / "clean") == (3, 2)
+    assert names(tmp_path / "clean") == ["a/4.png", "b/1.png", "b/3.png"]
+
+
 def test_a_manifest_may_be_parquet(scanned, tmp_path):
     read_manifest(scanned / "manifest.csv").write(scanned / "manifest.parquet")
     assert copy_kept(scanned / "manifest.parquet", tmp_path / "clean") == (4, 1)

@@ -37,7 +37,7 @@ def test_findings_of_several_scorers():
     wrong = labels(True, 0.05, 0.09, 0.12, 0.8, pairs)
     group = SuspectGroup(1, 20, 8.0, 0.9, 0.1, True)
     groups = Evidence(True, 0.2, 0.1, 0.3, 0.95, 0.003, kind="groups", groups=(group,))
-    joint = Evidence(True, 0.29, 0.2, 0.4, 0.95, 0.003, kind="several kinds")
+    joint = Evidence(True, 0.29, 0.2, 0.4, 0.95, 0.003, kind="several kinds", power=0.8)
     findings = (
         Finding("confidence", 9, wrong),
         Finding("groups", 20, groups),
@@ -57,7 +57,7 @@ def test_findings_of_several_scorers():
 
 def test_no_evidence():
     assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
-        "No evidence of poison.",
+        "No evidence of wrong labels.",
         "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
     ]
 
@@ -65,10 +65,15 @@ def test_no_evidence():
 def test_estimate_that_is_not_sure_is_said_with_what_to_do():
     evidence = labels(False, 0.002, 0.05, 0.08, 0.6)
     verdict = replace(verdict_of(evidence, 0), posterior=torch.linspace(0, 0.52, 100).double(), posterior_threshold=1.0)
-    assert brief_lines(verdict)[:3] == [
+    assert brief_lines(verdict)[:4] == [
         "No clear evidence of poison, but some labels may be wrong.",
         "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
+        "- the report shows the most suspicious samples first, to mark those to remove",
         "- 4 labels are more likely wrong than correct; to list: --scorer fast --remove-without-evidence",
+    ]
+    assert brief_lines(verdict_of(evidence, 0))[2:] == [
+        "- the report shows the most suspicious samples first, to mark those to remove",
+        "- not looked for: backdoors, inputs that were perturbed one by one",
     ]
 
 
@@ -81,12 +86,13 @@ def test_findings_of_one_kind_are_told_apart():
 
 def test_little_power_is_not_called_the_absence_of_evidence():
     lines = brief_lines(verdict_of(labels(False, 0, 0, 0.3, 0.1), 0))
+    assert lines[0] == "Wrong labels can hardly be found here."
     assert "- wrong labels: can hardly be found here; of random wrong labels, 10 % would be found" in lines
 
 
 def test_removal_without_evidence_is_said():
     assert brief_lines(verdict_of(labels(False, 0, 0, 0.1), 1))[0] == (
-        "No evidence of poison. 1 of 100 samples (1.0 %) is suspicious."
+        "No evidence of wrong labels. 1 of 100 samples (1.0 %) is suspicious."
     )
 
 
@@ -94,4 +100,10 @@ def test_shares_with_trusted_data_are_lower_bounds():
     evidence = Evidence(True, 0.1, 0.05, 0.2, 0.95, 0.003, kind="unlike trusted data")
     lines = brief_lines(verdict_of(evidence))
     assert lines[1] == "- samples unlike the trusted data: at least about 10 (5 to 20); 2 listed"
-    assert len(lines) == 2
+    assert lines[2:] == [
+        "- what share of poison would be found was not measured",
+        "- not looked for: poison of any kind that scores like the trusted samples of its class",
+    ]
+    with_power = brief_lines(verdict_of(replace(evidence, power=0.54)))
+    assert with_power[1].endswith("; 2 listed; of random wrong labels, 54 % would be found")
+    assert not any("not measured" in line for line in with_power)

@@ -11,6 +11,7 @@ import torch
 
 from lightning_poison import cli
 from lightning_poison.data.sample_digests import SampleDigests
+from lightning_poison.sanitization import cache_folder
 from lightning_poison.sanitization.cache_folder import LIMIT
 from lightning_poison.sanitization.units import FileUnits
 
@@ -118,6 +119,13 @@ def test_what_is_in_use_is_not_cleared(run, capsys):
     assert units.load("verdict") is not None
 
 
+def test_caches_are_found_several_folders_deep(run, capsys, monkeypatch):
+    entry(run / "2026" / "march" / "photos" / "cache", 1, ["verdict"], ago=0)
+    assert "2026/march/photos/cache: 1 entry" in shown(capsys)
+    monkeypatch.setattr(cache_folder, "_MAX_SEARCHED", 2)
+    assert "There are more folders than are searched: name one" in shown(capsys)
+
+
 def test_several_runs(run, capsys):
     entry(run / "lightning_poison_scan" / "cache", 1, ["verdict"], ago=0)
     headers = [line.split(":")[0] for line in shown(capsys).splitlines() if "entr" in line]
@@ -135,7 +143,13 @@ def test_several_runs(run, capsys):
         (["list", "file"], "Expected `file` to be a folder, but got a file."),
         (["clear", "--older-than", "-1"], "Expected `older_than` to be at least 0, but got -1"),
         (["clear", "--keep-latest", "-1"], "Expected `keep_latest` to be at least 0, but got -1"),
-        (["claer"], "Got value: claer"),
+        (["claer"], "Expected `action` to be `list` or `clear`, but got 'claer'.\n"),
+        (
+            ["clear", "--older-than", "x"],
+            "lightning-poison: Expected `--older-than` to be a number of days, as in `--older-than 7`, but got 'x'.\n",
+        ),
+        (["clear", "--keep-latest", "1.5"], "to be an integer, as in `--keep-latest 2`, but got '1.5'.\n"),
+        (["clear", "--older-than", "\x1b[2J"], r"but got '\x1b[2J'."),
         (["clear", "--oldr-than", "1"], "Did you mean older-than?"),
         (["clear", ".", "sanitizer_cache"], "sanitizer_cache"),
     ],

@@ -82,7 +82,7 @@ def test_edits_of_the_manifest_are_kept(scanned):
     keep_by_hand(scanned / "manifest.csv", [1])
     cli.main(["report", str(scanned)])
     assert "\n1,kept-by-hand," in manifest_in(scanned)
-    assert page(scanned).count(" data-kept>") == 1
+    assert page(scanned).count(" data-chosen>") == 1
 
 
 @pytest.mark.parametrize("change", ["content", "kept content", "label", "fewer", "gone"])

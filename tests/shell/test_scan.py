@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lightning_poison import cli
+from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.errors import InconclusiveError, NothingKeptError
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell import scan as module
 from lightning_poison.shell.apply import copy_kept
@@ -64,7 +67,7 @@ def judged(monkeypatch):
             if error is InconclusiveError:
                 raise InconclusiveError("Expected a better scorer.")
             if error is NothingKeptError:
-                raise NothingKeptError("Expected to remove less.", verdict_of(dataset, removed, present))
+                raise NothingKeptError("Expected to remove less.\nCompare them.", verdict_of(dataset, removed, present))
             return verdict_of(dataset, removed, present)
 
         monkeypatch.setattr(module, "sanitize", judge)
@@ -92,7 +95,7 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
     assert ("\nEvidence of poison: 3 of 40 samples" in shown) == present
-    assert ("\nNo evidence of poison." in shown) != present
+    assert ("\nNo evidence of wrong labels." in shown) != present
 
 
 def test_summary_for_machines(folder, tmp_path, judged, capsys):
@@ -100,12 +103,47 @@ def test_summary_for_machines(folder, tmp_path, judged, capsys):
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan"), "--json"]) == 3
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads((tmp_path / "scan" / "summary.json").read_text())
+    assert (shown["conclusion"], shown["headline"]) == ("evidence", "evidence of poison")
     assert (shown["samples"], shown["removed"], len(shown["unreadable"]), shown["evidence"]) == (40, 3, 1, True)
     assert shown["classes"] == [
         {"name": "cat", "samples": 20, "removed": 3},
         {"name": "dog", "samples": 20, "removed": 0},
     ]
     assert shown["output"]["report"] == str(tmp_path / "scan" / "report.html")
+
+
+def test_terminal_page_and_summary_say_the_same_of_an_uncertain_verdict(folder, tmp_path, monkeypatch, capsys):
+    def judge(dataset, scorer, **settings):
+        evidence = Evidence(False, 0.0457, 0.001, 0.08, 0.95, 0.003, power=0.6)
+        return replace(verdict_of(dataset, 0, False), evidence=evidence)
+
+    monkeypatch.setattr(module, "sanitize", judge)
+    words = "o clear evidence of poison, but some labels may be wrong"
+    assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 0
+    assert f"\nN{words}.\n" in capsys.readouterr().out
+    page = (tmp_path / "scan" / "report.html").read_text()
+    assert f'<p class="sentence">N{words}: an estimated 4.57 % of the labels' in page
+    assert "o evidence of" not in page
+    summary = json.loads((tmp_path / "scan" / "summary.json").read_text())
+    assert (summary["conclusion"], summary["headline"]) == ("uncertain", f"n{words}")
+    assert f"\nn{words}: an est" in str(Verdict.load(tmp_path / "scan" / "verdict.safetensors"))
+
+
+def test_another_output_reuses_the_cache_that_is_named(folder, tmp_path, judged, capsys):
+    calls, first = judged(), tmp_path / "first"
+    units = FileUnits(first / "cache" / f"{1:032x}", SampleDigests(1))
+    units.save("fold-0", {"scores": torch.zeros(3)}, {})
+    cli.main(["scan", str(folder), "--output", str(first)])
+    hint = f"To reuse what was computed in a scan with another --output: --cache {first / 'cache'}\n"
+    assert capsys.readouterr().out.endswith(hint)
+    cli.main(["scan", str(folder), "--output", str(tmp_path / "second"), "--cache", str(first / "cache")])
+    shown = capsys.readouterr().out
+    assert f"Work of an earlier run in {first / 'cache'} is used" in shown
+    assert hint not in shown
+    assert [settings["cache"] for _, _, settings in calls] == [first / "cache"] * 2
+    assert not (tmp_path / "second" / "cache").exists()
+    cli.main(["scan", str(folder), "--output", str(tmp_path / "third")])
+    assert "--cache" not in capsys.readouterr().out  # nothing is stored
 
 
 def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, judged, capsys):
@@ -118,7 +156,7 @@ def test_what_cannot_be_judged_has_status_2_and_no_results(folder, tmp_path, jud
 def test_decision_that_removes_too_much_is_written_with_the_reason(folder, tmp_path, judged, capsys):
     judged(30, error=NothingKeptError)
     assert cli.main(["scan", str(folder), "--output", str(tmp_path / "scan")]) == 3
-    assert "Expected to remove less." in capsys.readouterr().out
+    assert "Expected to remove less. Compare them.\n" in capsys.readouterr().out
     assert len(read_manifest(tmp_path / "scan" / "manifest.csv").rows) == 30
 
 

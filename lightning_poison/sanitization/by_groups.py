@@ -11,7 +11,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
-from lightning_poison.sanitization.class_patterns import MIN_PATTERN, pattern_share, rest_of_class
+from lightning_poison.sanitization.class_patterns import MIN_PATTERN, MIN_RECOGNIZED, pattern_share, rest_of_class
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.scorer_calls import (
@@ -188,33 +188,60 @@ def _effects(
         size = len(group.members)
         found = SuspectGroup(group.label, size, separation, transfer, alike, is_poison, margin_of_rest)
         effects.append(_Effect(group, found, logits.argmax(1)))
-    return _with_patterns(job, without, features, probed, effects)
+    return _with_patterns(job, scorer.exclusion_model, without, features, probed, effects)
 
 
 def _with_patterns(
-    job: Job, without: FeatureSource, features: Tensor, probed: Tensor, effects: Sequence[_Effect]
+    job: Job,
+    exclusion_model: FeatureSource,
+    without: FeatureSource,
+    features: Tensor,
+    probed: Tensor,
+    effects: Sequence[_Effect],
 ) -> list[_Effect]:
     """Put the rest of a class in place of its groups where a pattern makes most of the class poison.
 
-    The most separated group of each class without poison groups is asked.
+    The most separated group of each class is asked, unless its own features have an effect on other classes.
     """
-    effects = sorted(effects, key=lambda effect: -effect.found.separation)
     with all_ranks(job.runtime):
         shape = job.data.first_inputs().shape[1:]
     result: list[_Effect] = []
     for label in sorted({each.group.label for each in effects}):
-        of_class = [each for each in effects if each.group.label == label]
-        rest = rest_of_class(job, features, of_class[0].group)
-        size = len(rest.members)
-        if 2 * size > len(rest.positions) and not any(each.found.is_poison for each in of_class):
-            others = probed[job.labels[probed] != label]
-            share = pattern_share(job, without, rest, shape, others)
-            if share >= MIN_PATTERN:
-                separation = min(rest.separation, _MAX_SEPARATION)
-                found = SuspectGroup(label, size, separation, 0.0, 0.0, True, pattern=share)
-                of_class = [_Effect(rest, found, torch.full((size,), label))]
+        of_class = sorted(
+            (each for each in effects if each.group.label == label), key=lambda each: -each.found.separation
+        )
+        first = of_class[0]
+        rest = rest_of_class(job, features, first.group)
+        share = 0.0
+        if 2 * len(rest.members) > len(rest.positions) and not _is_trigger(first.found):
+            share = pattern_share(job, without, rest, shape, probed[job.labels[probed] != label])
+        if share >= MIN_PATTERN and (
+            first.found.rest_margin >= SHORTCUT_MARGIN or _is_recognized(job, exclusion_model, rest, effects)
+        ):
+            separation = min(rest.separation, _MAX_SEPARATION)
+            found = SuspectGroup(label, len(rest.members), separation, 0.0, 0.0, True, pattern=share)
+            of_class = [_Effect(rest, found, torch.full((len(rest.members),), label))]
         result += of_class
     return result
+
+
+def _is_trigger(found: SuspectGroup) -> bool:
+    return found.is_poison and found.transfer >= found.resemblance
+
+
+def _is_recognized(job: Job, model: FeatureSource, rest: Subgroup, effects: Sequence[_Effect]) -> bool:
+    """Whether most of a class looks like its class to a network that has learned the class from its other samples.
+
+    So it does if only a pattern was added. If the others are poison with wrong labels, they teach another class.
+    """
+    left_out = torch.zeros(len(job.labels), dtype=torch.bool)
+    for each in effects:
+        if each.group.label != rest.label:
+            left_out[each.group.members] = True
+    left_out[rest.members] = True
+    fitted = _fitted(job, model, (~left_out).nonzero().flatten(), f"without most of class {rest.label}")
+    logits = _logits(job, fitted, rest.members, unit=f"effects-recognized-{rest.label}")
+    return float((logits.argmax(1) == rest.label).double().mean()) >= MIN_RECOGNIZED
 
 
 def _logits(

@@ -26,6 +26,13 @@ On MNIST and CIFAR-10 it is at most .03 for natural groups, and at least .65 for
 (SIG).
 """
 
+MIN_RECOGNIZED = 0.3
+"""Share of these images that must look like their class to a network that has learned it from its other samples, unless
+something simple identifies the class.
+
+On MNIST it is .95 and more if a pattern was added to them, and .005 if the others are poison with wrong labels.
+"""
+
 _MOST_READ, _MOST_NUMBERS = 500, 2**25
 """Images of each part that the pattern is estimated from, at most, and numbers in them."""
 

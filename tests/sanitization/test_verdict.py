@@ -290,7 +290,7 @@ def test_groups_are_saved_and_summarized(tmp_path):
     assert "labeled cat: 40 samples form a separate group" in summary
     assert "labeled dog: 9 samples form a separate group (Ashman's D 7.0) without an effect" in summary
     assert "more groups" not in summary
-    assert summary.splitlines()[-1].startswith("easily missed: backdoors that are on most of a class")
+    assert summary.splitlines()[-1].startswith("easily missed: backdoors that look natural")
     shortened = new.summary(class_names=["cat", "dog"], rows=1)
     assert "dog" not in shortened
     assert "\n  and 1 more groups\n" in shortened

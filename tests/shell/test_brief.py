@@ -50,7 +50,7 @@ def test_findings_of_several_scorers():
         "- backdoors: 20 samples listed, in 1 group, labeled dog",
         "- other could not decide: no \\x1bluck",
         "- not looked for: inputs that were perturbed one by one",
-        "- easily missed: backdoors that are on most of a class, look natural (reflections), or have fewer than about "
+        "- easily missed: backdoors that look natural (reflections), or have fewer than about "
         "20 samples; collisions in the features of another network",
     ]
 

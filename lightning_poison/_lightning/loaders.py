@@ -27,7 +27,7 @@ from lightning_poison._lightning.samplers import (
     adapt_sampler,
 )
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
-from lightning_poison.checks import expected, printable
+from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.map_style_data import check_length
 from lightning_poison.data.reading import show_dataset
 from lightning_poison.data.views import SampleView, SanitizedDataset
@@ -39,6 +39,11 @@ _PRESERVED = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_in
 """Attributes that a rebuilt loader must share with the original."""
 
 _BY_INDEX = "Samples are changed by their index. Write the stream to files once and read them by index."
+
+_OWN_LOADER = (
+    "To filter a stream that another kind of loader reads, filter the data set and read it by a torch DataLoader: "
+    "`DataLoader(SanitizedStream(dataset, stream_filter), batch_size=...)`."
+)
 
 
 def map_loaders(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
@@ -118,8 +123,8 @@ def check_indexable(loader: Any, path: str, *, way: str = "", stream_way: str = 
     where = f"the training loader {printable(path)}" if path else "the training loader"
     if not isinstance(loader, DataLoader):
         raise UnsupportedDataError(
-            f"Expected {where} to be a torch DataLoader, but got {type(loader).__name__}.\n"
-            f"Samples are filtered by index, which requires a DataLoader over a map-style data set.{way}"
+            f"Expected {where} to be a torch DataLoader, but got {printable(type(loader).__name__)}.\n"
+            f"Samples are filtered by index, which requires a DataLoader over a map-style data set. {_OWN_LOADER}{way}"
         )
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise UnsupportedDataError(
@@ -170,6 +175,9 @@ def rebuild_stream_loader(loader: DataLoader[Any], stream: SanitizedStream) -> D
     Args:
         loader: The original loader of a stream, left unchanged.
         stream: The filtered stream of `loader.dataset`.
+
+    Raises:
+        UnsupportedDataError: If the class of the loader does not accept it.
     """
     arguments = _constructor_arguments(loader)
     for name in ("shuffle", "sampler", "batch_sampler"):
@@ -179,7 +187,14 @@ def rebuild_stream_loader(loader: DataLoader[Any], stream: SanitizedStream) -> D
     arguments["dataset"] = stream
     if (init := loader.worker_init_fn) is not None:
         arguments["worker_init_fn"] = init = BelowView(init)
-    rebuilt = _constructed(loader, arguments, {})
+    try:
+        rebuilt = _constructed(loader, arguments, {})
+    except Exception as error:
+        kind = printable(type(loader).__name__)
+        raise UnsupportedDataError(
+            f"Expected {kind} to accept a filtered stream as its data set, but it raised {describe_error(error)}.\n"
+            f"{_OWN_LOADER}"
+        ) from error
     if rebuilt is None:
         rebuilt = _copied(loader, stream, {})
     rebuilt.worker_init_fn = init

@@ -1,6 +1,7 @@
 """The iterator of a `SanitizedStream`: reads a block, judges it, writes what is removed, and yields the rest."""
 
 import copy
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -282,7 +283,7 @@ class StreamIterator(Iterator[Any]):
         """Return the owner of the inner state and the state, if there is one. Before the first sample it may be old."""
         if self._read:
             for owner, value in (("iterator", self._source), ("dataset", self._stream.dataset)):
-                if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
+                if _is_stateful(value):
                     return owner, copy.deepcopy(value.state_dict())
         return None, None
 
@@ -341,3 +342,15 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "run": lambda value: isinstance(value, str),
 }
 """Fields of a state, and whether a value is valid."""
+
+
+def _is_stateful(value: Any) -> bool:
+    """Whether an object has a state that is taken without arguments, unlike that of litdata's streams."""
+    take, restore = getattr(value, "state_dict", None), getattr(value, "load_state_dict", None)
+    if not callable(take) or not callable(restore):
+        return False
+    try:
+        inspect.signature(take).bind()
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -26,6 +26,7 @@ from lightning_poison._lightning.loaders import (
     map_loaders,
     reads_view,
     rebuild_loader,
+    rebuild_stream_loader,
     select_loaders,
 )
 from lightning_poison.attacks.objectives import AvailabilityObjective
@@ -33,6 +34,8 @@ from lightning_poison.attacks.poison import Poison
 from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import UnsupportedDataError
+from lightning_poison.sanitization.stream import SanitizedStream
+from lightning_poison.sanitization.stream_filter import StreamFilter
 
 
 def collate(samples):
@@ -209,6 +212,26 @@ def test_refuses_what_cannot_be_filtered():
         indexable_loaders(range(3))
     with pytest.raises(UnsupportedDataError, match=r"loader \['a'\] to read a map-style data set, but Stream"):
         indexable_loaders({"a": DataLoader(Stream())})
+
+
+def test_loader_that_only_takes_its_own_streams_is_refused(centroid_scorer, blobs):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    class OwnLoader(DataLoader):
+        def __init__(self, dataset, **settings):
+            if not isinstance(dataset, Stream):
+                raise RuntimeError("not a Stream")
+            super().__init__(dataset, **settings)
+
+    loader = OwnLoader(Stream(), batch_size=4)
+    stream = SanitizedStream(loader.dataset, StreamFilter.fit(centroid_scorer(), blobs(1200)))
+    message = (
+        r"Expected OwnLoader to accept a filtered stream .* raised RuntimeError: not a Stream.\n.* by a torch DataL"
+    )
+    with pytest.raises(UnsupportedDataError, match=message):
+        rebuild_stream_loader(loader, stream)
 
 
 TREE = {"a": ["first", "second"], "b": {"a": "third"}, "1": "fourth"}

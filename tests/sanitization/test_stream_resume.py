@@ -84,12 +84,28 @@ class _Iterator:
         self.at = state_dict["at"]
 
 
+class StateForItsOwnLoader(Plain):
+    """The data set has a state that only a loader of its package can take, as litdata's have."""
+
+    def state_dict(self, num_samples_yielded, num_workers, batch_size):
+        raise AssertionError
+
+    def load_state_dict(self, state_dict):
+        raise AssertionError
+
+
 def hugging_face(data):
     rows = {"point": data.tensors[0].tolist(), "label": data.tensors[1].tolist(), "number": list(range(300))}
     return HuggingFaceDataset.from_dict(rows).to_iterable_dataset(num_shards=4).with_format("torch")
 
 
-KINDS = {"plain": Plain, "data set": StatefulData, "iterator": StatefulIterator, "hugging face": hugging_face}
+KINDS = {
+    "plain": Plain,
+    "data set": StatefulData,
+    "iterator": StatefulIterator,
+    "own loader": StateForItsOwnLoader,
+    "hugging face": hugging_face,
+}
 
 
 @pytest.fixture

@@ -123,8 +123,9 @@ class LinearProbeScorer(SetScorer):
         copies = _copies(features).cpu()
         if self.sample_groups is not None:
             copies = connected(first_places(self.sample_groups), torch.stack([copies, torch.arange(len(copies))], 1))
-        pairs = torch.unique(torch.stack([labels.cpu(), copies], 1), dim=0)[:, 0]
-        smallest = int(torch.unique(pairs, return_counts=True)[1].min())
+        first = first_places(torch.stack([labels.cpu(), copies], 1))
+        different = labels.cpu()[first == torch.arange(len(first))]
+        smallest = int(torch.unique(different, return_counts=True)[1].min())
         folds = max(2, min(self.folds, smallest))
         generator = derived_generator(self.seed, "linear-probe folds")
         return stratified_folds(labels.cpu(), folds, generator, groups=copies).to(labels.device)
@@ -141,10 +142,7 @@ def _copies(features: Tensor) -> Tensor:
     keys = torch.cat(
         [torch.stack([(features[rows] * row).sum(1) for row in weights], 1) for rows in row_blocks(*features.shape)]
     )
-    found, number = torch.unique(keys, dim=0, return_inverse=True)
-    positions = torch.arange(len(features), device=features.device)
-    first = positions.new_full((len(found),), len(features)).scatter_reduce(0, number, positions, "amin")
-    return first[number]
+    return first_places(keys)
 
 
 def _fit_best(

@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from lightning_poison.checks import boolean, expected, fraction, instance, not_negative, one_of, positive_int, share
-from lightning_poison.serialization import from_json
+from lightning_poison.checks import (
+    boolean,
+    expected,
+    fraction,
+    from_json,
+    instance,
+    not_negative,
+    one_of,
+    positive_int,
+    share,
+)
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
+from lightning_poison.checks import describe, every, expected, fraction, from_json, instance, one_of, printable, share
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
-from lightning_poison.serialization import from_json, read_object, write_tensors
+from lightning_poison.serialization import read_object, write_tensors
 
 Calibration = Literal["trusted", "wrong-label null", "group tests", "members"]
 

@@ -133,7 +133,8 @@ class PageContent:
         keep = verdict.keep.tolist()
         self._removed = [index for index in ranking if not keep[index]]
         self._listed = [index for index in ranking if not keep[index] or index in self._by_hand][:_MAX_ROWS]
-        self._kept = verdict.ranking[(verdict.keep & judged)[verdict.ranking]][:_MAX_KEPT].tolist()
+        scored = judged | (verdict.p_values < 1)  # with the small classes that are kept to be checked by hand
+        self._kept = verdict.ranking[(verdict.keep & scored)[verdict.ranking]][:_MAX_KEPT].tolist()
         self._last = self._removed[-_MAX_KEPT:]
         shown = len(self._listed) + 2 * _MAX_KEPT + _MAX_LOOKS * (_MEMBERS + 1) + 3 * _MEMBERS * _MAX_DETAILS
         positions = judged.nonzero().flatten() if bool(judged.any()) else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import stack_inputs
-from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample
+from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample, read_samples
 from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
 from lightning_poison.data.reading import Reader, ReadSettings, portable
 from lightning_poison.data.sample_digests import digest_samples
@@ -313,10 +313,10 @@ class _BlockReader(Reader):
 def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
     batched = getattr(dataset, "__getitems__", None)
     if batched is None:
-        return [read_sample(dataset, index) for index in indices]
+        return read_samples(dataset, indices)
     try:
         return list(batched(indices))
     except (Exception, SystemExit) as error:  # the samples are then read one by one, which names the faulty one
         if is_signal(error):
             raise
-        return [read_sample(dataset, index) for index in indices]
+        return read_samples(dataset, indices)

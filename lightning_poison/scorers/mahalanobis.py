@@ -94,7 +94,7 @@ def fit_normals(
         factors = _inverse_factor(sums.covariance(estimator), estimator, "all classes")[None]
     else:
         factors = torch.eye(rows.shape[1], dtype=means.dtype).repeat(len(counts), 1, 1)
-        members = labels.argsort(stable=True).split(counts.tolist())
+        members = torch.split(labels.argsort(stable=True), counts.tolist())
         for label in counts.nonzero().flatten().tolist():
             sums = CovarianceSums(rows.shape[1])
             for part in row_blocks(len(members[label]), rows.shape[1]):

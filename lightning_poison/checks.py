@@ -1,14 +1,17 @@
 """Argument checks with uniform error messages: expected, received, and how to fix it."""
 
+import inspect
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # the command line formats messages without torch, whose import takes seconds
     from torch import Tensor
+
+ObjectT = TypeVar("ObjectT")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """Start of an address such as `s3://bucket`, of which `Path` leaves one slash. Drive letters are no addresses."""
@@ -339,3 +342,38 @@ def _describe_type(value: Any) -> str:
         return f"the class {value.__name__}"
     is_simple = isinstance(value, int | float | str)
     return f"the {type(value).__name__} {describe(value)}" if is_simple else describe(value)
+
+
+def from_json(cls: type[ObjectT], value: Any, name: str) -> ObjectT:
+    """Build an object from a JSON object with the arguments of its class, and no others.
+
+    Args:
+        cls: The class.
+        value: The JSON object, possibly with tensors among its values.
+        name: Name of the value, for errors.
+
+    Raises:
+        ValueError: If it is no JSON object, or an argument is missing or unknown.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Point:
+        ...     x: int
+        ...     y: int = 0
+        >>> from_json(Point, {"x": 1}, "point")
+        Point(x=1, y=0)
+        >>> from_json(Point, {"z": 1}, "point")
+        Traceback (most recent call last):
+        ValueError: Expected `point` to be an object with the fields x, y, but got one without `x`.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(expected(name, "a JSON object", describe(value)))
+    own = inspect.signature(cls).parameters
+    missing = [each for each in own if own[each].default is inspect.Parameter.empty and each not in value]
+    unknown = [each for each in value if each not in own]
+    if missing or unknown:
+        fault = f"one without `{missing[0]}`" if missing else f"one with `{printable(unknown[0], limit=80)}`"
+        known = f"the fields {', '.join(own)}" if own else "no fields"
+        raise ValueError(expected(name, f"an object with {known}", fault))
+    return cls(**value)

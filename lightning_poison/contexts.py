@@ -50,12 +50,14 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     """
     flags = [(part, part.training) for module in modules for part in module.modules()]
     try:
-        for module in modules:
-            module.eval()
+        if any(training for _, training in flags):
+            for module in modules:
+                module.eval()
         yield
     finally:
         for part, training in flags:
-            part.training = training
+            if part.training != training:
+                part.training = training
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -124,17 +123,44 @@ def write_tensors(
         ...     read_tensors(f"{folder}/some", "means")
         ({'means': tensor([0, 1])}, {'kind': 'means', 'version': 1})
     """
-    from safetensors.torch import save
-
     ready: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         ready[name] = tensor.detach().cpu().contiguous()
     for name in _overlapping(ready):  # safetensors refuses tensors that share memory
         ready[name] = ready[name].clone()
     text = json.dumps(meta, sort_keys=True)
-    content = save(ready, metadata={_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
-    with atomic_path(path, durable=durable) as partial:
-        partial.write_bytes(content)
+    names, header = _header(ready, {_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
+    with atomic_path(path, durable=durable) as partial, partial.open("wb") as file:
+        file.write(header)
+        for name in names:
+            file.write(_bytes_of(ready[name]))
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[list[str], bytes]:
+    """Return the names of tensors in the order of their bytes in a safetensors file, and what is before these bytes.
+
+    `save` of safetensors returns the whole content, a copy of the tensors, so it is asked for a file of empty ones.
+    """
+    import torch
+    from safetensors.torch import save
+
+    content = save({name: torch.empty(0, dtype=tensor.dtype) for name, tensor in tensors.items()}, dict(metadata))
+    entries = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    names = [name for name in entries if name != "__metadata__"]
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        entries[name] |= {"shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return names, len(text).to_bytes(8, "little") + text
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor, which are not copied."""
+    import torch
+
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer
 
 
 def _overlapping(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -148,7 +174,11 @@ def _overlapping(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def read_tensors(
-    path: str | os.PathLike[str], kind: str, *, version: int | None = None
+    path: str | os.PathLike[str],
+    kind: str,
+    *,
+    version: int | None = None,
+    copy: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file written by `write_tensors`.
 
@@ -156,6 +186,7 @@ def read_tensors(
         path: File to read.
         kind: Expected value of `"kind"` in the JSON object.
         version: Expected value of `"version"` in the JSON object. Default: any.
+        copy: Copies a tensor that is mapped from the file, which may be changed meanwhile. Default: into memory.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -172,7 +203,7 @@ def read_tensors(
         ...         print(error)
         Expected a file of kind 'verdict', but ...some is of kind 'means'.
     """
-    tensors, meta, damage = _read(path, kind, version)
+    tensors, meta, damage = _read(path, kind, version, copy)
     if damage:
         raise ValueError(damage)
     return tensors, meta
@@ -236,43 +267,8 @@ def valid_parts(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
         raise ValueError(f"Expected a valid {kind} file, but {_shown(path)} has an invalid part. {message}") from error
 
 
-def from_json(cls: type[ObjectT], value: Any, name: str) -> ObjectT:
-    """Build an object from a JSON object with the arguments of its class, and no others.
-
-    Args:
-        cls: The class.
-        value: The JSON object, possibly with tensors among its values.
-        name: Name of the value, for errors.
-
-    Raises:
-        ValueError: If it is no JSON object, or an argument is missing or unknown.
-
-    Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass
-        ... class Point:
-        ...     x: int
-        ...     y: int = 0
-        >>> from_json(Point, {"x": 1}, "point")
-        Point(x=1, y=0)
-        >>> from_json(Point, {"z": 1}, "point")
-        Traceback (most recent call last):
-        ValueError: Expected `point` to be an object with the fields x, y, but got one without `x`.
-    """
-    if not isinstance(value, Mapping):
-        raise ValueError(expected(name, "a JSON object", describe(value)))
-    own = inspect.signature(cls).parameters
-    missing = [each for each in own if own[each].default is inspect.Parameter.empty and each not in value]
-    unknown = [each for each in value if each not in own]
-    if missing or unknown:
-        fault = f"one without `{missing[0]}`" if missing else f"one with `{printable(unknown[0], limit=80)}`"
-        known = f"the fields {', '.join(own)}" if own else "no fields"
-        raise ValueError(expected(name, f"an object with {known}", fault))
-    return cls(**value)
-
-
 def _read(
-    path: str | os.PathLike[str], kind: str, version: int | None
+    path: str | os.PathLike[str], kind: str, version: int | None, copy: Callable[[Tensor], Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Return tensors and JSON object of a file, and what differs from what was written, or an empty string."""
     from safetensors import safe_open
@@ -284,7 +280,8 @@ def _read(
             header = dict(file.metadata() or {})
             text = header.get(_META, "null")
             meta = json.loads(text)
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            copied = (lambda tensor: tensor.clone()) if copy is None else copy
+            tensors = {name: copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
             stored = json.loads(header.get(_CHECKSUMS, "null"))
     except OSError:
         raise
@@ -318,12 +315,10 @@ def checked_path(path: Any) -> str | os.PathLike[str]:
 
 def _checksums(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return a digest of the JSON object, under an empty name, and of each tensor, by name."""
-    import torch
-
     digests = {"": hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()}
     for name, tensor in tensors.items():
         digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
-        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]  # a buffer
+        digest.update(_bytes_of(tensor))
         digests[name] = digest.hexdigest()
     return digests
 

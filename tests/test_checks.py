@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -170,3 +171,22 @@ def test_numpy_numbers_are_stored_as_python_numbers(settings):
     found = vars(settings())
     assert not [name for name, value in found.items() if type(value).__module__ == "numpy"]
     json.dumps({name: value for name, value in found.items() if isinstance(value, int | float)})
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1], "`point` to be a JSON object, but got list"),
+        ({}, "with the fields x, y, but got one without `x`"),
+        ({"x": 1, "odd\x1b": 2}, r"but got one with `odd\\x1b`"),
+    ],
+)
+def test_other_fields_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        checks.from_json(Point, value, "point")

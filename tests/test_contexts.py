@@ -262,3 +262,11 @@ def test_exceptions_of_signals_are_told_apart():
             signal.raise_signal(signal.SIGINT)
         assert raised == [caught.value]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_modules_in_evaluation_mode_are_left_alone(monkeypatch):
+    network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).eval()
+    monkeypatch.setattr(network, "train", lambda mode=True: pytest.fail("the mode was set"))
+    with evaluating(network):
+        assert not network[1].training
+    assert [part.training for part in network.modules()] == [False] * 3

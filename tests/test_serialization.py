@@ -2,19 +2,21 @@ import errno
 import os
 import pickle
 import stat
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from lightning_poison.manifest.manifest import read_manifest
 from lightning_poison.serialization import (
+    _bytes_of,
+    _header,
     _overlapping,
     atomic_path,
     check_writable,
-    from_json,
     read_object,
     read_tensors,
     write_tensors,
@@ -140,25 +142,6 @@ def test_loaded_tensors_do_not_change_with_the_file(tmp_path):
     assert torch.equal(tensors["a"], TENSORS["a"])
 
 
-@dataclass
-class Point:
-    x: int
-    y: int = 0
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([1], "`point` to be a JSON object, but got list"),
-        ({}, "with the fields x, y, but got one without `x`"),
-        ({"x": 1, "odd\x1b": 2}, r"but got one with `odd\\x1b`"),
-    ],
-)
-def test_other_fields_are_refused(value, message):
-    with pytest.raises(ValueError, match=message):
-        from_json(Point, value, "point")
-
-
 def partials(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
 
@@ -246,6 +229,62 @@ def test_check_writable_finds_folders_in_the_place_of_files(tmp_path):
 def test_other_values_than_paths_are_named(path, use):
     with pytest.raises(TypeError, match="Expected `path` to be a path, as `str` or `Path`, but got"):
         use(path)
+
+
+def test_tensors_are_copied_as_the_caller_says(tmp_path):
+    write_tensors(tmp_path / "some", {"a": torch.arange(3), "b": torch.tensor(2.0)}, {"kind": "test"})
+    seen = []
+    tensors, _ = read_tensors(tmp_path / "some", "test", copy=lambda each: seen.append(each) or each.clone())
+    assert (tensors["a"].tolist(), float(tensors["b"])) == ([0, 1, 2], 2.0)
+    assert sorted(each.ndim for each in seen) == [0, 1]
+
+
+MEMORY_OF_A_FILE = """
+import resource, sys
+import torch
+from lightning_poison.serialization import write_tensors
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+write_tensors(sys.argv[1], {"small": torch.ones(9)}, {"kind": "test"})
+tensors = {"large": torch.ones(2**26), "scores": torch.zeros(2**24, 2)}
+before = peak()
+write_tensors(sys.argv[1], tensors, {"kind": "test"}, durable=False)
+print((peak() - before) / sum(each.nbytes for each in tensors.values()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in Linux's units")
+def test_file_is_written_without_a_copy_in_memory(tmp_path):
+    command = [sys.executable, "-c", MEMORY_OF_A_FILE, str(tmp_path / "file")]
+    grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # the pages of the zeros are not in memory before they are read, a third of the whole
+    assert grown < 0.5
+    assert (tmp_path / "file").stat().st_size > 2**28 + 2**27
+
+
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"text": 'é "quoted" \\ \u2028'}])
+def test_file_is_the_one_that_safetensors_writes(metadata):
+    tensors = {f"{dtype}": torch.arange(24).view(2, 3, 4).to(dtype) for dtype in DTYPES}
+    tensors |= {'é"': torch.tensor(3.0), "none": torch.zeros(0, 2), "": torch.ones(1, 1, dtype=torch.bool)}
+    names, header = _header(tensors, metadata)
+    assert sorted(names) == sorted(tensors)
+    assert header + b"".join(_bytes_of(tensors[name]) for name in names) == save(tensors, metadata)
+
+
+def test_nothing_is_a_file_too():
+    assert _header({}, {"x": "1"}) == ([], save({}, {"x": "1"}))
 
 
 def test_views_of_one_tensor_are_copied_only_if_they_overlap(tmp_path):

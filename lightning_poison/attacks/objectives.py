@@ -15,9 +15,9 @@ from lightning_poison import checks
 from lightning_poison.attacks.evaluation_sets import EvaluationSubset, StoredTargets
 from lightning_poison.attacks.kinds import KindRegistry, Saved
 from lightning_poison.attacks.triggers import Trigger, trigger_kinds
+from lightning_poison.checks import from_json
 from lightning_poison.data.labels import labels_of
 from lightning_poison.data.raw_images import transform_owner
-from lightning_poison.serialization import from_json
 
 ANY_OTHER = -1
 """Wanted label of an attacker who wants any label but the true one."""

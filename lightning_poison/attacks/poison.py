@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from lightning_poison import checks
 from lightning_poison.attacks.objectives import Objective, objective_kinds
 from lightning_poison.attacks.threat import Surrogate, Threat
-from lightning_poison.serialization import from_json, read_object, write_tensors
+from lightning_poison.checks import from_json
+from lightning_poison.serialization import read_object, write_tensors
 
 POISON, COVER = 0, 1
 """Sample roles. Cover samples count neither as poison nor as clean samples."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_poison import checks
 from lightning_poison.attacks.kinds import KindRegistry, Saved
-from lightning_poison.serialization import from_json
+from lightning_poison.checks import from_json
 
 _FARTHEST = 2**31
 """Largest distance of a trigger from the bottom or right edge, in pixels."""

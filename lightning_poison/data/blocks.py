@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import stack_inputs
-from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample
+from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample, read_samples
 from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
 from lightning_poison.data.reading import Reader, ReadSettings, portable
 from lightning_poison.data.sample_digests import digest_samples
@@ -55,34 +55,48 @@ def index_blocks(indices: Tensor, size: int) -> list[Tensor]:
 
 
 class MemoryDataset(LabeledPairs):
-    """Samples in memory.
+    """Samples in memory: all rows of a tensor, or some of them.
 
     Args:
-        inputs: Inputs, float32 `(N, ...)`.
+        stored: Inputs, float32 `(M, ...)`.
         labels: Labels, int64 `(N,)`.
+        rows: Row of `stored` with the input of each sample, int64 `(N,)`. Default: all rows in order, N = M.
 
     Example:
         >>> MemoryDataset(torch.eye(3), torch.tensor([4, 5, 6])).subset(torch.tensor([2, 0])).targets
         tensor([6, 4])
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
-        self.inputs = inputs
+    def __init__(self, stored: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        self.stored = stored
         self.targets = labels
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
+        return self.stored[index if self.rows is None else int(self.rows[index])], self.targets[index]
+
+    @property
+    def inputs(self) -> Tensor:
+        """Inputs, float32 `(N, ...)`; a copy if these are some of the rows."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    def inputs_at(self, indices: Tensor) -> Tensor:
+        """Return copies of the inputs at `indices`, int64 `(B,)`."""
+        return self.stored[indices if self.rows is None else self.rows[indices]]
 
     def subset(self, indices: Tensor) -> "MemoryDataset":
-        """Return a copy with the samples at `indices`, in that order."""
-        return MemoryDataset(self.inputs[indices], self.targets[indices])
+        """Return the samples at `indices`, in that order. At least half of the rows are not copied."""
+        rows = indices if self.rows is None else self.rows[indices]
+        if 2 * len(rows) < len(self.stored):
+            return MemoryDataset(self.stored[rows], self.targets[indices])
+        return MemoryDataset(self.stored, self.targets[indices], rows)
 
     def relabeled(self, targets: Tensor) -> "MemoryDataset":
         """Return the same samples with their classes numbered differently, int64 `(N,)`."""
-        return MemoryDataset(self.inputs, targets)
+        return MemoryDataset(self.stored, targets, self.rows)
 
 
 class SelectedDataset(LabeledPairs):
@@ -176,7 +190,7 @@ def read_blocks(
     numbers = range(len(blocks)) if order is None else order
     if isinstance(dataset, MemoryDataset):
         for block in (blocks[number] for number in numbers):
-            yield Block(block, dataset.inputs[block], dataset.targets[block])
+            yield Block(block, dataset.inputs_at(block), dataset.targets[block])
         return
     source, positions = Source(dataset, sample, ReadSettings(num_workers)), list(blocks)
     if isinstance(dataset, SelectedDataset):
@@ -299,10 +313,10 @@ class _BlockReader(Reader):
 def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:
     batched = getattr(dataset, "__getitems__", None)
     if batched is None:
-        return [read_sample(dataset, index) for index in indices]
+        return read_samples(dataset, indices)
     try:
         return list(batched(indices))
     except (Exception, SystemExit) as error:  # the samples are then read one by one, which names the faulty one
         if is_signal(error):
             raise
-        return [read_sample(dataset, index) for index in indices]
+        return read_samples(dataset, indices)

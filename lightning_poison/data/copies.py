@@ -84,14 +84,22 @@ def first_places(values: Tensor) -> Tensor:
     """Return the position of the first element of the same value, int64 `(N,)`.
 
     Args:
-        values: int64 `(N,)` or `(N, K)`; rows are compared as a whole.
+        values: `(N,)` or `(N, K)`, without NaN; rows are compared as a whole.
 
     Example:
         >>> first_places(torch.tensor([7, 3, 7, 3, 5]))
         tensor([0, 1, 0, 1, 4])
     """
-    _, inverse = torch.unique(values, dim=0, return_inverse=True)
-    places = torch.arange(len(values))
+    if not len(values):
+        return torch.zeros(0, dtype=torch.int64, device=values.device)
+    inverse: Tensor | None = None
+    for column in values.reshape(len(values), -1).unbind(1):  # `torch.unique(values, dim=0)` makes a tensor of each row
+        number = torch.unique(column, return_inverse=True)[1]
+        if inverse is not None:
+            number = torch.unique(inverse * (number.max() + 1) + number, return_inverse=True)[1]
+        inverse = number
+    assert inverse is not None  # noqa: S101 (there is a column)
+    places = torch.arange(len(values), device=values.device)
     first = torch.full_like(places, len(values)).scatter_reduce(0, inverse, places, "amin")
     return first[inverse]
 

@@ -74,7 +74,7 @@ def stack_inputs(
 
 def _stacked_plain(inputs: Sequence[Any]) -> Tensor | None:
     """Return inputs as one tensor if they are what most data sets return, float32 tensors of one shape: quickly."""
-    if not all(type(value) is Tensor and value.dtype == torch.float32 for value in inputs):
+    if set(map(type, inputs)) != {Tensor} or {value.dtype for value in inputs} != {torch.float32}:
         return None
     try:
         stacked = torch.stack(list(inputs))

@@ -32,7 +32,7 @@ MEMORY_LIMIT = 2 * 1024**3
 """Largest size in bytes of samples that are kept in memory for repeated use."""
 
 SHARE_OF_FREE = 0.25
-"""Largest share of the free memory that they take. While they are read, they take twice as much."""
+"""Largest share of the free memory that they take."""
 
 _SHARE_OF_RUN = 0.02
 """Share of the time of a decision that reading is expected to take."""
@@ -170,7 +170,7 @@ def _read_all(
     raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, fits: bool
 ) -> tuple[MemoryDataset | SelectedDataset, bool]:
     """Read all blocks, and some of them again; return the samples, in memory if they fit, and whether they repeat."""
-    inputs: list[Tensor] = []
+    inputs: Tensor | None = None
     labels, peaks, first = [], [], []
     starts = {int(block[0]) for block in repeated}
     read = _blocks(raw, [*blocks, *repeated])
@@ -181,15 +181,17 @@ def _read_all(
             if int(block.indices[0]) in starts:
                 first.append(_probed(block, raw.indices))
             if fits:
-                inputs.append(block.inputs)
-                _check_shape(inputs, raw.indices)
+                if inputs is None:
+                    inputs = block.inputs.new_empty((len(raw), *block.inputs.shape[1:]))
+                _check_shape(inputs, block, raw.indices)
+                inputs[block.indices[0] : block.indices[0] + len(block.indices)] = block.inputs
             bar.advance()
     repeats = _check_repeats(first, list(read), raw.indices)
     _check_drawn_labels(raw, first)
     check_one_scale(torch.cat(peaks), raw.indices, first[0].inputs)
     check_variation([block.inputs for block in first])
     carried = _checked(torch.cat(labels), raw.indices)
-    return MemoryDataset(torch.cat(inputs), carried) if fits else _selected(raw, carried), repeats
+    return _selected(raw, carried) if inputs is None else MemoryDataset(inputs, carried), repeats
 
 
 def _probed(block: Block, positions: Tensor) -> Block:
@@ -261,12 +263,12 @@ def _warn_of_listed(source: Source, listed: Tensor, carried: Tensor, positions: 
     )
 
 
-def _check_shape(inputs: list[Tensor], positions: Tensor) -> None:
-    first, last = inputs[0].shape[1:], inputs[-1].shape[1:]
+def _check_shape(inputs: Tensor, block: Block, positions: Tensor) -> None:
+    first, last = inputs.shape[1:], block.inputs.shape[1:]
     if first != last:
         raise ValueError(
             expected("inputs", f"samples of one shape {tuple(first)}", tuple(last))
-            + f"\nSample {int(positions[(len(inputs) - 1) * BLOCK_SIZE])} is the first that differs. "
+            + f"\nSample {int(positions[block.indices[0]])} is the first that differs. "
             + shape_hint(first, last)
         )
 

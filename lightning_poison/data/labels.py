@@ -225,19 +225,28 @@ def read_sample(dataset: Any, index: int) -> Any:
         lightning_poison.errors.UnreadableSampleError: Expected to read sample 3 of list, but it raised IndexError: ...
         Repair or remove the sample.
     """
+    return read_samples(dataset, [index])[0]
+
+
+def read_samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Read samples one by one; see `read_sample`."""
+    samples: list[Any] = []
     try:
-        return dataset[index]
+        for index in indices:
+            samples.append(dataset[index])  # noqa: PERF401 (the number of those that were read names the next one)
     except UnreadableSampleError:
         raise
     except (Exception, SystemExit) as error:
         if is_signal(error):
             raise
+        index = indices[len(samples)]
         file = printable(listed_file(dataset, index), limit=1000)
         raise UnreadableSampleError(
             f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
             f"{type(error).__name__}: {printable(error)}.\n"
             + (f"Repair or remove its file, {file}." if file else "Repair or remove the sample.")
         ) from error
+    return samples
 
 
 def as_label(value: Any, index: int) -> int:
@@ -312,7 +321,8 @@ def _plain_indices(values: Sequence[Any]) -> Tensor | None:
         return None
     if found is None or found.ndim != 1 or found.dtype != torch.int64 or found.device.type != "cpu":
         return None
-    if found.layout != torch.strided or int(found.min()) < UNLABELED or int(found.max()) >= _MOST_CLASSES:
+    lowest, highest = found.aminmax() if found.layout == torch.strided else (UNLABELED - 1, 0)
+    if int(lowest) < UNLABELED or int(highest) >= _MOST_CLASSES:
         return None  # the other way names the sample
     return found
 

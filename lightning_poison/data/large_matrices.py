@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -89,3 +90,31 @@ def selected_rows(matrix: Tensor, places: Tensor) -> Tensor:
         return matrix
     selected = zeros_in_file((len(places), *matrix.shape[1:]), matrix.dtype)
     return torch.index_select(matrix, 0, places, out=selected)
+
+
+def copied(matrix: Tensor) -> Tensor:
+    """Return a copy of a matrix on the CPU, in memory or in a file that is mapped into it.
+
+    Example:
+        >>> copied(torch.eye(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    return zeros_in_file(tuple(matrix.shape), matrix.dtype).copy_(matrix)
+
+
+def stacked_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows of several matrices as one, in memory or in a file that is mapped into it.
+
+    Args:
+        parts: Matrices with the same columns, on one device.
+
+    Example:
+        >>> stacked_rows([torch.zeros(2, 3), torch.ones(1, 3)]).sum(1)
+        tensor([0., 0., 3.])
+    """
+    first = parts[0]
+    if first.device.type != "cpu":
+        return torch.cat(list(parts))
+    stacked = zeros_in_file((sum(len(part) for part in parts), *first.shape[1:]), first.dtype)
+    return torch.cat(list(parts), out=stacked)

@@ -81,7 +81,8 @@ class SampleSpec:
             >>> SampleSpec("x", "y").split([{"x": 0.5, "y": 1}, {"x": 0.7, "y": 0}], [7, 8])
             ([0.5, 0.7], [1, 0])
         """
-        if (self.inputs, self.labels) == ("0", "1") and all(type(each) is tuple and len(each) > 1 for each in samples):
+        is_plain = (self.inputs, self.labels) == ("0", "1") and set(map(type, samples)) == {tuple}
+        if is_plain and min(map(len, samples)) > 1:
             return [sample[0] for sample in samples], [sample[1] for sample in samples]
         inputs, labels = [], []
         for sample, position in zip(samples, positions, strict=True):

@@ -47,7 +47,7 @@ def suspects_of(verdict: Verdict, manifest: Manifest) -> list[int]:
     judged = judged_of(verdict)
     marked = {row.sample_id for row in manifest.rows if row.decision == "removed-by-hand"}
     kept_by_hand = [row.sample_id for row in manifest.rows if row.decision == "kept-by-hand"]
-    candidates = verdict.keep & judged
+    candidates = verdict.keep & (judged | (verdict.p_values < 1))  # with small classes, to be checked by hand
     candidates[kept_by_hand] = False
     removed = int((~verdict.keep).sum())
     estimated = math.ceil(verdict.evidence.contamination * int(judged.sum())) - removed

@@ -229,7 +229,8 @@ class _Decision:
 
     def _full(self, stored: StoredDecision, units: FileUnits | None) -> Verdict | StoredDecision:
         """Return the verdict of a stored decision if it is in the units, with samples kept by hand; or the decision."""
-        for verdict in _stored_verdict(units):
+        for found in _stored_verdict(units):
+            verdict = with_limits(found, self.settings.max_removed)
             keeps = torch.equal(verdict.keep | stored.keep, stored.keep)
             if keeps and verdict.fingerprint == stored.fingerprint:
                 return verdict.with_kept(stored.keep.nonzero().flatten())

@@ -8,6 +8,7 @@ from lightning_poison.checks import (
     boolean,
     expected,
     fraction,
+    from_json,
     instance,
     not_negative,
     one_of,
@@ -15,7 +16,6 @@ from lightning_poison.checks import (
     printable,
     share,
 )
-from lightning_poison.serialization import from_json
 from lightning_poison.statistics.contamination import SuspectPair
 from lightning_poison.statistics.group_effects import SuspectGroup
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lightning_poison.checks import expected, instance, positive_int, printable
+from lightning_poison.checks import expected, from_json, instance, positive_int, printable
 from lightning_poison.sanitization.evidence import Evidence
-from lightning_poison.serialization import from_json
 
 
 @dataclass(frozen=True)

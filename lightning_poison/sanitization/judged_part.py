@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected
-from lightning_poison.data.copies import Copies
+from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.sanitization.evidence import Evidence
@@ -134,8 +134,9 @@ def _too_small(data: LabeledData, keep: Tensor, scorer: Member, folds: int) -> l
 def _units_of(data: LabeledData, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Return the classes and their numbers of samples, copies and groups counted once."""
     copies = data.copies or Copies.none(len(data))
-    units = torch.unique(torch.stack([data.labels, copies.group], 1)[keep], dim=0)
-    numbers, counts = torch.unique(units[:, 0], return_counts=True)
+    pairs = torch.stack([data.labels, copies.group], 1)[keep]
+    labels = pairs[first_places(pairs) == torch.arange(len(pairs)), 0]
+    numbers, counts = torch.unique(labels, return_counts=True)
     return numbers, counts
 
 

@@ -20,7 +20,9 @@ _LISTED = 8
 
 
 def with_limits(verdict: Verdict, max_removed: float) -> Verdict:
-    """Return a verdict that keeps all samples of small and rare classes most of which are suspicious, with a note.
+    """Return a verdict that keeps small and rare classes most of which are suspicious, as not judged, with a note.
+
+    Scores, p-values and posteriors of their samples stay in the verdict, for whoever checks them by hand.
 
     Of a class of four, a model learns little, and a few wrong labels are most of it. Without its samples it cannot be
     learned at all, and an error would stop the run for the sake of a few samples. If more than `max_removed` of all
@@ -42,9 +44,9 @@ def with_limits(verdict: Verdict, max_removed: float) -> Verdict:
     emptied = ((sizes < SMALL_CLASS) | rare) & ((lost > limit * sizes) | (lost == sizes))
     if not bool(emptied.any()):
         return verdict
-    saved = (out & judged & torch.isin(verdict.labels, classes[emptied])).nonzero().flatten()
-    note = _note(classes[emptied].tolist(), len(saved), int(sizes[emptied].max()))
-    return replace(verdict.with_kept(saved), notes=(*verdict.notes, note))
+    members = judged & torch.isin(verdict.labels, classes[emptied])
+    note = _note(classes[emptied].tolist(), int((out & members).sum()), int(sizes[emptied].max()))
+    return replace(verdict, keep=verdict.keep | members, judged=judged & ~members, notes=(*verdict.notes, note))
 
 
 def _note(classes: list[int], count: int, largest: int) -> str:
@@ -55,6 +57,6 @@ def _note(classes: list[int], count: int, largest: int) -> str:
     samples = f"{count:,} suspicious samples are" if count > 1 else "1 suspicious sample is"
     return (
         f"{samples} kept, since most of {'class' if one else 'classes'} {listed}{more} would be removed, which "
-        f"{'has' if one else 'have'} {few} samples{'' if one else ' each'}. Check "
-        f"{'it' if count == 1 else 'them'} by hand."
+        f"{'has' if one else 'have'} {few} samples{'' if one else ' each'}: {'it is' if one else 'they are'} not "
+        f"judged. Check {'it' if count == 1 else 'them'} by hand."
     )

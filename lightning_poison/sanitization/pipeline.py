@@ -227,12 +227,14 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
             verdict,
         )
     limit = max(max_removed, 0.5)
-    for number in torch.unique(labels).tolist():
-        kept = float(keep[labels == number].double().mean())
+    counts = labels.bincount()
+    shares = (labels[keep].bincount(minlength=len(counts)) / counts.double()).tolist()
+    for number in counts.nonzero().flatten().tolist():
+        kept = shares[number]
         if not kept:
             raise NothingKeptError(
-                f"Expected to keep some samples of each class, but all {int((labels == number).sum())} of class "
-                f"{number} are suspicious.\nRemove the class, or check its samples"
+                f"Expected to keep some samples of each class, but all {int(counts[number])} of class {number} are "
+                f"suspicious.\nRemove the class, or check its samples"
                 + (" and those of `trusted`." if verdict.calibration == "trusted" else "."),
                 verdict,
             )

@@ -135,7 +135,7 @@ class _CopiedMemory(MemoryDataset):
     """A `MemoryDataset` whose samples are copies, so that a reader cannot change them."""
 
     def __init__(self, original: MemoryDataset) -> None:
-        super().__init__(original.inputs, original.targets.clone())
+        super().__init__(original.stored, original.targets.clone(), original.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         return _copy(super().__getitem__(index))  # type: ignore[no-any-return]

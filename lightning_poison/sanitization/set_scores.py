@@ -19,7 +19,7 @@ from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.copies import Copies
 from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
-from lightning_poison.data.large_matrices import label_score_dtype, selected_rows
+from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, stacked_rows
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import all_ranks
 from lightning_poison.sanitization.cross_fitting import Fold, FoldScores, cross_fit
@@ -80,7 +80,7 @@ def set_scores_with_trusted(
     if not fixed:
         model = job.fit(model, lambda: _joined(data, trusted, places), "feature model", number=number)
     parts = ((data, data.indices, "training"), (trusted, places, "trusted"))
-    features = torch.cat([gather_features(job, model, *part, unit=number, fixed=fixed) for part in parts])
+    features = stacked_rows([gather_features(job, model, *part, unit=number, fixed=fixed) for part in parts])
     with all_ranks(job.runtime):
         return [_member_scores(job, scorer, features, labels, comparable, held_out) for scorer in scorers]
 
@@ -158,7 +158,7 @@ def gather_features(
 
 def _joined(data: LabeledData, trusted: LabeledData, places: Tensor) -> Any:
     if isinstance(data.dataset, MemoryDataset) and isinstance(trusted.dataset, MemoryDataset):
-        inputs = torch.cat([data.dataset.inputs, trusted.dataset.inputs[places]])
+        inputs = torch.cat([data.dataset.inputs, trusted.dataset.inputs_at(places)])
         return MemoryDataset(inputs, torch.cat([data.labels, trusted.labels[places]]))
     return ConcatDataset([data.subset(data.indices), trusted.subset(places)])
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_poison.data.fingerprints import digest_of
 from lightning_poison.data.labeled_data import LabeledData, digest_all
+from lightning_poison.data.large_matrices import selected_rows, zeros_in_file
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.cache_folder import FEATURES
@@ -52,26 +53,34 @@ def once(job: Job, model: FeatureSource, data: LabeledData, indices: Tensor, com
         compute: Computes the features on all ranks.
 
     Returns:
-        float32 `(M, D)`, on the CPU.
+        float32 `(M, D)`, on the CPU. They are shared with later calls: do not change them.
     """
     if not data.repeats:
         return compute()
     key, positions = _key_of(model, job), data.positions[indices]
     rows = _MEMORY.setdefault(data.source.digests, {})
     if key in rows and bool(rows[key].known[positions].all()):
-        return rows[key].values[positions]
+        return selected_rows(rows[key].values, positions)
     folder = _folder(job.runtime, key, data)
     features = None if folder is None else _load(folder, data, positions, job.runtime)
     if features is None:
         features = compute().cpu()
         if folder is not None:
             _save(folder, data, positions, features, job.runtime)
+    _remember(rows, key, len(data.source.digests), positions, features)
+    return features
+
+
+def _remember(rows: dict[str, _Rows], key: str, length: int, positions: Tensor, features: Tensor) -> None:
+    """Keep features of some of N samples; those of all of them are not copied."""
+    if torch.equal(positions, torch.arange(length)):
+        rows[key] = _Rows(features, torch.ones(length, dtype=torch.bool))
+        return
     if key not in rows:
-        length = len(data.source.digests)
-        rows[key] = _Rows(torch.zeros(length, features.shape[1]), torch.zeros(length, dtype=torch.bool))
+        values = zeros_in_file((length, features.shape[1]), features.dtype)
+        rows[key] = _Rows(values, torch.zeros(length, dtype=torch.bool))
     rows[key].values[positions] = features
     rows[key].known[positions] = True
-    return features
 
 
 def _key_of(model: FeatureSource, job: Job) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, every, expected, fraction, instance, printable
+from lightning_poison.checks import describe, every, expected, fraction, from_json, instance, printable
 from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.data.labeled_data import LabeledData, read_labeled
@@ -25,7 +25,7 @@ from lightning_poison.sanitization.with_trusted import HELD_OUT, check_learned, 
 from lightning_poison.scorers.inspection import weights_of
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scorers.saving import load_parts, parts_of_scorer
-from lightning_poison.serialization import from_json, read_tensors, valid_parts, write_tensors
+from lightning_poison.serialization import read_tensors, valid_parts, write_tensors
 from lightning_poison.statistics.share_drift import ReferenceCounts
 from lightning_poison.statistics.stratified import stratified_part
 

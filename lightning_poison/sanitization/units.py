@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lightning_poison.checks import describe_error, printable
 from lightning_poison.data.fingerprints import digest_of
+from lightning_poison.data.large_matrices import copied
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.runtime import Runtime, Units
 from lightning_poison.sanitization.cache_folder import KEY_DIGITS, SAMPLES, UNIT_KIND, shrink, size_limit
@@ -152,7 +153,7 @@ class FileUnits:
             return None
         try:
             self._shared.use.begin()
-            tensors, meta = read_tensors(path, UNIT_KIND)
+            tensors, meta = read_tensors(path, UNIT_KIND, copy=copied)
         except (OSError, ValueError) as error:
             if path.exists():  # no other process has removed it meanwhile
                 _warn_once(str(self.folder), "damaged", f"{_DAMAGED} {printable(_reason(error), limit=1000)}")

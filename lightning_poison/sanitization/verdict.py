@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import describe, every, expected, fraction, instance, one_of, printable, share
+from lightning_poison.checks import describe, every, expected, fraction, from_json, instance, one_of, printable, share
 from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN, Calibration, easily_missed, not_looked_for
 from lightning_poison.sanitization.evidence import Conclusion, Evidence, headline_of
 from lightning_poison.sanitization.finding import Finding
-from lightning_poison.serialization import from_json, read_object, write_tensors
+from lightning_poison.serialization import read_object, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Verdict:
         votes: p-values in (0, 1], float64 `(N,)`, by the name of each member of a combination. If the p-values of
             several members underflow, the first of them counts as the smallest.
         judged: Boolean mask `(N,)` of the samples that are judged; `None` for all. The others are kept: their score is
-            0, their p-value 1, and their label and suggested label −1 if unknown.
+            0, their p-value 1, and their label and suggested label −1 if unknown. Samples of a small class that is kept
+            since most of it would be removed have a score and a p-value.
         sample_digests: Digests of the inputs, int64 `(N,)`, 0 for samples that are not judged. `None` if the inputs
             differ whenever they are read.
         notes: Sentences about what is not judged, and why.

@@ -25,6 +25,7 @@ from lightning_poison.statistics.contamination import (
     has_evidence,
     select_by_posterior,
 )
+from lightning_poison.statistics.lowest_scores import LowestScores
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
 from lightning_poison.statistics.planted_labels import RELIABLE_RESPONSE, corrected_for_response, planted_result
 from lightning_poison.statistics.row_blocks import row_blocks
@@ -68,11 +69,12 @@ def judge_without_trusted(job: Job) -> Outcome:
         label_scores = log_p[0]
         for rows in row_blocks(*label_scores.shape):
             label_scores[rows] = combine_log_p(torch.stack([each[rows] for each in log_p]), job.scorer.combine)
-    scores, suggested = label_scores.gather(1, own)[:, 0].double(), label_scores.argmin(1)
+    lowest = LowestScores.of(label_scores)
+    scores, suggested = label_scores.gather(1, own)[:, 0].double(), lowest.predicted
     try:
         margins = None if margins is None else margins[distinct]
         with reproducible_kernels(torch.device("cpu"), job.runtime.threads):
-            decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins)
+            decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins, lowest=lowest)
     except InconclusiveError as error:
         message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
         raise InconclusiveError(message, scores[place]) from error
@@ -80,7 +82,12 @@ def judge_without_trusted(job: Job) -> Outcome:
 
 
 def decide_by_wrong_label_null(
-    label_scores: Tensor, labels: Tensor, settings: DecisionSettings, *, margins: Tensor | None = None
+    label_scores: Tensor,
+    labels: Tensor,
+    settings: DecisionSettings,
+    *,
+    margins: Tensor | None = None,
+    lowest: LowestScores | None = None,
 ) -> Decision:
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
@@ -93,6 +100,7 @@ def decide_by_wrong_label_null(
         settings: Of these, `false_positive_rate` limits the expected share of clean samples removed.
         margins: Average training margins, as for `estimate_contamination`. They are not known of planted labels, so
             what these measure is what would be found without. Optional.
+        lowest: The lowest of these scores. Default: they are computed.
 
     Raises:
         InconclusiveError: If the scorer's predictions hardly agree with the labels (see `check_agreement`), or, unless
@@ -107,8 +115,9 @@ def decide_by_wrong_label_null(
         >>> decision.evidence.present, (~decision.keep).nonzero().flatten().tolist()
         (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
-    check_agreement(labels, label_scores.argmin(1))
-    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE, margins=margins)
+    lowest = LowestScores.of(label_scores) if lowest is None else lowest
+    check_agreement(labels, lowest.predicted)
+    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE, margins=margins, lowest=lowest)
 
     def corrected(estimated: Contamination, response: float) -> Contamination:
         is_hard = estimated.misclassified_share > MAX_MISCLASSIFIED_SHARE
@@ -119,7 +128,7 @@ def decide_by_wrong_label_null(
 
     planted = planted_result(
         labels,
-        lambda replaced: estimate_contamination(label_scores, replaced, confidence=CONFIDENCE),
+        lambda replaced: estimate_contamination(label_scores, replaced, confidence=CONFIDENCE, lowest=lowest),
         select,
         rate=raw.rate,
         num_classes=label_scores.shape[1],

@@ -5,10 +5,9 @@ NeurIPS 2018, arXiv 1807.03888, equations 1 and 2.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
-from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,13 +19,14 @@ from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.label_scores import surprisals
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scorers.training_data import TrainingData
+from lightning_poison.statistics.covariances import CovarianceSums, EstimatorKind, class_means
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
+from lightning_poison.statistics.row_blocks import row_blocks
 
 CovarianceKind = Literal["shared", "class"]
 DistanceKind = Literal["distance", "posterior"]
-EstimatorKind = Literal["ledoit-wolf", "empirical"]
 
-ESTIMATORS = {"ledoit-wolf": LedoitWolf, "empirical": EmpiricalCovariance}
+ESTIMATORS = get_args(EstimatorKind)
 
 
 class ClassNormals(NamedTuple):
@@ -59,10 +59,10 @@ def fit_normals(
 ) -> ClassNormals:
     """Estimate a mean for each class, and one covariance for all classes or one for each.
 
-    Equation 1 of Lee et al. 2018: the shared covariance is that of the differences from the class means. The estimators
-    are scikit-learn's. The paper uses the empirical one, which has no inverse if there are fewer samples than features.
-    Ledoit and Wolf's (J. Multivariate Anal. 88, 2004) shrinks it toward a multiple of the identity, the more the fewer
-    samples there are.
+    Equation 1 of Lee et al. 2018: the shared covariance is that of the differences from the class means. The paper uses
+    the empirical one, which has no inverse if there are fewer samples than features. Ledoit and Wolf's (J. Multivariate
+    Anal. 88, 2004) shrinks it toward a multiple of the identity, the more the fewer samples there are. Sums are float64
+    and over a block of samples at a time, so that float32 features are not copied as a whole.
 
     Args:
         features: Floating-point `(N, D)`.
@@ -83,19 +83,23 @@ def fit_normals(
         tensor([[[0.3333]]])
     """
     one_of("covariance", covariance, ("shared", "class"))
-    one_of("estimator", estimator, tuple(ESTIMATORS))
+    one_of("estimator", estimator, ESTIMATORS)
     check_feature_set(features, labels, why="One sample has no covariance.")
-    rows, labels = features.detach().double().cpu(), labels.cpu()
-    counts = torch.bincount(labels)
-    means = torch.zeros(len(counts), rows.shape[1], dtype=rows.dtype).index_add(0, labels, rows)
-    means = means / counts.clamp_min(1)[:, None]
-    centered = rows - means[labels]
+    rows, labels = features.detach().cpu(), labels.cpu()
+    means, counts = class_means(rows, labels)
     if covariance == "shared":
-        factors = _inverse_factor(centered, estimator, "all classes")[None]
+        sums = CovarianceSums(rows.shape[1])
+        for part in row_blocks(*rows.shape):
+            sums.add(rows[part].double() - means[labels[part]])
+        factors = _inverse_factor(sums.covariance(estimator), estimator, "all classes")[None]
     else:
-        factors = torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(counts), 1, 1)
-        for label in torch.unique(labels).tolist():
-            factors[label] = _inverse_factor(centered[labels == label], estimator, f"class {label}")
+        factors = torch.eye(rows.shape[1], dtype=means.dtype).repeat(len(counts), 1, 1)
+        members = torch.split(labels.argsort(stable=True), counts.tolist())
+        for label in counts.nonzero().flatten().tolist():
+            sums = CovarianceSums(rows.shape[1])
+            for part in row_blocks(len(members[label]), rows.shape[1]):
+                sums.add(rows[members[label][part]].double() - means[label])
+            factors[label] = _inverse_factor(sums.covariance(estimator), estimator, f"class {label}")
     log_determinants = -2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
     found = (means.float(), factors.float(), log_determinants.float(), counts > 0)
     return ClassNormals(*(each.to(features.device) for each in found))
@@ -137,9 +141,8 @@ def mahalanobis_scores(features: Tensor, normals: ClassNormals) -> Tensor:
     return torch.where(normals.present, scores, worst + 1)
 
 
-def _inverse_factor(centered: Tensor, estimator: EstimatorKind, whose: str) -> Tensor:
+def _inverse_factor(covariance: Tensor, estimator: EstimatorKind, whose: str) -> Tensor:
     """Return L, upper triangular with a positive diagonal, such that L Lᵀ is the inverse covariance."""
-    covariance = torch.from_numpy(ESTIMATORS[estimator](assume_centered=True).fit(centered.numpy()).covariance_)
     lower, failed = torch.linalg.cholesky_ex(covariance)
     tiny = torch.finfo(torch.float64).eps * len(covariance) * float(covariance.diagonal().max().clamp_min(0))
     ways = ['Use `estimator="ledoit-wolf"`.'] if estimator != "ledoit-wolf" else []
@@ -173,7 +176,7 @@ class MahalanobisScorer(Scorer):
             labels can be compared. Default: `"shared"`.
         score: `"distance"`, or `"posterior"` for −log p(y | f) of the same normal distributions with equally frequent
             classes, which depends on the label alone and is not in the paper. Default: `"distance"`.
-        estimator: `"ledoit-wolf"` or `"empirical"`, both scikit-learn's. The paper uses the empirical one; the other
+        estimator: `"ledoit-wolf"` or `"empirical"`. The paper uses the empirical one; the other
             has an inverse even if a class has fewer samples than there are features. Default: `"ledoit-wolf"`.
 
     Raises:
@@ -205,7 +208,7 @@ class MahalanobisScorer(Scorer):
         self.feature_model = feature_model if feature_model is not None else FeatureModel()
         self.covariance: CovarianceKind = one_of("covariance", covariance, ("shared", "class"))
         self.score: DistanceKind = one_of("score", score, ("distance", "posterior"))
-        self.estimator: EstimatorKind = one_of("estimator", estimator, tuple(ESTIMATORS))
+        self.estimator: EstimatorKind = one_of("estimator", estimator, ESTIMATORS)
 
     def fit(
         self, trusted: "Dataset[Any]", *, runtime: Runtime | None = None, generator: torch.Generator | None = None
@@ -228,6 +231,7 @@ class MahalanobisScorer(Scorer):
             runtime=runtime,
             generator=generator,
             description="Computing class statistics",
+            dtype=torch.float32,
         )
         self._set(fit_normals(features, data.labels, covariance=self.covariance, estimator=self.estimator))
         self._network = network

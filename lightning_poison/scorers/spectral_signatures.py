@@ -82,13 +82,13 @@ def spectral_scores(features: Tensor, labels: Tensor, *, directions: int = 10, c
     scores = torch.empty(len(features), dtype=torch.float64, device=features.device)
     for label in torch.unique(labels).tolist():
         members = labels == label
-        own = features[members].double()
-        centered = own - own.mean(0)
+        own = features[members].double()  # a copy
         if not bool((own != own[0]).any()):
             raise ValueError(
                 expected("features", "different within a class", f"the same vector in all of class {label}")
                 + "\nUse features of another layer, or leave the class out."
             )
+        centered = own.sub_(own.mean(0))
         with full_precision(features.device):
             projected = centered @ top_directions(centered, directions)
         if center == "core":

@@ -73,6 +73,7 @@ class TrainingData:
         runtime: Runtime | None,
         generator: torch.Generator,
         description: str,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Apply a function to all blocks, in order, on every rank.
 
@@ -81,9 +82,10 @@ class TrainingData:
             runtime: Device, precision and workers. Default: `LocalRuntime()`, the CPU.
             generator: Seeds the random transforms of the data set.
             description: Label of the progress bar.
+            dtype: Data type of the result. Default: float64.
 
         Returns:
-            float64 `(N, ...)`.
+            `(N, ...)`.
         """
         return score_set(
             self.dataset,
@@ -94,6 +96,7 @@ class TrainingData:
             seed=int(torch.randint(2**31, (1,), generator=generator)),
             labels=self.labels,
             description=description,
+            dtype=dtype,
         )
 
     def check_range(self, pixels: PixelRange) -> None:

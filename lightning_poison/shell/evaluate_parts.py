@@ -214,8 +214,8 @@ def built_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     built = dict(settings)
     if isinstance(fit := built.get("fit_settings"), Mapping):
+        from lightning_poison.checks import from_json
         from lightning_poison.models.fitting import FitSettings
-        from lightning_poison.serialization import from_json
 
         built["fit_settings"] = from_json(FitSettings, asdict(FitSettings()) | dict(fit), "`fit_settings`")
     return built

@@ -17,8 +17,8 @@ from lightning_poison.statistics.label_mixture import (
     fit_mixture,
 )
 from lightning_poison.statistics.label_suspicion import label_suspicion
+from lightning_poison.statistics.lowest_scores import LowestScores
 from lightning_poison.statistics.p_values import share_at_least_as_suspicious
-from lightning_poison.statistics.row_blocks import all_finite
 
 NATURAL_ERROR_RATE = 0.003
 """Share of wrong or undecidable labels without any attack: 0.1 to 0.3 % in curated image data sets."""
@@ -119,7 +119,12 @@ class Contamination:
 
 
 def estimate_contamination(
-    label_scores: Tensor, labels: Tensor, *, confidence: float = 0.95, margins: Tensor | None = None
+    label_scores: Tensor,
+    labels: Tensor,
+    *,
+    confidence: float = 0.95,
+    margins: Tensor | None = None,
+    lowest: LowestScores | None = None,
 ) -> Contamination:
     """Estimate how many labels are wrong, between which classes, and how likely each label is wrong.
 
@@ -148,6 +153,7 @@ def estimate_contamination(
         margins: By how much the logit of the label exceeds the largest other one, averaged over the epochs of fits that
             saw the sample (`lightning_poison.models.average_margins`), finite, `(N,)`. A second opinion about which
             labels are wrong; the estimated number does not depend on it. Optional.
+        lowest: The lowest of these scores, if several estimates read the same scores. Default: they are computed.
 
     Returns:
         The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
@@ -168,17 +174,20 @@ def estimate_contamination(
         >>> (~keep).nonzero().flatten().equal(torch.arange(100))
         True
     """
-    _check_label_scores(label_scores, labels)
+    _check_shape(label_scores, labels)
+    scores, own = label_scores.detach().cpu(), labels.cpu()
+    lowest = LowestScores.of(scores) if lowest is None else lowest
+    _check_finite(lowest)
+    check_label_vector("labels", labels, num_classes=label_scores.shape[1])
     check_fraction("confidence", confidence)
     if margins is not None and (margins.shape != labels.shape or not bool(margins.isfinite().all())):
         raise invalid("margins", f"finite, one for each of {len(labels)} samples", describe(margins))
-    scores, own = label_scores.detach().cpu(), labels.cpu()
-    found = find_disagreements(scores, own)
+    found = find_disagreements(scores, own, lowest=lowest)
     if len(found.index) == len(own):
         hint = "Check the sign of the scores: larger must be more suspicious."
         raise invalid("label_scores", "lowest under the label for some samples", "none", hint)
     mixture = fit_mixture(found)
-    suspicion = label_suspicion(scores, own, found, mixture.counts)
+    suspicion = label_suspicion(scores, own, found, mixture.counts, lowest=lowest)
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
     if margins is not None:
         weight = _training_weight(own, found, mixture)
@@ -325,12 +334,14 @@ def _suspect_pairs(
     return tuple(SuspectPair(*values) for values in zip(*(each[selected].tolist() for each in columns), strict=True))
 
 
-def _check_label_scores(label_scores: Tensor, labels: Tensor) -> None:
+def _check_shape(label_scores: Tensor, labels: Tensor) -> None:
     check_label_vector("labels", labels)
     if label_scores.ndim != 2 or len(label_scores) != len(labels) or label_scores.shape[1] < 2 or not len(labels):
         what = f"of shape (N, C), with N = {len(labels)} labels and at least two classes"
         raise invalid("label_scores", what, describe(label_scores))
-    if not all_finite(label_scores):
+
+
+def _check_finite(lowest: LowestScores) -> None:
+    if not lowest.is_finite:
         hint = "Compute negative log-probabilities with `log_softmax`, which does not underflow."
         raise invalid("label_scores", "finite", "infinite values or NaN", hint)
-    check_label_vector("labels", labels, num_classes=label_scores.shape[1])

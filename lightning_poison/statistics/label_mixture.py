@@ -13,6 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lightning_poison.statistics.lowest_scores import LowestScores
+
 _BINS = 40
 """Bins between a margin of 0 and the pair's typical wrong-label margin. One more bin has all larger margins."""
 
@@ -88,13 +90,14 @@ class Mixture:
     hard_scale: float
 
 
-def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
+def find_disagreements(label_scores: Tensor, labels: Tensor, *, lowest: LowestScores | None = None) -> Disagreements:
     """Collect the samples whose label and prediction differ, with the wrong-label distribution of each pair.
 
     Args:
         label_scores: Finite suspicion of every sample under every label, floating-point `(N, C)`. Of a sample whose
             label and prediction agree, the scores under those labels are read that wrong labels of its class have.
         labels: Labels, `(N,)`.
+        lowest: The lowest of these scores. Default: they are computed.
 
     Example:
         >>> label_scores = torch.tensor([[0.0, 2.0]] * 9 + [[0.0, 1.0]]).double()
@@ -102,14 +105,14 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
         tensor([0.5000], dtype=torch.float64)
     """
     classes = label_scores.shape[1]
-    lowest, predictions = label_scores.min(1)
-    lowest = lowest.double()
+    nearest = LowestScores.of(label_scores) if lowest is None else lowest
+    smallest, predictions = nearest.lowest, nearest.predicted
     index = (predictions != labels).nonzero().flatten()
     codes, pair = torch.unique(predictions[index] * classes + labels[index], return_inverse=True)
     predicted, labeled = codes // classes, codes % classes
 
-    typical = lowest.new_zeros(len(codes))
-    histogram = lowest.new_zeros(len(codes), 2 * _BINS + 1)
+    typical = smallest.new_zeros(len(codes))
+    histogram = smallest.new_zeros(len(codes), 2 * _BINS + 1)
     agreeing = (predictions == labels).nonzero().flatten()
     agreeing = agreeing[predictions[agreeing].argsort(stable=True)]
     members = torch.split(agreeing, torch.bincount(predictions[agreeing], minlength=classes).tolist())
@@ -117,13 +120,13 @@ def find_disagreements(label_scores: Tensor, labels: Tensor) -> Disagreements:
     for own, rows in zip(members, pairs, strict=True):
         if not len(rows) or len(own) < _MIN_FOR_SCALE:
             continue
-        margins = label_scores[own[:, None], labeled[rows]].double() - lowest[own, None]
+        margins = label_scores[own[:, None], labeled[rows]].double() - smallest[own, None]
         typical[rows] = margins.median(0).values
         histogram[rows] = _histogram(margins / _positive(typical[rows]))
     known = typical > 0
-    typical = torch.where(known, typical, typical[known].median() if known.any() else lowest.new_ones(()))
+    typical = torch.where(known, typical, typical[known].median() if known.any() else smallest.new_ones(()))
 
-    margin = (label_scores[index, labels[index]].double() - lowest[index]) / typical[pair]
+    margin = (label_scores[index, labels[index]].double() - smallest[index]) / typical[pair]
     spread = EvenSpread.of(predictions, labels, classes).shares(predicted, labeled)
     return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread)
 

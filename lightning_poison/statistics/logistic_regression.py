@@ -56,13 +56,15 @@ def fit_logistic_regression(
     )
     blocks = list(row_blocks(len(features), num_classes))
     truth = F.one_hot(labels, num_classes).to(features.dtype) if len(blocks) == 1 else None
+    buffers = features.new_empty(2, blocks[0].stop, num_classes)
 
     def loss() -> Tensor:
         current = coefficients.detach()
         weights = current[:-1]
         value, gradient = current.new_zeros(()), torch.zeros_like(current)
         for rows in blocks:
-            part = _cross_entropy(current, features[rows], labels[rows], len(features), truth)
+            held = buffers[:, : rows.stop - rows.start]
+            part = _cross_entropy(current, features[rows], labels[rows], len(features), truth, held)
             of_block, of_weights, of_bias = part
             value += of_block
             gradient[:-1] += of_weights
@@ -76,13 +78,15 @@ def fit_logistic_regression(
 
 
 def _cross_entropy(
-    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, truth: Tensor | None
+    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, truth: Tensor | None, buffers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cross-entropy of a block, divided by the number of all samples, and its gradient by weights and bias.
 
-    With `truth`, the labels as a matrix of 0 and 1, the sum is over all elements: it rounds in another order.
+    With `truth`, the labels as a matrix of 0 and 1, the sum is over all elements: it rounds in another order. Memory
+    for two matrices of a block is passed in, since new memory for each block would take a tenth of the time.
     """
-    log_p = logits_of(coefficients, features).log_softmax(1)
+    logits = torch.addmm(coefficients[-1], features, coefficients[:-1], out=buffers[0])
+    log_p = torch.log_softmax(logits, 1, out=buffers[1])
     value = -(log_p.gather(1, labels[:, None]) if truth is None else log_p * truth).sum() / length
     residuals = log_p.exp_()
     residuals[torch.arange(len(labels), device=labels.device), labels] -= 1

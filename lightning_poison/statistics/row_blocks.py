@@ -8,6 +8,9 @@ from torch import Tensor
 AT_ONCE = 2**22
 """Largest number of elements of a block: 32 MiB as float64. Smaller matrices are one block."""
 
+_SMALLER = 16
+"""How many times smaller small blocks are: 2 MiB as float64."""
+
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Divide the rows of a matrix into blocks.
@@ -23,6 +26,22 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     step = max(1, AT_ONCE // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+
+
+def small_row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Divide the rows of a matrix into blocks that stay in the cache of a processor, for work on each row alone.
+
+    What is computed from a block reuses the memory of the one before.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+
+    Example:
+        >>> len(list(small_row_blocks(50_000, 1_000)))
+        191
+    """
+    return row_blocks(rows, _SMALLER * columns)
 
 
 def all_finite(matrix: Tensor) -> bool:

@@ -187,6 +187,21 @@ def test_memory_dataset():
     assert block.labels.tolist() == [1, 1]
 
 
+def test_large_part_of_a_memory_dataset_is_no_copy():
+    data = MemoryDataset(torch.arange(6.0).view(6, 1), torch.arange(6))
+    part = data.subset(torch.tensor([5, 1, 3, 0]))
+    assert part.stored is data.stored
+    assert part.inputs.flatten().tolist() == [5, 1, 3, 0]
+    assert part.relabeled(part.targets + 1).inputs_at(torch.tensor([2])).flatten().tolist() == [3]
+    inner = part.subset(torch.tensor([3, 2, 0]))
+    assert inner.stored is data.stored
+    assert [(float(x), int(y)) for x, y in (inner[0], inner[2])] == [(0, 0), (5, 5)]
+    assert [read(inner)[0].inputs.flatten().tolist(), inner.targets.tolist()] == [[0, 3, 5]] * 2
+    few = part.subset(torch.tensor([1, 0]))
+    assert few.rows is None
+    assert few.stored.flatten().tolist() == [1, 5]
+
+
 def test_selection_names_samples_by_their_index_in_the_whole_data_set():
     whole = [{"x": torch.full((2,), float(index)), "odd": index % 2, "id": index} for index in range(6)]
     data = SelectedDataset(Source(whole, SampleSpec("x", "odd")), torch.tensor([5, 2]), torch.tensor([1, 0]))

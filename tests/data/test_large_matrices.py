@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_poison.data import large_matrices
-from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, zeros_in_file
+from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, stacked_rows, zeros_in_file
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_rows_are_selected_in_order():
     assert torch.equal(selected_rows(matrix, places), matrix[places])
     assert selected_rows(matrix, torch.arange(2)).shape == (2, 2)
     assert selected_rows(matrix, torch.arange(3)) is matrix
+
+
+def test_stacked_rows_are_in_a_file_if_they_are_many(monkeypatch):
+    made = []
+    monkeypatch.setattr(large_matrices, "zeros_in_file", lambda *args: made.append(args) or torch.zeros(*args[:1]))
+    parts = [torch.arange(6.0).view(2, 3), torch.arange(3.0).view(1, 3)]
+    assert torch.equal(stacked_rows(parts), torch.cat(parts))
+    assert made == [((3, 3), torch.float32)]

@@ -113,6 +113,8 @@ def verdict_of(size=30, removed=(5, 17, 4), **parts):
         "posterior": posterior,
         "posterior_threshold": 0.5,
     }
+    if "judged" in parts:
+        values["p_values"] = torch.where(parts["judged"], values["p_values"], 1)
     return Verdict(**values | parts)
 
 

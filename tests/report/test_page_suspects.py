@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from lightning_poison.manifest.manifest import Manifest
@@ -11,7 +13,7 @@ def verdict_of(size=400, removed=10, estimated=0.0, judged=None):
     scores = torch.arange(size).double()
     return Verdict(
         scores,
-        1 / (1 + scores),
+        1 / (1 + scores) if judged is None else torch.where(judged, 1 / (1 + scores), 1),
         scores < size - removed,
         torch.zeros(size).long(),
         torch.zeros(size).long(),
@@ -44,6 +46,8 @@ def test_what_is_kept_by_hand_is_no_suspect_and_what_is_removed_by_hand_is_one()
 def test_samples_that_were_not_judged_are_no_suspects():
     judged = torch.arange(30) != 25
     assert suspects_of(verdict_of(30, 2, judged=judged), Manifest(()))[:3] == [27, 26, 24]
+    small_class = replace(verdict_of(30, 2), judged=judged)  # scored, and kept to be checked by hand
+    assert suspects_of(small_class, Manifest(()))[:3] == [27, 26, 25]
 
 
 def test_rows_are_those_of_a_manifest():

@@ -24,22 +24,32 @@ def test_small_class_is_kept_and_named(size, count):
     assert int((~verdict.keep[labels == 0]).sum()) == 4
     assert verdict.notes == (
         f"{count} suspicious samples are kept, since most of class 2 would be removed, which has fewer than 20 "
-        "samples. Check them by hand.",
+        "samples: it is not judged. Check them by hand.",
     )
+    assert torch.equal(verdict.judged, labels != 2)
+    assert verdict.summary().startswith("400 samples scored by pred_probs; 4 removed (1.00 %)")
+    assert (verdict.posterior[labels == 2] > 0.5).sum() == count
 
 
 def test_small_classes_are_listed():
-    verdict, _ = judged([300, 300] + [5] * 10, [3] + [0] + [3] * 10)
+    verdict, labels = judged([300, 300] + [5] * 10, [3] + [0] + [3] * 10)
+    assert torch.equal(verdict.judged, labels < 2)
     assert verdict.notes[0].startswith("30 suspicious samples are kept, since most of classes 2, 3, 4, 5, 6, 7, 8, 9 ")
     assert verdict.notes[0].endswith(
-        "9 and 2 more would be removed, which have fewer than 20 samples each. Check them by hand."
+        "9 and 2 more would be removed, which have fewer than 20 samples each: they are not judged. Check them by hand."
     )
+
+
+def test_limits_of_a_limited_verdict_change_nothing():
+    verdict, _ = judged([200, 200, 4], [4, 0, 3])
+    assert with_limits(verdict, 0.5) is verdict
 
 
 def test_less_than_half_of_a_small_class_is_removed():
     verdict, labels = judged([200, 200, 8], [4, 0, 4])
     assert int((~verdict.keep[labels == 2]).sum()) == 4
     assert verdict.notes == ()
+    assert verdict.judged is None
 
 
 def test_limit_of_a_small_class_is_that_of_all():
@@ -64,7 +74,8 @@ def test_rare_class_of_many_samples_is_kept_and_named():
     verdict, labels = judged([1300, 1300, 25], [20, 0, 20])
     assert verdict.keep[labels == 2].all()
     assert verdict.notes[0].endswith(
-        "since most of class 2 would be removed, which has at most 1 % of the samples. Check them by hand."
+        "since most of class 2 would be removed, which has at most 1 % of the samples: it is not judged. Check them by "
+        "hand."
     )
     with pytest.raises(NothingKeptError, match="of class 2 are suspicious"):
         judged([300, 300, 25], [20, 0, 20])

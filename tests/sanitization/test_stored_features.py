@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from lightning_poison.sanitization import stored_features
 from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.deep_knn import DeepKNNScorer
@@ -142,3 +143,19 @@ def test_ranks_share_the_work_and_the_files(tmp_path, several_ranks):
     assert len(list(tmp_path.rglob("features-*.safetensors"))) == 1
     several_ranks(2, lambda runtime: run(runtime, 4))
     assert [network.count[0] for network in networks] == counts
+
+
+def test_features_of_all_samples_are_kept_once():
+    values = torch.arange(6.0).view(3, 2)
+    rows = {}
+    stored_features._remember(rows, "network", 3, torch.arange(3), values)
+    assert rows["network"].values is values
+    assert rows["network"].known.all()
+
+
+def test_features_of_some_samples_are_kept_in_their_places():
+    rows = {}
+    stored_features._remember(rows, "network", 4, torch.tensor([3, 1]), torch.tensor([[3.0], [1.0]]))
+    stored_features._remember(rows, "network", 4, torch.tensor([0]), torch.tensor([[5.0]]))
+    assert rows["network"].values.flatten().tolist() == [5, 1, 0, 3]
+    assert rows["network"].known.tolist() == [True, True, False, True]

@@ -144,12 +144,19 @@ def test_disk_that_is_full_or_cannot_be_written_warns_once_and_units_are_read(tm
     assert units.load("new") is not None
 
 
-def test_disk_that_fills_up_while_a_unit_is_written_keeps_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs the device that is always full")
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_disk_that_fills_up_while_a_unit_is_written_keeps_the_old_one(tmp_path, monkeypatch, count):
+    def on_a_full_disk(target):
+        partial = target.with_name(f".{target.name}.partial")
+        partial.symlink_to("/dev/full")
+        return partial
+
     units = open_units(tmp_path, key(), digests([1]), 0)
     units.save("scores", {"scores": torch.ones(1)}, {})
-    monkeypatch.setattr(Path, "write_bytes", fails_with(errno.ENOSPC))
+    monkeypatch.setattr("lightning_poison.serialization._create_partial", on_a_full_disk)
     with pytest.warns(UserWarning, match="No space left on device"):
-        units.save("scores", {"scores": torch.zeros(1)}, {})
+        units.save("scores", {"scores": torch.zeros(count)}, {})
     assert units.load("scores")[0]["scores"].tolist() == [1]
     assert not list(units.folder.glob(".*partial"))
 

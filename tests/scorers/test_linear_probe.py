@@ -137,3 +137,16 @@ def test_blocks_of_samples_do_not_matter(monkeypatch):
         monkeypatch.setattr(module, "AT_ONCE", 100)
     parts = LinearProbeScorer().score_feature_labels(features, labels)
     torch.testing.assert_close((-parts).exp(), (-whole).exp(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("distance", "is_strong"), [(4.0, False), (0.0, True)])
+def test_search_that_begins_in_the_middle_finds_the_same_penalty(distance, is_strong, monkeypatch):
+    """Labels that the features do not show ask for a stronger penalty than that in the middle."""
+    features, labels = blobs(distance=distance)
+    parts = (features[100:], labels[100:], features[:100], labels[:100], 3)
+    penalty, coefficients = linear_probe._fit_best(*parts)
+    monkeypatch.setattr(linear_probe, "_MANY", 0)
+    found, others = linear_probe._fit_best(*parts)
+    assert found == penalty
+    assert (penalty > linear_probe._PENALTIES[linear_probe._MIDDLE]) == is_strong
+    torch.testing.assert_close(others, coefficients, rtol=0, atol=2e-3)

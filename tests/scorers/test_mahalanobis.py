@@ -1,5 +1,7 @@
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.mahalanobis import ClassNormals, MahalanobisScorer, fit_normals, mahalanobis_scores
+from lightning_poison.statistics import row_blocks
 from lightning_poison.testing.scorers import check_scorer
 
 LABELS = torch.arange(300) % 3
@@ -48,6 +51,40 @@ def test_distances_match_closed_form(covariance):
     normals = fit_normals(features, LABELS, covariance=covariance, estimator="empirical")
     expected = by_hand(features, covariance)
     torch.testing.assert_close(mahalanobis_scores(features, normals).double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("covariance", ["shared", "class"])
+@pytest.mark.parametrize("estimator", ["ledoit-wolf", "empirical"])
+def test_normals_do_not_depend_on_blocks(covariance, estimator, monkeypatch):
+    features = skewed()
+    whole = fit_normals(features, LABELS, covariance=covariance, estimator=estimator)
+    monkeypatch.setattr(row_blocks, "AT_ONCE", 4 * 37)
+    for found, expected in zip(
+        fit_normals(features, LABELS, covariance=covariance, estimator=estimator), whole, strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+MEMORY_OF_A_FIT = """
+import resource
+import torch
+from lightning_poison.scorers.mahalanobis import fit_normals
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+labels = torch.arange(2_000_000) % 7
+fit_normals(torch.eye(64)[labels[:1000]] + torch.randn(1000, 64), labels[:1000])
+features = torch.randn(2_000_000, 64)
+before = peak()
+fit_normals(features, labels)
+print((peak() - before) / features.nbytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in Linux's units")
+def test_fit_holds_no_copy_of_the_features():
+    """A float64 copy would be twice their size; what remains are blocks of at most 2²² numbers."""
+    command = [sys.executable, "-c", MEMORY_OF_A_FIT]
+    assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 0.6
 
 
 def test_score_with_class_covariances_is_twice_the_negative_log_likelihood():

@@ -110,3 +110,13 @@ def test_blocks_of_samples_and_of_labels_do_not_matter(monkeypatch, dtype):
     monkeypatch.setattr(module, "AT_ONCE", 100)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
     assert torch.allclose(suspicion_of(label_scores.to(dtype), labels), reference, rtol=0, atol=tolerance)
+
+
+def test_small_blocks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 6
+    label_scores = 100 * torch.rand(300, 6, generator=generator)  # exponents far below the least one
+    label_scores[torch.arange(300), (labels + (torch.arange(300) < 30)) % 6] = 0
+    whole = suspicion_of(label_scores, labels)
+    monkeypatch.setattr(row_blocks, "_SMALLER", 2**22 // 40)
+    assert torch.equal(suspicion_of(label_scores, labels), whole)

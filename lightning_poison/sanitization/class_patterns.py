@@ -18,11 +18,11 @@ from lightning_poison.statistics.subgroups import Subgroup
 PATTERN_STRENGTH = 2.0
 """How much stronger the pattern is that is added to images of other classes: an attacker can do that, too."""
 
-MIN_PATTERN = 0.3
+MIN_PATTERN = 0.45
 """Share of the images of any other class that the pattern must turn into the class, so that the images with it count
 as poison.
 
-On MNIST and CIFAR-10 it is at most .03 for natural groups, and at least .65 for a class of which 80 % carry a sinusoid
+On MNIST and CIFAR-10 it is at most .19 for natural groups, and at least .6 for a class of which 80 % carry a sinusoid
 (SIG).
 """
 

@@ -1,7 +1,7 @@
 """Decisions without trusted data, by groups: separated groups and their effect."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from lightning_poison.statistics.group_effects import (
 from lightning_poison.statistics.intervals import wilson_interval
 from lightning_poison.statistics.p_values import share_at_least_as_suspicious
 from lightning_poison.statistics.stratified import stratified_part
-from lightning_poison.statistics.subgroups import Subgroup, subgroup_scores
+from lightning_poison.statistics.subgroups import Subgroup, subgroup_scores, with_fitted_odds
 
 _PROBED = 4_000
 """Number of samples drawn to check that the network has learned the labels, and to measure the effect of a group."""
@@ -58,11 +58,25 @@ _MIN_PAIR_SHARE = 0.05
 
 @dataclass(frozen=True)
 class _Effect:
-    """A separated group, its effect, and the predictions for its members without it in training."""
+    """A separated group, its effect, and the predictions for its members without it in training.
+
+    Args:
+        group: The group whose effect was measured.
+        found: The effect.
+        predictions: Predictions for the members of `group`, int64 `(M,)`.
+        whole: The group with all samples that are removed with it.
+    """
 
     group: Subgroup
     found: SuspectGroup
     predictions: Tensor
+    whole: Subgroup
+
+    @classmethod
+    def of(cls, group: Subgroup, found: SuspectGroup, predictions: Tensor) -> "_Effect":
+        """Return the effect of a group, with all members of it if it is poison."""
+        whole = with_fitted_odds(group) if found.is_poison else group
+        return cls(group, replace(found, size=len(whole.members)), predictions, whole)
 
 
 def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
@@ -70,8 +84,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
 
     The network is trained on all samples, so that it learns any backdoor. Groups that are separated in its
     features are tested for their effect. Members of groups that are poison are removed as long as few clean samples
-    are expected among them. The posterior of a member follows from the log-odds of the linear discriminant between
-    the group and the rest of its class.
+    are expected among them. The posterior of a member follows from the log-odds of membership along the linear
+    discriminant between the group and the rest of its class; see `with_fitted_odds`.
 
     Args:
         job: The data set and its decision settings. With `remove_without_evidence`, separated groups without an
@@ -98,8 +112,10 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     with section(_FIRST_FIT, 1):
         effects = _effects(job, scorer, model, features, apart) if apart else []
     removed = [each for each in effects if each.found.is_poison or job.settings.remove_without_evidence]
-    suspects = [each.group for each in removed]
-    scores = subgroup_scores(groups, len(job.labels), is_apart=lambda group: any(group is each for each in suspects))
+    suspects = [each.whole for each in removed]
+    tested = [each.group for each in removed]
+    scored = [*suspects, *(group for group in groups if not any(group is each for each in tested))]
+    scores = subgroup_scores(scored, len(job.labels), is_apart=lambda group: any(group is each for each in suspects))
     suggested = torch.full((len(job.labels),), -1)
     for each in removed:
         if each.found.resemblance > each.found.transfer:
@@ -118,7 +134,7 @@ def _numbers(job: Job, removed: Sequence[_Effect], decision: Decision) -> Tensor
     """Return the number of the group in `decision.evidence` that each sample is a member of, int64 `(N,)`; −1: none."""
     numbers = torch.full((len(job.labels),), -1)
     for each, host in _listed(removed):
-        numbers[each.group.members] = decision.evidence.groups.index(host.found)
+        numbers[each.whole.members] = decision.evidence.groups.index(host.found)
     return numbers
 
 
@@ -137,7 +153,7 @@ def _listed(effects: Sequence[_Effect]) -> list[tuple[_Effect, _Effect]]:
 
 
 def _share_inside(effect: _Effect, other: _Effect) -> float:
-    return float(torch.isin(effect.group.members, other.group.members).double().mean())
+    return float(torch.isin(effect.whole.members, other.whole.members).double().mean())
 
 
 def _fitted(job: Job, model: FeatureSource, indices: Tensor, purpose: str) -> FeatureSource:
@@ -187,7 +203,7 @@ def _effects(
         separation = min(group.separation, _MAX_SEPARATION)
         size = len(group.members)
         found = SuspectGroup(group.label, size, separation, transfer, alike, is_poison, margin_of_rest)
-        effects.append(_Effect(group, found, logits.argmax(1)))
+        effects.append(_Effect.of(group, found, logits.argmax(1)))
     return _with_patterns(job, scorer.exclusion_model, without, features, probed, effects)
 
 
@@ -220,7 +236,7 @@ def _with_patterns(
         ):
             separation = min(rest.separation, _MAX_SEPARATION)
             found = SuspectGroup(label, len(rest.members), separation, 0.0, 0.0, True, pattern=share)
-            of_class = [_Effect(rest, found, torch.full((len(rest.members),), label))]
+            of_class = [_Effect.of(rest, found, torch.full((len(rest.members),), label))]
         result += of_class
     return result
 

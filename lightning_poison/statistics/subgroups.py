@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.cluster import KMeans
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_poison.statistics.arguments import check_integer, invalid
 from lightning_poison.statistics.feature_sets import check_feature_set
+from lightning_poison.statistics.two_normals import MIN_VALUES, fit_two_normals
 
 MIN_CLASS_SIZE = 12
 """Minimum number of samples in a class that is searched for groups."""
@@ -25,6 +26,12 @@ _PER_COMPONENT = 6
 """Samples of a class per principal component. With fewer, a discriminant finds a gap in any data."""
 
 _ROUNDS = 20
+
+_HALVES = 2.65
+"""Ashman's D of the halves of a single normal distribution."""
+
+_MIN_SHARED = 0.9
+"""Share of the members of a group that must remain members if its log-odds are fitted again."""
 
 _RIDGE = 1e-6
 """Ridge in units of the mean variance, so that a direction without variance has a finite weight."""
@@ -152,6 +159,44 @@ def find_subgroups(
                 if group.separation < min_separation:
                     break
     return tuple(found)
+
+
+def with_fitted_odds(group: Subgroup) -> Subgroup:
+    """Fit the log-odds of membership again, for parts that vary differently, and return the group with these.
+
+    The linear discriminant assumes that both parts of a class vary alike. Poison often varies more than the rest, and
+    the samples in its tail are then on the wrong side. Here, the log-odds are those of two normal distributions with
+    spreads of their own, of the values along the discriminant; see `fit_two_normals`.
+
+    Args:
+        group: The group.
+
+    Returns:
+        The group with new log-odds. The same group if the two distributions are not its two parts: if there is no gap
+        between them, if they lose more than a tenth of its members, or more than double their number.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> values = torch.randn(1000, generator=generator).double() * 3 - 15
+        >>> values[:200] = torch.randn(200, generator=generator).double() * 9 + 7
+        >>> group = Subgroup(0, torch.arange(1000), values, 4.5)
+        >>> len(group.members), len(with_fitted_odds(group).members)
+        (169, 191)
+    """
+    if len(group.log_odds) < MIN_VALUES or not bool(group.log_odds.isfinite().all()):
+        return group
+    mixture = fit_two_normals(group.log_odds)
+    log_odds = mixture.log_odds(group.log_odds)
+    if mixture.means[1] < mixture.means[0]:  # members have the larger values, and are the larger part
+        log_odds = -log_odds
+    inside, fitted = group.log_odds > 0, log_odds > 0
+    if (
+        mixture.separation < _HALVES
+        or int((inside & fitted).sum()) < _MIN_SHARED * int(inside.sum())
+        or int(fitted.sum()) > 2 * int(inside.sum())
+    ):
+        return group
+    return replace(group, log_odds=log_odds)
 
 
 def subgroup_scores(groups: Sequence[Subgroup], count: int, *, is_apart: Callable[[Subgroup], bool]) -> Tensor:

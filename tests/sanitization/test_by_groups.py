@@ -151,7 +151,7 @@ def effect(members, *, poison=True):
     positions = torch.tensor(members)
     group = Subgroup(0, positions, torch.ones(len(members)).double(), 9.0)
     found = SuspectGroup(0, len(members), 9.0, 0.9, 0.0, poison)
-    return by_groups._Effect(group, found, torch.zeros(len(members)).long())
+    return by_groups._Effect.of(group, found, torch.zeros(len(members)).long())
 
 
 def test_group_that_was_found_twice_is_listed_once():

@@ -9,6 +9,7 @@ from lightning_poison.statistics.subgroups import (
     ashman_separation,
     find_subgroups,
     subgroup_scores,
+    with_fitted_odds,
 )
 
 GAP = 6.5
@@ -125,3 +126,34 @@ class TestSubgroupScores:
         last = Subgroup(0, torch.tensor([1, 3]), torch.tensor([1.0, -1.0]).double(), 2.0)
         scores = subgroup_scores([first, second, last], 4, is_apart=lambda group: group.separation > GAP)
         assert scores.tolist() == [5.0, -2.0, 6.0, -3.0]
+
+
+def test_fitted_odds_reach_the_tail_of_a_part_that_varies_more():
+    generator = torch.Generator().manual_seed(1)
+    values = -15 + 3.5 * torch.randn(1000, generator=generator).double()
+    poison = torch.arange(1000) < 300
+    values[poison] = 8 + 9 * torch.randn(300, generator=generator).double()
+    group = Subgroup(0, torch.arange(1000) + 7, values, 4.6)
+    fitted = with_fitted_odds(group)
+    assert float((group.log_odds > 0)[poison].double().mean()) < 0.85
+    assert float((fitted.log_odds > 0)[poison].double().mean()) > 0.92
+    assert float((fitted.log_odds > 0)[~poison].double().mean()) < 0.02
+    assert fitted.positions.equal(group.positions)
+    flipped = with_fitted_odds(Subgroup(0, group.positions, -values, 4.6))  # the larger part as the group
+    assert flipped.members.equal(fitted.rest)
+
+
+@pytest.mark.parametrize("case", ["one part", "a few of many", "infinite", "too few"])
+def test_odds_are_kept_where_two_normals_are_not_the_two_parts(case):
+    values = 2.0 * torch.randn(600, generator=torch.Generator().manual_seed(2)).double()
+    if case == "one part":
+        values -= 1.0
+    if case == "a few of many":  # 20 members at the end of a large part that stands apart from others
+        values[:300] -= 20
+        values -= values.sort().values[-20]
+    if case == "infinite":
+        values[0] = torch.inf
+    if case == "too few":
+        values = values[:8]
+    group = Subgroup(0, torch.arange(len(values)), values, 4.6)
+    assert with_fitted_odds(group) is group

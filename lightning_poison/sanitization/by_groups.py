@@ -11,7 +11,13 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
-from lightning_poison.sanitization.class_patterns import MIN_PATTERN, MIN_RECOGNIZED, pattern_share, rest_of_class
+from lightning_poison.sanitization.class_patterns import (
+    MIN_PATTERN,
+    MIN_RECOGNIZED,
+    may_have_pattern,
+    pattern_share,
+    rest_of_class,
+)
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.scorer_calls import (
@@ -28,6 +34,7 @@ from lightning_poison.statistics.contamination import SuspectPair, select_by_pos
 from lightning_poison.statistics.group_effects import (
     SHORTCUT_MARGIN,
     SuspectGroup,
+    has_enough_classes,
     look_alike_mean,
     resemblance,
     rest_margin,
@@ -193,7 +200,9 @@ def _effects(
         shift = (features[group.members].double().mean(0) - look_alikes).float()
         other = job.labels[probed] != group.label
         after = _logits(job, model, probed[other], shift=shift, unit=f"effects-shifted-{number}").argmax(1)
-        transfer = transfer_share(before[other], after, job.labels[probed[other]], group.label)
+        transfer = 0.0
+        if has_enough_classes(job.labels[probed[other]]):
+            transfer = transfer_share(before[other], after, job.labels[probed[other]], group.label)
         margin_of_rest = rest_margin(reference, job.labels[rest[held_out]], group.label)
         alike = 0.0
         if margin_of_rest < SHORTCUT_MARGIN:
@@ -217,7 +226,7 @@ def _with_patterns(
 ) -> list[_Effect]:
     """Put the rest of a class in place of its groups where a pattern makes most of the class poison.
 
-    The most separated group of each class is asked, unless its own features have an effect on other classes.
+    The most separated group of each class is asked, unless features of a group have an effect on other classes.
     """
     with all_ranks(job.runtime):
         shape = job.data.first_inputs().shape[1:]
@@ -228,9 +237,10 @@ def _with_patterns(
         )
         first = of_class[0]
         rest = rest_of_class(job, features, first.group)
-        share = 0.0
-        if 2 * len(rest.members) > len(rest.positions) and not _is_trigger(first.found):
-            share = pattern_share(job, without, rest, shape, probed[job.labels[probed] != label])
+        others, share = probed[job.labels[probed] != label], 0.0
+        is_asked = has_enough_classes(job.labels[others]) and may_have_pattern(rest)
+        if is_asked and not any(_is_trigger(each.found) for each in of_class):
+            share = pattern_share(job, without, rest, shape, others)
         if share >= MIN_PATTERN and (
             first.found.rest_margin >= SHORTCUT_MARGIN or _is_recognized(job, exclusion_model, rest, effects)
         ):

@@ -136,11 +136,12 @@ def test_fitted_odds_reach_the_tail_of_a_part_that_varies_more():
     group = Subgroup(0, torch.arange(1000) + 7, values, 4.6)
     fitted = with_fitted_odds(group)
     assert float((group.log_odds > 0)[poison].double().mean()) < 0.85
-    assert float((fitted.log_odds > 0)[poison].double().mean()) > 0.92
-    assert float((fitted.log_odds > 0)[~poison].double().mean()) < 0.02
+    assert float((fitted.log_odds > 0)[poison].double().mean()) > 0.88
+    assert float((fitted.log_odds > 0)[~poison].double().mean()) < 0.005
     assert fitted.positions.equal(group.positions)
     flipped = with_fitted_odds(Subgroup(0, group.positions, -values, 4.6))  # the larger part as the group
-    assert flipped.members.equal(fitted.rest)
+    assert len(flipped.members) >= 700 > len(group.rest) * 0.9
+    assert float((flipped.log_odds > 0)[poison].double().mean()) < 0.2
 
 
 @pytest.mark.parametrize("case", ["one part", "a few of many", "infinite", "too few"])

@@ -2,7 +2,8 @@
 
     python benchmarks/clean_sets.py --data-root data --results clean.jsonl --seeds 5
 
-MNIST and CIFAR-10 twice, as disjoint halves of what is drawn in each seed; all of MNIST; scikit-learn's digits, breast
+MNIST and CIFAR-10 twice, as disjoint halves of what is drawn in each seed; all of MNIST; 1,000 images of each of two to
+five classes of CIFAR-10; scikit-learn's digits, breast
 cancer and wine; and 20,000 synthetic samples with the columns of a forest cover survey: ten quantities of scales from
 1 to 5,000, 44 binary columns, and seven classes, whose shares are those of covertype, with 6 % of the samples so close
 to another class that they are hard. Nothing else is wrong with these samples; MNIST and CIFAR-10 have wrong labels of
@@ -41,6 +42,16 @@ def images(
     return inputs[chosen], labels[chosen]
 
 
+def few_classes(chosen: Sequence[int], root: Path, seed: int) -> tuple[Tensor, Tensor]:
+    """Return 1,000 images of CIFAR-10 of each of a few classes."""
+    inputs, labels = load_cifar(root, train=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
+    places = torch.cat([order[labels[order] == number][:1000] for number in chosen])
+    places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))]
+    numbers = torch.zeros(10, dtype=torch.int64).index_put((torch.tensor(chosen),), torch.arange(len(chosen)))
+    return inputs[places], numbers[labels[places]]
+
+
 def table(load: Callable[..., object], _root: Path, seed: int) -> tuple[Tensor, Tensor]:
     inputs, labels = vectors(load)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -74,6 +85,10 @@ DATA: dict[str, Load] = {
     "breast cancer": functools.partial(table, load_breast_cancer),
     "wine": functools.partial(table, load_wine),
     "cover survey": cover_survey,
+    "CIFAR-10, airplanes and cars": functools.partial(few_classes, (0, 1)),
+    "CIFAR-10, cats and dogs": functools.partial(few_classes, (3, 5)),
+    "CIFAR-10, three animals": functools.partial(few_classes, (3, 4, 5)),
+    "CIFAR-10, five animals": functools.partial(few_classes, (2, 3, 4, 5, 7)),
     "MNIST 10,000, first": functools.partial(images, load_mnist, 10_000, 0),
     "MNIST 10,000, second": functools.partial(images, load_mnist, 10_000, 1),
     "CIFAR-10 20,000, first": functools.partial(images, load_cifar, 20_000, 0),

@@ -123,11 +123,7 @@ def write_tensors(
         ...     read_tensors(f"{folder}/some", "means")
         ({'means': tensor([0, 1])}, {'kind': 'means', 'version': 1})
     """
-    ready: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        ready[name] = tensor.detach().cpu().contiguous()
-    for name in _overlapping(ready):  # safetensors refuses tensors that share memory
-        ready[name] = ready[name].clone()
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     names, header = _header(ready, {_META: text, _CHECKSUMS: json.dumps(_checksums(text, ready), sort_keys=True)})
     with atomic_path(path, durable=durable) as partial, partial.open("wb") as file:
@@ -161,16 +157,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
     return memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer
-
-
-def _overlapping(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that share memory with one that begins before them."""
-    end, found = 0, []
-    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
-        if tensor.nbytes and tensor.data_ptr() < end:
-            found.append(name)
-        end = max(end, tensor.data_ptr() + tensor.nbytes)
-    return found
 
 
 def read_tensors(

@@ -1,7 +1,5 @@
 """The records of a sanitizer: verdicts in checkpoints, files beside the run, and values in the Trainer's loggers."""
 
-import contextlib
-import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,8 +13,8 @@ from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable
-from lightning_poison.errors import ManifestError, UnreadableSampleError
-from lightning_poison.manifest.manifest import Manifest, read_manifest
+from lightning_poison.errors import UnreadableSampleError
+from lightning_poison.manifest.manifest import Manifest, read_manifest, set_aside
 from lightning_poison.sanitization.stored_decision import StoredDecision
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import check_writable
@@ -207,7 +205,7 @@ def write_files(
 
 def _write_manifest(directory: Path, manifest: Manifest, edits: Edits, announce: Callable[[str], None]) -> None:
     if not any(map(len, edits)):
-        renamed = _rename_edited(directory / MANIFEST_FILE)
+        renamed = set_aside(directory / MANIFEST_FILE, manifest)
         if renamed is not None:
             announce(
                 "The manifest of an earlier run was edited by hand but not passed to this run, so the edits have no "
@@ -286,21 +284,3 @@ def folder_name(path: str, paths: list[str]) -> str:
     """
     words = "".join(char if char.isalnum() else " " for char in path).split()
     return "-".join([str(paths.index(path)), *words]) if path else "."
-
-
-def _rename_edited(path: Path) -> Path | None:
-    """Rename a manifest that has samples kept or removed by hand, or cannot be read; return its new path."""
-    if not path.exists():
-        return None
-    try:
-        is_edited = any(row.decision.endswith("-by-hand") for row in read_manifest(path).rows)
-    except ManifestError:
-        is_edited = True
-    if not is_edited:
-        return None
-    for number in itertools.count(1):
-        renamed = path.with_name(f"manifest.previous-{number}.csv")
-        with contextlib.suppress(FileExistsError):
-            renamed.touch(exist_ok=False)  # two runs never choose the same name
-            return path.replace(renamed)
-    raise AssertionError("unreachable: a count never ends")

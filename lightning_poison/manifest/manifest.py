@@ -1,5 +1,7 @@
 """Quarantine manifest: the suspicious samples of a data set, the evidence, and the decision for each."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +81,10 @@ class Manifest:
             sample: Location of the input in a sample. Default: detected in samples that were judged.
             class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
             kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`. Default: none.
-            removed_by_hand: Positions to remove whatever the verdict, int64 `(R,)`. Default: none.
-            flag_only: Whether samples that the verdict removes stay in the training set. Default: `False`.
+            removed_by_hand: Positions to remove whatever the verdict, int64 `(R,)`, besides those that the verdict
+                says were removed by hand. Default: none.
+            flag_only: Whether samples that the verdict removes stay in the training set. Rows of samples that the user
+                keeps or removes have the same decision in either case, for later runs. Default: `False`.
 
         Raises:
             ValueError: If verdict and data set differ in length, a position is outside the data set, or one is both
@@ -97,6 +101,8 @@ class Manifest:
         removed = _check_positions("removed_by_hand", removed_by_hand, len(verdict))
         if both := sorted(removed & by_hand.keys()):
             raise ValueError(expected("removed_by_hand", "positions that are not kept by hand", both[0]))
+        if verdict.removed_by_hand is not None:
+            removed |= set(verdict.removed_by_hand.nonzero().flatten().tolist()) - by_hand.keys()
         by_hand |= dict.fromkeys(removed, "removed-by-hand")
         listed = ~verdict.keep
         listed[sorted(by_hand)] = True
@@ -282,6 +288,46 @@ def keep_by_hand(path: str | os.PathLike[str], sample_ids: Iterable[int]) -> Man
     manifest = read_manifest(path).with_kept(sample_ids)
     manifest.write(path)
     return manifest
+
+
+def set_aside(path: str | os.PathLike[str], manifest: Manifest) -> Path | None:
+    """Rename the manifest in a file if it has decisions by hand that its replacement lacks, or cannot be read.
+
+    Args:
+        path: File that the replacement will be written to. It need not exist.
+        manifest: The replacement.
+
+    Returns:
+        The new path, `manifest.previous-1.csv` or a larger number for `manifest.csv`; `None` if nothing would be lost.
+
+    Raises:
+        OSError: If the file cannot be renamed.
+
+    Example:
+        >>> import tempfile
+        >>> row = ManifestRow(4, 1, 2, "cat", "dog", 9.5, 0.001, None, 8.0, None, "removed", f"raw:{0:032}", "5f0c")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Manifest((row,)).with_kept([4]).write(f"{folder}/manifest.csv")
+        ...     set_aside(f"{folder}/manifest.csv", Manifest((row,))).name
+        'manifest.previous-1.csv'
+    """
+    target = Path(checked_path(path))
+    if not target.exists():
+        return None
+    with contextlib.suppress(ManifestError):
+        if _decided_by_hand(read_manifest(target)) <= _decided_by_hand(manifest):
+            return None
+    for number in itertools.count(1):
+        renamed = target.with_name(f"{target.stem}.previous-{number}{target.suffix}")
+        with contextlib.suppress(FileExistsError):
+            renamed.touch(exist_ok=False)  # two runs never choose the same name
+            return target.replace(renamed)
+    raise AssertionError("unreachable: a count never ends")
+
+
+def _decided_by_hand(manifest: Manifest) -> set[tuple[int, str, str]]:
+    decided = (row for row in manifest.rows if row.decision.endswith("-by-hand"))
+    return {(row.sample_id, row.decision, row.content_hash) for row in decided}
 
 
 def _is_parquet(path: str | os.PathLike[str]) -> bool:

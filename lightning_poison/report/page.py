@@ -162,8 +162,9 @@ def _settings_of(verdict: Verdict) -> str:
 
 
 def _csv_of(manifest: Manifest, suspects: Sequence[ManifestRow]) -> tuple[str, list[str]]:
-    """Return what `Manifest.write` writes, without what was removed by hand, and the lines of the suspects."""
-    rows = [row for row in manifest.rows if row.decision != "removed-by-hand"]
+    """Return what `Manifest.write` writes, without the rows of suspects, and the lines of the suspects."""
+    listed = {row.sample_id for row in suspects}
+    rows = [row for row in manifest.rows if row.decision != "removed-by-hand" or row.sample_id not in listed]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.csv"
         Manifest((*rows, *suspects)).write(path)

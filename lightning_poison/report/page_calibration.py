@@ -118,6 +118,8 @@ def calibration_of(verdict: Verdict) -> Calibration | None:
 def expected_clean(verdict: Verdict) -> float | None:
     """Return how many removed samples are clean by their posteriors: the sum of 1 − posterior. `None` without any.
 
+    Samples that only the user removed do not count.
+
     Example:
         >>> import torch
         >>> posterior = torch.tensor([0.9, 0.8, 0.1]).double()
@@ -131,7 +133,7 @@ def expected_clean(verdict: Verdict) -> float | None:
     """
     if verdict.posterior is None:
         return None
-    return float((1 - verdict.posterior[~verdict.keep]).sum())
+    return float((1 - verdict.posterior[~verdict.kept_by_rule]).sum())
 
 
 def promises_of(verdict: Verdict) -> list[Promise]:
@@ -139,7 +141,7 @@ def promises_of(verdict: Verdict) -> list[Promise]:
     if verdict.findings:
         decided = [(each.scorer, each.evidence, each.removed) for each in verdict.findings if each.evidence]
     else:
-        decided = [(verdict.scorer, verdict.evidence, int((~verdict.keep).sum()))]
+        decided = [(verdict.scorer, verdict.evidence, int((~verdict.kept_by_rule).sum()))]
     return [
         Promise(printable(scorer, limit=80), evidence.kind, evidence.power, _estimate(evidence), removed)
         for scorer, evidence, removed in decided

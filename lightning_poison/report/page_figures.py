@@ -21,12 +21,15 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 _TAIL = 0.05
 """Share of scores at either end that may be outside of the range of the bins."""
 
+_BY_HAND = "by hand"
+"""What found the samples that only the user removed."""
+
 _MAX_LINES = 12
 """Largest number of different thresholds that are drawn."""
 
 
 class ClassRow(NamedTuple):
-    """Counts of one class: its label (−1 for none), samples that were judged, those removed, and by which scorer."""
+    """Counts of one class: its label (−1 for none), samples that were judged, those removed, and by what."""
 
     label: int
     samples: int
@@ -76,7 +79,9 @@ class Histogram(NamedTuple):
 
 
 def class_rows(verdict: Verdict) -> list[ClassRow]:
-    """Count the samples of each class that were judged, and those that were removed, by scorer.
+    """Count the samples of each class that were judged, and those that were removed, by scorer or by hand.
+
+    A class that was not judged is listed if samples of it were removed by hand.
 
     Example:
         >>> from lightning_poison.sanitization.evidence import Evidence
@@ -91,11 +96,13 @@ def class_rows(verdict: Verdict) -> list[ClassRow]:
     judged = judged_of(verdict)
     samples = Counter(verdict.labels[judged].tolist())
     finders: dict[int, Counter[str]] = {label: Counter() for label in samples}
+    is_suspicious = ~verdict.kept_by_rule
     for index in verdict.removed.tolist():
-        finders[int(verdict.labels[index])][finder_of(verdict, index)] += 1
+        finder = finder_of(verdict, index) if is_suspicious[index] else _BY_HAND
+        finders.setdefault(int(verdict.labels[index]), Counter())[finder] += 1
     return [
         ClassRow(label, samples[label], finders[label].total(), dict(finders[label].most_common()))
-        for label in sorted(samples, key=lambda label: (label < 0, label))
+        for label in sorted(finders, key=lambda label: (label < 0, label))
     ]
 
 

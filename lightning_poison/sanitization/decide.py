@@ -228,12 +228,12 @@ class _Decision:
         return units
 
     def _full(self, stored: StoredDecision, units: FileUnits | None) -> Verdict | StoredDecision:
-        """Return the verdict of a stored decision if it is in the units, with samples kept by hand; or the decision."""
+        """Return the verdict of a stored decision if it is in the units, with its edits by hand; or the decision."""
         for found in _stored_verdict(units):
             verdict = with_limits(found, self.settings.max_removed)
-            keeps = torch.equal(verdict.keep | stored.keep, stored.keep)
-            if keeps and verdict.fingerprint == stored.fingerprint:
-                return verdict.with_kept(stored.keep.nonzero().flatten())
+            by_hand = torch.zeros_like(stored.keep) if stored.removed_by_hand is None else stored.removed_by_hand
+            if verdict.fingerprint == stored.fingerprint and not bool((verdict.keep & ~stored.keep & ~by_hand).any()):
+                return verdict.with_kept(stored.keep.nonzero().flatten()).with_removed(by_hand.nonzero().flatten())
         return stored
 
     def _confirm(self, known: Verdict | StoredDecision) -> None:

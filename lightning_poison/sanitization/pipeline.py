@@ -206,13 +206,14 @@ def check_scorer_argument(scorer: Any) -> None:
 
 
 def check_removal(verdict: Verdict, max_removed: float) -> None:
-    """Raise if a verdict removes too much.
+    """Raise if a verdict removes too much. What the user removed is no suspicion, and limited only by the last sample.
 
     Raises:
-        NothingKeptError: If it removes more than `max_removed`, or most of a class. It carries the verdict.
+        NothingKeptError: If it removes more than `max_removed`, or most of a class, or nothing is left. It carries the
+            verdict.
     """
     judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
-    keep, labels = verdict.keep[judged], verdict.labels[judged]
+    keep, labels = verdict.kept_by_rule[judged], verdict.labels[judged]
     removed = 1 - float(keep.double().mean())
     way = "Check the scores in `verdict` of this error. If so many should be removed, raise `max_removed`."
     if verdict.calibration == "trusted":
@@ -224,6 +225,12 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
         raise NothingKeptError(
             f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
             f"suspicious.\n{way}",
+            verdict,
+        )
+    if not verdict.keep.any():
+        raise NothingKeptError(
+            "Expected to keep at least one sample, but those that the verdict keeps are removed by hand.\n"
+            "Change the decision of some rows of the manifest to `kept-by-hand`, or delete rows.",
             verdict,
         )
     limit = max(max_removed, 0.5)

@@ -109,7 +109,8 @@ class Verdict:
     def _check_samples(self) -> None:
         every("scores", self.scores, _vector("scores", self.scores).isfinite(), "finite")
         shape = self.scores.shape
-        for name, p_values in [("p_values", self.p_values), *((f"votes.{name}", p) for name, p in self._votes())]:
+        votes = [(f"votes.{name}", p) for name, p in instance("votes", self.votes, Mapping).items()]
+        for name, p_values in [("p_values", self.p_values), *votes]:
             every(name, _vector(name, p_values, shape=shape), (p_values > 0) & (p_values <= 1), "in (0, 1]")
         _vector("keep", self.keep, torch.bool, shape=shape)
         for name in ("labels", "suggested_labels"):
@@ -121,8 +122,8 @@ class Verdict:
             by_hand = _vector("removed_by_hand", self.removed_by_hand, torch.bool, shape=shape)
             every("removed_by_hand", by_hand, ~(by_hand & self.keep), "False for a sample that is kept")
         if self.judged is not None:
-            judged = _vector("judged", self.judged, torch.bool, shape=shape) | ~self._by_rule()
-            every("keep", self.keep, self.keep | judged, "True for a sample that is not judged")
+            judged = _vector("judged", self.judged, torch.bool, shape=shape)
+            every("keep", self.keep, self.kept_by_rule | judged, "True for a sample that is not judged")
         if self.sample_digests is not None:
             _vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
         if self.posterior is not None:
@@ -164,14 +165,12 @@ class Verdict:
         else:
             own = self.thresholds[self.labels.clamp(0, max(0, len(self.thresholds) - 1))]
             suspicious, rule = (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
-        every("keep", self.keep, self.keep | suspicious | ~self._by_rule(), f"True for a sample with {rule}")
+        every("keep", self.keep, self.kept_by_rule | suspicious, f"True for a sample with {rule}")
 
-    def _votes(self) -> list[tuple[str, Tensor]]:
-        return list(instance("votes", self.votes, Mapping).items())
-
-    def _by_rule(self) -> Tensor:
-        """Return the mask of the samples that the user did not remove."""
-        return torch.ones_like(self.keep) if self.removed_by_hand is None else ~self.removed_by_hand
+    @property
+    def kept_by_rule(self) -> Tensor:
+        """Boolean mask `(N,)` of the samples that are kept, or that only the user removed."""
+        return self.keep if self.removed_by_hand is None else self.keep | self.removed_by_hand
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -193,18 +192,18 @@ class Verdict:
 
     @property
     def accusers(self) -> dict[str, int]:
-        """Number of removed samples by what accuses them, most first.
+        """Number of removed samples by what accuses them, most first; without those that only the user removed.
 
         For a union, the member that removed them; for a combination, the member with the smallest p-value.
         """
+        out = ~self.kept_by_rule
         if self.found_by is not None and self.findings:
-            numbers, names = self.found_by[(self.found_by >= 0) & ~self.keep], [each.scorer for each in self.findings]
+            numbers, names = self.found_by[(self.found_by >= 0) & out], [each.scorer for each in self.findings]
         elif self.votes:
-            numbers, names = torch.stack(list(self.votes.values()))[:, ~self.keep].argmin(0), list(self.votes)
+            numbers, names = torch.stack(list(self.votes.values()))[:, out].argmin(0), list(self.votes)
         else:
             return {}
-        counts = torch.bincount(numbers, minlength=len(names)).tolist()
-        named = zip(names, counts, strict=True)
+        named = zip(names, torch.bincount(numbers, minlength=len(names)).tolist(), strict=True)
         return dict(sorted(((name, count) for name, count in named if count), key=lambda pair: -pair[1]))
 
     @property
@@ -221,10 +220,10 @@ class Verdict:
 
     def with_removed(self, indices: Tensor) -> Self:
         """Return a copy of the verdict that removes the samples at `indices` too, marked as removed by hand."""
-        chosen = torch.zeros_like(self.keep)
-        chosen[indices] = True
-        by_hand = (chosen & self.keep) | ~self._by_rule()
-        return self._replace(keep=self.keep & ~chosen, removed_by_hand=by_hand if bool(by_hand.any()) else None)
+        keep = self.keep.clone()
+        keep[indices] = False
+        by_hand = self.kept_by_rule & ~keep
+        return self._replace(keep=keep, removed_by_hand=by_hand if bool(by_hand.any()) else None)
 
     def agrees_with(self, other: "Verdict") -> bool:
         """Whether another verdict has the same data and settings and keeps the same samples."""
@@ -266,7 +265,8 @@ class Verdict:
                 lines.append(f"smallest p-value by {listed}")
             lines += self.evidence.details(class_names, rows)
         if self.removed_by_hand is not None:
-            lines.append(f"removed by hand: {int(self.removed_by_hand.sum()):,}")
+            still = ", still trained on" if flag_only else ""
+            lines.append(f"removed by hand{still}: {int(self.removed_by_hand.sum()):,}")
         if self.evidence.power is None:
             lines.append(POWER_UNKNOWN)
         if missing := self.not_looked_for():

@@ -11,7 +11,7 @@ import torch
 
 from lightning_poison.checks import expected, printable
 from lightning_poison.errors import NothingKeptError
-from lightning_poison.manifest.manifest import write_manifest
+from lightning_poison.manifest.manifest import Manifest, set_aside
 from lightning_poison.report.page import write_report
 from lightning_poison.runtime import LocalRuntime, section
 from lightning_poison.sanitization.cache_folder import has_entries
@@ -108,15 +108,16 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
                 write(f"Work of an earlier run in {printable(cache)} is used, if data and settings are the same.")
         with section(_READING, 1):
             verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
-    _write_results(source, data, verdict, options.output)
+    notes = _write_results(source, data, verdict, options.output)
     summary = summary_of(source, data, verdict, options, refusal)
+    summary["notes"] += notes
     summary["reading"] = {**reading, "folder": str(Path.cwd()), "classes": [printable(name) for name in data.classes]}
     with atomic_path(options.output / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2), encoding="utf-8")
     if as_json:
         write(json.dumps(summary))
     else:
-        for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes]:
+        for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes, *notes]:
             write(printable(line, limit=1000))
         write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
         if options.cache is None and has_entries(cache):
@@ -185,10 +186,13 @@ def _judge(
     return verdict, ""
 
 
-def _write_results(source: str, data: Source, verdict: Verdict, output: Path) -> None:
+def _write_results(source: str, data: Source, verdict: Verdict, output: Path) -> list[str]:
+    """Write verdict, manifest and report; return a note if an edited manifest of an earlier scan was renamed."""
     names = list(data.classes) or None
     verdict.save(output / VERDICT)
-    write_manifest(output / MANIFEST, verdict, data.dataset, class_names=names)
+    manifest = Manifest.from_verdict(verdict, data.dataset, class_names=names)
+    renamed = set_aside(output / MANIFEST, manifest)
+    manifest.write(output / MANIFEST)
     samples = getattr(data.dataset, "samples", None)
     write_report(
         output / REPORT,
@@ -200,6 +204,9 @@ def _write_results(source: str, data: Source, verdict: Verdict, output: Path) ->
         unreadable=[(each.name, each.reason) for each in data.unreadable],
         manifest_name=MANIFEST,
     )
+    if renamed is None:
+        return []
+    return [f"{MANIFEST} was edited by hand. It was renamed {renamed.name}; the new one has none of these decisions."]
 
 
 def _trusted(source: str, data: Source, reading: dict[str, Any]) -> Any:

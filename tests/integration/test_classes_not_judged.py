@@ -44,6 +44,6 @@ def test_report_counts_the_same_and_lists_the_suspicious_samples(rare, tmp_path)
     assert 'id="fact-judged" data-value="400"' in page
     assert [row.label for row in class_rows(verdict)] == [0, 1]
     assert sum(each.kept + each.removed for each in histogram_of(verdict).bins) == 400
-    near = page[page.index('<section id="threshold"') :].partition("</section>")[0]
+    near = page[page.index('<section id="suspects"') :].partition("</section>")[0]
     assert all(re.search(rf"\b{index}\b", near) for index in range(401, 406))
     assert "it is not judged" in re.sub(r"\s+", " ", page)

@@ -21,7 +21,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Readable, Source
 from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import ManifestError
-from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, write_manifest
+from lightning_poison.manifest.manifest import Manifest, keep_by_hand, read_manifest, set_aside, write_manifest
 from lightning_poison.manifest.matching import content_hash, file_of, find_samples
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.sanitization.evidence import Evidence
@@ -140,6 +140,40 @@ def test_samples_are_removed_by_hand_and_found_again(tmp_path):
         Manifest.from_verdict(verdict, dataset, kept_by_hand=torch.tensor([4]), removed_by_hand=torch.tensor([4]))
     with pytest.raises(ValueError, match="`removed_by_hand` to be positions in the data set of 12 samples"):
         Manifest.from_verdict(verdict, dataset, removed_by_hand=torch.tensor([12]))
+
+
+def test_what_was_removed_from_the_verdict_by_hand_is_listed_as_such():
+    dataset = TinyImages(12)
+    verdict = verdict_of(dataset, [2, 4]).with_removed(torch.tensor([4, 7, 9]))
+    expected = {2: "removed", 4: "removed", 7: "removed-by-hand", 9: "removed-by-hand"}
+    nothing = torch.zeros(0, dtype=torch.int64)  # what a run without a manifest passes
+    for parts, change in (
+        ({}, {}),
+        ({"removed_by_hand": nothing, "kept_by_hand": nothing}, {}),
+        ({"removed_by_hand": torch.tensor([4])}, {4: "removed-by-hand"}),
+        ({"kept_by_hand": torch.tensor([9])}, {9: "kept-by-hand"}),
+        ({"flag_only": True}, {2: "flagged", 4: "flagged"}),  # decisions of the user are for later runs too
+    ):
+        rows = Manifest.from_verdict(verdict, dataset, **parts).rows
+        assert {row.sample_id: row.decision for row in rows} == expected | change
+
+
+def test_manifest_is_set_aside_only_if_decisions_would_be_lost(tmp_path):
+    dataset, path = TinyImages(12), tmp_path / "m.csv"
+    verdict = verdict_of(dataset, [2, 4])
+    plain = Manifest.from_verdict(verdict, dataset)
+    edited = Manifest.from_verdict(verdict, dataset, removed_by_hand=torch.tensor([9]))
+    assert set_aside(path, plain) is None
+    plain.write(path)
+    assert set_aside(path, plain) is None
+    edited.write(path)
+    assert set_aside(path, edited) is None
+    assert set_aside(path, plain.with_kept([4])) == tmp_path / "m.previous-1.csv"
+    assert read_manifest(tmp_path / "m.previous-1.csv") == edited
+    assert not path.exists()
+    path.write_text("no manifest")
+    assert set_aside(str(path), edited) == tmp_path / "m.previous-2.csv"
+    assert (tmp_path / "m.previous-2.csv").read_text() == "no manifest"
 
 
 def test_flag_only_marks_rows_as_flagged(tmp_path):

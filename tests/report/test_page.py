@@ -19,8 +19,8 @@ from torchvision.datasets import ImageFolder
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.manifest import Manifest, read_manifest
-from lightning_poison.report import page_neighbors, write_report
-from lightning_poison.report.page_figures import histogram_of
+from lightning_poison.report import page_neighbors, page_suspects, write_report
+from lightning_poison.report.page_figures import class_rows, histogram_of
 from lightning_poison.report.page_pictures import Pictures, picture_of
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
@@ -708,6 +708,31 @@ def test_samples_removed_by_hand_are_marked_suspects(page_of, tmp_path):
         assert any(line.startswith("2,removed-by-hand,") for line in page.data["suspects"])
     page = page_of(verdict, None, manifest=manifest)
     assert [each[1]["aria-label"] for each in page.all("input", page.by_id("suspects-table"))] == ["Remove sample 2"]
+
+
+def test_samples_of_a_class_that_is_not_judged_may_be_removed_by_hand(page_of):
+    judged = torch.arange(30) % 3 != 2
+    verdict = verdict_of(removed=(4, 7), judged=judged).with_removed(torch.tensor([2, 29]))
+    assert [tuple(row) for row in class_rows(verdict)] == [
+        (0, 10, 0, {}), (1, 10, 2, {"likelihood": 2}), (2, 0, 2, {"by hand": 2}),
+    ]  # fmt: skip
+    assert str(verdict).startswith("20 samples scored by likelihood; 4 removed")
+    page = page_of(verdict, TinyImages(30))
+    *_, last = [[cell[2] for cell in cells] for _, cells in page.rows("classes-table")]
+    assert last == ["2", "0", "2", "not judged", "by hand 2"]
+
+
+def test_all_removals_by_hand_are_in_the_manifest_of_the_page(page_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(page_suspects, "_MAX_MARKED", 3)
+    verdict = verdict_of(60).with_removed(torch.arange(20, 60))
+    manifest = Manifest.from_verdict(verdict, TinyImages(60))
+    page = page_of(verdict, TinyImages(60), manifest=manifest)
+    ticked = [attributes["data-id"] for attributes, _ in page.rows("suspects-table") if "data-chosen" in attributes]
+    assert len(ticked) == 3
+    lines = [line for line in page.data["suspects"] if line.split(",")[0] in ticked]
+    (tmp_path / "saved.csv").write_text(page.data["manifest"] + "\n".join([*lines, ""]), "utf-8", newline="")
+    saved = read_manifest(tmp_path / "saved.csv").rows
+    assert sorted(saved, key=lambda row: row.sample_id) == sorted(manifest.rows, key=lambda row: row.sample_id)
 
 
 def test_uncertain_verdict_points_to_the_suspects(page_of):

@@ -70,6 +70,9 @@ def test_expected_number_of_clean_samples_among_the_removed():
     keep = torch.tensor([False] * 10 + [True] * 10)
     p_values = torch.full((20,), 0.5).double()
     assert expected_clean(verdict_of(p_values, keep)) == pytest.approx(1.0)
+    by_hand = verdict_of(p_values, keep).with_removed(torch.arange(10, 20))
+    assert expected_clean(by_hand) == pytest.approx(1.0)
+    assert promises_of(by_hand)[0].removed == 10
     trusted = verdict_of(p_values, posterior=None, posterior_threshold=None, calibration="trusted")
     assert expected_clean(trusted) is None
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,20 @@ def test_finished_decision_is_not_repeated(tmp_path, data, centroid_scorer, monk
     assert count.fits == 3
     assert torch.equal(first.scores, again.scores)
     assert str(first) == str(again)
+
+
+def test_stored_decision_gets_its_verdict_back_with_decisions_by_hand(tmp_path, data, centroid_scorer):
+    options = {"settings": SETTINGS, "cache": tmp_path, "runtime": runtime()}
+    made = decide(data, centroid_scorer(), **options)
+    kept, gone = made.removed[:2], made.keep.nonzero().flatten()[:3]
+    for edited in (made.with_kept(kept), made.with_removed(gone), made.with_kept(kept).with_removed(gone)):
+        stored = StoredDecision.from_state(StoredDecision.of(edited).state())
+        found = decide(data, centroid_scorer(), known=stored, **options)
+        assert torch.equal(found.keep, edited.keep)
+        assert torch.equal(found.scores, made.scores)
+        assert torch.equal(found.kept_by_rule, edited.kept_by_rule)
+    other = replace(StoredDecision.of(made), keep=made.with_removed(gone).keep)  # not by hand, but by another decision
+    assert decide(data, centroid_scorer(), known=other, **options) is other
 
 
 @pytest.mark.parametrize("what", ["data", "settings", "weights"])

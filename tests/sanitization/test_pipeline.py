@@ -22,7 +22,7 @@ from lightning_poison.errors import (
 from lightning_poison.manifest.manifest import Manifest
 from lightning_poison.models.fitting import FitSettings
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitization.pipeline import sanitize
+from lightning_poison.sanitization.pipeline import check_removal, sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.feature_model import FeatureModel
@@ -506,6 +506,20 @@ def test_refuses_to_remove_a_class(blobs, centroid_scorer, limit):
     points[labels == 1] += 40
     with pytest.raises(NothingKeptError, match=r"but all 100 of class 1 are suspicious\.\nRemove the class"):
         sanitize(TensorDataset(points, labels), centroid_scorer(), trusted=blobs(1500, seed=1), max_removed=limit)
+
+
+def test_limits_are_about_suspicion_and_not_about_what_the_user_removes(blobs, centroid_scorer):
+    data = blobs(300, flipped=30)
+    labels, verdict = data.tensors[1], sanitize(data, centroid_scorer())
+    members = (labels == 1).nonzero().flatten()
+    for gone in (members[:55], members, torch.arange(200), torch.arange(1, 300)):
+        edited = verdict.with_removed(gone)
+        check_removal(edited, 0.5)
+        assert sanitize(data, centroid_scorer(), known=edited) is edited
+    with pytest.raises(NothingKeptError, match=r"keep at least one sample, but .* removed by hand"):
+        check_removal(verdict.with_removed(torch.arange(300)), 0.5)
+    with pytest.raises(NothingKeptError, match=r"Expected to remove at most 1 % of the samples, but [\d.]+ % are"):
+        check_removal(verdict.with_removed(members), 0.01)
 
 
 def test_max_removed_applies_to_classes(blobs, centroid_scorer):

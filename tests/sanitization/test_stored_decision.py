@@ -12,14 +12,23 @@ def stored(**parts):
 
 
 @pytest.mark.parametrize("marks", [None, torch.arange(13).to(torch.int16)])
-def test_state_survives_a_checkpoint_without_pickled_objects(marks):
+@pytest.mark.parametrize("by_hand", [None, torch.arange(13) == 3])
+def test_state_survives_a_checkpoint_without_pickled_objects(marks, by_hand):
     file = io.BytesIO()
-    torch.save(stored(marks=marks, file="/runs/verdict.safetensors").state(), file)
+    torch.save(stored(marks=marks, file="/runs/verdict.safetensors", removed_by_hand=by_hand).state(), file)
     file.seek(0)
     found = StoredDecision.from_state(torch.load(file, weights_only=True))
     assert torch.equal(found.keep, stored().keep)
     assert (found.fingerprint, found.settings, found.file) == ("5f", {"folds": 3}, "/runs/verdict.safetensors")
-    assert marks is None if found.marks is None else torch.equal(found.marks, marks)
+    for name, given in (("marks", marks), ("removed_by_hand", by_hand)):
+        mask = getattr(found, name)
+        assert mask is None if given is None else torch.equal(mask, given)
+
+
+def test_state_of_a_release_without_removals_by_hand_is_read():
+    state = stored().state()
+    del state["removed_by_hand"]
+    assert StoredDecision.from_state(state).removed_by_hand is None
 
 
 def test_state_is_small():
@@ -33,8 +42,15 @@ def test_marks_are_the_lowest_bits():
 
 
 @pytest.mark.parametrize(
-    "parts", [{"keep": torch.ones(3)}, {"marks": torch.zeros(13)}, {"marks": torch.zeros(2).short()}]
+    "parts",
+    [
+        {"keep": torch.ones(3)},
+        {"marks": torch.zeros(13)},
+        {"marks": torch.zeros(2).short()},
+        {"removed_by_hand": torch.zeros(13)},
+        {"removed_by_hand": torch.zeros(2, dtype=torch.bool)},
+    ],
 )
 def test_refuses_other_tensors(parts):
-    with pytest.raises(ValueError, match=r"Expected `(keep|marks)` to be"):
+    with pytest.raises(ValueError, match=r"Expected `(keep|marks|removed_by_hand)` to be"):
         stored(**parts)

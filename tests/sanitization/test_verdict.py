@@ -113,7 +113,9 @@ def test_with_removed(tmp_path):
     new = old.with_removed(torch.tensor([0, 3]))
     assert new.keep.tolist() == [False, False, True, False]
     assert new.removed_by_hand.tolist() == [True, False, False, False]  # the verdict itself removes the last
-    assert "removed by hand: 1" in str(new)
+    assert "\nremoved by hand: 1\n" in str(new)
+    assert "\nremoved by hand, still trained on: 1\n" in new.summary(flag_only=True)
+    assert new.kept_by_rule.tolist() == old.kept_by_rule.tolist() == old.keep.tolist()
     new.save(tmp_path / "v")
     assert torch.equal(Verdict.load(tmp_path / "v").removed_by_hand, new.removed_by_hand)
     again = new.with_kept(torch.tensor([0]))
@@ -276,6 +278,8 @@ def test_accusers_of_removed_samples():
     assert found.accusers == {"a\x1b": 2, "quiet": 1}
     assert "\nsmallest p-value by a\\x1b 2, quiet 1" in str(found)
     assert verdict().accusers == {}
+    by_hand = verdict(keep=torch.tensor([True, False, True, True]), thresholds=thresholds, votes=votes)
+    assert by_hand.with_removed(torch.tensor([0, 2])).accusers == {"a\x1b": 1}  # nothing accuses the other two
 
 
 def test_groups_are_saved_and_summarized(tmp_path):

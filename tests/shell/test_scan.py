@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from lightning_poison import cli
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.errors import InconclusiveError, NothingKeptError
-from lightning_poison.manifest.manifest import read_manifest
+from lightning_poison.manifest.manifest import keep_by_hand, read_manifest
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.units import FileUnits
 from lightning_poison.sanitization.verdict import Verdict
@@ -285,6 +285,21 @@ def test_finds_wrong_labels_among_image_files(tmp_path, capsys):
     again = capsys.readouterr()
     assert "Work of an earlier run" in again.out
     assert "Fitting" not in again.err
+
+
+def test_edited_manifest_of_an_earlier_scan_is_renamed(folder, tmp_path, judged, capsys):
+    judged(3)
+    command, out = ["scan", str(folder), "--output", str(tmp_path / "scan")], tmp_path / "scan"
+    assert cli.main(command) == cli.main(command) == 3
+    assert not list(out.glob("*.previous-*"))
+    edited = keep_by_hand(out / "manifest.csv", [1])
+    capsys.readouterr()
+    assert cli.main(command) == 3
+    line = "manifest.csv was edited by hand. It was renamed manifest.previous-1.csv; the new one has none of these"
+    assert line in capsys.readouterr().out
+    assert any(line in note for note in json.loads((out / "summary.json").read_text())["notes"])
+    assert read_manifest(out / "manifest.previous-1.csv") == edited
+    assert {row.decision for row in read_manifest(out / "manifest.csv").rows} == {"removed"}
 
 
 def test_cache_that_is_a_file_is_named_before_anything_is_scored(folder, tmp_path, capsys):

@@ -31,7 +31,7 @@ _CLEAR = 3.0
 """Ashman's D of two normals that are clearly two parts. The halves of a single one have 2.65."""
 
 _MAX_LOST = 0.1
-"""Share of the members of a group that may be lost if its log-odds are fitted again."""
+"""Share of the members of a group that may belong to the other one of two normals."""
 
 _NEW_MEMBER = math.log(9)
 """Log-odds from which a sample becomes a member then."""
@@ -168,16 +168,17 @@ def with_fitted_odds(group: Subgroup) -> Subgroup:
     """Fit the log-odds of membership again, for parts that vary differently, and return the group with these.
 
     The linear discriminant assumes that both parts of a class vary alike. Poison often varies more than the rest, and
-    the samples in its tail are then on the wrong side. Here, the log-odds are those of two normal distributions with
-    spreads of their own, of the values along the discriminant; see `fit_two_normals`. For samples that were no members,
-    they are reduced so that a probability of .9 makes them members.
+    the samples in its tail are then on the wrong side. Here, the log-odds of samples that are no members are those of
+    two normal distributions with spreads of their own, of the values along the discriminant; see `fit_two_normals`.
+    They are reduced so that a probability of .9 makes such a sample a member. Those of members stay as they are.
 
     Args:
         group: The group.
 
     Returns:
         The group with new log-odds. The same group if the two distributions are not its two parts: if there is hardly a
-        gap between them, if they lose more than a tenth of its members, or more than double their number.
+        gap between them, if more than a tenth of the members belong to the other one, or if their number would more
+        than double.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -193,9 +194,9 @@ def with_fitted_odds(group: Subgroup) -> Subgroup:
     log_odds = mixture.log_odds(group.log_odds)
     if mixture.means[1] < mixture.means[0]:  # members have the larger values, and are the larger part
         log_odds = -log_odds
-    log_odds = torch.where(inside, log_odds, log_odds - _NEW_MEMBER)
-    lost, count = int((inside & (log_odds <= 0)).sum()), int((log_odds > 0).sum())
-    size = int(inside.sum())
+    lost = int((inside & (log_odds <= 0)).sum())
+    log_odds = torch.where(inside, group.log_odds, log_odds - _NEW_MEMBER)
+    size, count = int(inside.sum()), int((log_odds > 0).sum())
     if mixture.separation < _CLEAR or lost > _MAX_LOST * size or count > 2 * size:
         return group
     return replace(group, log_odds=log_odds)

@@ -33,6 +33,7 @@ from lightning_poison.scorers.protocol import FeatureSource, SetScorer
 from lightning_poison.statistics.contamination import SuspectPair, select_by_posterior
 from lightning_poison.statistics.group_effects import (
     SHORTCUT_MARGIN,
+    WIDE_GAP,
     SuspectGroup,
     has_enough_classes,
     look_alike_mean,
@@ -201,7 +202,7 @@ def _effects(
         other = job.labels[probed] != group.label
         after = _logits(job, model, probed[other], shift=shift, unit=f"effects-shifted-{number}").argmax(1)
         transfer = 0.0
-        if has_enough_classes(job.labels[probed[other]]):
+        if group.separation >= WIDE_GAP or has_enough_classes(job.labels[probed[other]]):
             transfer = transfer_share(before[other], after, job.labels[probed[other]], group.label)
         margin_of_rest = rest_margin(reference, job.labels[rest[held_out]], group.label)
         alike = 0.0

@@ -15,10 +15,12 @@ SHORTCUT_MARGIN = 3.0
 On CIFAR-10 it is at most 1.2 for clean classes, and 4.3 for one of which 80 % carry a sinusoid (SIG).
 """
 
-MIN_OTHER_CLASSES = 4
-"""Number of other classes from which it is evidence that something moves samples of each of them to a class.
+MIN_OTHER_CLASSES, WIDE_GAP = 4, 6.0
+"""Number of other classes from which it is evidence that something moves samples of each of them to a class, and
+Ashman's D of a group from which it is evidence with fewer.
 
-Features of a natural part of a class may well do so with one other class: on two classes of CIFAR-10, .8 to .95.
+Features of a natural part of a class may well do so with one or two other classes: on two or three of CIFAR-10, .7 to
+.95, of groups with a D of 4.1 to 4.6.
 """
 
 _LARGEST_RATIO = 1e6

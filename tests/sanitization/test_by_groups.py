@@ -1,5 +1,6 @@
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -258,3 +259,18 @@ def test_trusted_data_set_threshold():
     assert verdict.calibration == "trusted"
     assert float((~verdict.keep)[truth[half]].double().mean()) > 0.95
     assert float((~verdict.keep)[~truth[half]].double().mean()) < 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("separation", "counts"), [(5.9, False), (6.0, True)])
+def test_effect_on_few_classes_counts_if_the_gap_is_wide(separation, counts, monkeypatch):
+    data, _ = points("clean-label")
+    few = data.tensors[1] < 3
+    groups = Halves(poison=False)
+    find = groups.find_groups
+    monkeypatch.setattr(by_groups, "transfer_share", lambda *_: 0.9)
+    groups.find_groups = lambda *given: [replace(group, separation=separation) for group in find(*given)]
+    groups.feature_model = groups.exclusion_model = scorer(20).exclusion_model
+    judged(TensorDataset(*(part[few] for part in data.tensors)), groups)
+    ((transfer, _),) = groups.calls
+    assert transfer == (0.9 if counts else 0.0)

@@ -12,6 +12,7 @@ from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
 from lightning_poison.sanitization.class_patterns import (
+    MIN_CLASSES,
     MIN_PATTERN,
     MIN_RECOGNIZED,
     may_have_pattern,
@@ -239,7 +240,7 @@ def _with_patterns(
         first = of_class[0]
         rest = rest_of_class(job, features, first.group)
         others, share = probed[job.labels[probed] != label], 0.0
-        is_asked = has_enough_classes(job.labels[others]) and may_have_pattern(rest)
+        is_asked = has_enough_classes(job.labels[others], MIN_CLASSES) and may_have_pattern(rest)
         if is_asked and not any(_is_trigger(each.found) for each in of_class):
             share = pattern_share(job, without, rest, shape, others)
         if share >= MIN_PATTERN and (

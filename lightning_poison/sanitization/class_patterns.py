@@ -26,6 +26,9 @@ On MNIST and CIFAR-10 it is at most .19 for natural groups, and at least .6 for 
 (SIG).
 """
 
+MIN_CLASSES = 4
+"""Number of other classes from which a pattern is looked for."""
+
 MIN_SEPARATION, MIN_PART = 5.0, 0.05
 """Ashman's D of both parts of a class, and the share of the smaller one, from which a pattern is looked for.
 

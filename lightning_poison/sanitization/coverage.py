@@ -29,7 +29,7 @@ POWER_UNKNOWN = "what share of poison would be found was not measured"
 
 _MISSED_GROUPS = (
     "backdoors that look natural (reflections), are on half of a class, have fewer than about 20 samples, or have "
-    "correct labels in data of fewer than five classes; collisions in the features of another network"
+    "correct labels in data of few classes; collisions in the features of another network"
 )
 """What decisions by groups do not find in docs/benchmarks.md, though the attack succeeds."""
 

@@ -51,8 +51,7 @@ def test_findings_of_several_scorers():
         "- other could not decide: no \\x1bluck",
         "- not looked for: inputs that were perturbed one by one",
         "- easily missed: backdoors that look natural (reflections), are on half of a class, have fewer than about "
-        "20 samples, or have correct labels in data of fewer than five classes; collisions in the features of another "
-        "network",
+        "20 samples, or have correct labels in data of few classes; collisions in the features of another network",
     ]
 
 

@@ -3,11 +3,11 @@
     python benchmarks/clean_sets.py --data-root data --results clean.jsonl --seeds 5
 
 MNIST and CIFAR-10 twice, as disjoint halves of what is drawn in each seed; all of MNIST; 1,000 images of each of two to
-five classes of CIFAR-10; scikit-learn's digits, breast
-cancer and wine; and 20,000 synthetic samples with the columns of a forest cover survey: ten quantities of scales from
-1 to 5,000, 44 binary columns, and seven classes, whose shares are those of covertype, with 6 % of the samples so close
-to another class that they are hard. Nothing else is wrong with these samples; MNIST and CIFAR-10 have wrong labels of
-their own, of which removing a few is no fault (goal: at most .3 %). Seconds are CPU seconds of one thread.
+five classes of CIFAR-10; scikit-learn's digits, breast cancer and wine; and 20,000 synthetic samples with the columns
+of a forest cover survey: ten quantities of scales from 1 to 5,000, 44 binary columns, and seven classes, whose shares
+are those of covertype, with 6 % of the samples so close to another class that they are hard. Nothing else is wrong with
+these samples; MNIST and CIFAR-10 have wrong labels of their own, of which removing a few is no fault (goal: at most
+.3 %). Seconds are CPU seconds of one thread.
 """
 
 import functools

@@ -241,7 +241,7 @@ def attacks(*, scorers: bool = False) -> None:
     for name, source, summary in rows:
         print(f"{name:<{widths[0]}}  {source:<{widths[1]}}  {summary}")
     if not rows:
-        print("No attacks installed. Install the bundled ones: pip install 'lightning-poison[demo]'")
+        print("No attacks are installed. Install the bundled ones from a clone: pip install ./plugins/*/")
     for each in broken:
         print(f"broken: {each}")
 

@@ -179,4 +179,7 @@ def test_command_is_installed():
 def test_no_attacks_installed(capsys, monkeypatch):
     monkeypatch.setattr(registry, "available_attacks", tuple)
     assert cli.main(["attacks"]) == 0
-    assert "No attacks installed. Install the bundled ones: pip install" in capsys.readouterr().out
+    assert (
+        "No attacks are installed. Install the bundled ones from a clone: pip install ./plugins/*/"
+        in capsys.readouterr().out
+    )

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_poison.data.inference import score_set
-from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.blocks import Block
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
@@ -18,6 +17,7 @@ from lightning_poison.sanitization.class_patterns import (
     may_have_pattern,
     pattern_share,
     rest_of_class,
+    score_samples,
 )
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
@@ -275,17 +275,10 @@ def _is_recognized(job: Job, model: FeatureSource, rest: Subgroup, effects: Sequ
 def _logits(
     job: Job, model: FeatureSource, indices: Tensor, *, shift: Tensor | None = None, unit: str | None = None
 ) -> Tensor:
-    return score_set(
-        job.data.dataset,
-        indices,
-        lambda block: call_logits(model, block.inputs, shift=shift, indices=block.indices),
-        sample=SampleSpec(),
-        runtime=job.runtime,
-        seed=job.seed,
-        labels=job.labels,
-        description="Testing groups",
-        unit=unit,
-    )
+    def logits(block: Block) -> Tensor:
+        return call_logits(model, block.inputs, shift=shift, indices=block.indices)
+
+    return score_samples(job, indices, logits, unit=unit)
 
 
 def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Sequence[Subgroup]) -> Decision:

@@ -119,7 +119,7 @@ def pattern_share(job: Job, model: FeatureSource, group: Subgroup, shape: torch.
 
     def predictions(added: Tensor, name: str) -> Tensor:
         unit = f"effects-pattern-{group.label}-{name}"
-        return _scored(job, probed, lambda block: logits(block, added), unit=unit).argmax(1)
+        return score_samples(job, probed, lambda block: logits(block, added), unit=unit).argmax(1)
 
     before, after = predictions(torch.zeros_like(pattern), "before"), predictions(pattern, "after")
     return transfer_share(before, after, job.labels[probed], group.label)
@@ -132,10 +132,10 @@ def _drawn(job: Job, places: Tensor, numbers: int) -> Tensor:
 
 
 def _images(job: Job, places: Tensor) -> Tensor:
-    return _scored(job, places, lambda block: block.inputs.flatten(1), dtype=torch.float32)
+    return score_samples(job, places, lambda block: block.inputs.flatten(1), dtype=torch.float32)
 
 
-def _scored(
+def score_samples(
     job: Job,
     places: Tensor,
     score: Callable[[Block], Tensor],
@@ -143,6 +143,7 @@ def _scored(
     dtype: torch.dtype = torch.float64,
     unit: str | None = None,
 ) -> Tensor:
+    """Return what a function of a block returns for samples of a job; see `score_set`."""
     return score_set(
         job.data.dataset,
         places,

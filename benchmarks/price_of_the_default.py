@@ -40,7 +40,7 @@ MAX_OF_TRAINING = 0.25
 
 
 def resnet18(channels: int) -> nn.Module:
-    network = torchvision.models.resnet18(num_classes=CLASSES)
+    network: nn.Module = torchvision.models.resnet18(num_classes=CLASSES)
     network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
@@ -56,10 +56,12 @@ def train(network: nn.Module, data: LabeledImages, steps: int) -> None:
     augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(images.shape[-1], padding=4)])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     network.train()
-    for batch in torch.randperm(len(labels))[: steps * BATCH].split(BATCH):
+    order = torch.randperm(len(labels))
+    for step in range(steps):
+        batch = order[step * BATCH : (step + 1) * BATCH]
         optimizer.zero_grad()
         inputs = torch.stack([augment(image) for image in images[batch]])
-        nn.functional.cross_entropy(network(inputs), labels[batch]).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(network(inputs), labels[batch]))
         optimizer.step()
 
 
@@ -77,7 +79,7 @@ def own_network(data: LabeledImages, preset: str, seed: int) -> None:
         network_for(data[0], data, seed)
 
 
-def measure(load: Any, preset: str, steps: int, seed: int) -> Figures:
+def measure(load: Any, preset: Any, steps: int, seed: int) -> Figures:
     images, labels = load()
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))[:COUNT]
     data = images[chosen], labels[chosen]

@@ -126,9 +126,14 @@ def decide_by_wrong_label_null(
     def select(estimated: Contamination, response: float) -> Tensor:
         return _select(corrected(estimated, response), settings)
 
+    def estimate_planted(replaced: Tensor) -> Contamination:
+        return estimate_contamination(
+            label_scores, replaced, confidence=CONFIDENCE, lowest=lowest, only_disagreements=True
+        )
+
     planted = planted_result(
         labels,
-        lambda replaced: estimate_contamination(label_scores, replaced, confidence=CONFIDENCE, lowest=lowest),
+        estimate_planted,
         select,
         rate=raw.rate,
         num_classes=label_scores.shape[1],

@@ -125,6 +125,7 @@ def estimate_contamination(
     confidence: float = 0.95,
     margins: Tensor | None = None,
     lowest: LowestScores | None = None,
+    only_disagreements: bool = False,
 ) -> Contamination:
     """Estimate how many labels are wrong, between which classes, and how likely each label is wrong.
 
@@ -154,6 +155,8 @@ def estimate_contamination(
             saw the sample (`lightning_poison.models.average_margins`), finite, `(N,)`. A second opinion about which
             labels are wrong; the estimated number does not depend on it. Optional.
         lowest: The lowest of these scores, if several estimates read the same scores. Default: they are computed.
+        only_disagreements: Whether samples whose label and prediction agree need no order among themselves, which takes
+            most of the time with many classes. They are never removed. Default: they do.
 
     Returns:
         The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
@@ -187,7 +190,9 @@ def estimate_contamination(
         hint = "Check the sign of the scores: larger must be more suspicious."
         raise invalid("label_scores", "lowest under the label for some samples", "none", hint)
     mixture = fit_mixture(found)
-    suspicion = label_suspicion(scores, own, found, mixture.counts, lowest=lowest)
+    suspicion = label_suspicion(
+        scores, own, found, mixture.counts, lowest=lowest, only_disagreements=only_disagreements
+    )
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
     if margins is not None:
         weight = _training_weight(own, found, mixture)

@@ -74,8 +74,8 @@ def label_suspicion(
     margin = (other - own)[own <= other].median()
     scale = float(_TYPICAL_MARGIN / margin) if margin > 0 else 1.0
     means = torch.zeros(label_scores.shape[1], dtype=torch.float64)
-    for rows in small_row_blocks(*label_scores.shape):
-        means += (-scale * label_scores[rows]).softmax(1).sum(0, dtype=torch.float64)
+    for part in small_row_blocks(*label_scores.shape):
+        means += (-scale * label_scores[part]).softmax(1).sum(0, dtype=torch.float64)
     means = (means / len(labels)).clamp_min(_SMALLEST_MEAN)
     predictions = labels.clone()
     predictions[found.index] = found.predicted[found.pair]
@@ -83,7 +83,7 @@ def label_suspicion(
     of_others = torch.zeros(len(labels), dtype=torch.float64)
     number = len(found.index) if only_disagreements else len(labels)
     for part in (small_row_blocks if rates.cover_all else row_blocks)(number, label_scores.shape[1]):
-        rows = found.index[part] if only_disagreements else part
+        rows: Tensor | slice = found.index[part] if only_disagreements else part
         odds = other[rows, None].to(label_scores.dtype) - label_scores[rows]
         odds.mul_(scale).clamp_min_(_LEAST_EXPONENT).exp_()
         odds.scatter_(1, labels[rows, None], 0)

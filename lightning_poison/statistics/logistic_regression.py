@@ -35,7 +35,7 @@ def fit_logistic_regression(
     """Minimize the mean cross-entropy plus `penalty` / 2 times the sum of the squared weights, by L-BFGS.
 
     With `curvature`, the fit begins with a step of Newton's method, and searches in coordinates in which the loss is
-    about as curved in all directions. It then needs about half of the steps, and approaches the same minimum.
+    about as curved in all directions. It then needs fewer steps, and approaches the same minimum.
 
     Args:
         features: Features, floating-point `(N, D)`, standardized.

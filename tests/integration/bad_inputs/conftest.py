@@ -19,9 +19,9 @@ def same_scores_are_estimated_once(monkeypatch):
     """Remember the estimates, which take most of the time: many cases are the same digits in another form."""
     estimate = without_trusted.estimate_contamination
 
-    def remembered(label_scores, labels, *, confidence, margins=None, lowest=None, only_disagreements=False):
+    def remembered(label_scores, labels, *, confidence, margins=None, lowest=None, **options):
         tensors = (label_scores, labels, *(() if margins is None else (margins,)))
-        key = *(each.numpy().tobytes() for each in tensors), label_scores.shape, confidence, only_disagreements
+        key = *(each.numpy().tobytes() for each in tensors), label_scores.shape, confidence, *sorted(options.items())
         if key not in ESTIMATES:
             ESTIMATES[key] = estimate(
                 label_scores,
@@ -29,7 +29,7 @@ def same_scores_are_estimated_once(monkeypatch):
                 confidence=confidence,
                 margins=margins,
                 lowest=lowest,
-                only_disagreements=only_disagreements,
+                **options,
             )
         return ESTIMATES[key]
 

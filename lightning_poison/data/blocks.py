@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import stack_inputs
@@ -258,6 +259,7 @@ class _BlockReader(Reader):
         self._seed = seed
         self._digested = digested
         self._is_random = False
+        self._is_plain = source.settings.collate_fn is None and is_plain(source.dataset)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -294,6 +296,8 @@ class _BlockReader(Reader):
 
     def _parts(self, positions: list[int]) -> tuple[list[Any], list[Any]]:
         """Return inputs and labels. If reading draws random numbers, each sample has a random state of its own."""
+        if self._is_plain:
+            return self._source.parts(_read_samples(self.dataset, positions), positions)
         if not self._is_random:
             with seeded_rng(self._seed, positions[0]) as drew:
                 parts = self._source.parts(_read_samples(self.dataset, positions), positions)
@@ -308,6 +312,19 @@ class _BlockReader(Reader):
                 inputs.append(own[0][0])
                 labels.append(own[1][0])
         return inputs, labels
+
+
+def is_plain(dataset: Any) -> bool:
+    """Return whether samples are parts of tensors, so that reading them draws no random numbers.
+
+    Example:
+        >>> data = TensorDataset(torch.zeros(3, 2), torch.arange(3))
+        >>> is_plain(data), is_plain(Subset(data, [2])), is_plain(list(data))
+        (True, True, False)
+    """
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return type(dataset) is TensorDataset and all(type(each) is Tensor for each in dataset.tensors)
 
 
 def _read_samples(dataset: Any, indices: list[int]) -> list[Any]:

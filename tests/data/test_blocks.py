@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
-from lightning_poison.data.blocks import MemoryDataset, SelectedDataset, index_blocks, read_blocks
+from lightning_poison.data.blocks import MemoryDataset, SelectedDataset, index_blocks, is_plain, read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import Source
 from lightning_poison.errors import UnreadableSampleError
@@ -86,6 +86,33 @@ def test_block_does_not_depend_on_others():
 
 def test_seed_changes_random_transforms():
     assert not torch.equal(read(Noisy())[0].inputs, read(Noisy(), seed=6)[0].inputs)
+
+
+class Doubled(TensorDataset):
+    """Could draw random numbers, unlike its base class."""
+
+    def __getitem__(self, index):
+        inputs, label = super().__getitem__(index)
+        return inputs * torch.randint(1, 1000, ()), label
+
+
+def test_only_parts_of_tensors_are_read_without_a_random_state():
+    data = TensorDataset(torch.ones(9, 2), torch.arange(9))
+    assert is_plain(data)
+    assert is_plain(Subset(Subset(data, [1, 2]), [0]))
+    assert not is_plain(Doubled(*data.tensors))
+    assert not is_plain(Subset(Doubled(*data.tensors), [0]))
+    assert not is_plain([(torch.zeros(2), 0)])
+
+
+def test_samples_of_derived_classes_have_random_states_of_their_own():
+    data = Doubled(torch.ones(9, 2), torch.arange(9))
+    forward, backward = (
+        torch.cat([block.inputs for block in read(data, indices=torch.tensor(order))])
+        for order in (range(9), range(8, -1, -1))
+    )
+    assert forward.unique().numel() > 1
+    assert forward.equal(backward.flip(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -231,9 +231,12 @@ class _Decision:
         """Return the verdict of a stored decision if it is in the units, with its edits by hand; or the decision."""
         for found in _stored_verdict(units):
             verdict = with_limits(found, self.settings.max_removed)
-            by_hand = torch.zeros_like(stored.keep) if stored.removed_by_hand is None else stored.removed_by_hand
-            if verdict.fingerprint == stored.fingerprint and not bool((verdict.keep & ~stored.keep & ~by_hand).any()):
-                return verdict.with_kept(stored.keep.nonzero().flatten()).with_removed(by_hand.nonzero().flatten())
+            if verdict.fingerprint == stored.fingerprint:
+                nothing = torch.zeros_like(stored.keep)
+                kept, gone = (nothing if m is None else m for m in (stored.kept_by_hand, stored.removed_by_hand))
+                edited = verdict.with_kept(kept.nonzero().flatten()).with_removed(gone.nonzero().flatten())
+                if torch.equal(edited.keep, stored.keep):
+                    return edited
         return stored
 
     def _confirm(self, known: Verdict | StoredDecision) -> None:

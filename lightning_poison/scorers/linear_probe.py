@@ -16,8 +16,10 @@ from lightning_poison.data.copies import connected, first_places
 from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.models.backbones import moments
 from lightning_poison.randomness import derived_generator
+from lightning_poison.runtime import Progress
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.label_scores import surprisals
+from lightning_poison.scorers.progress import progress_bar
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
@@ -110,15 +112,19 @@ class LinearProbeScorer(SetScorer):
         def standardized(rows: Tensor) -> Tensor:
             return features[rows].sub_(center).div_(spread).clamp_(-_LARGEST, _LARGEST)
 
-        for number in range(int(assigned.max()) + 1):
-            inside, outside = assigned != number, (assigned == number).nonzero().flatten()
-            part, truth = standardized(inside), labels[inside]
-            if penalty is None:
-                penalty, coefficients = _fit_best(part, truth, standardized(outside), labels[outside], num_classes)
-            else:
-                coefficients = fit_logistic_regression(part, truth, num_classes=num_classes, penalty=penalty)
-            for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
-                logits[rows] = logits_of(coefficients, standardized(rows))
+        folds = int(assigned.max()) + 1
+        with progress_bar(len(_PENALTIES) + folds - 1, "Fitting linear classifiers") as bar:
+            for number in range(folds):
+                inside, outside = assigned != number, (assigned == number).nonzero().flatten()
+                part, truth = standardized(inside), labels[inside]
+                if penalty is None:
+                    held_out = standardized(outside), labels[outside]
+                    penalty, coefficients = _fit_best(part, truth, *held_out, num_classes, bar)
+                else:
+                    coefficients = fit_logistic_regression(part, truth, num_classes=num_classes, penalty=penalty)
+                    bar.advance()
+                for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
+                    logits[rows] = logits_of(coefficients, standardized(rows))
         return logits[:, : int(labels.max()) + 1]
 
     def _folds(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -149,14 +155,16 @@ def _copies(features: Tensor) -> Tensor:
 
 
 def _fit_best(
-    features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor, num_classes: int
+    features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor, num_classes: int, bar: Progress
 ) -> tuple[float, Tensor]:
     """Return the penalty under which held-out labels have the highest probability, and the coefficients.
 
     Weaker penalties are tried until one is worse. If the first of several weaker ones is, stronger ones are tried.
+    The bar advances by one step for each penalty, tried or not.
     """
     first = _MIDDLE if (len(labels) + len(held_out_labels)) * num_classes > _MANY else 0
     best: tuple[float, float, Tensor] | None = None
+    tried = 0
     for penalties in (_PENALTIES[first:], _PENALTIES[:first][::-1]):
         if best is not None and best[1] != _PENALTIES[first]:
             break
@@ -164,9 +172,12 @@ def _fit_best(
         for penalty in penalties:
             start = fit_logistic_regression(features, labels, num_classes=num_classes, penalty=penalty, start=start)
             loss = _cross_entropy(start, held_out, held_out_labels)
+            tried += 1
+            bar.advance()
             if best is not None and loss >= best[0]:
                 break
             best = (loss, penalty, start)
+    bar.advance(len(_PENALTIES) - tried)
     assert best is not None  # noqa: S101 (there are penalties)
     return best[1], best[2]
 

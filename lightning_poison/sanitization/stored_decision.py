@@ -58,6 +58,13 @@ class StoredDecision:
         by_hand = {name: getattr(verdict, name) for name in _BY_HAND}
         return cls(verdict.fingerprint, verdict.settings, verdict.keep, marks, file, **by_hand)
 
+    def decided_by_hand(self, verdict: Verdict) -> Verdict | None:
+        """Return a verdict with what the user decided; `None` if it does not keep the same samples then."""
+        nothing = torch.zeros_like(self.keep)
+        kept, gone = (nothing if mask is None else mask for mask in (self.kept_by_hand, self.removed_by_hand))
+        edited = verdict.with_kept(kept.nonzero().flatten()).with_removed(gone.nonzero().flatten())
+        return edited if torch.equal(edited.keep, self.keep) else None
+
     def state(self) -> dict[str, Any]:
         """Return tensors, strings and numbers for a checkpoint: one to three bits and two bytes a sample."""
         return {

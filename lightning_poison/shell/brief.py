@@ -44,7 +44,9 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         kinds = [each.kind for each in found]
         for each in verdict.findings:
             if each.evidence is None:
-                lines.append(f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure)}")
+                lines.append(
+                    f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure, limit=800)}"
+                )
             else:
                 by = f" by {printable(each.scorer, limit=80)}" if kinds.count(each.evidence.kind) > 1 else ""
                 lines += _kind_lines(each.evidence, each.removed, count, class_names, by)

@@ -19,6 +19,7 @@ from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
 from lightning_poison.shell.brief import brief_lines
+from lightning_poison.shell.hub_datasets import is_hub_source
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
 from lightning_poison.shell.sources import Source, open_source
 from lightning_poison.shell.whole_run import WholeRun, clock
@@ -120,8 +121,11 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes, *notes]:
             write(printable(line, limit=1000))
         write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
+        if not bool(verdict.keep.all()) and Path(source).is_dir() and not is_hub_source(source):
+            command = f"lightning-poison apply {printable(options.output / MANIFEST)} --copy-to FOLDER"
+            write(f"To copy the folder without these samples: {command}")
         if options.cache is None and has_entries(cache):
-            write(f"To reuse what was computed in a scan with another --output: --cache {printable(cache)}")
+            write(f"To reuse stored work in a scan with another --output: --cache {printable(cache)}")
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 

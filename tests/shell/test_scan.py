@@ -95,6 +95,7 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
     assert ("\nEvidence of poison: 3 of 40 samples" in shown) == present
+    assert (f": lightning-poison apply {output / 'manifest.csv'} --copy-to FOLDER\n" in shown) == present
     assert ("\nNo evidence of wrong labels." in shown) != present
 
 
@@ -134,7 +135,7 @@ def test_another_output_reuses_the_cache_that_is_named(folder, tmp_path, judged,
     units = FileUnits(first / "cache" / f"{1:032x}", SampleDigests(1))
     units.save("fold-0", {"scores": torch.zeros(3)}, {})
     cli.main(["scan", str(folder), "--output", str(first)])
-    hint = f"To reuse what was computed in a scan with another --output: --cache {first / 'cache'}\n"
+    hint = f"To reuse stored work in a scan with another --output: --cache {first / 'cache'}\n"
     assert capsys.readouterr().out.endswith(hint)
     cli.main(["scan", str(folder), "--output", str(tmp_path / "second"), "--cache", str(first / "cache")])
     shown = capsys.readouterr().out

@@ -40,11 +40,14 @@ def normalization_of(dataset: Any) -> PixelRange | None:
         PixelRange(mean=(0.5,), std=(0.25,), levels=256)
     """
     found = {
-        tuple(tuple(torch.as_tensor(numbers).flatten().tolist()) for numbers in (each.mean, each.std))
+        (_numbers(each.mean), _numbers(each.std))
         for each in _transforms_of(dataset)
         if isinstance(each, v1.Normalize | v2.Normalize)
     }
-    return PixelRange(*found.pop()) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    mean, std = found.pop()
+    return PixelRange(mean, std)
 
 
 def random_transforms_of(dataset: Any) -> list[str]:
@@ -79,6 +82,10 @@ def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
         if isinstance(each, StandardTransform):
             yield from _flat([each.transform])
         elif isinstance(each, _SEQUENCES):
-            yield from _flat(each.transforms if hasattr(each, "transforms") else each)
+            yield from _flat(each if isinstance(each, torch.nn.Sequential) else each.transforms)
         else:
             yield each
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(torch.as_tensor(values).flatten().tolist())

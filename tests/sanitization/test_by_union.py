@@ -1,6 +1,7 @@
 """Unions of scorers whose decisions are known: each rule is exact on the data of these tests."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,7 +134,51 @@ def test_manifest_says_why_and_who():
     assert "found by right" in str(rows[COUNT - 1])
 
 
-@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on")
+@pytest.mark.filterwarnings("ignore")
+def rates_of_members(monkeypatch, scorers, *, posterior=None, **settings):
+    """The false-positive rate with which each member decides, and the verdict."""
+    rates, decide = [], importlib.import_module("lightning_poison.sanitization.decide")
+    original = decide.judge_by_union
+
+    def judge_by_union(job, union, trusted, judge):
+        def recorded(part, own):
+            rates.append((part.scorer.name, part.settings.false_positive_rate))
+            outcome = judge(part, own)
+            if posterior is None or outcome.decision.keep.all():
+                return outcome
+            decision = replace(outcome.decision, posterior=outcome.decision.posterior.clamp(max=posterior))
+            return replace(outcome, decision=decision)
+
+        return original(job, union, trusted, recorded)
+
+    monkeypatch.setattr(decide, "judge_by_union", judge_by_union)
+    return rates, sanitize(data_of(), UnionScorer(scorers), **settings)
+
+
+def test_last_member_may_spend_what_the_first_has_left(monkeypatch):
+    rates, _ = rates_of_members(monkeypatch, pair(), false_positive_rate=0.02)
+    assert rates[0] == ("left", pytest.approx(0.016))
+    assert rates[1] == ("right", pytest.approx(0.02, rel=1e-3))  # the posteriors are nearly 1
+
+
+def test_clean_samples_that_are_expected_to_be_removed_are_spent(monkeypatch):
+    rates, verdict = rates_of_members(monkeypatch, pair(), posterior=0.9, false_positive_rate=0.02)
+    assert rates[1] == ("right", pytest.approx(0.02 - 0.1 * WRONG / COUNT))
+    removed = verdict.p_values[~verdict.keep]
+    assert float(removed.max()) <= 0.02
+
+
+def test_rate_is_never_spent_to_the_last(monkeypatch):
+    rates, _ = rates_of_members(monkeypatch, pair(), posterior=0.51, false_positive_rate=0.02)
+    assert rates[1] == ("right", pytest.approx(0.0002))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_members_with_trusted_data_have_equal_shares(monkeypatch):
+    rates, _ = rates_of_members(monkeypatch, pair(), trusted=data_of(1), false_positive_rate=0.2)
+    assert dict(rates) == {"left": pytest.approx(0.1), "right": pytest.approx(0.1)}
+
+
 def test_trusted_data_calibrate_each_member():
     clean = data_of(seed=1)
     trusted = TensorDataset(clean.tensors[0][WRONG:-WRONG], clean.tensors[1][WRONG:-WRONG])

@@ -1,4 +1,4 @@
-"""`RecommendedScorer`: the scorers to use for data of which nothing is known, by what they may cost."""
+"""`RecommendedScorer`: the scorers to use on unknown data, by cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -65,7 +65,7 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     Example:
         >>> def scan(source, *, image_size=None): ...
         >>> hint_for("unrecognized arguments: --imagesize 3", "scan", {"scan": scan})
-        'Did you mean image-size? `lightning-poison scan --help` lists what there is.'
+        'Did you mean image-size? `lightning-poison scan --help` lists all of them.'
     """
     found = re.search(r"option '([\w.-]+)'|unrecognized arguments: --([\w-]+)|invalid choice: '([\w-]+)'", message)
     known: list[str] = list(commands)
@@ -76,7 +76,7 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(next(filter(None, found.groups())), known, n=1) if found else []
     hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
     listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
-    return f"{hint}`{listed}` lists what there is."
+    return f"{hint}`{listed}` lists all of them."
 
 
 def explained(message: str) -> str | None:
@@ -94,7 +94,7 @@ def explained(message: str) -> str | None:
         command, name = missing.groups()
         return (
             f"Expected `{name}`, as in `lightning-poison {command} {_MISSING.get(name, name.upper())}`, but got none.\n"
-            f"`lightning-poison {command} --help` says what it may be."
+            f"`lightning-poison {command} --help` describes it."
         )
     found = re.match(
         r"""Parser key "(\w+)":.*?(?:Subtypes: \[|Expected a )(<class 'int'>|<class 'float'>|typing\.Literal\[.*?\])"""

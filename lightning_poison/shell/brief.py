@@ -66,10 +66,12 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
 def _likely_wrong(verdict: Verdict) -> list[str]:
     """Say how many labels are more likely wrong than not, and what to do about them."""
     count = 0 if verdict.posterior is None else int((verdict.posterior > 0.5).sum())
-    lines = ["- the report shows the most suspicious samples first, to mark those to remove"]
+    lines = ["- the report shows the most suspicious samples first: tick those to remove"]
     if count:
         labels = "1 label is" if count == 1 else f"{count:,} labels are"
-        lines.append(f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence")
+        lines.append(
+            f"- {labels} more likely wrong than correct; to list them: --scorer fast --remove-without-evidence"
+        )
     return lines
 
 
@@ -93,7 +95,7 @@ def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Seque
         listed = f"uncertain; {removed:,} listed" if removed else "too uncertain to list any"
         line = f"- {what}: about {about:,} ({low:,} to {high:,}), {listed}{power}"
     else:
-        line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) are estimated{power}"
+        line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) estimated{power}"
     pairs = [
         f"{_name(pair.labeled, class_names)} that look like {_name(pair.predicted, class_names)} ({pair.estimate:.0f})"
         for pair in evidence.pairs[:_PAIRS]

@@ -106,7 +106,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
             if not as_json:
                 write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
             if cache.is_dir() and any(cache.iterdir()) and not as_json:
-                write(f"Work of an earlier run in {printable(cache)} is used, if data and settings are the same.")
+                write(f"Work of an earlier run in {printable(cache)} is reused if data and settings are the same.")
         with section(_READING, 1):
             verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     notes = _write_results(source, data, verdict, options.output)
@@ -210,7 +210,7 @@ def _write_results(source: str, data: Source, verdict: Verdict, output: Path) ->
     )
     if renamed is None:
         return []
-    return [f"{MANIFEST} was edited by hand. It was renamed {renamed.name}; the new one has none of these decisions."]
+    return [f"{MANIFEST} had been edited by hand. It was renamed {renamed.name}; the new one lacks these decisions."]
 
 
 def _trusted(source: str, data: Source, reading: dict[str, Any]) -> Any:

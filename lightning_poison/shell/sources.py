@@ -110,7 +110,7 @@ def _from_table(place: Path, label: str | None, path: str | None, ids: str | Non
 
 def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | None) -> Source:
     dataset, classes, unused = numeric_samples(columns, label, ids)
-    notes = [f"Columns that are not used: {printable(', '.join(unused))}."] if unused else []
+    notes = [f"Unused columns: {printable(', '.join(unused))}."] if unused else []
     return Source(dataset, classes, notes=notes)
 
 

@@ -134,7 +134,6 @@ def test_manifest_says_why_and_who():
     assert "found by right" in str(rows[COUNT - 1])
 
 
-@pytest.mark.filterwarnings("ignore")
 def rates_of_members(monkeypatch, scorers, *, posterior=None, **settings):
     """The false-positive rate with which each member decides, and the verdict."""
     rates, decide = [], importlib.import_module("lightning_poison.sanitization.decide")
@@ -179,6 +178,7 @@ def test_members_with_trusted_data_have_equal_shares(monkeypatch):
     assert dict(rates) == {"left": pytest.approx(0.1), "right": pytest.approx(0.1)}
 
 
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated on")
 def test_trusted_data_calibrate_each_member():
     clean = data_of(seed=1)
     trusted = TensorDataset(clean.tensors[0][WRONG:-WRONG], clean.tensors[1][WRONG:-WRONG])

@@ -58,7 +58,7 @@ def test_findings_of_several_scorers():
 def test_no_evidence():
     assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
         "No evidence of wrong labels.",
-        "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
+        "- wrong labels: no evidence; 1 (0 to 2) estimated; of random wrong labels, 70 % would be found",
     ]
 
 
@@ -68,11 +68,11 @@ def test_estimate_that_is_not_sure_is_said_with_what_to_do():
     assert brief_lines(verdict)[:4] == [
         "No clear evidence of poison, but some labels may be wrong.",
         "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
-        "- the report shows the most suspicious samples first, to mark those to remove",
-        "- 4 labels are more likely wrong than correct; to list: --scorer fast --remove-without-evidence",
+        "- the report shows the most suspicious samples first: tick those to remove",
+        "- 4 labels are more likely wrong than correct; to list them: --scorer fast --remove-without-evidence",
     ]
     assert brief_lines(verdict_of(evidence, 0))[2:] == [
-        "- the report shows the most suspicious samples first, to mark those to remove",
+        "- the report shows the most suspicious samples first: tick those to remove",
         "- not looked for: backdoors, inputs that were perturbed one by one",
     ]
 

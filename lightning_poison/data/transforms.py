@@ -69,7 +69,10 @@ def random_transforms_of(dataset: Any) -> list[str]:
 
 def _transforms_of(dataset: Any) -> Iterator[Any]:
     """Yield the transforms in attributes of the data sets that the first and the last sample come from."""
-    owners = [locate(dataset, index)[0] for index in {0, max(0, len(dataset) - 1)}]
+    try:
+        owners = [locate(dataset, index)[0] for index in {0, max(0, len(dataset) - 1)}]
+    except (TypeError, ValueError, LookupError):  # attributes of these names with another meaning
+        owners = [dataset]
     for _ in range(_DEPTH):
         attributes = [getattr(owner, "__dict__", {}) for owner in {id(each): each for each in owners}.values()]
         for each in attributes:

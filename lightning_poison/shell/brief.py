@@ -30,7 +30,7 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         >>> print("\n".join(brief_lines(verdict)))
         Evidence of poison: 1 of 3 samples (33.3 %) is suspicious.
         - wrong labels: about 1 (0 to 2); 1 listed; of random wrong labels, 90 % would be found
-        - not looked for: backdoors, inputs that were perturbed one by one
+        - not looked for: backdoors, individually perturbed inputs
     """
     out, count = int((~verdict.keep).sum()), len(verdict)
     present = verdict.evidence.present

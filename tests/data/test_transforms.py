@@ -49,6 +49,12 @@ def test_nothing_is_found_elsewhere():
     assert random_transforms_of(with_transform(v2.ToImage(), v2.Resize(8))) == []
 
 
+def test_attributes_with_another_meaning_are_no_views():
+    data = Wrapper(with_transform(NORMALIZE), indices=None)
+    assert normalization_of(data).mean == pytest.approx(FOUND.mean)
+    assert random_transforms_of(Wrapper([1, 2], indices={}, transform=v2.RandomCrop(8))) == ["RandomCrop"]
+
+
 def test_normalizations_that_differ_are_not_taken():
     other = with_transform(v2.ToImage(), v2.Normalize([0.5], [0.5]))
     assert normalization_of(ConcatDataset([with_transform(NORMALIZE), other])) is None

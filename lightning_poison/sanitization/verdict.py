@@ -251,7 +251,7 @@ class Verdict:
         out = int((~self.keep).sum())
         count = len(self) if self.judged is None else int(self.judged.sum())
         lines = [
-            f"{count:,} samples scored by {printable(self.scorer)}; {out:,} "
+            f"{count:,} samples scored by {printable(', '.join(self.scorers))}; {out:,} "
             f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / max(1, count):.2f} %)",
             self.statement,
             f"decided by {DECIDED_BY[self.calibration]}; stated false-positive rate "

@@ -153,6 +153,8 @@ def test_scorers_are_those_that_decide():
     assert verdict().scorers == ("likelihood",)
     assert verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}}).scorers == ("confidence",)
     assert verdict(scorer="recommended", settings={"recommended": 5}).scorers == ("recommended",)
+    chosen = verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}})
+    assert str(chosen).startswith("4 samples scored by confidence; ")
     assert verdict(findings=(Finding("a", 0, None, "x"), Finding("b", 0, None, "y"))).scorers == ("a", "b")
 
 

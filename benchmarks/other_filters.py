@@ -6,6 +6,8 @@
 Nothing is trusted, and no filter is told how much poison there is. Every decision is that of the filter's own rule,
 with its defaults:
 
+Seconds of the filters that read the network include its training only in the first of them.
+
 - cleanlab's `find_label_issues`, on the probabilities of three cross-fitted networks.
 - ART's spectral signatures and activation clustering, on the features of a network that was trained on all of the data,
   the one of which `recommended_scorer.py` measures the attack success. ART expects 33 % of each class to be poison
@@ -77,7 +79,7 @@ class FeatureClassifier(PyTorchClassifier):  # type: ignore[misc]
 
 def keep_by_art(defense: type[Any], data: PoisonedImages, seed: int) -> Tensor:
     images, labels = data.given
-    network = network_for(images, data.given, seed).eval()
+    network = victim(data, seed)
     classifier = FeatureClassifier(network, nn.CrossEntropyLoss(), tuple(images.shape[1:]), CLASSES, device_type="cpu")
     _, clean = defense(classifier, images.numpy(), nn.functional.one_hot(labels, CLASSES).numpy()).detect_poison()
     return torch.as_tensor(clean).bool()
@@ -85,7 +87,7 @@ def keep_by_art(defense: type[Any], data: PoisonedImages, seed: int) -> Tensor:
 
 def keep_by_cca_ud(data: PoisonedImages, seed: int) -> Tensor:
     images, labels = data.given
-    network = network_for(images, data.given, seed).eval()
+    network = victim(data, seed)
     backbone, head = network.get_submodule("backbone"), network.get_submodule("head")
     benign, benign_labels = (part[:BENIGN] for part in data.rest)
     features, of_benign = outputs_of(backbone, images), outputs_of(backbone, benign)
@@ -94,6 +96,17 @@ def keep_by_cca_ud(data: PoisonedImages, seed: int) -> Tensor:
 
 def keep_by_scorer(scorer: Callable[[], Any], data: PoisonedImages, seed: int) -> Tensor:
     return decide(TensorDataset(*data.given), scorer(), seed).keep
+
+
+@functools.lru_cache(maxsize=1)
+def victim(data: PoisonedImages, seed: int) -> nn.Module:
+    """Train the network that several filters read."""
+    return network_for(data.given[0], data.given, seed).eval()
+
+
+@functools.lru_cache(maxsize=1)
+def crafted(name: str, case: str, load: Callable[[], LabeledImages], seed: int) -> PoisonedImages:
+    return poisoned_images(CASES[case], name, load, seed)
 
 
 FILTERS: dict[str, Filter] = {
@@ -108,7 +121,7 @@ FILTERS: dict[str, Filter] = {
 
 
 def measure(name: str, case: str, load: Callable[[], LabeledImages], filter_name: str, seed: int) -> Figures:
-    data = poisoned_images(CASES[case], name, load, seed)
+    data = crafted(name, case, load, seed)
     keep, seconds = with_cpu_seconds(lambda: FILTERS[filter_name](data, seed))
     figures: Figures = {"removed": int((~keep).sum()), "clean lost": share(~keep[~data.is_poison]), "seconds": seconds}
     if data.poison is not None:
@@ -130,10 +143,14 @@ def main() -> None:
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for case in args.case or CASES:
-            for name in args.filter or FILTERS:
+            names, seeds = args.filter or FILTERS, range(FIRST_SEED, FIRST_SEED + args.seeds)
+            for seed in seeds:  # filter by filter, so that poison and network are made once
+                for name in names:
+                    run = functools.partial(measure, args.data, case, load, name)
+                    results.over_seeds([seed], {"data": args.data, "case": case, "filter": name}, run)
+            for name in names:
                 key = {"data": args.data, "case": case, "filter": name}
-                run = functools.partial(measure, args.data, case, load, name)
-                runs = results.over_seeds(range(FIRST_SEED, FIRST_SEED + args.seeds), key, run)
+                runs = [figures for seed in seeds if (figures := results.find({**key, "seed": seed})) is not None]
                 caught = spread_of(runs, "caught", form=".3f") if all("caught" in each for each in runs) else ""
                 lost, seconds = spread_of(runs, "clean lost", form=".4f"), spread_of(runs, "seconds", form=".0f")
                 rows.append([case, name, str(len(runs)), caught, lost, seconds])

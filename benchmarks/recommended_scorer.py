@@ -3,12 +3,13 @@
     python benchmarks/recommended_scorer.py --data-root data --results recommended.jsonl
     python benchmarks/recommended_scorer.py --data cifar --data-root data --results recommended.jsonl
 
-10,000 training images, drawn anew in each seed. Every row is the same call, `sanitize(data, preset, seed=seed)`. Images
-are in [0, 1]. Budgets of backdoors with wrong labels are shares of all images, those with clean labels of the target
-class, 0. The clean-label backdoor is perturbed on another network with epsilon .3 (MNIST) or 16 / 255. Poison frogs
-collide with ten targets, 15 images each, and are crafted on a network that was trained on other images. Hidden trigger
-and Sleeper Agent make images of class 1 with a patch be predicted as 0, within the same epsilon and from the same kind
-of network; the budget of Sleeper Agent is a share of all images, and the attack trains that network anew twice.
+10,000 training images, or `--images`, drawn anew in each seed. Every row is the same call, `sanitize(data, preset,
+seed=seed)`. Images are in [0, 1]. Budgets of backdoors with wrong labels are shares of all images, those with clean
+labels of the target class, 0. The clean-label backdoor is perturbed on another network with epsilon .3 (MNIST) or
+16 / 255. Poison frogs collide with ten targets, 15 images each, and are crafted on a network that was trained on other
+images. Hidden trigger and Sleeper Agent make images of class 1 with a patch be predicted as 0, within the same epsilon
+and from the same kind of network; the budget of Sleeper Agent is a share of all images, and the attack trains that
+network anew twice.
 
 Cover samples, which keep their label, count neither as caught nor as clean.
 
@@ -160,11 +161,13 @@ class PoisonedImages:
         return self.poison.indices[self.poison.role != COVER]
 
 
-def poisoned_images(case: Case, name: str, load: Callable[[], LabeledImages], seed: int) -> PoisonedImages:
+def poisoned_images(
+    case: Case, name: str, load: Callable[[], LabeledImages], seed: int, count: int = COUNT
+) -> PoisonedImages:
     """Draw the images of a seed, and poison them."""
     images, labels = load()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
-    parts = order[:COUNT], order[COUNT : 2 * COUNT]
+    parts = order[:count], order[count : 2 * count]
     train, rest = ((images[part], labels[part]) for part in parts)
     poison = craft_poison(case, name, train, rest, seed)
     if poison is None:
@@ -213,9 +216,16 @@ def gap_of(data: PoisonedImages, keep: torch.Tensor, seed: int) -> Figures:
 
 
 def measure(
-    case: Case, name: str, load: Callable[[], LabeledImages], preset: Any, undefended: bool, gap: bool, seed: int
+    case: Case,
+    name: str,
+    load: Callable[[], LabeledImages],
+    preset: Any,
+    undefended: bool,
+    gap: bool,
+    count: int,
+    seed: int,
 ) -> Figures:
-    data = poisoned_images(case, name, load, seed)
+    data = poisoned_images(case, name, load, seed, count)
     poison, given, rest, truth = data.poison, data.given, data.rest, data.is_poison
     verdict, seconds = with_cpu_seconds(lambda: decide(TensorDataset(*given), preset, seed))
     figures: Figures = {
@@ -277,6 +287,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=list(CASES), help="run only these; may be repeated")
     parser.add_argument("--undefended", action="store_true", help="also measure the attack success without a defense")
     parser.add_argument("--gap", action="store_true", help="also train on what is kept, and on what the controls keep")
+    parser.add_argument("--images", type=int, default=COUNT, help="number of images; default: 10,000")
     args = parser.parse_args()
     start(args)
     loader = load_mnist if args.data == "mnist" else load_cifar
@@ -287,7 +298,11 @@ def main() -> None:
         key = {"data": args.data, "preset": args.preset, "case": name, "undefended": args.undefended}
         if args.gap:
             key["gap"] = True
-        run = functools.partial(measure, CASES[name], args.data, load, args.preset, args.undefended, args.gap)
+        if args.images != COUNT:
+            key["images"] = args.images
+        run = functools.partial(
+            measure, CASES[name], args.data, load, args.preset, args.undefended, args.gap, args.images
+        )
         found[name] = results.over_seeds(range(FIRST_SEED, FIRST_SEED + args.seeds), key, run)
     report(found)
 

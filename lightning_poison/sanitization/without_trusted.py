@@ -1,5 +1,7 @@
 """Decisions without trusted data: out-of-fold scores under every label, and the wrong-label null."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -21,13 +23,19 @@ from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.statistics.contamination import (
     MAX_MISCLASSIFIED_SHARE,
     Contamination,
+    HardMargins,
     estimate_contamination,
     has_evidence,
     select_by_posterior,
 )
 from lightning_poison.statistics.lowest_scores import LowestScores
 from lightning_poison.statistics.p_values import combine_log_p, p_values_from_log
-from lightning_poison.statistics.planted_labels import RELIABLE_RESPONSE, corrected_for_response, planted_result
+from lightning_poison.statistics.planted_labels import (
+    RELIABLE_RESPONSE,
+    PlantedResult,
+    corrected_for_response,
+    planted_result,
+)
 from lightning_poison.statistics.row_blocks import row_blocks
 from lightning_poison.statistics.thresholds import tail_log_p_values
 
@@ -92,7 +100,9 @@ def decide_by_wrong_label_null(
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
     What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
-    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`).
+    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`), and
+    there are two estimates, with two distributions of the margins of hard samples. If both fit, the one with the lower
+    interval decides: it depends on the classes which of them takes hard samples for wrong labels.
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
@@ -117,23 +127,26 @@ def decide_by_wrong_label_null(
     """
     lowest = LowestScores.of(label_scores) if lowest is None else lowest
     check_agreement(labels, lowest.predicted)
-    raw = estimate_contamination(label_scores, labels, confidence=CONFIDENCE, margins=margins, lowest=lowest)
+    estimate = partial(estimate_contamination, label_scores, confidence=CONFIDENCE, lowest=lowest)
 
-    def corrected(estimated: Contamination, response: float) -> Contamination:
-        is_hard = estimated.misclassified_share > MAX_MISCLASSIFIED_SHARE
-        return corrected_for_response(estimated, response) if is_hard else estimated
+    def measured(hard: HardMargins) -> tuple[Contamination, Contamination, PlantedResult]:
+        raw = estimate(labels, margins=margins, hard=hard)
+        planted = planted_result(
+            labels,
+            partial(estimate, hard=hard),
+            lambda found, response: _select(_corrected(found, response), settings),
+            rate=raw.rate,
+            num_classes=label_scores.shape[1],
+        )
+        return raw, _corrected(raw, planted.response), planted
 
-    def select(estimated: Contamination, response: float) -> Tensor:
-        return _select(corrected(estimated, response), settings)
-
-    planted = planted_result(
-        labels,
-        lambda replaced: estimate_contamination(label_scores, replaced, confidence=CONFIDENCE, lowest=lowest),
-        select,
-        rate=raw.rate,
-        num_classes=label_scores.shape[1],
-    )
-    found = corrected(raw, planted.response)
+    raw, found, planted = measured("exponential")
+    if raw.rate + raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
+        other = measured("normal")
+        is_hard = other[0].misclassified_share > MAX_MISCLASSIFIED_SHARE
+        fits_as_well = other[0].log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
+        if is_hard and fits_as_well and (other[1].low, other[1].rate) < (found.low, found.rate):
+            raw, found, planted = other
     present, keep = _has_evidence(found, settings), _select(found, settings)
     if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:
         _check_overridden(raw, planted.response, settings)
@@ -157,6 +170,18 @@ def decide_by_wrong_label_null(
         float(removed.min()) if len(removed) else 1.0,
     )
 
+
+def _corrected(found: Contamination, response: float) -> Contamination:
+    is_hard = found.misclassified_share > MAX_MISCLASSIFIED_SHARE
+    return corrected_for_response(found, response) if is_hard else found
+
+
+_MARGIN_OF_FIT = 5.0
+"""By how much the log-likelihood with normal tails of hard samples may be lower than with an exponential, which adapts.
+
+On pairs and on ten classes of CIFAR-10, it was at most 2 lower where these tails leave fewer wrong labels. Where a part
+of the samples is ambiguous and the others are plain, it is 100 and more lower.
+"""
 
 _LARGE_RATE = 0.15
 """Estimated share of wrong labels above which the estimate must see at least half of the planted ones.

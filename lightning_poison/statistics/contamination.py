@@ -1,6 +1,7 @@
 """Estimate of the number of wrong labels, and of which labels are wrong, from out-of-fold scores alone."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from sklearn.isotonic import IsotonicRegression
@@ -9,15 +10,18 @@ from torch import Tensor
 from lightning_poison.statistics.arguments import check_fraction, check_label_vector, describe, invalid
 from lightning_poison.statistics.intervals import wilson_interval
 from lightning_poison.statistics.label_mixture import (
+    HARD_SCALE,
     MAX_HARD_SCALE,
     Disagreements,
     Mixture,
     count_variances,
     find_disagreements,
     fit_mixture,
+    log_likelihood,
 )
 from lightning_poison.statistics.label_suspicion import label_suspicion
 from lightning_poison.statistics.lowest_scores import LowestScores
+from lightning_poison.statistics.normal_tails import fit_normal_mixture
 from lightning_poison.statistics.p_values import share_at_least_as_suspicious
 
 NATURAL_ERROR_RATE = 0.003
@@ -25,6 +29,9 @@ NATURAL_ERROR_RATE = 0.003
 
 MAX_MISCLASSIFIED_SHARE = 0.1
 """Share of correctly labeled samples that are misclassified. Above it, hard samples may pass for wrong labels."""
+
+HardMargins = Literal["exponential", "normal"]
+"""Distribution of the margins of hard samples: one exponential, or the tails of normal ones (`normal_tails`)."""
 
 _MARGIN_WEIGHT = 0.2
 """Weight of the log-odds by the margin in the suspicion, beside the log-odds by Bayes' rule.
@@ -100,6 +107,7 @@ class Contamination:
         p_values: Estimated share of the correctly labeled samples that are at least as suspicious, float64 `(N,)` in
             (0, 1]. Samples whose label and prediction differ come first, by `suspicion`. Each is weighted by one minus
             its posterior.
+        log_likelihood: That of the margins of samples whose label and prediction differ.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).repeat(50, 1), torch.tensor([0, 1] * 45 + [0, 0] * 5)
@@ -116,6 +124,7 @@ class Contamination:
     suspicion: Tensor
     posterior: Tensor
     p_values: Tensor
+    log_likelihood: float = 0.0
 
 
 def estimate_contamination(
@@ -125,6 +134,7 @@ def estimate_contamination(
     confidence: float = 0.95,
     margins: Tensor | None = None,
     lowest: LowestScores | None = None,
+    hard: HardMargins = "exponential",
 ) -> Contamination:
     """Estimate how many labels are wrong, between which classes, and how likely each label is wrong.
 
@@ -154,6 +164,7 @@ def estimate_contamination(
             saw the sample (`lightning_poison.models.average_margins`), finite, `(N,)`. A second opinion about which
             labels are wrong; the estimated number does not depend on it. Optional.
         lowest: The lowest of these scores, if several estimates read the same scores. Default: they are computed.
+        hard: How the margins of hard samples are distributed. Default: one exponential.
 
     Returns:
         The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
@@ -186,7 +197,8 @@ def estimate_contamination(
     if len(found.index) == len(own):
         hint = "Check the sign of the scores: larger must be more suspicious."
         raise invalid("label_scores", "lowest under the label for some samples", "none", hint)
-    mixture = fit_mixture(found)
+    fit, least = _fits(found, hard)
+    mixture = fit.mixture
     suspicion = label_suspicion(scores, own, found, mixture.counts, lowest=lowest)
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
     if margins is not None:
@@ -194,9 +206,8 @@ def estimate_contamination(
         suspicion[found.index] += weight * _second_opinion(suspicion[found.index], margins.cpu()[found.index])
     posterior = torch.zeros(len(own), dtype=torch.float64)
     posterior[found.index] = _increasing(mixture.posterior, suspicion[found.index])
-    per_pair, total = count_variances(found, mixture)
-    low, high = wilson_interval(mixture.counts.sum(), total, len(own), confidence=confidence)
-    low = torch.minimum(low, _least_low(found, len(own), confidence))
+    per_pair, low, high = fit.interval(found, len(own), confidence)
+    low = torch.minimum(low, least.interval(found, len(own), confidence)[1])
     return Contamination(
         rate=float(mixture.counts.sum()) / len(own),
         low=float(low) / len(own),
@@ -207,18 +218,34 @@ def estimate_contamination(
         suspicion=suspicion.to(label_scores.device),
         posterior=posterior.to(label_scores.device),
         p_values=wrong_label_p_values(suspicion, posterior).to(label_scores.device),
+        log_likelihood=log_likelihood(found, mixture, tails=fit.tails),
     )
 
 
-def _least_low(found: Disagreements, length: int, confidence: float) -> Tensor:
-    """Return the lower end of the interval around the number of wrong labels if hard samples have large margins.
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted mixture, and how it was fitted."""
+
+    mixture: Mixture
+    tails: Tensor | None = None
+    scale: float = HARD_SCALE
+
+    def interval(self, found: Disagreements, length: int, confidence: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the variance of each pair's count, and the interval around the number of wrong labels."""
+        per_pair, total = count_variances(found, self.mixture, expected_scale=self.scale, tails=self.tails)
+        return per_pair, *wilson_interval(self.mixture.counts.sum(), total, length, confidence=confidence)
+
+
+def _fits(found: Disagreements, hard: HardMargins) -> tuple[_Fit, _Fit]:
+    """Return the fit to use, and a less favorable one, for the lower end of the interval.
 
     With few disagreements, the expected margin of hard samples decides how many count as hard. Small models of small
     data sets are as sure of hard samples as of wrong labels, so the least favorable expectation applies.
     """
-    mixture = fit_mixture(found, expected_scale=MAX_HARD_SCALE)
-    _, total = count_variances(found, mixture, expected_scale=MAX_HARD_SCALE)
-    return wilson_interval(mixture.counts.sum(), total, length, confidence=confidence)[0]
+    if hard == "normal":
+        mixture, tails, least, longest = fit_normal_mixture(found)
+        return _Fit(mixture, tails), _Fit(least, longest)
+    return _Fit(fit_mixture(found)), _Fit(fit_mixture(found, expected_scale=MAX_HARD_SCALE), scale=MAX_HARD_SCALE)
 
 
 def has_evidence(contamination: Contamination, *, natural_error_rate: float = NATURAL_ERROR_RATE) -> bool:

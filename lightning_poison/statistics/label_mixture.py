@@ -4,7 +4,8 @@ The *prediction* for a sample is the class with the lowest suspicion score, by a
 *margin* of another label is how much higher the score is under that label. Images labeled 9 and predicted 4 are of two
 kinds, which differ in their margin: a 4 with a wrong label has the margin that any 4 has under the label 9, as observed
 on the images that are both labeled and predicted 4; a hard 9 has a small one. The distribution of the first kind is
-therefore observed for each pair of classes, and that of the second is a short exponential shared by all pairs.
+therefore observed for each pair of classes, and that of the second is a short exponential shared by all pairs, or,
+where many samples are hard, the tail of a normal distribution (`lightning_poison.statistics.normal_tails`).
 """
 
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Disagreements:
         predicted: Prediction of each pair, `(P,)`.
         wrong: Distribution of a wrong label's margin over the bins, `(P, bins + 1)`. Rows sum to 1.
         spread: Share of all disagreements that each pair would have if they were spread evenly over images, `(P,)`.
+        agreeing: Number of samples with the label of each pair that are predicted as it, float64 `(P,)`.
 
     Example:
         >>> label_scores, labels = torch.tensor([[0.0, 2.0], [0.0, 1.5]]).double(), torch.tensor([0, 1])
@@ -68,6 +70,7 @@ class Disagreements:
     predicted: Tensor
     wrong: Tensor
     spread: Tensor
+    agreeing: Tensor
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def find_disagreements(label_scores: Tensor, labels: Tensor, *, lowest: LowestSc
 
     margin = (label_scores[index, labels[index]].double() - smallest[index]) / typical[pair]
     spread = EvenSpread.of(predictions, labels, classes).shares(predicted, labeled)
-    return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread)
+    right = torch.bincount(labels[agreeing], minlength=classes).double()[labeled]
+    return Disagreements(index, pair, margin, labeled, predicted, _smooth(histogram), spread, right)
 
 
 def fit_mixture(
@@ -138,6 +142,7 @@ def fit_mixture(
     start: Mixture | None = None,
     iterations: int = _ITERATIONS,
     expected_scale: float = HARD_SCALE,
+    tails: Tensor | None = None,
 ) -> Mixture:
     """Fit the numbers of wrong labels and hard images in each pair, and the mean margin of hard images, by EM.
 
@@ -151,6 +156,8 @@ def fit_mixture(
         iterations: Maximum number of EM steps. Default: 300.
         expected_scale: Mean margin that hard images are expected to have, which counts as much as 50 of them. Default:
             a quarter of the typical wrong-label margin.
+        tails: Distribution of the margins of hard images of each pair, which is then not fitted, `(P, bins + 1)`; see
+            `lightning_poison.statistics.normal_tails`.
 
     Example:
         >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
@@ -160,12 +167,18 @@ def fit_mixture(
     weights = torch.ones_like(found.margin) if weights is None else weights
     counts = start.counts if start is not None else _sum_by_pair(found, weights[None])[0] / 2
     scale = torch.tensor([start.hard_scale if start is not None else expected_scale], dtype=torch.float64)
-    posterior, counts, scale = _fit_each(found, weights[None], counts[None], scale, iterations, expected_scale)
+    posterior, counts, scale = _fit_each(found, weights[None], counts[None], scale, iterations, expected_scale, tails)
     return Mixture(posterior[0], counts[0], float(scale[0]))
 
 
 def _fit_each(
-    found: Disagreements, weights: Tensor, counts: Tensor, scale: Tensor, iterations: int, expected_scale: float
+    found: Disagreements,
+    weights: Tensor,
+    counts: Tensor,
+    scale: Tensor,
+    iterations: int,
+    expected_scale: float,
+    tails: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fit G mixtures to the same disagreements with different weights at once; each ends when it has converged.
 
@@ -176,6 +189,7 @@ def _fit_each(
         scale: Initial mean margin of hard images of each, `(G,)`.
         iterations: Maximum number of EM steps.
         expected_scale: See `fit_mixture`.
+        tails: See `fit_mixture`.
 
     Returns:
         Posteriors `(G, D)`, counts `(G, P)` and mean margins of hard images `(G,)`.
@@ -183,13 +197,15 @@ def _fit_each(
     bins, exposed = _bins(found.margin, _BINS), found.margin.clamp(max=1)
     below = (found.margin < 1).nonzero().flatten()
     wrong_density = found.wrong[found.pair, bins]
+    fixed = None if tails is None else tails[found.pair, bins]
     observed = _sum_by_pair(found, weights)
     posteriors, all_counts, scales = torch.empty_like(weights), counts.clone(), scale.clone()
     running = torch.arange(len(weights))
     for step in range(iterations):
         wrong = _shrunk(counts, found.spread).index_select(1, found.pair) * wrong_density
         rest = _shrunk((observed - counts).clamp_min(0), found.spread).index_select(1, found.pair)
-        posterior = wrong / (wrong + rest * _hard_mass(scale).index_select(1, bins))
+        hard_density = _hard_mass(scale).index_select(1, bins) if fixed is None else fixed
+        posterior = wrong / (wrong + rest * hard_density)
         previous, counts = counts, _sum_by_pair(found, weights * posterior)
         scale = _hard_scale(exposed, below, weights * (1 - posterior), expected_scale)
         ended = (counts - previous).abs().sum(1) <= 1e-6 * observed.sum(1)
@@ -206,8 +222,32 @@ def _fit_each(
     return posteriors, all_counts, scales
 
 
+def log_likelihood(found: Disagreements, mixture: Mixture, *, tails: Tensor | None = None) -> float:
+    """Return the log-likelihood of the margins, given the pair of each disagreement.
+
+    Args:
+        found: The disagreements.
+        mixture: The mixture.
+        tails: With which it was fitted; see `fit_mixture`.
+
+    Example:
+        >>> label_scores, labels = 5 - 5 * torch.eye(2).double().repeat(50, 1), torch.tensor([0, 1] * 48 + [1, 0] * 2)
+        >>> found = find_disagreements(label_scores, labels)
+        >>> log_likelihood(found, fit_mixture(found)) > log_likelihood(found, fit_mixture(found, iterations=1))
+        True
+    """
+    bins = _bins(found.margin, _BINS)
+    observed = _sum_by_pair(found, torch.ones_like(found.margin)[None])
+    wrong, hard = _shrunk(torch.stack([mixture.counts, (observed[0] - mixture.counts).clamp_min(0)]), found.spread)
+    share = (wrong / (wrong + hard))[found.pair]
+    masses = (
+        _hard_mass(torch.tensor([mixture.hard_scale]).double())[0, bins] if tails is None else tails[found.pair, bins]
+    )
+    return float((share * found.wrong[found.pair, bins] + (1 - share) * masses).log().sum())
+
+
 def count_variances(
-    found: Disagreements, mixture: Mixture, *, expected_scale: float = HARD_SCALE
+    found: Disagreements, mixture: Mixture, *, expected_scale: float = HARD_SCALE, tails: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Estimate the variance of the number of wrong labels by a grouped jackknife that omits every 20th disagreement.
 
@@ -215,6 +255,7 @@ def count_variances(
         found: The disagreements.
         mixture: The mixture fitted on all of them.
         expected_scale: With which it was fitted; see `fit_mixture`.
+        tails: With which it was fitted; see `fit_mixture`.
 
     Returns:
         Variance of each pair's count, `(P,)`, and variance of the total, a scalar.
@@ -235,7 +276,7 @@ def count_variances(
         weights = (group != left_out[:, None]).double()
         starts = mixture.counts.expand(len(left_out), -1)
         scales = torch.full((len(left_out),), mixture.hard_scale, dtype=torch.float64)
-        refitted.append(_fit_each(found, weights, starts, scales, _ITERATIONS, expected_scale)[1] / kept_share)
+        refitted.append(_fit_each(found, weights, starts, scales, _ITERATIONS, expected_scale, tails)[1] / kept_share)
     counts = torch.cat(refitted)
     deviations = counts - counts.mean(0)
     return kept_share * (deviations**2).sum(0), kept_share * (deviations.sum(1) ** 2).sum()

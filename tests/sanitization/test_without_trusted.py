@@ -59,15 +59,20 @@ def test_refuses_scorer_at_chance_level(classes, scores, anyway):
         by_null(label_scores, labels, anyway=anyway)
 
 
+def heavy_tailed(strength, *, classes, wrong=0.0):
+    """Scores with a few very large errors, and labels of which a share is random."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(4000) % classes
+    noise = torch.randn(4000, classes, generator=generator)
+    noise /= torch.randn(4000, 2, generator=generator).square().mean(1, keepdim=True).sqrt()
+    replaced = torch.rand(4000, generator=generator) < wrong
+    labels = torch.where(replaced, torch.randint(classes, (4000,), generator=generator), truth)
+    return -(strength * torch.eye(classes)[truth] + noise), labels
+
+
 @pytest.mark.slow
 def test_refuses_scorer_that_takes_hard_samples_for_wrong_labels():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(4000) % 4
-    noise = (
-        torch.randn(4000, 4, generator=generator)
-        / torch.randn(4000, 2, generator=generator).square().mean(1, keepdim=True).sqrt()
-    )
-    label_scores = -(torch.eye(4)[labels] + noise)
+    label_scores, labels = heavy_tailed(1.5, classes=6, wrong=0.3)
     with pytest.raises(
         InconclusiveError, match=r"considers \d\d % of the labels wrong, [\s\S]* notices \d+ % of the wrong labels"
     ):

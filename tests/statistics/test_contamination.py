@@ -232,6 +232,27 @@ def test_evidence_compares_lower_end_with_natural_error_rate():
     assert not has_evidence(contamination, natural_error_rate=0.004)
 
 
+def normal_margins(seed, *, errors, wrong=0.0, count=2000):
+    """Two classes whose margins are normal, of which a share is below 0, and random wrong labels."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.arange(count) % 2
+    margin = torch.randn(count, generator=generator) - float(torch.special.ndtri(torch.tensor(errors)))
+    label_scores = torch.zeros(count, 2).scatter(1, 1 - truth[:, None], 3 * margin[:, None])
+    return label_scores, flip(truth, generator, share=wrong, classes=2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("errors", [0.12, 0.2])
+def test_hard_samples_with_normal_margins_are_no_evidence(errors, seed):
+    assert not has_evidence(estimate_contamination(*normal_margins(seed, errors=errors), hard="normal"))
+
+
+def test_wrong_labels_among_hard_samples_are_estimated():
+    found = [estimate_contamination(*normal_margins(seed, errors=0.12, wrong=0.15), hard="normal") for seed in range(4)]
+    assert all(has_evidence(each) for each in found)
+    assert sum(each.rate for each in found) / 4 == pytest.approx(0.15, abs=0.03)
+
+
 def test_hard_samples_are_told_from_wrong_labels():
     label_scores, labels, _ = simulate(15, share=0.1, hard=0.4)
     contamination = estimate_contamination(label_scores, labels)

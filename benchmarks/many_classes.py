@@ -26,6 +26,10 @@ sizes of 50 classes decrease geometrically from 2,000 to 20 samples, and further
 of at most 30 samples. Wrong labels are spread evenly over the classes, so that they are most of what carries the label
 of a rare class, which the call then keeps and names.
 
+Part four is the other scorers of whole data sets at 100 classes, whose `score_features` alone is called: without
+trusted data, they are members of a union or rank samples. Deep k-NN compares each sample with each, so its time grows
+with the square of their number; it is measured on at most 100,000.
+
 No data set is read; `--data-root` is accepted as in every benchmark.
 """
 
@@ -51,7 +55,16 @@ from lightning_poison import Verdict, sanitize
 from lightning_poison.errors import InconclusiveError
 from lightning_poison.randomness import seeded_rng
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.scorers import FeatureModel, LinearProbeScorer, MahalanobisScorer
+from lightning_poison.scorers import (
+    ActivationClusteringScorer,
+    DeepKNNScorer,
+    FeatureModel,
+    LinearProbeScorer,
+    MahalanobisScorer,
+    QuantumEntropyScorer,
+    SpectralSignatureScorer,
+)
+from lightning_poison.scorers.protocol import SetScorer
 
 SIZE, FLIPPED, GROUP = 128, 0.05, 10
 SAMPLES, CLASSES = 50_000, (10, 100, 1_000)
@@ -67,6 +80,13 @@ SCORERS: dict[str, Callable[[], Any] | None] = {
     "Mahalanobis, posterior": lambda: MahalanobisScorer(FeatureModel("auto"), score="posterior"),
     "probabilities": None,
 }
+SETS: dict[str, type[SetScorer]] = {
+    "spectral signatures": SpectralSignatureScorer,
+    "activation clustering": ActivationClusteringScorer,
+    "quantum entropy": QuantumEntropyScorer,
+    "deep k-NN": DeepKNNScorer,
+}
+MOST_COMPARED = 100_000
 
 
 def means_of(classes: int, generator: torch.Generator) -> Tensor:
@@ -167,15 +187,26 @@ def decide(name: str, truth: list[int] | None, classes: int, count: int, seed: i
     }
 
 
+def score_set(name: str, classes: int, count: int, seed: int) -> Figures:
+    """Return time and memory of the scores of a whole data set."""
+    features, labels, _ = draw(torch.arange(count) % classes, classes, seed)
+    warm = draw(torch.arange(600) % 3, 3, seed)
+    SETS[name]().score_features(*warm[:2])
+    wall, cpu = time.perf_counter(), time.process_time()
+    _, memory = with_memory(lambda: SETS[name]().score_features(features, labels))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"call_wall_s": wall, "call_cpu_s": cpu, "gib": memory / GIB}
+
+
 def imbalanced() -> list[int]:
     """Return the true class of each sample."""
     sizes = np.geomspace(2_000, 20, LARGE).round().astype(int).tolist() + list(RARE)
     return [number for number, size in enumerate(sizes) for _ in range(size)]
 
 
-def in_process(*arguments: Any) -> Figures:
-    """Make a decision in a process of its own."""
-    command = [sys.executable, __file__, "--data-root", ".", "--child", json.dumps(arguments)]
+def in_process(name: str, *arguments: Any) -> Figures:
+    """Make a decision, or score a data set, in a process of its own."""
+    command = [sys.executable, __file__, "--data-root", ".", "--child", json.dumps([name, *arguments])]
     printed = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (this script)
     if printed.returncode:
         raise RuntimeError(printed.stderr[-2000:])
@@ -193,6 +224,7 @@ def row_of(first: Sequence[str], runs: list[Figures]) -> list[str]:
     return [*first, *[spread_of(runs, name, form=form) for name, form in forms.items()], interval, f"{inside}"]
 
 
+PARTS = ("classes", "samples", "rare", "sets")
 COLUMNS = ("CPU s", "memory, GiB", "predicted correctly", "TPR", "FPR", "estimate", "interval", "seeds in interval")
 
 
@@ -233,20 +265,34 @@ def report(
         print_goal(f"{name}: at most {MAX_GIB_OF_LENGTHS:g} GiB", [each <= MAX_GIB_OF_LENGTHS for each in memory])
 
 
+def report_sets(sets: dict[tuple[str, int], list[Figures]]) -> None:
+    """Print time and memory of the scorers of whole data sets, and their slopes."""
+    print()
+    rows = [
+        [name, f"{length:,}", spread_of(runs, "call_cpu_s", form=".1f"), spread_of(runs, "gib", form=".2f")]
+        for (name, length), runs in sets.items()
+    ]
+    print_table(("scorer", "samples", *COLUMNS[:2]), rows)
+    for name in dict.fromkeys(name for name, _ in sets):
+        lengths = [length for each, length in sets if each == name]
+        for runs in zip(*(sets[name, length] for length in lengths), strict=True):
+            times = np.log([run["call_cpu_s"] for run in runs])
+            slope = float(np.polyfit(np.log(lengths), times, 1)[0])
+            print(f"{name}: slope {slope:.3f} over {lengths[0]:,} to {lengths[-1]:,} samples")
+
+
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--scorers", nargs="+", choices=list(SCORERS), default=list(SCORERS), help="default: all")
     parser.add_argument("--samples", type=int, default=SAMPLES, help=f"samples of part one; default: {SAMPLES:,}")
     parser.add_argument("--most-samples", type=int, default=LENGTHS[-1], help="largest number of samples of part two")
-    parser.add_argument(
-        "--parts", nargs="+", choices=("classes", "samples", "rare"), default=["classes", "samples", "rare"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--child", type=json.loads, help="internal: the measurement of a child process")
     args = parser.parse_args()
     if args.child:
         torch.set_num_threads(1)
         with seeded_rng(0):
-            print(json.dumps(decide(*args.child)))
+            print(json.dumps((score_set if args.child[0] in SETS else decide)(*args.child)))
         return
     start(args)
     results, seeds = Results(args.results), range(args.seeds)
@@ -268,6 +314,15 @@ def main() -> None:
             truth = imbalanced()
             rare[name] = runs(name, LARGE + len(RARE), len(truth), truth)
     report(by_classes, by_length, rare)
+    if "sets" in args.parts:
+        sets: dict[tuple[str, int], list[Figures]] = {}
+        for name in SETS:
+            most = min(args.most_samples, MOST_COMPARED if name == "deep k-NN" else LENGTHS[-1])
+            for length in (length for length in LENGTHS if length <= most):
+                key = {"scorer": name, "classes": AT_CLASSES, "samples": length}
+                work = partial(in_process, name, AT_CLASSES, length)
+                sets[name, length] = results.over_seeds(seeds, key, work)
+        report_sets(sets)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null
 from lightning_poison.statistics.lowest_scores import LowestScores
-from lightning_poison.statistics.row_blocks import row_blocks, small_row_blocks
+from lightning_poison.statistics.row_blocks import small_row_blocks
 
 _TOLERANCE = 0.01
 """How far the sum of a row may be from 1, as that of probabilities in half precision is."""
@@ -110,15 +110,16 @@ def _notes(probabilities: Tensor, labels: Tensor) -> tuple[str, ...]:
 
 def _surprisals(probabilities: Tensor) -> Tensor:
     """Return −log p, where a p of 0 counts as half of the smallest other one, in the data type of the probabilities."""
-    blocks = list(row_blocks(*probabilities.shape))
+    blocks = list(small_row_blocks(*probabilities.shape))
     least = smallest = min(float(probabilities[rows].min()) for rows in blocks)
     if not least:
         positive = (torch.where(each > 0, each, 1.0) for each in (probabilities[rows] for rows in blocks))
         smallest = min(float(each.min()) for each in positive)
     scores = zeros_in_file(tuple(probabilities.shape), probabilities.dtype)
-    for rows in small_row_blocks(*probabilities.shape):
-        block = probabilities[rows].double()
-        scores[rows] = (block if least else block.clamp_min(smallest / 2)).log().neg_()
+    buffer = torch.empty(blocks[0].stop, probabilities.shape[1], dtype=torch.float64)
+    for rows in blocks:
+        block = buffer[: rows.stop - rows.start].copy_(probabilities[rows])
+        scores[rows] = (block if least else block.clamp_min_(smallest / 2)).log_().neg_()
     return scores
 
 
@@ -130,7 +131,7 @@ def _probabilities(values: Any) -> Tensor:
         raise ValueError(expected("pred_probs", what, f"shape {tuple(array.shape)}"))
     found = _converted(array)
     blocks = list(small_row_blocks(*found.shape))
-    sums = _in_each(blocks, lambda rows: found[rows].double().sum(1))
+    sums = _in_each(blocks, lambda rows: found[rows].sum(1, dtype=torch.float64))
     infinite = ~sums.isfinite()
     infinite[infinite.clone()] = ~found[infinite].isfinite().all(1)
     _refuse(infinite, found, "finite", "Repair or leave out these samples.")

@@ -133,7 +133,7 @@ def decide_by_wrong_label_null(
         raw = estimate(labels, margins=margins, hard=hard)
         planted = planted_result(
             labels,
-            partial(estimate, hard=hard),
+            partial(estimate, hard=hard, only_disagreements=True),
             lambda found, response: _select(_corrected(found, response), settings),
             rate=raw.rate,
             num_classes=label_scores.shape[1],

@@ -6,6 +6,9 @@ Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset
 section 3, with out-of-sample probabilities.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,14 +26,24 @@ from lightning_poison.scorers.progress import progress_bar
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
+from lightning_poison.statistics.loss_curvature import LossCurvature
 from lightning_poison.statistics.row_blocks import AT_ONCE, row_blocks
 from lightning_poison.statistics.stratified import stratified_folds
 
 _PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 """Penalties that are tried, from the strongest, until the probability of held-out labels decreases."""
 
-_MANY, _MIDDLE = 2**24, 4
-"""Numbers of scores under all labels from which the search begins at the penalty at this place, which saves time."""
+_MANY, _MIDDLE, _WEAK = 2**24, 4, 6
+"""Number of scores under all labels from which the search begins at a weaker penalty, which saves time.
+
+It is the one at the first of these places, and at the second if fits are accelerated.
+"""
+
+_MANY_CLASSES = 100
+"""Number of classes above which fits are accelerated.
+
+With fewer, they take seconds, and scores would change by about what they are from the minimum, which is up to .05.
+"""
 
 _LARGEST = 20.0
 """Largest absolute value of a standardized feature."""
@@ -117,11 +130,12 @@ class LinearProbeScorer(SetScorer):
             for number in range(folds):
                 inside, outside = assigned != number, (assigned == number).nonzero().flatten()
                 part, truth = standardized(inside), labels[inside]
+                fit = _fit_of(part, truth, num_classes)
                 if penalty is None:
                     held_out = standardized(outside), labels[outside]
-                    penalty, coefficients = _fit_best(part, truth, *held_out, num_classes, bar)
+                    penalty, coefficients = _fit_best(fit, *held_out, len(labels), num_classes, bar)
                 else:
-                    coefficients = fit_logistic_regression(part, truth, num_classes=num_classes, penalty=penalty)
+                    coefficients = fit(penalty=penalty)
                     bar.advance()
                 for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
                     logits[rows] = logits_of(coefficients, standardized(rows))
@@ -154,15 +168,21 @@ def _copies(features: Tensor) -> Tensor:
     return first_places(keys)
 
 
+def _fit_of(features: Tensor, labels: Tensor, num_classes: int) -> Callable[..., Tensor]:
+    """Return a function that fits to samples with a `penalty`, and from a `start`."""
+    curvature = LossCurvature.of(features, labels, num_classes) if num_classes > _MANY_CLASSES else None
+    return partial(fit_logistic_regression, features, labels, num_classes=num_classes, curvature=curvature)
+
+
 def _fit_best(
-    features: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor, num_classes: int, bar: Progress
+    fit: Callable[..., Tensor], held_out: Tensor, held_out_labels: Tensor, length: int, num_classes: int, bar: Progress
 ) -> tuple[float, Tensor]:
     """Return the penalty under which held-out labels have the highest probability, and the coefficients.
 
     Weaker penalties are tried until one is worse. If the first of several weaker ones is, stronger ones are tried.
     The bar advances by one step for each penalty, tried or not.
     """
-    first = _MIDDLE if (len(labels) + len(held_out_labels)) * num_classes > _MANY else 0
+    first = (_WEAK if num_classes > _MANY_CLASSES else _MIDDLE) if length * num_classes > _MANY else 0
     best: tuple[float, float, Tensor] | None = None
     tried = 0
     for penalties in (_PENALTIES[first:], _PENALTIES[:first][::-1]):
@@ -170,7 +190,7 @@ def _fit_best(
             break
         start = None if best is None else best[2]
         for penalty in penalties:
-            start = fit_logistic_regression(features, labels, num_classes=num_classes, penalty=penalty, start=start)
+            start = fit(penalty=penalty, start=start)
             loss = _cross_entropy(start, held_out, held_out_labels)
             tried += 1
             bar.advance()

@@ -135,6 +135,7 @@ def estimate_contamination(
     margins: Tensor | None = None,
     lowest: LowestScores | None = None,
     hard: HardMargins = "exponential",
+    only_disagreements: bool = False,
 ) -> Contamination:
     """Estimate how many labels are wrong, between which classes, and how likely each label is wrong.
 
@@ -165,6 +166,8 @@ def estimate_contamination(
             labels are wrong; the estimated number does not depend on it. Optional.
         lowest: The lowest of these scores, if several estimates read the same scores. Default: they are computed.
         hard: How the margins of hard samples are distributed. Default: one exponential.
+        only_disagreements: Whether samples whose label and prediction agree need no order among themselves, which takes
+            most of the time with many classes. They are never removed. Default: they do.
 
     Returns:
         The estimate. Computed on the CPU, in blocks of samples; its tensors are on the device of `label_scores`.
@@ -199,7 +202,9 @@ def estimate_contamination(
         raise invalid("label_scores", "lowest under the label for some samples", "none", hint)
     fit, least = _fits(found, hard)
     mixture = fit.mixture
-    suspicion = label_suspicion(scores, own, found, mixture.counts, lowest=lowest)
+    suspicion = label_suspicion(
+        scores, own, found, mixture.counts, lowest=lowest, only_disagreements=only_disagreements
+    )
     suspicion[found.index] += _MARGIN_WEIGHT * mixture.posterior.logit(eps=1e-4)
     if margins is not None:
         weight = _training_weight(own, found, mixture)

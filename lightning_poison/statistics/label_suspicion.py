@@ -1,7 +1,5 @@
 """How much more likely a label is wrong than correct, by the predictions for a sample and by how often labels are."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -30,7 +28,13 @@ _SMALLEST_MEAN = 1e-30
 
 
 def label_suspicion(
-    label_scores: Tensor, labels: Tensor, found: Disagreements, counts: Tensor, *, lowest: LowestScores | None = None
+    label_scores: Tensor,
+    labels: Tensor,
+    found: Disagreements,
+    counts: Tensor,
+    *,
+    lowest: LowestScores | None = None,
+    only_disagreements: bool = False,
 ) -> Tensor:
     r"""Compute the logarithm of the odds that a label is wrong, up to a constant.
 
@@ -52,6 +56,8 @@ def label_suspicion(
         found: The samples whose label and prediction differ.
         counts: Estimated number of wrong labels in each pair of classes, `(P,)`.
         lowest: The lowest of these scores. Default: they are computed.
+        only_disagreements: Whether the odds of samples whose label and prediction agree are not needed; those returned
+            for them are then −∞. Default: they are.
 
     Returns:
         Log-odds in nats, float64 `(N,)`. Larger is more suspicious.
@@ -68,23 +74,21 @@ def label_suspicion(
     margin = (other - own)[own <= other].median()
     scale = float(_TYPICAL_MARGIN / margin) if margin > 0 else 1.0
     means = torch.zeros(label_scores.shape[1], dtype=torch.float64)
-    for rows in _blocks(label_scores):
-        means += (-scale * label_scores[rows]).softmax(1).sum(0, dtype=torch.float64)
+    for part in small_row_blocks(*label_scores.shape):
+        means += (-scale * label_scores[part]).softmax(1).sum(0, dtype=torch.float64)
     means = (means / len(labels)).clamp_min(_SMALLEST_MEAN)
     predictions = labels.clone()
     predictions[found.index] = found.predicted[found.pair]
     rates = _PairRates(found, counts, EvenSpread.of(predictions, labels, len(means)), means, label_scores.dtype)
-    of_others = torch.empty(len(labels), dtype=torch.float64)
-    for rows in small_row_blocks(*label_scores.shape) if rates.cover_all else _blocks(label_scores):
+    of_others = torch.zeros(len(labels), dtype=torch.float64)
+    number = len(found.index) if only_disagreements else len(labels)
+    for part in (small_row_blocks if rates.cover_all else row_blocks)(number, label_scores.shape[1]):
+        rows: Tensor | slice = found.index[part] if only_disagreements else part
         odds = other[rows, None].to(label_scores.dtype) - label_scores[rows]
         odds.mul_(scale).clamp_min_(_LEAST_EXPONENT).exp_()
         odds.scatter_(1, labels[rows, None], 0)
         of_others[rows] = odds.mul_(rates.of(labels[rows])).sum(1).double()
     return of_others.log() - scale * (other - own) + means[labels].log()
-
-
-def _blocks(label_scores: Tensor) -> Iterator[slice]:
-    return row_blocks(*label_scores.shape)
 
 
 class _PairRates:

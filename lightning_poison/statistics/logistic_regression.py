@@ -1,10 +1,14 @@
 """Multinomial logistic regression with an L2 penalty."""
 
+from contextlib import suppress
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_poison.statistics.arguments import check_integer, check_label_vector, invalid
+from lightning_poison.statistics.loss_curvature import LossCurvature
 from lightning_poison.statistics.row_blocks import row_blocks
 
 _MAX_STEPS = 200
@@ -15,18 +19,32 @@ _GRADIENT = 1e-4
 _HISTORY, _HELD = 100, 2**24
 """Largest number of earlier steps that L-BFGS remembers, and of elements of these: 64 MiB of each of two kinds."""
 
+_TINY = 1e-30
+"""Probability up to which its logarithm is computed from logits."""
+
 
 def fit_logistic_regression(
-    features: Tensor, labels: Tensor, *, num_classes: int, penalty: float, start: Tensor | None = None
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    penalty: float,
+    start: Tensor | None = None,
+    curvature: LossCurvature | None = None,
 ) -> Tensor:
     """Minimize the mean cross-entropy plus `penalty` / 2 times the sum of the squared weights, by L-BFGS.
+
+    With `curvature`, the fit begins with a step of Newton's method, and searches in coordinates in which the loss is
+    about as curved in all directions. It then needs fewer steps, and approaches the same minimum.
 
     Args:
         features: Features, floating-point `(N, D)`, standardized.
         labels: Labels, int64 `(N,)`.
         num_classes: Number of classes C.
         penalty: Weight of the penalty, above 0. The bias is not penalized.
-        start: Coefficients to start from, such as those of a similar fit, `(D + 1, C)`. Default: zeros.
+        start: Coefficients to start from, such as those of a similar fit, `(D + 1, C)`. Default: zeros, or with
+            `curvature` its Newton step.
+        curvature: Curvature of the loss of these samples. Default: unknown.
 
     Returns:
         Weights, and the bias as the last row, `(D + 1, C)`; see `logits_of`.
@@ -45,40 +63,52 @@ def fit_logistic_regression(
     if not penalty > 0:
         raise invalid("penalty", "above 0", penalty)
     shape = (features.shape[1] + 1, num_classes)
-    coefficients = features.new_zeros(shape) if start is None else start.clone()
-    coefficients.requires_grad_(True)
+    if start is None:
+        start = features.new_zeros(shape) if curvature is None else curvature.newton_step(penalty)
+    coordinates = None if curvature is None else curvature.coordinates(penalty)
+    found = (start.clone() if coordinates is None else coordinates.of(start)).requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [coefficients],
+        [found],
         max_iter=_MAX_STEPS,
-        tolerance_grad=_GRADIENT,
-        history_size=max(1, min(_HISTORY, _HELD // coefficients.numel())),
+        tolerance_grad=_GRADIENT if coordinates is None else 0,
+        history_size=max(1, min(_HISTORY, _HELD // found.numel())),
         line_search_fn="strong_wolfe",
     )
     blocks = list(row_blocks(len(features), num_classes))
-    truth = F.one_hot(labels, num_classes).to(features.dtype) if len(blocks) == 1 else None
+    compute = _cross_entropy_of_many
+    if coordinates is None:
+        truth = F.one_hot(labels, num_classes).to(features.dtype) if len(blocks) == 1 else None
+        compute = partial(_cross_entropy, truth=truth)
     buffers = features.new_empty(2, blocks[0].stop, num_classes)
 
     def loss() -> Tensor:
-        current = coefficients.detach()
+        current = found.detach() if coordinates is None else coordinates.coefficients(found.detach())
         weights = current[:-1]
         value, gradient = current.new_zeros(()), torch.zeros_like(current)
         for rows in blocks:
             held = buffers[:, : rows.stop - rows.start]
-            part = _cross_entropy(current, features[rows], labels[rows], len(features), truth, held)
+            part = compute(current, features[rows], labels[rows], len(features), held)
             of_block, of_weights, of_bias = part
             value += of_block
             gradient[:-1] += of_weights
             gradient[-1] += of_bias
         gradient[:-1] += penalty * weights
-        coefficients.grad = gradient
+        if coordinates is not None and bool(gradient.abs().max() <= _GRADIENT):
+            raise _SmallGradientError
+        found.grad = gradient if coordinates is None else coordinates.gradient(gradient)
         return value + penalty / 2 * weights.square().sum()
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return coefficients.detach()
+    with suppress(_SmallGradientError):
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return found.detach() if coordinates is None else coordinates.coefficients(found.detach())
+
+
+class _SmallGradientError(Exception):
+    """Ends a fit. L-BFGS would compare the derivative by coordinates, not by coefficients, and after a whole step."""
 
 
 def _cross_entropy(
-    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, truth: Tensor | None, buffers: Tensor
+    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, buffers: Tensor, *, truth: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cross-entropy of a block, divided by the number of all samples, and its gradient by weights and bias.
 
@@ -92,6 +122,22 @@ def _cross_entropy(
     residuals[torch.arange(len(labels), device=labels.device), labels] -= 1
     residuals /= length
     return value, features.T @ residuals, residuals.sum(0)
+
+
+def _cross_entropy_of_many(
+    coefficients: Tensor, features: Tensor, labels: Tensor, length: int, buffers: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_cross_entropy` does, without the logarithms of all probabilities: it takes a tenth less time."""
+    logits = torch.addmm(coefficients[-1], features, coefficients[:-1], out=buffers[0])
+    residuals = torch.softmax(logits, 1, out=buffers[1])
+    rows = torch.arange(len(labels), device=labels.device)
+    own = residuals[rows, labels]
+    unlikely = own <= _TINY
+    value = -own.masked_fill(unlikely, 1).log().sum()
+    if bool(unlikely.any()):
+        value += F.cross_entropy(logits[unlikely], labels[unlikely], reduction="sum")
+    residuals[rows, labels] -= 1
+    return value / length, (features.T @ residuals).div_(length), residuals.sum(0) / length
 
 
 def logits_of(coefficients: Tensor, features: Tensor) -> Tensor:

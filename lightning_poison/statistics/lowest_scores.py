@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lightning_poison.statistics.row_blocks import row_blocks
+from lightning_poison.statistics.row_blocks import small_row_blocks
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LowestScores:
     @classmethod
     def of(cls, label_scores: Tensor) -> Self:
         """Read scores, floating-point `(N, C)`, C at least 1, a block of samples at a time."""
-        rows = [_of_block(label_scores[part]) for part in row_blocks(*label_scores.shape)]
+        rows = [_of_block(label_scores[part]) for part in small_row_blocks(*label_scores.shape)]
         predicted, lowest, second, finite = (torch.cat(each) for each in zip(*rows, strict=True))
         return cls(predicted, lowest.double(), second.double(), bool(finite.all()))
 

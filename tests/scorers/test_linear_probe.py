@@ -169,10 +169,33 @@ def test_blocks_of_samples_do_not_matter(monkeypatch):
 def test_search_that_begins_in_the_middle_finds_the_same_penalty(distance, is_strong, monkeypatch):
     """Labels that the features do not show ask for a stronger penalty than that in the middle."""
     features, labels = blobs(distance=distance)
-    parts = (features[100:], labels[100:], features[:100], labels[:100], 3)
+    fit = linear_probe._fit_of(features[100:], labels[100:], 3)
+    parts = (fit, features[:100], labels[:100], 300, 3)
     penalty, coefficients = linear_probe._fit_best(*parts, SilentProgress())
     monkeypatch.setattr(linear_probe, "_MANY", 0)
     found, others = linear_probe._fit_best(*parts, SilentProgress())
     assert found == penalty
     assert (penalty > linear_probe._PENALTIES[linear_probe._MIDDLE]) == is_strong
     torch.testing.assert_close(others, coefficients, rtol=0, atol=2e-3)
+
+
+def test_accelerated_fits_give_the_same_scores(monkeypatch):
+    features, labels = blobs(distance=2.0)
+    expected = LinearProbeScorer().score_feature_labels(features, labels)
+    monkeypatch.setattr(linear_probe, "_MANY_CLASSES", 2)
+    scores = LinearProbeScorer().score_feature_labels(features, labels)
+    assert not torch.equal(scores, expected)
+    torch.testing.assert_close((-scores).exp(), (-expected).exp(), rtol=0, atol=5e-3)
+
+
+def test_many_classes_of_two_samples():
+    """Each fold has one sample of a class, some features do not vary, and others depend on each other."""
+    features = torch.eye(30).repeat_interleave(5, 0) + 0.05 * torch.randn(
+        150, 30, generator=torch.Generator().manual_seed(0)
+    )
+    features = torch.cat([features, features[:, :3], torch.ones(150, 2)], 1).repeat(2, 1)
+    features[150:] += 1e-3
+    labels = torch.arange(150).repeat(2)
+    scores = LinearProbeScorer().score_feature_labels(features, labels)
+    assert bool(scores.isfinite().all())
+    assert float((scores.argmin(1) // 5 == labels // 5).double().mean()) == 1

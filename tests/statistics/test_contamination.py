@@ -151,6 +151,20 @@ def test_p_values_of_correctly_labeled_samples_are_about_uniform():
     assert p_values[labels != truth].median() < 1e-3
 
 
+def test_samples_of_which_label_and_prediction_agree_need_no_order():
+    label_scores, labels, _ = simulate(9, share=0.05, count=2000)
+    whole = estimate_contamination(label_scores, labels)
+    part = estimate_contamination(label_scores, labels, only_disagreements=True)
+    differs = label_scores.argmin(1) != labels
+    assert 50 < int(differs.sum()) < 1000
+    assert (part.rate, part.low, part.high, part.pairs) == (whole.rate, whole.low, whole.high, whole.pairs)
+    assert torch.equal(part.posterior, whole.posterior)
+    for name in ("suspicion", "p_values"):
+        assert torch.equal(getattr(part, name)[differs], getattr(whole, name)[differs])
+    assert bool((part.p_values[~differs] == 1).all())
+    assert torch.equal(removed_by(part), removed_by(whole))
+
+
 def test_result_is_equivariant_to_order_of_samples_and_classes():
     label_scores, labels, _ = simulate(9, share=0.05, count=2000)
     reference = estimate_contamination(label_scores, labels)

@@ -10,7 +10,8 @@ attributes and hyperparameters are unchanged. They can be nested: here the sanit
 poisoned, like data that someone else has poisoned.
 
 The attack is a plug-in, created by name: it relabels fives as eights, so that the model predicts a five as an eight.
-`lightning-poison attacks` lists the installed attacks; `pip install 'lightning-poison[demo]'` installs these.
+`lightning-poison attacks` lists the installed attacks; `pip install ./plugins/*/`, in a clone of the repository,
+installs these.
 
 Run it with `python examples/wrapper.py`, or with `--data-root FOLDER` for MNIST.
 """

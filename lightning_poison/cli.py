@@ -28,6 +28,7 @@ from lightning_poison.errors import (
     UnsupportedDataError,
 )
 from lightning_poison.shell.arguments import explained, hint_for, normalized
+from lightning_poison.shell.help_text import HelpFormatter
 
 _USER_ERRORS = (
     ValueError,
@@ -72,19 +73,19 @@ def scan(
             numbers and labels; an .npz or .npy file; a data set of Hugging Face, as a folder or hf:NAME; or
             package.module:function, which returns a data set.
         output: Folder for manifest.csv, verdict.safetensors, report.html and summary.json.
-        cache: Folder for finished work, which scans with another output may share. Default: cache in the output folder.
-        trusted: Known-clean samples, in any of these forms.
-        scorer: fast, balanced or thorough, or the name of a scorer. May be repeated. In a configuration file also a
-            mapping of name and settings, or a list of these.
+        cache: Folder for finished work, which scans with another output can share. Default: cache in the output folder.
+        trusted: Known-clean samples, in any form that source takes.
+        scorer: fast, balanced or thorough, or the name of a scorer that `lightning-poison attacks --scorers` lists. May
+            be repeated. In a configuration file, also a mapping of name and settings, or a list of these.
         backbone: Network with pretrained weights on this machine, timm:NAME or torchvision:NAME, for features of
             images that never saw the labels.
         label: Column or array of the labels; for .npy, the file of the labels.
         path: Column of the paths of the images in a table, or of the images.
-        ids: Column of the names of samples that are no files; for .npy, the file of the names.
+        ids: Column of the names of samples that are not files; for .npy, the file of the names.
         image_size: Height and width to which images are scaled. Default: as they are, up to 96.
         false_positive_rate: Share of clean samples that may be removed.
-        remove_without_evidence: List samples that are more likely wrong than not even if there is no evidence of
-            poison, and groups without an effect. Use it with --scorer fast to list wrong labels only.
+        remove_without_evidence: List samples that are more likely wrong than not, and groups without an effect, even if
+            there is no evidence of poison. Use it with --scorer fast to list wrong labels only.
         device: Where to compute, such as cpu or cuda.
         num_workers: Processes that read the samples of a data set of your own.
         seed: Seed of all randomness.
@@ -114,12 +115,12 @@ def scan(
 
 
 def report(runs: str, *, source: str | None = None) -> None:
-    """Write the pages of scans, trainings or evaluations anew, with the decisions of manifests that have been edited.
+    """Write the report of a scan, a training run, or an evaluation again, with the decisions of an edited manifest.
 
     Args:
         runs: Output folder of a scan, a folder with the files of a sanitizer, or the results of an evaluation. May be
             repeated.
-        source: The data set, if there is one run, in any form of scan. Default: as written in summary.json.
+        source: The data set, in any form that scan takes, if there is only one run. Default: as in summary.json.
     """
     from lightning_poison.shell.report import write_reports
 
@@ -134,14 +135,14 @@ def apply(
     source: Path | None = None,
     undo: bool = False,
 ) -> None:
-    """Make a copy of a scanned folder, by links, or a list of files, without those that a manifest removes.
+    """Copy a scanned folder, as links, or list its files, without those that its manifest removes.
 
     Args:
         manifest: The manifest of a scan; rows whose decision is not "removed" or "removed-by-hand" are kept.
         copy_to: The new folder.
-        list_to: A text file for the paths that are kept, one for each line.
-        source: What was scanned: a folder, or a table of paths. Default: as written beside the manifest.
-        undo: Delete the copy again.
+        list_to: A text file for the paths that are kept, one per line.
+        source: What was scanned: a folder, or a table of paths. Default: as in summary.json beside the manifest.
+        undo: Delete the links of an earlier --copy-to.
     """
     from lightning_poison.shell.apply import copy_kept, list_kept, undo_copy
 
@@ -181,7 +182,7 @@ def evaluate(
     retry_failed: bool = False,
     json: bool = False,
 ) -> int:
-    """Measure how defenses stand attacks on your data and model, beside controls that set the scale.
+    """Measure how well defenses withstand attacks on your data and model, compared with control filters.
 
     For each attack and seed, the model is trained without a defense, with each defense, with random filters of the same
     size, and with a perfect filter. Finished cells are stored, and a later run extends them. The exit status is 0 if
@@ -194,19 +195,20 @@ def evaluate(
         label: As for scan.
         path: As for scan.
         image_size: As for scan.
-        max_samples: Number of samples that are drawn in each seed. Default: all.
+        max_samples: Number of samples that are drawn for each seed. Default: all.
         model: Class path of a LightningModule that returns logits. Default: a small network.
         epochs: Number of epochs of each training. Default: 10.
-        attack: Name of an attack, or NAME=FRACTION of poisoned training samples (default 0.05). May be repeated.
+        attack: Name of an attack that `lightning-poison attacks` lists, or NAME=FRACTION, with the share of the
+            training samples that are poisoned (0.05 without it). May be repeated.
         defense: fast, balanced, thorough, or the name of a scorer. May be repeated.
         seeds: Number of seeds. Default: 3.
-        adaptive: Whether to add attackers that know the defense, where there are such. Default: true.
+        adaptive: Whether to add attackers that know the defense, if there are any. Default: true.
         results: File of the results. Default: evaluation.jsonl.
         executor: process (default) or ray.
         workers: Number of processes. Default: the number of CPU cores.
         ray_address: Address of a Ray cluster. Default: one on this machine.
-        gpus_per_cell: GPUs of each training and filter, with Ray. Default: 0.
-        retry_failed: Compute cells again that failed in an earlier run.
+        gpus_per_cell: GPUs for each training and filter, with Ray. Default: 0.
+        retry_failed: Compute the cells that failed in an earlier run again.
         json: Print the cells as JSON.
     """
     from lightning_poison.shell.evaluate import run_evaluation
@@ -225,7 +227,7 @@ def evaluate(
 
 
 def attacks(*, scorers: bool = False) -> None:
-    """List the installed attacks and the distribution of each.
+    """List the installed attacks, and the package that each belongs to.
 
     Args:
         scorers: List the scorers instead.
@@ -275,15 +277,15 @@ def cache(
     older_than: float | None = None,
     keep_latest: int | None = None,
 ) -> None:
-    """List the finished and half-finished work that runs have stored, or clear it: `cache [list|clear] [FOLDER]`.
+    """List or clear the work that scans and training runs have stored: `cache [list|clear] [FOLDER]`.
 
-    Nothing is removed but what runs have stored and no running process uses.
+    Only stored work that no running process uses is removed.
 
     Args:
         action: list (default) or clear. Runs keep a cache below LIGHTNING_POISON_CACHE_GIB, 10 GiB by default.
         folder: A cache folder, the folder of a run, or one with folders of runs. Default: the current one.
-        older_than: Clear only what was not used for this number of days.
-        keep_latest: Number of entries of each cache to keep, the latest used first.
+        older_than: Clear only what has not been used for this number of days.
+        keep_latest: Number of entries of each cache to keep, the most recently used first.
     """
     from lightning_poison.shell.cache import clear_caches, list_caches
 
@@ -354,7 +356,8 @@ def _run(arguments: list[str]) -> Any:
     """Parse arguments and run a command. `--config` is jsonargparse's, except for a command that has an own one."""
     name = "lightning-poison"
     version = metadata.version(name)
-    parser = auto_parser(_COMMANDS, prog=name, as_positional=True, version=version, exit_on_error=False)
+    style: dict[str, Any] = {"formatter_class": HelpFormatter, "exit_on_error": False}
+    parser = auto_parser(_COMMANDS, prog=name, as_positional=True, version=version, **style)
     parsed = parser.instantiate(parser.parse_args(arguments))
     command = _COMMANDS[parsed.subcommand]
     own = inspect.signature(command).parameters

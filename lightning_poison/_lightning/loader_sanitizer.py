@@ -310,7 +310,7 @@ class LoaderSanitizer:
 
     def _record(self, path: str, verdict: Verdict, earlier: Verdict | None, runtime: Runtime) -> None:
         if earlier is not None and earlier.fingerprint != verdict.fingerprint:
-            runtime.announce(f"{self.settings.name}{printable(path)}: the data have changed and were judged anew")
+            runtime.announce(f"{self.settings.name}{printable(path)}: the data have changed and were judged again")
         if earlier is None or earlier.fingerprint != verdict.fingerprint:
             self._unrecorded.add(path)
             summary = verdict.summary(flag_only=self.settings.action == "flag")

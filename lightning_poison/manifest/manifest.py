@@ -80,7 +80,8 @@ class Manifest:
                 samples are no tensors.
             sample: Location of the input in a sample. Default: detected in samples that were judged.
             class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
-            kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`. Default: none.
+            kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`, besides those that the verdict says were
+                kept by hand. Default: none.
             removed_by_hand: Positions to remove whatever the verdict, int64 `(R,)`, besides those that the verdict
                 says were removed by hand. Default: none.
             flag_only: Whether samples that the verdict removes stay in the training set. Rows of samples that the user
@@ -95,14 +96,13 @@ class Manifest:
         length = len(data.dataset)
         if length != len(verdict):
             raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{length}"))
-        by_hand: dict[int, DecisionWord] = dict.fromkeys(
-            _check_positions("kept_by_hand", kept_by_hand, len(verdict)), "kept-by-hand"
-        )
+        kept = _check_positions("kept_by_hand", kept_by_hand, len(verdict))
         removed = _check_positions("removed_by_hand", removed_by_hand, len(verdict))
-        if both := sorted(removed & by_hand.keys()):
+        if both := sorted(removed & kept):
             raise ValueError(expected("removed_by_hand", "positions that are not kept by hand", both[0]))
-        if verdict.removed_by_hand is not None:
-            removed |= set(verdict.removed_by_hand.nonzero().flatten().tolist()) - by_hand.keys()
+        kept |= _positions_of(verdict.kept_by_hand) - removed
+        removed |= _positions_of(verdict.removed_by_hand) - kept
+        by_hand: dict[int, DecisionWord] = dict.fromkeys(kept, "kept-by-hand")
         by_hand |= dict.fromkeys(removed, "removed-by-hand")
         listed = ~verdict.keep
         listed[sorted(by_hand)] = True
@@ -332,6 +332,10 @@ def _decided_by_hand(manifest: Manifest) -> set[tuple[int, str, str]]:
 
 def _is_parquet(path: str | os.PathLike[str]) -> bool:
     return Path(checked_path(path)).suffix.lower() == ".parquet"
+
+
+def _positions_of(mask: Tensor | None) -> set[int]:
+    return set() if mask is None else set(mask.nonzero().flatten().tolist())
 
 
 def _check_positions(name: str, indices: Tensor | None, length: int) -> set[int]:

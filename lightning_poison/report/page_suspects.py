@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -84,7 +85,8 @@ def suspect_rows(
     found = {row.sample_id: row for row in manifest.rows if row.decision == "removed-by-hand"}
     missing = [index for index in suspects if index not in found]
     if dataset is not None and missing:
-        make = partial(_rows, verdict.with_kept(verdict.removed), dataset, sample=sample, class_names=class_names)
+        nothing = replace(verdict, keep=torch.ones_like(verdict.keep), removed_by_hand=None, kept_by_hand=None)
+        make = partial(_rows, nothing, dataset, sample=sample, class_names=class_names)
         made = make(missing) or [row for index in missing for row in make([index])]
         found |= {row.sample_id: row for row in made}
     return [found[index] for index in suspects if index in found]

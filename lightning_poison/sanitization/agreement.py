@@ -9,8 +9,8 @@ MIN_AGREEMENT = 0.3
 """Cohen's κ between labels and predictions below which a scorer has not learned the labels."""
 
 BETTER_SCORER_HINT = (
-    "If the training set is augmented, score a view that is not (`score_dataset=` of a `Sanitizer`). Give the scorer a "
-    "stronger `backbone=` or a longer fit, or pass `trusted=` data."
+    "If the training set is augmented, score the same samples without augmentation (`score_dataset=` of a "
+    "`Sanitizer`). Otherwise, give the scorer a stronger `backbone=` or a longer fit, or pass `trusted=` data."
 )
 
 

@@ -221,7 +221,7 @@ class _State:
 
     def fail(self, number: int, error: Exception) -> None:
         record = self.records[number]
-        record.failure = record.failure or printable(" ".join(str(error).split()), limit=400)
+        record.failure = record.failure or printable(" ".join(str(error).split()), limit=800)
         if isinstance(error, InconclusiveError) and self.ranking is None:
             self.ranking = error.scores
         record.seen = int(self.keep.sum())

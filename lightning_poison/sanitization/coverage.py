@@ -8,8 +8,8 @@ Calibration = Literal["trusted", "wrong-label null", "group tests", "members"]
 
 DECIDED_BY: dict[Calibration, str] = {
     "trusted": "comparison with trusted samples that the scorer was not fitted on",
-    "wrong-label null": "comparison with how the samples score under labels they do not have (no trusted data)",
-    "group tests": "whether what a group of samples has in common changes how others are classified (no trusted data)",
+    "wrong-label null": "comparison with how the samples score under other labels (no trusted data)",
+    "group tests": "whether what a group has in common changes how other samples are classified (no trusted data)",
     "members": "each scorer's own rule",
 }
 """How samples are told apart, for people who do not know what a calibration is."""
@@ -17,14 +17,14 @@ DECIDED_BY: dict[Calibration, str] = {
 _KINDS: dict[str, str] = {
     "wrong labels": "wrong labels",
     "groups": "backdoors",
-    "perturbations": "inputs that were perturbed one by one",
+    "perturbations": "individually perturbed inputs",
 }
 """Kinds of poison that decisions without trusted data may look for. None looks for the last."""
 
 _LIKE_TRUSTED = "poison of any kind that scores like the trusted samples of its class"
 """What decisions with trusted data do not look for: they compare scores, whatever the kind of poison."""
 
-POWER_UNKNOWN = "what share of poison would be found was not measured"
+POWER_UNKNOWN = "how much of the poison would be found was not measured"
 """Said if a verdict has no power. With trusted data, no wrong labels are planted to measure it."""
 
 _MISSED_GROUPS = (
@@ -42,7 +42,7 @@ def not_looked_for(kinds: Collection[str]) -> str:
 
     Example:
         >>> not_looked_for({"wrong labels"})
-        'backdoors, inputs that were perturbed one by one'
+        'backdoors, individually perturbed inputs'
         >>> not_looked_for({"unlike trusted data"})
         'poison of any kind that scores like the trusted samples of its class'
     """

@@ -28,7 +28,7 @@ from lightning_poison.sanitization.by_union import judge_by_union
 from lightning_poison.sanitization.cache_folder import VERDICT
 from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, with_copies
 from lightning_poison.sanitization.job import Job, Outcome
-from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
+from lightning_poison.sanitization.judged_part import JudgedPart, augmentation_notes, judged_part
 from lightning_poison.sanitization.limits import with_limits
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.stored_decision import StoredDecision, marks_of
@@ -99,11 +99,12 @@ def decide(
             described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
         described["fitted"] = weights_of(scorer)
         data = _read(judged, sample, settings.seed, runtime, "training data")
-        advice: tuple[str, ...] = ()
+        advice = augmentation_notes(judged.dataset)
         with all_ranks(runtime):
             if isinstance(scorer, RecommendedScorer):
                 first = data.first_inputs()
-                advice, scorer = scorer.notes_for(first), scorer.for_inputs(first, data.labels)
+                scorer = scorer.reading(judged.dataset, first)
+                advice, scorer = (*advice, *scorer.notes_for(first)), scorer.for_inputs(first, data.labels)
                 described["recommended"] = settings_of(scorer)
             check_class_labels(data.labels, judged.dataset)
         if reference is None:
@@ -231,9 +232,8 @@ class _Decision:
         """Return the verdict of a stored decision if it is in the units, with its edits by hand; or the decision."""
         for found in _stored_verdict(units):
             verdict = with_limits(found, self.settings.max_removed)
-            by_hand = torch.zeros_like(stored.keep) if stored.removed_by_hand is None else stored.removed_by_hand
-            if verdict.fingerprint == stored.fingerprint and not bool((verdict.keep & ~stored.keep & ~by_hand).any()):
-                return verdict.with_kept(stored.keep.nonzero().flatten()).with_removed(by_hand.nonzero().flatten())
+            if verdict.fingerprint == stored.fingerprint and (edited := stored.decided_by_hand(verdict)) is not None:
+                return edited
         return stored
 
     def _confirm(self, known: Verdict | StoredDecision) -> None:

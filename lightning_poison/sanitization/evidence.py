@@ -101,7 +101,7 @@ class Evidence:
     def estimate(self) -> str:
         """How much is estimated, in words, with its interval."""
         if self.kind == "groups" and not self.contamination:
-            return "no group of samples has an effect of its own"
+            return "no group of samples affects how others are classified"
         wording = _WORDING[self.kind]
         interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
         natural = f"; natural error rate {100 * self.natural_error_rate:.2f} %" if self.kind != "groups" else ""
@@ -178,7 +178,9 @@ class _Wording(NamedTuple):
 
 _WORDING: dict[EvidenceKind, _Wording] = {
     "wrong labels": _Wording("wrong labels", "an estimated", "of the labels are wrong"),
-    "groups": _Wording("a backdoor", "an estimated", "of the samples are in groups with an effect of their own"),
+    "groups": _Wording(
+        "a backdoor", "an estimated", "of the samples are in groups that affect how others are classified"
+    ),
     "unlike trusted data": _Wording("poison", "at least an estimated", "of the samples are unlike the trusted data"),
     "several kinds": _Wording("poison", "an estimated", "of the samples"),
 }

@@ -45,7 +45,7 @@ class Finding:
     def __str__(self) -> str:
         name = printable(self.scorer, limit=80)
         if self.evidence is None:
-            return f"{name} could not decide: {printable(self.failure, limit=400)}"
+            return f"{name} could not decide: {printable(self.failure, limit=800)}"
         return f"{name} removed {self.removed:,}: {self.evidence}"
 
     def meta(self) -> dict[str, Any]:

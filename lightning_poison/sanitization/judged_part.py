@@ -11,6 +11,7 @@ from lightning_poison.checks import expected
 from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.labels import UNLABELED
+from lightning_poison.data.transforms import random_transforms_of
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.scorer_calls import call_check_set
 from lightning_poison.scorers.inspection import AnyScorer, all_members_of, members_of
@@ -115,6 +116,28 @@ def _is_fitted(member: Any) -> bool:
     if isinstance(member, SetScorer):
         return member.feature_model is not None and member.feature_model.is_fitted
     return bool(member.is_fitted)
+
+
+def augmentation_notes(dataset: Any) -> tuple[str, ...]:
+    """Return a sentence about the random transforms of a data set, under which its samples are scored; or none.
+
+    Example:
+        >>> from torchvision.transforms import RandomHorizontalFlip
+        >>> from lightning_poison.testing.tiny_images import TinyImages
+        >>> dataset = TinyImages(3)
+        >>> augmentation_notes(dataset)
+        ()
+        >>> dataset.transform = RandomHorizontalFlip()
+        >>> augmentation_notes(dataset)[0]
+        'Samples were scored as RandomHorizontalFlip drew them. More is found...'
+    """
+    names = random_transforms_of(dataset)
+    if not names:
+        return ()
+    return (
+        f"Samples were scored as {', '.join(names)} drew them. More is found in the same samples under an evaluation "
+        "transform: `score_dataset=` of a sanitizer, or the data set of `sanitize`.",
+    )
 
 
 def _too_small(data: LabeledData, keep: Tensor, scorer: Member, folds: int) -> list[int]:

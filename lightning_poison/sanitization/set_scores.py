@@ -21,7 +21,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, stacked_rows
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.runtime import all_ranks
+from lightning_poison.runtime import all_ranks, section
 from lightning_poison.sanitization.cross_fitting import Fold, FoldScores, cross_fit
 from lightning_poison.sanitization.job import Job, MemberScores
 from lightning_poison.sanitization.sample_scores import needs_trusted
@@ -36,7 +36,11 @@ from lightning_poison.sanitization.scorer_calls import (
 )
 from lightning_poison.sanitization.stored_features import once
 from lightning_poison.scorers.inspection import feature_model_of
+from lightning_poison.scorers.progress import progress_in
 from lightning_poison.scorers.protocol import FeatureSource, SetScorer
+
+_FEATURES = 0.7
+"""Share of the time that is expected to go into the features of a trained network."""
 
 
 def group_by_features(scorers: Sequence[SetScorer]) -> list[list[int]]:
@@ -102,11 +106,12 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
         distinct = copies.distinct
         with all_ranks(job.runtime):
             call_check_set(scorer, job.labels[distinct])
-        features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
+        with section(0, _FEATURES):
+            features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
         if copies.has_groups:
             scorer = copy.copy(scorer)
             scorer.sample_groups = copies.group[distinct]
-        with all_ranks(job.runtime):
+        with all_ranks(job.runtime), section(_FEATURES, 1):
             scores = _label_scores(job, scorer, features, job.labels[distinct])
             return selected_rows(scores, copies.place_in_distinct)
 
@@ -186,5 +191,6 @@ def _member_scores(
 def _label_scores(job: Job, scorer: SetScorer, features: Tensor, labels: Tensor) -> Tensor:
     count = int(labels.max()) + 1
     dtype = label_score_dtype(len(labels), count)
-    with reproducible_kernels(job.runtime.device, job.runtime.threads), torch.no_grad():
+    kernels = reproducible_kernels(job.runtime.device, job.runtime.threads)
+    with kernels, torch.no_grad(), progress_in(job.runtime):
         return call_score_feature_labels(scorer, features, labels, count, dtype=dtype).cpu()

@@ -24,9 +24,10 @@ class StoredDecision:
             `None` if the inputs differ whenever they are read.
         file: Where the verdict was written. Default: nowhere.
         removed_by_hand: Boolean mask `(N,)` of the samples that only the user removed; `None` for none.
+        kept_by_hand: Boolean mask `(N,)` of the samples that the user decided to keep; `None` for none.
 
     Raises:
-        ValueError: If a mask is not boolean, or `marks` or `removed_by_hand` differs from `keep` in shape.
+        ValueError: If a mask is not boolean, or another tensor differs from `keep` in shape.
     """
 
     fingerprint: str
@@ -35,15 +36,17 @@ class StoredDecision:
     marks: Tensor | None = None
     file: str | None = None
     removed_by_hand: Tensor | None = None
+    kept_by_hand: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keep.dtype != torch.bool or self.keep.ndim != 1:
             raise ValueError(expected("keep", "a boolean mask (N,)", describe(self.keep)))
         if self.marks is not None and (self.marks.dtype != torch.int16 or self.marks.shape != self.keep.shape):
             raise ValueError(expected("marks", f"an int16 tensor ({len(self.keep)},)", describe(self.marks)))
-        out = self.removed_by_hand
-        if out is not None and (out.dtype != torch.bool or out.shape != self.keep.shape):
-            raise ValueError(expected("removed_by_hand", f"a boolean mask ({len(self.keep)},)", describe(out)))
+        for name in _BY_HAND:
+            mask = getattr(self, name)
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != self.keep.shape):
+                raise ValueError(expected(name, f"a boolean mask ({len(self.keep)},)", describe(mask)))
 
     def __len__(self) -> int:
         return len(self.keep)
@@ -52,17 +55,23 @@ class StoredDecision:
     def of(cls, verdict: Verdict, file: str | None = None) -> Self:
         """Return what is stored of a verdict that is written to `file`."""
         marks = None if verdict.sample_digests is None else marks_of(verdict.sample_digests)
-        return cls(verdict.fingerprint, verdict.settings, verdict.keep, marks, file, verdict.removed_by_hand)
+        by_hand = {name: getattr(verdict, name) for name in _BY_HAND}
+        return cls(verdict.fingerprint, verdict.settings, verdict.keep, marks, file, **by_hand)
+
+    def decided_by_hand(self, verdict: Verdict) -> Verdict | None:
+        """Return a verdict with what the user decided; `None` if it does not keep the same samples then."""
+        nothing = torch.zeros_like(self.keep)
+        kept, gone = (nothing if mask is None else mask for mask in (self.kept_by_hand, self.removed_by_hand))
+        edited = verdict.with_kept(kept.nonzero().flatten()).with_removed(gone.nonzero().flatten())
+        return edited if torch.equal(edited.keep, self.keep) else None
 
     def state(self) -> dict[str, Any]:
-        """Return tensors, strings and numbers for a checkpoint: one or two bits and two bytes a sample."""
-        by_hand = self.removed_by_hand
+        """Return tensors, strings and numbers for a checkpoint: one to three bits and two bytes a sample."""
         return {
             "fingerprint": self.fingerprint,
             "settings": dict(self.settings),
             "length": len(self),
-            "keep": torch.from_numpy(np.packbits(self.keep.numpy())),
-            "removed_by_hand": None if by_hand is None else torch.from_numpy(np.packbits(by_hand.numpy())),
+            **{name: _packed(getattr(self, name)) for name in ("keep", *_BY_HAND)},
             "marks": self.marks,
             "file": self.file,
         }
@@ -74,9 +83,17 @@ class StoredDecision:
         Raises:
             KeyError, TypeError, ValueError: If the state is damaged.
         """
-        keep, packed = _unpacked(state["keep"], state["length"]), state.get("removed_by_hand")
-        by_hand = None if packed is None else _unpacked(packed, state["length"])
-        return cls(state["fingerprint"], state["settings"], keep, state["marks"], state["file"], by_hand)
+        keep, length = _unpacked(state["keep"], state["length"]), state["length"]
+        by_hand = {name: _unpacked(state[name], length) for name in _BY_HAND if state.get(name) is not None}
+        return cls(state["fingerprint"], state["settings"], keep, state["marks"], state["file"], **by_hand)
+
+
+_BY_HAND = ("removed_by_hand", "kept_by_hand")
+"""Fields with what the user decided."""
+
+
+def _packed(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else torch.from_numpy(np.packbits(mask.numpy()))
 
 
 def _unpacked(bits: Tensor, length: int) -> Tensor:

@@ -13,6 +13,7 @@ from lightning_poison.checks import describe, every, expected, fraction, from_js
 from lightning_poison.sanitization.coverage import DECIDED_BY, POWER_UNKNOWN, Calibration, easily_missed, not_looked_for
 from lightning_poison.sanitization.evidence import Conclusion, Evidence, headline_of
 from lightning_poison.sanitization.finding import Finding
+from lightning_poison.sanitization.sample_vector import sample_vector
 from lightning_poison.serialization import read_object, write_tensors
 
 
@@ -52,6 +53,7 @@ class Verdict:
         found_by: Number of the finding to which a removed sample is due, int64 `(N,)`; −1 if no member removed it.
             `None` without findings.
         removed_by_hand: Boolean mask `(N,)` of the samples that only the user removed; `None` for none.
+        kept_by_hand: Boolean mask `(N,)` of the samples that the user decided to keep; `None` for none.
 
     Raises:
         TypeError: If a value is of another type.
@@ -73,7 +75,7 @@ class Verdict:
         evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
         95 % interval; natural error rate 0.30 %)
         decided by comparison with trusted samples that the scorer was not fitted on; stated false-positive rate 1 %
-        what share of poison would be found was not measured
+        how much of the poison would be found was not measured
         not looked for: poison of any kind that scores like the trusted samples of its class
     """
 
@@ -100,6 +102,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     found_by: Tensor | None = None
     removed_by_hand: Tensor | None = None
+    kept_by_hand: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_samples()
@@ -107,27 +110,28 @@ class Verdict:
         self._check_decision()
 
     def _check_samples(self) -> None:
-        every("scores", self.scores, _vector("scores", self.scores).isfinite(), "finite")
+        every("scores", self.scores, sample_vector("scores", self.scores).isfinite(), "finite")
         shape = self.scores.shape
         votes = [(f"votes.{name}", p) for name, p in instance("votes", self.votes, Mapping).items()]
         for name, p_values in [("p_values", self.p_values), *votes]:
-            every(name, _vector(name, p_values, shape=shape), (p_values > 0) & (p_values <= 1), "in (0, 1]")
-        _vector("keep", self.keep, torch.bool, shape=shape)
+            every(name, sample_vector(name, p_values, shape=shape), (p_values > 0) & (p_values <= 1), "in (0, 1]")
+        sample_vector("keep", self.keep, torch.bool, shape=shape)
         for name in ("labels", "suggested_labels"):
-            labels = _vector(name, getattr(self, name), torch.int64, shape=shape)
+            labels = sample_vector(name, getattr(self, name), torch.int64, shape=shape)
             every(name, labels, labels >= -1, "at least -1")
-        thresholds = _vector("thresholds", self.thresholds)
+        thresholds = sample_vector("thresholds", self.thresholds)
         every("thresholds", thresholds, ~(thresholds.isnan() | thresholds.isneginf()), "finite or infinity")
-        if self.removed_by_hand is not None:
-            by_hand = _vector("removed_by_hand", self.removed_by_hand, torch.bool, shape=shape)
-            every("removed_by_hand", by_hand, ~(by_hand & self.keep), "False for a sample that is kept")
+        for name, others, what in (("removed_by_hand", self.keep, "kept"), ("kept_by_hand", ~self.keep, "removed")):
+            if getattr(self, name) is not None:
+                by_hand = sample_vector(name, getattr(self, name), torch.bool, shape=shape)
+                every(name, by_hand, ~(by_hand & others), f"False for a sample that is {what}")
         if self.judged is not None:
-            judged = _vector("judged", self.judged, torch.bool, shape=shape)
+            judged = sample_vector("judged", self.judged, torch.bool, shape=shape)
             every("keep", self.keep, self.kept_by_rule | judged, "True for a sample that is not judged")
         if self.sample_digests is not None:
-            _vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
+            sample_vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
         if self.posterior is not None:
-            posterior = _vector("posterior", self.posterior, shape=shape)
+            posterior = sample_vector("posterior", self.posterior, shape=shape)
             every("posterior", posterior, (posterior >= 0) & (posterior <= 1), "in [0, 1]")
 
     def _check_values(self) -> None:
@@ -153,7 +157,7 @@ class Verdict:
         for name, count in (("groups", len(self.evidence.groups)), ("found_by", len(self.findings))):
             numbers = getattr(self, name)
             if numbers is not None:
-                numbers = _vector(name, numbers, torch.int64, shape=self.scores.shape)
+                numbers = sample_vector(name, numbers, torch.int64, shape=self.scores.shape)
                 every(name, numbers, (numbers >= -1) & (numbers < count), f"from -1 to {count - 1}")
         judged = self.labels if self.judged is None else self.labels[self.judged]
         largest = int(judged.max()) if len(judged) else -1
@@ -212,18 +216,18 @@ class Verdict:
         return self.posterior if self.posterior is not None else 1 - self.p_values
 
     def with_kept(self, indices: Tensor) -> Self:
-        """Return a copy of the verdict that keeps the samples at `indices` too."""
-        keep = self.keep.clone()
-        keep[indices] = True
-        by_hand = None if self.removed_by_hand is None else self.removed_by_hand & ~keep
-        return self._replace(keep=keep, removed_by_hand=by_hand)
+        """Return a copy of the verdict that keeps the samples at `indices` too, marked as kept by hand."""
+        keep, kept = self.keep.clone(), _copied(self.kept_by_hand, self.keep)
+        keep[indices] = kept[indices] = True
+        removed = _copied(self.removed_by_hand, self.keep) & ~keep
+        return self._replace(keep=keep, kept_by_hand=_or_none(kept), removed_by_hand=_or_none(removed))
 
     def with_removed(self, indices: Tensor) -> Self:
         """Return a copy of the verdict that removes the samples at `indices` too, marked as removed by hand."""
         keep = self.keep.clone()
         keep[indices] = False
-        by_hand = self.kept_by_rule & ~keep
-        return self._replace(keep=keep, removed_by_hand=by_hand if bool(by_hand.any()) else None)
+        kept, removed = _copied(self.kept_by_hand, self.keep) & keep, self.kept_by_rule & ~keep
+        return self._replace(keep=keep, kept_by_hand=_or_none(kept), removed_by_hand=_or_none(removed))
 
     def agrees_with(self, other: "Verdict") -> bool:
         """Whether another verdict has the same data and settings and keeps the same samples."""
@@ -247,7 +251,7 @@ class Verdict:
         out = int((~self.keep).sum())
         count = len(self) if self.judged is None else int(self.judged.sum())
         lines = [
-            f"{count:,} samples scored by {printable(self.scorer)}; {out:,} "
+            f"{count:,} samples scored by {printable(', '.join(self.scorers))}; {out:,} "
             f"{'flagged, not removed' if flag_only else 'removed'} ({100 * out / max(1, count):.2f} %)",
             self.statement,
             f"decided by {DECIDED_BY[self.calibration]}; stated false-positive rate "
@@ -267,6 +271,8 @@ class Verdict:
         if self.removed_by_hand is not None:
             still = ", still trained on" if flag_only else ""
             lines.append(f"removed by hand{still}: {int(self.removed_by_hand.sum()):,}")
+        if self.kept_by_hand is not None:
+            lines.append(f"kept by hand: {int(self.kept_by_hand.sum()):,}")
         if self.evidence.power is None:
             lines.append(POWER_UNKNOWN)
         if missing := self.not_looked_for():
@@ -374,7 +380,7 @@ class Verdict:
 _VERSION = 1
 """Format of a verdict file."""
 
-_OPTIONAL = ("posterior", "judged", "sample_digests", "groups", "found_by", "removed_by_hand")
+_OPTIONAL = ("posterior", "judged", "sample_digests", "groups", "found_by", "removed_by_hand", "kept_by_hand")
 _TENSORS = ("scores", "p_values", "keep", "labels", "suggested_labels", "thresholds", *_OPTIONAL)
 """Fields that are saved as tensors, if they are not `None`."""
 
@@ -385,16 +391,9 @@ _VOTE = "votes."
 """Prefix of the names of the tensors in `votes`."""
 
 
-def _vector(name: str, value: Any, dtype: torch.dtype = torch.float64, *, shape: torch.Size | None = None) -> Tensor:
-    """Return a vector of at least one number, of a data type, and of the shape of `scores` if one is given."""
-    if not isinstance(value, Tensor):
-        raise TypeError(expected(name, "a tensor", describe(value)))
-    if shape is not None and value.shape != shape:
-        raise ValueError(expected(name, f"of shape {tuple(shape)}, as `scores`", describe(value)))
-    if value.ndim != 1 or not len(value):
-        raise ValueError(expected(name, "one-dimensional and not empty", describe(value)))
-    if value.dtype != dtype:
-        kind = "a boolean mask" if dtype == torch.bool else str(dtype).removeprefix("torch.")
-        hint = "" if dtype == torch.bool else f"Convert it: `.to({dtype})`."
-        raise ValueError(expected(name, kind, describe(value), hint))
-    return value
+def _copied(mask: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if mask is None else mask.clone()
+
+
+def _or_none(mask: Tensor) -> Tensor | None:
+    return mask if bool(mask.any()) else None

@@ -194,9 +194,10 @@ small network misclassifies nearly half the time, it is 21 % and sees .38.
 def _check_overridden(found: Contamination, response: float, settings: DecisionSettings) -> None:
     if not settings.remove_without_evidence:
         raise InconclusiveError(
-            f"Expected a scorer that tells wrong labels from hard samples, but it takes {100 * found.rate:.0f} % of "
-            f"the labels for wrong, misclassifies another {100 * found.misclassified_share:.0f} % of the samples, and "
-            f"sees {100 * max(0.0, response):.0f} % of wrong labels planted into the data.\n{BETTER_SCORER_HINT} "
+            "Expected a scorer that can tell wrong labels from hard samples, but this one considers "
+            f"{100 * found.rate:.0f} % of the labels wrong, misclassifies another "
+            f"{100 * found.misclassified_share:.0f} % of the samples, and notices {100 * max(0.0, response):.0f} % of "
+            f"the wrong labels that were planted to test it.\n{BETTER_SCORER_HINT} "
             "`remove_without_evidence=True` overrides this check."
         )
 

@@ -19,8 +19,10 @@ from lightning_poison.data.copies import connected, first_places
 from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.models.backbones import moments
 from lightning_poison.randomness import derived_generator
+from lightning_poison.runtime import Progress
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.label_scores import surprisals
+from lightning_poison.scorers.progress import progress_bar
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 from lightning_poison.statistics.logistic_regression import fit_logistic_regression, logits_of
@@ -123,16 +125,20 @@ class LinearProbeScorer(SetScorer):
         def standardized(rows: Tensor) -> Tensor:
             return features[rows].sub_(center).div_(spread).clamp_(-_LARGEST, _LARGEST)
 
-        for number in range(int(assigned.max()) + 1):
-            inside, outside = assigned != number, (assigned == number).nonzero().flatten()
-            part, truth = standardized(inside), labels[inside]
-            fit = _fit_of(part, truth, num_classes)
-            if penalty is None:
-                penalty, coefficients = _fit_best(fit, standardized(outside), labels[outside], len(labels), num_classes)
-            else:
-                coefficients = fit(penalty=penalty)
-            for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
-                logits[rows] = logits_of(coefficients, standardized(rows))
+        folds = int(assigned.max()) + 1
+        with progress_bar(len(_PENALTIES) + folds - 1, "Fitting linear classifiers") as bar:
+            for number in range(folds):
+                inside, outside = assigned != number, (assigned == number).nonzero().flatten()
+                part, truth = standardized(inside), labels[inside]
+                fit = _fit_of(part, truth, num_classes)
+                if penalty is None:
+                    held_out = standardized(outside), labels[outside]
+                    penalty, coefficients = _fit_best(fit, *held_out, len(labels), num_classes, bar)
+                else:
+                    coefficients = fit(penalty=penalty)
+                    bar.advance()
+                for rows in torch.split(outside, max(1, AT_ONCE // num_classes)):
+                    logits[rows] = logits_of(coefficients, standardized(rows))
         return logits[:, : int(labels.max()) + 1]
 
     def _folds(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -169,14 +175,16 @@ def _fit_of(features: Tensor, labels: Tensor, num_classes: int) -> Callable[...,
 
 
 def _fit_best(
-    fit: Callable[..., Tensor], held_out: Tensor, held_out_labels: Tensor, length: int, num_classes: int
+    fit: Callable[..., Tensor], held_out: Tensor, held_out_labels: Tensor, length: int, num_classes: int, bar: Progress
 ) -> tuple[float, Tensor]:
     """Return the penalty under which held-out labels have the highest probability, and the coefficients.
 
     Weaker penalties are tried until one is worse. If the first of several weaker ones is, stronger ones are tried.
+    The bar advances by one step for each penalty, tried or not.
     """
     first = (_WEAK if num_classes > _MANY_CLASSES else _MIDDLE) if length * num_classes > _MANY else 0
     best: tuple[float, float, Tensor] | None = None
+    tried = 0
     for penalties in (_PENALTIES[first:], _PENALTIES[:first][::-1]):
         if best is not None and best[1] != _PENALTIES[first]:
             break
@@ -184,9 +192,12 @@ def _fit_best(
         for penalty in penalties:
             start = fit(penalty=penalty, start=start)
             loss = _cross_entropy(start, held_out, held_out_labels)
+            tried += 1
+            bar.advance()
             if best is not None and loss >= best[0]:
                 break
             best = (loss, penalty, start)
+    bar.advance(len(_PENALTIES) - tried)
     assert best is not None  # noqa: S101 (there are penalties)
     return best[1], best[2]
 

@@ -1,4 +1,4 @@
-"""`RecommendedScorer`: the scorers to use for data of which nothing is known, by what they may cost."""
+"""`RecommendedScorer`: the scorers to use on unknown data, by cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_poison.adversarial.adversaries import FGSM
 from lightning_poison.checks import expected, instance, one_of, printable
 from lightning_poison.data.pixel_range import PixelRange
+from lightning_poison.data.transforms import normalization_of
 from lightning_poison.models.backbones import LARGE_IMAGE
 from lightning_poison.models.detail_network import DetailConvNet
 from lightning_poison.models.fitting import FitSettings
@@ -54,7 +55,8 @@ class RecommendedScorer:
     Args:
         preset: `"fast"`, which looks for wrong labels; `"balanced"`, which trains one more network and looks for
             backdoors too; or `"thorough"`, which also trains one adversarially. Default: `"balanced"`.
-        pixels: Normalization of the images. Default: raw images in [0, 1].
+        pixels: Normalization of the images. Default: that of a `torchvision` `Normalize` in the data set's transform,
+            or none: raw images in [0, 1].
         encoder: Network with pretrained weights for the features that never saw the labels, of color and gray images,
             `"timm:NAME"` or `"torchvision:NAME"`; see `FeatureModel`. Default: the embedded one, for color images.
 
@@ -91,6 +93,17 @@ class RecommendedScorer:
         pixels = None if self.pixels is None else dict(vars(self.pixels))
         settings = {"preset": self.preset, "pixels": pixels, "pretrained": has_embedded_encoder()}
         return settings if self.encoder is None else settings | {"encoder": self.encoder}
+
+    def reading(self, dataset: Any, inputs: Tensor) -> "RecommendedScorer":
+        """Return the scorer with the normalization that the data set's transform applies, unless one is stated.
+
+        Args:
+            dataset: The data set; see `normalization_of`.
+            inputs: Some inputs of it, `(B, ...)`, which must fit the normalization.
+        """
+        found = normalization_of(dataset) if self.pixels is None and _is_image(tuple(inputs.shape[1:])) else None
+        fits = found is not None and len(found.mean or ()) in (1, inputs.shape[1]) and found.contains(inputs)
+        return RecommendedScorer(self.preset, pixels=found, encoder=self.encoder) if fits else self
 
     def for_inputs(self, inputs: Tensor, labels: Tensor | None = None) -> Scorer | SetScorer | UnionScorer:
         """Return the scorers for a data set.
@@ -138,8 +151,9 @@ class RecommendedScorer:
             )
         if not self._is_readable(inputs):
             return (
-                f"Images from {float(inputs.min()):.3g} to {float(inputs.max()):.3g} are not read by the pretrained "
-                "encoder. State their normalization: `RecommendedScorer(pixels=PixelRange(mean=..., std=...))`.",
+                "The pretrained encoder would find more wrong labels, but it reads images in [0, 1], and these are "
+                f"from {float(inputs.min()):.3g} to {float(inputs.max()):.3g}. State their normalization: "
+                "`lightning_poison.scorers.RecommendedScorer(pixels=PixelRange(mean=..., std=...))`.",
             )
         return ()
 

@@ -38,9 +38,10 @@ def copy_kept(manifest: Path, copy_to: Path, *, source: Path | None = None) -> t
         raise ValueError(expected("the source", "a folder of images", printable(root), way))
     target = copy_to.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(expected("copy_to", "a new or empty folder", printable(copy_to)))
+        way = "Choose another folder, or delete the links of an earlier copy first: add `--undo`."
+        raise ValueError(expected("--copy-to", "a new or empty folder", printable(copy_to), way))
     if target.is_relative_to(root.resolve()):
-        raise ValueError(expected("copy_to", "a folder outside of the source", printable(copy_to)))
+        raise ValueError(expected("--copy-to", "a folder outside of the source", printable(copy_to)))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

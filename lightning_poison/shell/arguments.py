@@ -65,7 +65,7 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     Example:
         >>> def scan(source, *, image_size=None): ...
         >>> hint_for("unrecognized arguments: --imagesize 3", "scan", {"scan": scan})
-        'Did you mean image-size? `lightning-poison scan --help` lists what there is.'
+        'Did you mean image-size? `lightning-poison scan --help` lists all of them.'
     """
     found = re.search(r"option '([\w.-]+)'|unrecognized arguments: --([\w-]+)|invalid choice: '([\w-]+)'", message)
     known: list[str] = list(commands)
@@ -76,11 +76,11 @@ def hint_for(message: str, command: str, commands: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(next(filter(None, found.groups())), known, n=1) if found else []
     hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
     listed = "lightning-poison " + (f"{command} " if command else "") + "--help"
-    return f"{hint}`{listed}` lists what there is."
+    return f"{hint}`{listed}` lists all of them."
 
 
 def explained(message: str) -> str | None:
-    r"""Return in one line what is wrong with a value that jsonargparse refuses; `None` for any other error.
+    r"""Return what is missing, or wrong with a value that jsonargparse refuses; `None` for any other error.
 
     Args:
         message: What jsonargparse says.
@@ -89,6 +89,13 @@ def explained(message: str) -> str | None:
         >>> print(explained("Parser key \"seed\":\n  Expected a <class 'int'>. Got value: x"))
         Expected `--seed` to be an integer, as in `--seed 2`, but got 'x'.
     """
+    missing = re.search(r"arguments are required: (\w+)\.(\w+)", message)
+    if missing is not None:
+        command, name = missing.groups()
+        return (
+            f"Expected `{name}`, as in `lightning-poison {command} {_MISSING.get(name, name.upper())}`, but got none.\n"
+            f"`lightning-poison {command} --help` describes it."
+        )
     found = re.match(
         r"""Parser key "(\w+)":.*?(?:Subtypes: \[|Expected a )(<class 'int'>|<class 'float'>|typing\.Literal\[.*?\])"""
         r".*?(?:Given|Got) value: (.*)",
@@ -115,6 +122,10 @@ _VALUES = {
     "image_size": ("a number of pixels", "32"),
 }
 """The same for options of which an example should have a usual size."""
+
+
+_MISSING = {"source": "photos/", "runs": "lightning_poison_scan/", "manifest": "lightning_poison_scan/manifest.csv"}
+"""Examples of arguments that are required."""
 
 
 def _named(key: str, name: str) -> str:

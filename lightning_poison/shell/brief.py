@@ -30,7 +30,7 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         >>> print("\n".join(brief_lines(verdict)))
         Evidence of poison: 1 of 3 samples (33.3 %) is suspicious.
         - wrong labels: about 1 (0 to 2); 1 listed; of random wrong labels, 90 % would be found
-        - not looked for: backdoors, inputs that were perturbed one by one
+        - not looked for: backdoors, individually perturbed inputs
     """
     out, count = int((~verdict.keep).sum()), len(verdict)
     present = verdict.evidence.present
@@ -44,7 +44,9 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         kinds = [each.kind for each in found]
         for each in verdict.findings:
             if each.evidence is None:
-                lines.append(f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure)}")
+                lines.append(
+                    f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure, limit=800)}"
+                )
             else:
                 by = f" by {printable(each.scorer, limit=80)}" if kinds.count(each.evidence.kind) > 1 else ""
                 lines += _kind_lines(each.evidence, each.removed, count, class_names, by)
@@ -64,10 +66,12 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
 def _likely_wrong(verdict: Verdict) -> list[str]:
     """Say how many labels are more likely wrong than not, and what to do about them."""
     count = 0 if verdict.posterior is None else int((verdict.posterior > 0.5).sum())
-    lines = ["- the report shows the most suspicious samples first, to mark those to remove"]
+    lines = ["- the report shows the most suspicious samples first: tick those to remove"]
     if count:
         labels = "1 label is" if count == 1 else f"{count:,} labels are"
-        lines.append(f"- {labels} more likely wrong than correct; to list: --scorer fast --remove-without-evidence")
+        lines.append(
+            f"- {labels} more likely wrong than correct; to list them: --scorer fast --remove-without-evidence"
+        )
     return lines
 
 
@@ -91,7 +95,7 @@ def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Seque
         listed = f"uncertain; {removed:,} listed" if removed else "too uncertain to list any"
         line = f"- {what}: about {about:,} ({low:,} to {high:,}), {listed}{power}"
     else:
-        line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) are estimated{power}"
+        line = f"- {what}: no evidence; {about:,} ({low:,} to {high:,}) estimated{power}"
     pairs = [
         f"{_name(pair.labeled, class_names)} that look like {_name(pair.predicted, class_names)} ({pair.estimate:.0f})"
         for pair in evidence.pairs[:_PAIRS]

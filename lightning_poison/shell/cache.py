@@ -82,7 +82,7 @@ def _caches_in(place: Path, write: Write) -> list[Path]:
     if not found:
         write(f"no cache in {printable(place, limit=500)}")
     if not is_complete:
-        write("There are more folders than are searched: name one that is nearer to the cache.")
+        write("Not all folders were searched: name one closer to the cache.")
     return found
 
 

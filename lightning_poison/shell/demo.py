@@ -56,13 +56,14 @@ def run_demo(
         write: Called with each line of output.
 
     Raises:
-        UnknownNameError: If an attack is not installed. The message names the extra that installs it.
+        UnknownNameError: If an attack is not installed. The message says how to install it.
     """
     try:
         get_attack("label-flip"), get_attack("poison-frog")
     except UnknownNameError as error:
         raise UnknownNameError(
-            f"{error}\nThe demo needs the attack plug-ins: `pip install 'lightning-poison[demo]'`."
+            f"{error}\nThe demo needs the attack plug-ins. Install them from a clone of the repository: "
+            "`pip install ./plugins/*/`."
         ) from error
     loaded = load_demo_data(data, data_root, seed=seed)
     return {

@@ -189,7 +189,7 @@ def read_settings(config: Path | None, arguments: Mapping[str, Any]) -> Evaluati
     for key, hint in (("data", "`--data digits`"), ("attacks", "`--attack badnets`"), ("defenses", "`--defense fast`")):
         if not found.get(key):
             came = "none" if found.get(key) is None else describe(found[key])
-            raise ValueError(expected(f"{key} in {where}", "given", came, f"Add it to the YAML file, or write {hint}."))
+            raise ValueError(f"Expected `{key}` in {where}, but got {came}.\nWrite {hint}, or set it in a YAML file.")
     attacks = [_attack(value, f"attacks[{number}]") for number, value in enumerate(_list(found, "attacks"))]
     defenses = [_defense(value, f"defenses[{number}]") for number, value in enumerate(_list(found, "defenses"))]
     _check_against(attacks, defenses)

@@ -99,9 +99,9 @@ def find_images(folder: Path) -> tuple[list[tuple[str, str]], list[Unreadable]]:
                 found.append((str(path), name))
     if not found:
         loose = any(entry.suffix.lower() in EXTENSIONS for entry in folder.iterdir())
-        came = "images beside no folders" if loose else "no image in a folder of it"
-        hint = "Put the images of each class into a folder of its own: FOLDER/CLASS/IMAGE.png."
-        raise ValueError(expected(str(folder), "a folder with a folder of images for each class", came, hint))
+        came = "images but no subfolders" if loose else "no images in its subfolders"
+        hint = "Put the images of each class into a separate folder: FOLDER/CLASS/IMAGE.png."
+        raise ValueError(expected(str(folder), "a folder with one subfolder of images per class", came, hint))
     return found, left_out
 
 
@@ -173,10 +173,10 @@ def _walk(folder: Path, root: Path, seen: set[Path]) -> Iterator[tuple[Path, str
     """Yield the files below a folder in the order of their names, with a reason for those that are left out."""
     real = folder.resolve()
     if not real.is_relative_to(root):
-        yield folder, "a link that points out of the folder"
+        yield folder, "a link that points outside the folder"
         return
     if real in seen:
-        yield folder, "a link to a folder that is read already"
+        yield folder, "a link to a folder that has already been read"
         return
     seen.add(real)
     try:
@@ -190,7 +190,7 @@ def _walk(folder: Path, root: Path, seen: set[Path]) -> Iterator[tuple[Path, str
         if entry.is_dir():
             yield from _walk(entry, root, seen)
         elif entry.is_symlink() and not entry.resolve().is_relative_to(root):
-            yield entry, "a link that points out of the folder"
+            yield entry, "a link that points outside the folder"
         else:
             yield entry, ""
 

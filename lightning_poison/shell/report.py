@@ -159,12 +159,12 @@ def _read_again(run: _Run, source: str | None) -> tuple[Source | None, str]:
     if source is not None:
         return open_source(source, **(run.reading or {})), ""
     if run.source is None:
-        return None, f"it is not known where the data set is, {_FEWER}; name it: --source SOURCE"
+        return None, f"the summary does not say where the data set is, {_FEWER}; pass --source SOURCE"
     place = run.place / run.source
     if not place.exists():
         if ":" in run.source:
             return None, f"the data set is what a function returns, {_FEWER}; name it: --source {run.source}"
-        return None, f"there is no {run.source} any more, {_FEWER}; if it was moved, name it: --source SOURCE"
+        return None, f"{run.source} no longer exists, {_FEWER}; if it was moved, pass --source SOURCE"
     try:
         return open_source(os.fspath(place), **(run.reading or {})), ""
     except (OSError, ValueError) as error:

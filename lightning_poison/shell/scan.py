@@ -19,6 +19,7 @@ from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
 from lightning_poison.shell.brief import brief_lines
+from lightning_poison.shell.hub_datasets import is_hub_source
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
 from lightning_poison.shell.sources import Source, open_source
 from lightning_poison.shell.whole_run import WholeRun, clock
@@ -105,7 +106,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
             if not as_json:
                 write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
             if cache.is_dir() and any(cache.iterdir()) and not as_json:
-                write(f"Work of an earlier run in {printable(cache)} is used, if data and settings are the same.")
+                write(f"Work of an earlier run in {printable(cache)} is reused if data and settings are the same.")
         with section(_READING, 1):
             verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
     notes = _write_results(source, data, verdict, options.output)
@@ -120,8 +121,11 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes, *notes]:
             write(printable(line, limit=1000))
         write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
+        if not bool(verdict.keep.all()) and Path(source).is_dir() and not is_hub_source(source):
+            command = f"lightning-poison apply {printable(options.output / MANIFEST)} --copy-to FOLDER"
+            write(f"To copy the folder without these samples: {command}")
         if options.cache is None and has_entries(cache):
-            write(f"To reuse what was computed in a scan with another --output: --cache {printable(cache)}")
+            write(f"To reuse stored work in a scan with another --output: --cache {printable(cache)}")
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 
@@ -206,7 +210,7 @@ def _write_results(source: str, data: Source, verdict: Verdict, output: Path) ->
     )
     if renamed is None:
         return []
-    return [f"{MANIFEST} was edited by hand. It was renamed {renamed.name}; the new one has none of these decisions."]
+    return [f"{MANIFEST} had been edited by hand. It was renamed {renamed.name}; the new one lacks these decisions."]
 
 
 def _trusted(source: str, data: Source, reading: dict[str, Any]) -> Any:

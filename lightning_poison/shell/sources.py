@@ -91,7 +91,7 @@ def open_source(
     if ":" in source and not place.exists():
         return Source(_call(source))
     came = "nothing there" if not place.exists() else f"a {kind or 'file without an ending'} file"
-    raise ValueError(expected("the source", "a data set", f"{printable(source)}: {came}", _FORMS))
+    raise ValueError(expected(printable(source), "a data set", came, _FORMS))
 
 
 def _from_table(place: Path, label: str | None, path: str | None, ids: str | None, reading: dict[str, Any]) -> Source:
@@ -110,7 +110,7 @@ def _from_table(place: Path, label: str | None, path: str | None, ids: str | Non
 
 def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | None) -> Source:
     dataset, classes, unused = numeric_samples(columns, label, ids)
-    notes = [f"Columns that are not used: {printable(', '.join(unused))}."] if unused else []
+    notes = [f"Unused columns: {printable(', '.join(unused))}."] if unused else []
     return Source(dataset, classes, notes=notes)
 
 

@@ -139,7 +139,7 @@ def read_arrays(path: Path, label: str | None, ids: str | None = None) -> tuple[
         raise ValueError(expected(str(path), "a NumPy file without pickled objects", printable(error))) from error
     if path.suffix.lower() == ".npy":
         if label is None:
-            raise ValueError(f"Expected the labels of {path} in a file of their own.\nWrite `--label labels.npy`.")
+            raise ValueError(f"Expected the labels of {path} in a separate file.\nWrite `--label labels.npy`.")
         inputs, labels = arrays["inputs"], _lines_of(Path(label))
         names = None if ids is None else _lines_of(Path(ids))
     else:

@@ -96,8 +96,8 @@ def test_judges_data_that_change_in_place_anew(sanitizer, scorer, data, caplog):
         sanitizer.check(rebuilt)
         assert torch.equal(~sanitizer.single_verdict().keep, wrong[growing.order[: growing.count]])
         assert len(scorer.fits) == 3 * fits
-    said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
-    assert said == ["sanitizer: the data have changed and were judged anew"] * 3
+    said = [each.getMessage() for each in caplog.records if "judged again" in each.getMessage()]
+    assert said == ["sanitizer: the data have changed and were judged again"] * 3
 
 
 def blobs_mixed(data):

@@ -212,8 +212,8 @@ def test_data_that_grow_are_judged_anew_within_a_fit(prepare, world, centroid_sc
     for number, epoch in enumerate(module.epochs, start=1):
         assert set(chain(*epoch)) == {each for each in range(100 * number) if not data.is_wrong[each]}
     assert len(scorer.fits) == 9
-    said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
-    assert said == ["sanitizer: the data have changed and were judged anew"] * 2
+    said = [each.getMessage() for each in caplog.records if "judged again" in each.getMessage()]
+    assert said == ["sanitizer: the data have changed and were judged again"] * 2
 
 
 @pytest.mark.slow
@@ -236,5 +236,5 @@ def test_a_data_set_object_that_changes_is_judged_anew_within_a_fit(world, centr
         assert set(chain(*epoch)) == {each for each in range(count) if not data.is_wrong[each]}
     assert len(scorer.fits) == 9
     assert len(sanitizer.verdict) == 240
-    said = [each.getMessage() for each in caplog.records if "judged anew" in each.getMessage()]
-    assert said == ["sanitizer: the data have changed and were judged anew"] * 2
+    said = [each.getMessage() for each in caplog.records if "judged again" in each.getMessage()]
+    assert said == ["sanitizer: the data have changed and were judged again"] * 2

@@ -227,20 +227,26 @@ def test_samples_removed_by_hand_are_not_trained_on(world, reviewed):
     assert (target / "manifest.previous-1.csv").exists()
 
 
-def test_resumed_run_writes_what_was_removed_by_hand_as_such(world, caplog):
+@pytest.mark.parametrize("verdict_is_lost", [False, True])
+def test_resumed_run_writes_what_was_decided_by_hand_as_such(world, caplog, verdict_is_lost):
     data, target, path = world.numbered(), world.path / "here", world.path / "edited.csv"
     gone = (~data.is_wrong).nonzero().flatten()[[3, 8]]
     first = world.sanitizer(dirpath=str(world.path / "first"))
     world.trainer(first).fit(world.module(), world.loader(data))
-    Manifest.from_verdict(first.verdict, data, removed_by_hand=gone).write(path)
+    kept = torch.cat([first.verdict.removed[:2], first.verdict.keep.nonzero().flatten()[-1:]])
+    Manifest.from_verdict(first.verdict, data, removed_by_hand=gone, kept_by_hand=kept).write(path)
     trainer = world.trainer(world.sanitizer(manifest=str(path), dirpath=str(target)))
     trainer.fit(world.module(), world.loader(data))
     trainer.save_checkpoint(world.path / "run.ckpt")
     written = read_manifest(target / "manifest.csv")
     assert written.removed_by_hand(data).tolist() == gone.tolist()
+    assert written.kept_by_hand(data).tolist() == sorted(kept.tolist())
+    if verdict_is_lost:
+        (target / "verdict.safetensors").unlink()  # the cache has the decision, the checkpoint what was decided by hand
     module, resumed = world.module(), world.sanitizer(dirpath=str(target))
     world.trainer(resumed, max_epochs=2).fit(module, world.loader(data), ckpt_path=str(world.path / "run.ckpt"))
     assert module.seen.isdisjoint(gone.tolist())
+    assert module.seen >= set(kept.tolist())
     assert read_manifest(target / "manifest.csv") == written
     assert not list(target.glob("manifest.previous-*"))
     assert "edited by hand" not in caplog.text

@@ -334,7 +334,7 @@ def test_union_says_what_each_scorer_found_and_which_could_not_decide(page_of):
     for finding in findings:
         assert any(text.startswith(str(finding)[0].upper() + str(finding)[1:]) for text in texts)
     assert "1 of 3 scorers could not decide, so poison that only it finds would not be found." in texts
-    assert "Not looked for: inputs that were perturbed one by one." in texts
+    assert "Not looked for: individually perturbed inputs." in texts
     assert "12 samples were too few." in texts
     assert page.text_of("fact-power") == "60 %"
     rows = page.rows("removed-table")
@@ -752,7 +752,7 @@ def test_facts_name_the_scorers_that_decide_and_how(page_of):
     single = verdict_of(scorer="recommended", settings={"recommended": {"name": "confidence"}})
     page = page_of(single, TinyImages(30))
     assert page.text_of("fact-scorers") == "confidence"
-    assert "under labels they do not have" in page.text_of("fact-decided-by")
+    assert "under other labels" in page.text_of("fact-decided-by")
     assert {cells[4][2] for _, cells in page.rows("classes-table")} == {"none", "confidence 1", "confidence 2"}
 
 

@@ -102,7 +102,7 @@ def test_summary_and_file_list_groups(poisoned, tmp_path):
     assert group.transfer > 0.5
     assert "labeled 0:" in str(verdict)
     assert "samples form a separate group" in str(verdict)
-    assert "decided by whether what a group of samples has in common changes how others" in str(verdict)
+    assert "decided by whether what a group has in common changes how other samples" in str(verdict)
     verdict.save(tmp_path / "v")
     loaded = Verdict.load(tmp_path / "v")
     assert loaded.evidence == verdict.evidence

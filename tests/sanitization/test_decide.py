@@ -77,6 +77,7 @@ def test_stored_decision_gets_its_verdict_back_with_decisions_by_hand(tmp_path, 
         assert torch.equal(found.keep, edited.keep)
         assert torch.equal(found.scores, made.scores)
         assert torch.equal(found.kept_by_rule, edited.kept_by_rule)
+        assert str(found) == str(edited)
     other = replace(StoredDecision.of(made), keep=made.with_removed(gone).keep)  # not by hand, but by another decision
     assert decide(data, centroid_scorer(), known=other, **options) is other
 

@@ -15,20 +15,23 @@ def stored(**parts):
 @pytest.mark.parametrize("by_hand", [None, torch.arange(13) == 3])
 def test_state_survives_a_checkpoint_without_pickled_objects(marks, by_hand):
     file = io.BytesIO()
-    torch.save(stored(marks=marks, file="/runs/verdict.safetensors", removed_by_hand=by_hand).state(), file)
+    masks = {"marks": marks, "removed_by_hand": by_hand, "kept_by_hand": None if by_hand is None else by_hand.flip(0)}
+    torch.save(stored(file="/runs/verdict.safetensors", **masks).state(), file)
     file.seek(0)
     found = StoredDecision.from_state(torch.load(file, weights_only=True))
     assert torch.equal(found.keep, stored().keep)
     assert (found.fingerprint, found.settings, found.file) == ("5f", {"folds": 3}, "/runs/verdict.safetensors")
-    for name, given in (("marks", marks), ("removed_by_hand", by_hand)):
+    for name, given in masks.items():
         mask = getattr(found, name)
         assert mask is None if given is None else torch.equal(mask, given)
 
 
-def test_state_of_a_release_without_removals_by_hand_is_read():
+def test_state_of_a_release_without_decisions_by_hand_is_read():
     state = stored().state()
-    del state["removed_by_hand"]
-    assert StoredDecision.from_state(state).removed_by_hand is None
+    del state["removed_by_hand"], state["kept_by_hand"]
+    found = StoredDecision.from_state(state)
+    assert found.removed_by_hand is None
+    assert found.kept_by_hand is None
 
 
 def test_state_is_small():
@@ -49,8 +52,9 @@ def test_marks_are_the_lowest_bits():
         {"marks": torch.zeros(2).short()},
         {"removed_by_hand": torch.zeros(13)},
         {"removed_by_hand": torch.zeros(2, dtype=torch.bool)},
+        {"kept_by_hand": torch.zeros(13)},
     ],
 )
 def test_refuses_other_tensors(parts):
-    with pytest.raises(ValueError, match=r"Expected `(keep|marks|removed_by_hand)` to be"):
+    with pytest.raises(ValueError, match=r"Expected `(keep|marks|removed_by_hand|kept_by_hand)` to be"):
         stored(**parts)

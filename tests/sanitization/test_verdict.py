@@ -108,6 +108,18 @@ def test_with_kept():
     assert new.meta() == old.meta()
 
 
+def test_what_is_kept_by_hand_is_marked(tmp_path):
+    new = verdict(**FULL).with_kept(torch.tensor([2, 3]))
+    assert new.kept_by_hand.tolist() == [False, False, True, True]  # the verdict itself keeps one of them
+    assert "\nkept by hand: 2\n" in str(new)
+    new.save(tmp_path / "v")
+    assert torch.equal(Verdict.load(tmp_path / "v").kept_by_hand, new.kept_by_hand)
+    assert new.with_removed(torch.tensor([2])).kept_by_hand.tolist() == [False, False, False, True]
+    assert new.with_removed(torch.tensor([2, 3])).kept_by_hand is None
+    with pytest.raises(ValueError, match="`kept_by_hand` to be False for a sample that is removed"):
+        verdict(kept_by_hand=torch.tensor([False, True, False, False]))
+
+
 def test_with_removed(tmp_path):
     old = verdict(**FULL)
     new = old.with_removed(torch.tensor([0, 3]))
@@ -120,7 +132,7 @@ def test_with_removed(tmp_path):
     assert torch.equal(Verdict.load(tmp_path / "v").removed_by_hand, new.removed_by_hand)
     again = new.with_kept(torch.tensor([0]))
     assert again.keep.tolist() == old.keep.tolist()
-    assert not again.removed_by_hand.any()
+    assert again.removed_by_hand is None
     assert old.with_removed(torch.tensor([3])).removed_by_hand is None
     assert old.with_removed(torch.tensor([0])).with_removed(torch.tensor([2])).removed_by_hand.tolist() == [
         True, False, True, False,
@@ -141,6 +153,8 @@ def test_scorers_are_those_that_decide():
     assert verdict().scorers == ("likelihood",)
     assert verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}}).scorers == ("confidence",)
     assert verdict(scorer="recommended", settings={"recommended": 5}).scorers == ("recommended",)
+    chosen = verdict(scorer="recommended", settings={"recommended": {"name": "confidence"}})
+    assert str(chosen).startswith("4 samples scored by confidence; ")
     assert verdict(findings=(Finding("a", 0, None, "x"), Finding("b", 0, None, "y"))).scorers == ("a", "b")
 
 

@@ -74,7 +74,7 @@ def heavy_tailed(strength, *, classes, wrong=0.0):
 def test_refuses_scorer_that_takes_hard_samples_for_wrong_labels():
     label_scores, labels = heavy_tailed(1.5, classes=6, wrong=0.3)
     with pytest.raises(
-        InconclusiveError, match=r"takes \d\d % of the labels for wrong, [\s\S]* sees \d+ % of wrong labels"
+        InconclusiveError, match=r"considers \d\d % of the labels wrong, [\s\S]* notices \d+ % of the wrong labels"
     ):
         by_null(label_scores, labels)
     assert by_null(label_scores, labels, anyway=True).keep.any()

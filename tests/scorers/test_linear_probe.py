@@ -1,8 +1,14 @@
+from contextlib import contextmanager
+from itertools import takewhile
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from lightning_poison.runtime import LocalRuntime, SilentProgress
+from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.scorers import linear_probe
 from lightning_poison.scorers.feature_model import FeatureModel
 from lightning_poison.scorers.linear_probe import LinearProbeScorer
@@ -33,6 +39,26 @@ def test_scores_are_out_of_fold_probabilities():
     torch.testing.assert_close((-scores).exp().sum(1), torch.ones(300))
     own = LinearProbeScorer().score_features(features, labels)
     assert torch.equal(own, scores.gather(1, labels[:, None])[:, 0])
+
+
+def test_progress_is_shown_for_each_classifier(monkeypatch):
+    seen = []
+
+    class Recording(LocalRuntime):
+        @contextmanager
+        def progress(self, total, description):
+            seen.append((description, total))
+            yield self
+
+        def advance(self, steps=1):
+            seen.append(steps)
+
+    data = TensorDataset(*blobs())
+    sanitize(data, LinearProbeScorer(FeatureModel(nn.Flatten())), runtime=Recording())
+    (place,) = (place for place, each in enumerate(seen) if each == ("Fitting linear classifiers", 13))
+    (_, total), steps = seen[place], list(takewhile(lambda each: isinstance(each, int), seen[place + 1 :]))
+    assert sum(steps) == total
+    assert len(steps) >= 6  # at least two penalties, and four other folds
 
 
 def test_wrong_labels_rank_first():
@@ -145,9 +171,9 @@ def test_search_that_begins_in_the_middle_finds_the_same_penalty(distance, is_st
     features, labels = blobs(distance=distance)
     fit = linear_probe._fit_of(features[100:], labels[100:], 3)
     parts = (fit, features[:100], labels[:100], 300, 3)
-    penalty, coefficients = linear_probe._fit_best(*parts)
+    penalty, coefficients = linear_probe._fit_best(*parts, SilentProgress())
     monkeypatch.setattr(linear_probe, "_MANY", 0)
-    found, others = linear_probe._fit_best(*parts)
+    found, others = linear_probe._fit_best(*parts, SilentProgress())
     assert found == penalty
     assert (penalty > linear_probe._PENALTIES[linear_probe._MIDDLE]) == is_strong
     torch.testing.assert_close(others, coefficients, rtol=0, atol=2e-3)

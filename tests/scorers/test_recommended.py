@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lightning_poison import PixelRange, Sanitizer
 from lightning_poison.models.pretrained import has_embedded_encoder
 from lightning_poison.scorers import RecommendedScorer, UnionScorer
 from lightning_poison.scorers.inspection import settings_of
 from lightning_poison.scorers.recommended import scorer_from
+from lightning_poison.testing import TinyImages
 
 
 def test_presets_differ_in_what_they_look_for():
@@ -47,10 +49,26 @@ def test_images_of_unknown_normalization_are_not_given_to_the_encoder(monkeypatc
     images = torch.linspace(-2, 2, 2 * 3 * 64).view(2, 3, 8, 8)
     assert list(RecommendedScorer().for_inputs(images).members) == ["confidence", "groups"]
     (note,) = RecommendedScorer().notes_for(images)
-    assert "Images from -2 to 2 are not read" in note
+    assert "these are from -2 to 2. State their normalization" in note
     known = RecommendedScorer(pixels=PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3))
     assert list(known.for_inputs(images).members) == ["label-blind", "groups"]
     assert known.notes_for(images) == RecommendedScorer().notes_for(images[:, :1]) == ()
+
+
+def test_normalization_of_the_transform_is_undone(monkeypatch):
+    monkeypatch.setattr("lightning_poison.scorers.recommended.has_embedded_encoder", lambda: True)
+    data = TinyImages(20, channels=3, pixels=PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3))
+    images = torch.stack([image for image, _ in data])
+    assert RecommendedScorer().reading(data, images).pixels is None  # it has no Normalize
+    data.normalize = v2.Normalize([0.5], [0.25])
+    found = RecommendedScorer("fast").reading(data, images)
+    assert found.preset == "fast"
+    assert found.pixels == PixelRange(mean=(0.5,), std=(0.25,))
+    assert found.for_inputs(images).name == "linear-probe"
+    assert RecommendedScorer().reading(data, 9 * images).pixels is None  # these are not normalized so
+    assert RecommendedScorer().reading(data, images.flatten(1)).pixels is None
+    stated = RecommendedScorer(pixels=PixelRange(mean=(0.4,), std=(0.3,)))
+    assert stated.reading(data, images) is stated
 
 
 def test_note_says_what_to_install(monkeypatch):

@@ -49,7 +49,7 @@ def test_findings_of_several_scorers():
         "  most often: cat\\x1b that look like dog (8), dog that look like cat\\x1b (2)",
         "- backdoors: 20 samples listed, in 1 group, labeled dog",
         "- other could not decide: no \\x1bluck",
-        "- not looked for: inputs that were perturbed one by one",
+        "- not looked for: individually perturbed inputs",
         "- easily missed: backdoors that look natural (reflections), are on half of a class, have fewer than about "
         "20 samples, or have correct labels in data of few classes; collisions in the features of another network",
     ]
@@ -58,7 +58,7 @@ def test_findings_of_several_scorers():
 def test_no_evidence():
     assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
         "No evidence of wrong labels.",
-        "- wrong labels: no evidence; 1 (0 to 2) are estimated; of random wrong labels, 70 % would be found",
+        "- wrong labels: no evidence; 1 (0 to 2) estimated; of random wrong labels, 70 % would be found",
     ]
 
 
@@ -68,12 +68,12 @@ def test_estimate_that_is_not_sure_is_said_with_what_to_do():
     assert brief_lines(verdict)[:4] == [
         "No clear evidence of poison, but some labels may be wrong.",
         "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
-        "- the report shows the most suspicious samples first, to mark those to remove",
-        "- 4 labels are more likely wrong than correct; to list: --scorer fast --remove-without-evidence",
+        "- the report shows the most suspicious samples first: tick those to remove",
+        "- 4 labels are more likely wrong than correct; to list them: --scorer fast --remove-without-evidence",
     ]
     assert brief_lines(verdict_of(evidence, 0))[2:] == [
-        "- the report shows the most suspicious samples first, to mark those to remove",
-        "- not looked for: backdoors, inputs that were perturbed one by one",
+        "- the report shows the most suspicious samples first: tick those to remove",
+        "- not looked for: backdoors, individually perturbed inputs",
     ]
 
 
@@ -101,7 +101,7 @@ def test_shares_with_trusted_data_are_lower_bounds():
     lines = brief_lines(verdict_of(evidence))
     assert lines[1] == "- samples unlike the trusted data: at least about 10 (5 to 20); 2 listed"
     assert lines[2:] == [
-        "- what share of poison would be found was not measured",
+        "- how much of the poison would be found was not measured",
         "- not looked for: poison of any kind that scores like the trusted samples of its class",
     ]
     with_power = brief_lines(verdict_of(replace(evidence, power=0.54)))

@@ -123,7 +123,7 @@ def test_caches_are_found_several_folders_deep(run, capsys, monkeypatch):
     entry(run / "2026" / "march" / "photos" / "cache", 1, ["verdict"], ago=0)
     assert "2026/march/photos/cache: 1 entry" in shown(capsys)
     monkeypatch.setattr(cache_folder, "_MAX_SEARCHED", 2)
-    assert "There are more folders than are searched: name one" in shown(capsys)
+    assert "Not all folders were searched: name one" in shown(capsys)
 
 
 def test_several_runs(run, capsys):

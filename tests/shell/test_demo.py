@@ -23,12 +23,12 @@ def test_refuses_missing_mnist(tmp_path):
         load_demo_data("mnist", tmp_path)
 
 
-def test_error_for_missing_attacks_names_extra(monkeypatch, tmp_path):
+def test_error_for_missing_attacks_says_how_to_install_them(monkeypatch, tmp_path):
     def missing(name):
         raise UnknownNameError(f"no {name}")
 
     monkeypatch.setattr(demo, "get_attack", missing)
-    with pytest.raises(UnknownNameError, match=r"lightning-poison\[demo\]"):
+    with pytest.raises(UnknownNameError, match=r"from a clone of the repository: `pip install \./plugins/\*/`"):
         run_demo(output=tmp_path, write=print)
     assert not list(tmp_path.iterdir())
 

@@ -44,7 +44,7 @@ def test_embeddings_with_names(tmp_path):
     found = open_source(str(tmp_path / "data"))
     assert torch.equal(found.dataset.tensors[0], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert found.dataset.samples == [("a7", 0), ("b1", 1)]
-    assert found.notes == ["Columns that are not used: text."]
+    assert found.notes == ["Unused columns: text."]
 
 
 def test_image_that_cannot_be_read_is_left_out(tmp_path):

@@ -123,15 +123,15 @@ def test_links_out_of_the_folder_and_in_circles(folder, tmp_path):
     files, left_out = find_images(folder.root)
     assert [Path(path).name for path, _ in files] == ["good.png"]
     reasons = {Path(each.name).name: each.reason for each in left_out}
-    assert "points out of the folder" in reasons["out.png"]
-    assert "points out of the folder" in reasons["b"]
+    assert "points outside the folder" in reasons["out.png"]
+    assert "points outside the folder" in reasons["b"]
 
 
 @pytest.mark.parametrize("loose", [False, True])
 def test_refuses_a_folder_without_classes(tmp_path, loose):
     if loose:
         gray().save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match=r"Put the images of each class into a folder of its own"):
+    with pytest.raises(ValueError, match=r"Put the images of each class into a separate folder"):
         find_images(tmp_path)
 
 

@@ -99,7 +99,7 @@ def test_changed_data_give_a_page_without_pictures_that_says_so(scanned, capsys,
         Image.new("L", (8, 8), 255).save(name)
     assert cli.main(["report", str(scanned)]) == 0
     assert pictures(scanned) == 0
-    said = "there is no images any more" if change == "gone" else "the data set has changed"
+    said = "images no longer exists" if change == "gone" else "the data set has changed"
     assert said in capsys.readouterr().out
     assert said[1:] in page(scanned)
     assert "labeled cat, looks like dog" in page(scanned)

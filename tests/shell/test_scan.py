@@ -95,6 +95,7 @@ def test_writes_results_and_returns_whether_there_is_evidence(folder, tmp_path, 
     assert "40 samples; 1 file left out, such as" in shown
     assert "broken.png" in shown
     assert ("\nEvidence of poison: 3 of 40 samples" in shown) == present
+    assert (f": lightning-poison apply {output / 'manifest.csv'} --copy-to FOLDER\n" in shown) == present
     assert ("\nNo evidence of wrong labels." in shown) != present
 
 
@@ -134,11 +135,11 @@ def test_another_output_reuses_the_cache_that_is_named(folder, tmp_path, judged,
     units = FileUnits(first / "cache" / f"{1:032x}", SampleDigests(1))
     units.save("fold-0", {"scores": torch.zeros(3)}, {})
     cli.main(["scan", str(folder), "--output", str(first)])
-    hint = f"To reuse what was computed in a scan with another --output: --cache {first / 'cache'}\n"
+    hint = f"To reuse stored work in a scan with another --output: --cache {first / 'cache'}\n"
     assert capsys.readouterr().out.endswith(hint)
     cli.main(["scan", str(folder), "--output", str(tmp_path / "second"), "--cache", str(first / "cache")])
     shown = capsys.readouterr().out
-    assert f"Work of an earlier run in {first / 'cache'} is used" in shown
+    assert f"Work of an earlier run in {first / 'cache'} is reused" in shown
     assert hint not in shown
     assert [settings["cache"] for _, _, settings in calls] == [first / "cache"] * 2
     assert not (tmp_path / "second" / "cache").exists()
@@ -295,7 +296,7 @@ def test_edited_manifest_of_an_earlier_scan_is_renamed(folder, tmp_path, judged,
     edited = keep_by_hand(out / "manifest.csv", [1])
     capsys.readouterr()
     assert cli.main(command) == 3
-    line = "manifest.csv was edited by hand. It was renamed manifest.previous-1.csv; the new one has none of these"
+    line = "manifest.csv had been edited by hand. It was renamed manifest.previous-1.csv; the new one lacks these"
     assert line in capsys.readouterr().out
     assert any(line in note for note in json.loads((out / "summary.json").read_text())["notes"])
     assert read_manifest(out / "manifest.previous-1.csv") == edited

@@ -21,7 +21,7 @@ def test_numbers_and_labels(tmp_path):
     assert found.dataset.tensors[0].tolist() == [[1.5], [2.5]]
     assert found.dataset.tensors[1].tolist() == [1, 0]
     assert found.classes == ["a", "b"]
-    assert found.notes == ["Columns that are not used: note."]
+    assert found.notes == ["Unused columns: note."]
     assert found.dataset.samples == [("7", 1), ("8", 0)]
 
 

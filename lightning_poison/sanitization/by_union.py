@@ -50,9 +50,10 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
 
     Returns:
         The joint outcome. The posterior of a sample is the largest of those that members assign to it. Its p-value is
-        the smallest of theirs, each divided by the member's part of the false-positive rate, as in a weighted
-        Bonferroni correction. With trusted data, the score of a sample is log10 of the ratio of the members'
-        false-positive rate to its p-value, and above 0 if a member removes it.
+        the smallest of theirs, each divided by the part of the false-positive rate that the member has if all of them
+        spend theirs; these parts add up to one, as in a weighted Bonferroni correction. With trusted data, the score of
+        a sample is log10 of the ratio of the members' false-positive rate to its p-value, and above 0 if a member
+        removes it.
 
     Raises:
         InconclusiveError: If no member can decide, with the scores of the first that has any.
@@ -186,7 +187,7 @@ class _State:
     votes: dict[str, Tensor] = field(default_factory=dict)
     found_groups: list[Evidence] = field(default_factory=list)
     spent: float = 0.0
-    """Share of the samples that are expected to be clean and were removed."""
+    """Share of the clean samples that is expected to have been removed."""
 
     ranking: Tensor | None = None
     """Scores of the first member that could not decide but has scores."""
@@ -209,8 +210,15 @@ class _State:
             {name: ones.clone() for name in names},
         )
 
+    def part_of(self, number: int) -> float:
+        """Return the part of the false-positive rate of a member, in (0, 1], if all members spend theirs."""
+        if self.posterior is None:
+            return 1 / len(self.records)
+        is_last = number == len(self.records) - 1
+        return float(_LEFT_TO_LATER**number * (1 if is_last else 1 - _LEFT_TO_LATER))
+
     def rate_of(self, number: int) -> float:
-        """Return the part of the false-positive rate that a member may spend now."""
+        """Return the false-positive rate of a member, which may use what others have left."""
         if self.posterior is None:
             return self.rate / len(self.records)
         left = max(self.rate - self.spent, _LEAST_PART * self.rate)
@@ -232,7 +240,7 @@ class _State:
         record, rows, decision = self.records[number], found.rows, found.outcome.decision
         own_p = decision.p_values
         self.judged[rows] = True
-        joint_p = (own_p * (self.rate / rate)).clamp_max(1)
+        joint_p = (own_p / self.part_of(number)).clamp_max(1)
         smaller = joint_p < self.p_values[rows]
         removed, first_group = ~decision.keep, sum(len(each.groups) for each in self.found_groups)
         adopt = removed | (smaller & (self.found_by[rows] < 0))
@@ -241,7 +249,8 @@ class _State:
         self.suggested[rows[adopt]] = found.suggested[adopt]
         if self.posterior is not None and decision.posterior is not None:
             self.posterior[rows] = torch.maximum(self.posterior[rows], decision.posterior)
-            self.spent += float((1 - decision.posterior[removed]).sum()) / len(self.keep)
+            clean = 1 - decision.posterior
+            self.spent += float(clean[removed].sum() / clean.sum().clamp_min(_TINY))
         margin = math.log10(rate) - own_p.log10()
         margin = torch.where(removed, margin.clamp_min(_TINY), margin.clamp_max(0))
         self.excess[rows] = torch.maximum(self.excess[rows], margin)

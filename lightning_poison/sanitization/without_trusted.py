@@ -101,8 +101,9 @@ def decide_by_wrong_label_null(
 
     What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
     are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`), and
-    there are two estimates, with two distributions of the margins of hard samples. If both fit, the one with the lower
-    interval decides: it depends on the classes which of them takes hard samples for wrong labels.
+    there are two estimates, with two distributions of the margins of hard samples. The second one decides if it fits as
+    well, finds fewer wrong labels, and has a lower interval: which one takes hard samples for wrong labels depends on
+    the classes.
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
@@ -129,8 +130,7 @@ def decide_by_wrong_label_null(
     check_agreement(labels, lowest.predicted)
     estimate = partial(estimate_contamination, label_scores, confidence=CONFIDENCE, lowest=lowest)
 
-    def measured(hard: HardMargins) -> tuple[Contamination, Contamination, PlantedResult]:
-        raw = estimate(labels, margins=margins, hard=hard)
+    def measured(raw: Contamination, hard: HardMargins) -> tuple[Contamination, PlantedResult]:
         planted = planted_result(
             labels,
             partial(estimate, hard=hard, only_disagreements=True),
@@ -138,15 +138,17 @@ def decide_by_wrong_label_null(
             rate=raw.rate,
             num_classes=label_scores.shape[1],
         )
-        return raw, _corrected(raw, planted.response), planted
+        return _corrected(raw, planted.response), planted
 
-    raw, found, planted = measured("exponential")
+    raw = estimate(labels, margins=margins)
+    found, planted = measured(raw, "exponential")
     if raw.rate + raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
-        other = measured("normal")
-        is_hard = other[0].misclassified_share > MAX_MISCLASSIFIED_SHARE
-        fits_as_well = other[0].log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
-        if is_hard and fits_as_well and (other[1].low, other[1].rate) < (found.low, found.rate):
-            raw, found, planted = other
+        other = estimate(labels, margins=margins, hard="normal")
+        is_hard = other.misclassified_share > MAX_MISCLASSIFIED_SHARE
+        if is_hard and other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT:
+            corrected, result = measured(other, "normal")
+            if corrected.low <= found.low and corrected.rate <= found.rate:
+                raw, found, planted = other, corrected, result
     present, keep = _has_evidence(found, settings), _select(found, settings)
     if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:
         _check_overridden(raw, planted.response, settings)

@@ -1,7 +1,7 @@
 """Estimate of the number of wrong labels, and of which labels are wrong, from out-of-fold scores alone."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from sklearn.isotonic import IsotonicRegression
@@ -194,6 +194,8 @@ def estimate_contamination(
     _check_finite(lowest)
     check_label_vector("labels", labels, num_classes=label_scores.shape[1])
     check_fraction("confidence", confidence)
+    if hard not in get_args(HardMargins):
+        raise invalid("hard", " or ".join(get_args(HardMargins)), describe(hard))
     if margins is not None and (margins.shape != labels.shape or not bool(margins.isfinite().all())):
         raise invalid("margins", f"finite, one for each of {len(labels)} samples", describe(margins))
     found = find_disagreements(scores, own, lowest=lowest)

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -5,6 +7,8 @@ from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null, log_p_by_labels
+
+without_trusted = importlib.import_module("lightning_poison.sanitization.without_trusted")
 
 
 def by_null(label_scores, labels, *, anyway=False):
@@ -78,6 +82,51 @@ def test_refuses_scorer_that_takes_hard_samples_for_wrong_labels():
     ):
         by_null(label_scores, labels)
     assert by_null(label_scores, labels, anyway=True).keep.any()
+
+
+def overlapping(classes, separation, *, wrong=0.0, count=2000, seed=0):
+    """Scores by Bayes' rule of classes that are normal distributions, labels of which a share is wrong, and which."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(classes, (count,), generator=generator)
+    features = torch.randn(count, classes, generator=generator, dtype=torch.float64)
+    features[torch.arange(count), truth] += separation
+    places = torch.randperm(count, generator=generator)[: round(wrong * count)]
+    labels = truth.clone()
+    labels[places] += torch.randint(1, classes, (len(places),), generator=generator)
+    labels %= classes
+    is_wrong = labels != truth
+    return -(separation * features).log_softmax(1), labels, is_wrong
+
+
+def exponential_alone(monkeypatch, label_scores, labels):
+    with monkeypatch.context() as patch:
+        patch.setattr(without_trusted, "_MARGIN_OF_FIT", -torch.inf)
+        return by_null(label_scores, labels)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_overlapping_classes_are_no_evidence(monkeypatch, seed):
+    label_scores, labels, _ = overlapping(2, 1.2, seed=seed)
+    assert exponential_alone(monkeypatch, label_scores, labels).evidence.present
+    decision = by_null(label_scores, labels)
+    assert not decision.evidence.present
+    assert decision.keep.all()
+
+
+def test_fewer_clean_samples_of_two_overlapping_classes_are_removed(monkeypatch):
+    label_scores, labels, is_wrong = overlapping(2, 1.2, wrong=0.1)
+    decision, alone = by_null(label_scores, labels), exponential_alone(monkeypatch, label_scores, labels)
+    assert decision.evidence.present
+    assert float((~decision.keep)[is_wrong].double().mean()) > 0.3
+    assert (~decision.keep)[~is_wrong].sum() < 0.6 * (~alone.keep)[~is_wrong].sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_second_estimate_is_used_only_if_it_is_lower(monkeypatch, seed):
+    label_scores, labels, is_wrong = overlapping(4, 1.2, wrong=0.2, count=4000, seed=seed)
+    decision = by_null(label_scores, labels)
+    assert decision.keep.equal(exponential_alone(monkeypatch, label_scores, labels).keep)
+    assert float((~decision.keep)[~is_wrong].double().mean()) < 0.02
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.1])

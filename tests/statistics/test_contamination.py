@@ -255,6 +255,11 @@ def normal_margins(seed, *, errors, wrong=0.0, count=2000):
     return label_scores, flip(truth, generator, share=wrong, classes=2)
 
 
+def test_refuses_an_unknown_distribution_of_hard_samples():
+    with pytest.raises(ValueError, match="Expected `hard` to be exponential or normal, but got"):
+        estimate_contamination(*normal_margins(0, errors=0.1), hard="gauss")
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("errors", [0.12, 0.2])
 def test_hard_samples_with_normal_margins_are_no_evidence(errors, seed):

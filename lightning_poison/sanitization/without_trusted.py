@@ -145,9 +145,10 @@ def decide_by_wrong_label_null(
     if raw.rate + raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
         other = estimate(labels, margins=margins, hard="normal")
         is_hard = other.misclassified_share > MAX_MISCLASSIFIED_SHARE
-        if is_hard and other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT:
+        fits_as_well = other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
+        if is_hard and fits_as_well and other.rate <= raw.rate:
             corrected, result = measured(other, "normal")
-            if corrected.low <= found.low and corrected.rate <= found.rate:
+            if corrected.low <= found.low:
                 raw, found, planted = other, corrected, result
     present, keep = _has_evidence(found, settings), _select(found, settings)
     if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:

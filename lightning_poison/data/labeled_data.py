@@ -51,6 +51,7 @@ class LabeledData:
         dataset: The samples, in memory or to be read.
         repeats: Whether a sample has the same input each time that it is read under the same random state.
         copies: Which samples are copies of each other or belong to one group. Default: not looked for.
+        is_random: Whether reading drew from the global random states, as random transforms do.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class LabeledData:
     dataset: MemoryDataset | SelectedDataset
     repeats: bool = True
     copies: Copies | None = None
+    is_random: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,22 +156,28 @@ def read_labeled(
     if not fits and listed is not None:
         first = [_probed(block, positions) for block in _blocks(raw, [*repeated, *repeated])]
         repeats = _check_repeats(first[:count], first[count:], positions)
-        _check_drawn_labels(raw, first[:count])
+        is_random = _check_drawn_labels(raw, first[:count])
         inputs, places = [block.inputs for block in first[:count]], [block.indices for block in first[:count]]
         check_one_scale(torch.cat([peaks_of(each) for each in inputs]), positions[torch.cat(places)], inputs[0])
         check_variation(inputs)
         if all(torch.equal(block.labels, listed[block.indices]) for block in first):
-            return LabeledData(source, positions, _selected(raw, _checked(listed, positions)), repeats)
-    dataset, repeats = _read_all(raw, blocks, repeated, runtime, name if fits else f"the labels of {name}", fits=fits)
+            dataset = _selected(raw, _checked(listed, positions))
+            return LabeledData(source, positions, dataset, repeats, is_random=is_random)
+    what = name if fits else f"the labels of {name}"
+    read, repeats, is_random = _read_all(raw, blocks, repeated, runtime, what, fits=fits)
     if listed is not None:
-        _warn_of_listed(source, listed, dataset.targets, positions)
-    return LabeledData(source, positions, dataset, repeats)
+        _warn_of_listed(source, listed, read.targets, positions)
+    return LabeledData(source, positions, read, repeats, is_random=is_random)
 
 
 def _read_all(
     raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, fits: bool
-) -> tuple[MemoryDataset | SelectedDataset, bool]:
-    """Read all blocks, and some of them again; return the samples, in memory if they fit, and whether they repeat."""
+) -> tuple[MemoryDataset | SelectedDataset, bool, bool]:
+    """Read all blocks, and some of them again.
+
+    Returns:
+        The samples, in memory if they fit; whether they repeat; and whether reading drew random numbers.
+    """
     inputs: Tensor | None = None
     labels, peaks, first = [], [], []
     starts = {int(block[0]) for block in repeated}
@@ -187,11 +195,11 @@ def _read_all(
                 inputs[block.indices[0] : block.indices[0] + len(block.indices)] = block.inputs
             bar.advance()
     repeats = _check_repeats(first, list(read), raw.indices)
-    _check_drawn_labels(raw, first)
+    is_random = _check_drawn_labels(raw, first)
     check_one_scale(torch.cat(peaks), raw.indices, first[0].inputs)
     check_variation([block.inputs for block in first])
     carried = _checked(torch.cat(labels), raw.indices)
-    return _selected(raw, carried) if inputs is None else MemoryDataset(inputs, carried), repeats
+    return _selected(raw, carried) if inputs is None else MemoryDataset(inputs, carried), repeats, is_random
 
 
 def _probed(block: Block, positions: Tensor) -> Block:
@@ -229,10 +237,10 @@ def _check_repeats(first: list[Block], second: list[Block], positions: Tensor) -
     return all(torch.equal(before.inputs, after.inputs) for before, after in zip(first, second, strict=True))
 
 
-def _check_drawn_labels(raw: SelectedDataset, first: list[Block]) -> None:
-    """Read some samples again under another seed if reading draws random numbers: labels must not depend on it."""
+def _check_drawn_labels(raw: SelectedDataset, first: list[Block]) -> bool:
+    """Return whether reading draws random numbers. Labels must not depend on them: some are read under another seed."""
     if not any(block.is_random for block in first):
-        return
+        return False
     places, labels = (torch.cat([getattr(block, part) for block in first]) for part in ("indices", "labels"))
     chosen = torch.linspace(0, len(places) - 1, min(len(places), BLOCK_SIZE)).long()
     seed = derived_seed(raw.source.seed, "labels")
@@ -245,6 +253,7 @@ def _check_drawn_labels(raw: SelectedDataset, first: list[Block]) -> None:
             f"{int(raw.indices[again.indices[place]])} is drawn at random: {int(labels[chosen[place]])}, and "
             f"{int(again.labels[place])} under another seed.\nDraw the labels once, when the data set is built."
         )
+    return True
 
 
 def _warn_of_listed(source: Source, listed: Tensor, carried: Tensor, positions: Tensor) -> None:

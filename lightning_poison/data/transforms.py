@@ -1,6 +1,6 @@
 """What the torchvision transforms of a data set do to its images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,17 +9,20 @@ import torchvision.transforms.v2 as v2
 from torchvision.datasets.vision import StandardTransform
 
 from lightning_poison.data.pixel_range import PixelRange
-from lightning_poison.data.views import locate
+from lightning_poison.data.views import as_view
 
 _SEQUENCES = (v1.Compose, v2.Compose, torch.nn.Sequential)
 
 _MODULES = ("torchvision.transforms.", "timm.data.")
 """Packages whose transforms are known."""
 
-_DEPTH = 8
-"""Number of data sets that wrap one another."""
+_DEPTH = 16
+"""Number of data sets that wrap one another, views included."""
 
-_RANDOM = ("Random", "ColorJitter", "AutoAugment", "RandAugment", "TrivialAugment", "AugMix", "ElasticTransform")
+_RANDOM = (
+    "Random", "ColorJitter", "AutoAugment", "RandAugment", "TrivialAugment", "AugMix", "ElasticTransform",
+    "GaussianBlur", "GaussianNoise", "ScaleJitter", "JPEG",
+)  # fmt: skip
 """What the names of transforms begin with that draw at random."""
 
 
@@ -30,7 +33,8 @@ def normalization_of(dataset: Any) -> PixelRange | None:
         dataset: Map-style data set with a transform in an attribute, or a view of one.
 
     Returns:
-        Mean and standard deviation per channel; `None` if there is no `Normalize`, or several that differ.
+        Mean and standard deviation per channel; `None` if there is no `Normalize` that can be undone, or several that
+        differ.
 
     Example:
         >>> from lightning_poison.testing.tiny_images import TinyImages
@@ -39,15 +43,9 @@ def normalization_of(dataset: Any) -> PixelRange | None:
         >>> normalization_of(dataset)
         PixelRange(mean=(0.5,), std=(0.25,), levels=256)
     """
-    found = {
-        (_numbers(each.mean), _numbers(each.std))
-        for each in _transforms_of(dataset)
-        if isinstance(each, v1.Normalize | v2.Normalize)
-    }
-    if len(found) != 1:
-        return None
-    mean, std = found.pop()
-    return PixelRange(mean, std)
+    used = [each for each in _transforms_of(dataset) if isinstance(each, v1.Normalize | v2.Normalize)]
+    found = {_pixels_of(each.mean, each.std) for each in used} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def random_transforms_of(dataset: Any) -> list[str]:
@@ -68,16 +66,25 @@ def random_transforms_of(dataset: Any) -> list[str]:
 
 
 def _transforms_of(dataset: Any) -> Iterator[Any]:
-    """Yield the transforms in attributes of the data sets that the first and the last sample come from."""
-    try:
-        owners = [locate(dataset, index)[0] for index in {0, max(0, len(dataset) - 1)}]
-    except (TypeError, ValueError, LookupError):  # attributes of these names with another meaning
-        owners = [dataset]
+    """Yield the transforms in attributes of a data set and of all data sets below it, level by level."""
+    owners, seen = [dataset], {id(dataset)}
     for _ in range(_DEPTH):
-        attributes = [getattr(owner, "__dict__", {}) for owner in {id(each): each for each in owners}.values()]
-        for each in attributes:
-            yield from _flat(each.values())
-        owners = [each["dataset"] for each in attributes if each.get("dataset") is not None]
+        below = []
+        for owner in owners:
+            yield from _flat(getattr(owner, "__dict__", {}).values())
+            for part in _parts_of(owner):
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    below.append(part)
+        owners = below
+
+
+def _parts_of(dataset: Any) -> list[Any]:
+    """Return the data sets directly below a view or a wrapper."""
+    view = as_view(dataset)
+    if view is None:
+        return [part for name, part in getattr(dataset, "__dict__", {}).items() if name == "dataset"]
+    return list(view.parts) if isinstance(view.parts, Sequence) else []  # attributes with another meaning
 
 
 def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
@@ -88,6 +95,17 @@ def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
             yield from _flat(each if isinstance(each, torch.nn.Sequential) else each.transforms)
         else:
             yield each
+
+
+def _pixels_of(mean: Any, std: Any) -> PixelRange | None:
+    """Return what undoes a `Normalize`, one number of which may stand for all channels; `None` if nothing does."""
+    try:
+        means, stds = _numbers(mean), _numbers(std)
+        count = max(len(means), len(stds))
+        means, stds = (each * count if len(each) == 1 else each for each in (means, stds))
+        return PixelRange(means, stds)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -99,7 +99,7 @@ def decide(
             described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
         described["fitted"] = weights_of(scorer)
         data = _read(judged, sample, settings.seed, runtime, "training data")
-        advice = augmentation_notes(judged.dataset)
+        advice = augmentation_notes(judged.dataset) if data.is_random else ()
         with all_ranks(runtime):
             if isinstance(scorer, RecommendedScorer):
                 first = data.first_inputs()
@@ -130,7 +130,8 @@ def _read(readable: Readable, sample: SampleSpec | None, seed: int, runtime: Run
         positions = readable.positions
         read = partial(read_labeled, positions=positions, runtime=runtime, name=name, limit=limit)
         data = read_opened(read, readable.dataset, sample=sample, positions=positions, settings=settings, seed=seed)
-    return replace(data, repeats=runtime.all_true(data.repeats))
+    is_random = not runtime.all_true(not data.is_random)
+    return replace(data, repeats=runtime.all_true(data.repeats), is_random=is_random)
 
 
 @contextmanager

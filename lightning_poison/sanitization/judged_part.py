@@ -121,6 +121,8 @@ def _is_fitted(member: Any) -> bool:
 def augmentation_notes(dataset: Any) -> tuple[str, ...]:
     """Return a sentence about the random transforms of a data set, under which its samples are scored; or none.
 
+    A data set may have transforms that it does not apply: call this only if reading it draws random numbers.
+
     Example:
         >>> from torchvision.transforms import RandomHorizontalFlip
         >>> from lightning_poison.testing.tiny_images import TinyImages

@@ -25,6 +25,7 @@ class StoredDecision:
         file: Where the verdict was written. Default: nowhere.
         removed_by_hand: Boolean mask `(N,)` of the samples that only the user removed; `None` for none.
         kept_by_hand: Boolean mask `(N,)` of the samples that the user decided to keep; `None` for none.
+        knows_kept: Whether `kept_by_hand` was stored. Earlier releases did not store it; `keep` contains the samples.
 
     Raises:
         ValueError: If a mask is not boolean, or another tensor differs from `keep` in shape.
@@ -37,6 +38,7 @@ class StoredDecision:
     file: str | None = None
     removed_by_hand: Tensor | None = None
     kept_by_hand: Tensor | None = None
+    knows_kept: bool = True
 
     def __post_init__(self) -> None:
         if self.keep.dtype != torch.bool or self.keep.ndim != 1:
@@ -62,16 +64,19 @@ class StoredDecision:
         """Return a verdict with what the user decided; `None` if it does not keep the same samples then."""
         nothing = torch.zeros_like(self.keep)
         kept, gone = (nothing if mask is None else mask for mask in (self.kept_by_hand, self.removed_by_hand))
+        if not self.knows_kept:
+            kept = self.keep & ~verdict.keep
         edited = verdict.with_kept(kept.nonzero().flatten()).with_removed(gone.nonzero().flatten())
         return edited if torch.equal(edited.keep, self.keep) else None
 
     def state(self) -> dict[str, Any]:
         """Return tensors, strings and numbers for a checkpoint: one to three bits and two bytes a sample."""
+        masks = ("keep", *_BY_HAND) if self.knows_kept else ("keep", "removed_by_hand")
         return {
             "fingerprint": self.fingerprint,
             "settings": dict(self.settings),
             "length": len(self),
-            **{name: _packed(getattr(self, name)) for name in ("keep", *_BY_HAND)},
+            **{name: _packed(getattr(self, name)) for name in masks},
             "marks": self.marks,
             "file": self.file,
         }
@@ -85,7 +90,9 @@ class StoredDecision:
         """
         keep, length = _unpacked(state["keep"], state["length"]), state["length"]
         by_hand = {name: _unpacked(state[name], length) for name in _BY_HAND if state.get(name) is not None}
-        return cls(state["fingerprint"], state["settings"], keep, state["marks"], state["file"], **by_hand)
+        known = "kept_by_hand" in state
+        marks, file = state["marks"], state["file"]
+        return cls(state["fingerprint"], state["settings"], keep, marks, file, **by_hand, knows_kept=known)
 
 
 _BY_HAND = ("removed_by_hand", "kept_by_hand")

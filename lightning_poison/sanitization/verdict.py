@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -150,8 +150,7 @@ class Verdict:
             what = "`None`, as `posterior`" if self.posterior is None else "a number, since there is a `posterior`"
             raise ValueError(expected("posterior_threshold", what, describe(self.posterior_threshold)))
         if self.posterior_threshold is not None:
-            threshold = share("posterior_threshold", self.posterior_threshold)
-            object.__setattr__(self, "posterior_threshold", threshold)
+            object.__setattr__(self, "posterior_threshold", share("posterior_threshold", self.posterior_threshold))
 
     def _check_decision(self) -> None:
         for name, count in (("groups", len(self.evidence.groups)), ("found_by", len(self.findings))):
@@ -164,12 +163,14 @@ class Verdict:
         if largest >= len(self.thresholds):
             what = f"one for each class up to {largest}, the largest label"
             raise ValueError(expected("thresholds", what, describe(self.thresholds)))
-        if self.posterior is not None and self.posterior_threshold is not None:
-            suspicious, rule = self.posterior >= self.posterior_threshold, "a posterior below `posterior_threshold`"
-        else:
-            own = self.thresholds[self.labels.clamp(0, max(0, len(self.thresholds) - 1))]
-            suspicious, rule = (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
+        suspicious, rule = self._suspicious()
         every("keep", self.keep, self.kept_by_rule | suspicious, f"True for a sample with {rule}")
+
+    def _suspicious(self) -> tuple[Tensor, str]:
+        if self.posterior is not None and self.posterior_threshold is not None:
+            return self.posterior >= self.posterior_threshold, "a posterior below `posterior_threshold`"
+        own = self.thresholds[self.labels.clamp(0, max(0, len(self.thresholds) - 1))]
+        return (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
 
     @property
     def kept_by_rule(self) -> Tensor:
@@ -220,22 +221,21 @@ class Verdict:
         keep, kept = self.keep.clone(), _copied(self.kept_by_hand, self.keep)
         keep[indices] = kept[indices] = True
         removed = _copied(self.removed_by_hand, self.keep) & ~keep
-        return self._replace(keep=keep, kept_by_hand=_or_none(kept), removed_by_hand=_or_none(removed))
+        return replace(self, keep=keep, kept_by_hand=_or_none(kept), removed_by_hand=_or_none(removed))
 
     def with_removed(self, indices: Tensor) -> Self:
-        """Return a copy of the verdict that removes the samples at `indices` too, marked as removed by hand."""
-        keep = self.keep.clone()
+        """Return a copy without the samples at `indices`; those are marked that the rule alone would not remove."""
+        keep, kept = self.keep.clone(), _copied(self.kept_by_hand, self.keep)
         keep[indices] = False
-        kept, removed = _copied(self.kept_by_hand, self.keep) & keep, self.kept_by_rule & ~keep
-        return self._replace(keep=keep, kept_by_hand=_or_none(kept), removed_by_hand=_or_none(removed))
+        by_rule = kept & self._suspicious()[0] & (True if self.judged is None else self.judged)
+        if self.found_by is not None:
+            by_rule &= self.found_by >= 0
+        removed = self.kept_by_rule & ~keep & ~by_rule
+        return replace(self, keep=keep, kept_by_hand=_or_none(kept & keep), removed_by_hand=_or_none(removed))
 
     def agrees_with(self, other: "Verdict") -> bool:
         """Whether another verdict has the same data and settings and keeps the same samples."""
         return self.fingerprint == other.fingerprint and torch.equal(self.keep, other.keep)
-
-    def _replace(self, **parts: Any) -> Self:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return type(self)(**{**values, **parts})
 
     def __str__(self) -> str:
         return self.summary()

@@ -1,7 +1,8 @@
 """`RecommendedScorer`: the scorers to use on unknown data, by cost."""
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -94,16 +95,25 @@ class RecommendedScorer:
         settings = {"preset": self.preset, "pixels": pixels, "pretrained": has_embedded_encoder()}
         return settings if self.encoder is None else settings | {"encoder": self.encoder}
 
-    def reading(self, dataset: Any, inputs: Tensor) -> "RecommendedScorer":
+    def reading(self, dataset: Any, inputs: Tensor) -> Self:
         """Return the scorer with the normalization that the data set's transform applies, unless one is stated.
+
+        Images in [0, 1] are taken for raw ones, whatever the transform: it was not applied to them.
 
         Args:
             dataset: The data set; see `normalization_of`.
             inputs: Some inputs of it, `(B, ...)`, which must fit the normalization.
         """
-        found = normalization_of(dataset) if self.pixels is None and _is_image(tuple(inputs.shape[1:])) else None
-        fits = found is not None and len(found.mean or ()) in (1, inputs.shape[1]) and found.contains(inputs)
-        return RecommendedScorer(self.preset, pixels=found, encoder=self.encoder) if fits else self
+        if self.pixels is not None or not _is_image(tuple(inputs.shape[1:])) or _is_raw(inputs):
+            return self
+        found = normalization_of(dataset)
+        if found is None or len(found.mean or ()) not in (1, inputs.shape[1]) or not found.contains(inputs):
+            return self
+        reader = copy.copy(self)
+        reader.pixels = found
+        if self.encoder is not None:
+            reader._features = FeatureModel(self.encoder, pixels=found)
+        return reader
 
     def for_inputs(self, inputs: Tensor, labels: Tensor | None = None) -> Scorer | SetScorer | UnionScorer:
         """Return the scorers for a data set.
@@ -159,7 +169,7 @@ class RecommendedScorer:
 
     def _is_readable(self, inputs: Tensor) -> bool:
         """Whether the encoder can read images: they are in [0, 1], or their normalization is known."""
-        return self.pixels is not None or -_TOLERANCE <= float(inputs.min()) <= float(inputs.max()) <= 1 + _TOLERANCE
+        return self.pixels is not None or _is_raw(inputs)
 
 
 _TOLERANCE = 0.02
@@ -196,6 +206,10 @@ def _has_many_small_classes(labels: Tensor) -> bool:
     counts = labels[labels >= 0].bincount()
     counts = counts[counts > 0]
     return len(counts) >= _MANY and float(counts.double().median()) < _SMALL
+
+
+def _is_raw(inputs: Tensor) -> bool:
+    return -_TOLERANCE <= float(inputs.min()) <= float(inputs.max()) <= 1 + _TOLERANCE
 
 
 def _is_color(shape: Sequence[int]) -> bool:

@@ -171,6 +171,7 @@ def test_notices_inputs_that_change():
 
 def test_digests_are_completed(no_memory):
     loaded = load(Listed(torch.arange(3_000) % 3))
+    assert not loaded.is_random
     assert len(loaded.source.digests.missing)
     digest_all(loaded, RUNTIME)
     assert torch.equal(loaded.sample_digests, load(Unlisted()).sample_digests)
@@ -199,6 +200,7 @@ def test_random_transforms_have_the_same_digest_in_any_block(no_memory):
 
     chosen = [7, 1_299, 40]
     loaded = load(Random(torch.arange(1_300) % 3, 1_300))
+    assert loaded.is_random
     assert len(loaded.source.digests.missing) > 0
     digest_all(loaded, RUNTIME)
     blocks = list(labeled_data.read_blocks(loaded.dataset, [torch.tensor(chosen)], sample=SampleSpec(), seed=0))
@@ -233,7 +235,10 @@ def test_labels_that_are_drawn_at_each_read_are_named(monkeypatch, draw, limit):
     monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
     with pytest.raises(ValueError, match=r"sample 0 is drawn at random: .* under another seed.\nDraw the labels once"):
         load(Drawn(label=True, draw=draw))
-    assert torch.equal(load(Drawn(label=False, draw=draw)).labels, torch.arange(520) % 3)
+    loaded = load(Drawn(label=False, draw=draw))
+    assert torch.equal(loaded.labels, torch.arange(520) % 3)
+    assert loaded.is_random
+    assert not load(Unlisted(520)).is_random
 
 
 def test_one_image_of_another_scale_is_named_wherever_it_is():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision import transforms as v1
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
@@ -65,3 +66,42 @@ def test_data_sets_that_contain_themselves_end():
     loop.dataset = loop
     loop.__class__ = type("Sized", (Wrapper,), {"__len__": lambda _: 3})
     assert normalization_of(loop) is None
+
+
+@pytest.mark.parametrize("kind", [v1.Normalize, v2.Normalize])
+def test_one_number_stands_for_all_channels(kind):
+    wide = PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert normalization_of(with_transform(kind([0.5] * 3, [0.25]))) == wide
+    assert normalization_of(with_transform(kind([0.5], [0.25] * 3))) == wide
+
+
+@pytest.mark.parametrize("parts", [([0.5], [0.0]), ([0.5] * 3, [0.1] * 2), ("x", [0.1]), (None, None)])
+def test_what_cannot_be_undone_is_no_normalization(parts):
+    strange = v1.Normalize(*parts)
+    assert normalization_of(with_transform(strange)) is None
+    assert normalization_of(with_transform(NORMALIZE, strange)).mean == pytest.approx(FOUND.mean)
+
+
+def test_transforms_of_views_are_found():
+    class Transformed(Subset):
+        def __init__(self, dataset, transform):
+            super().__init__(dataset, [0, 1])
+            self.transform = transform
+
+    data = Transformed(with_transform(v2.GaussianNoise()), v2.Compose([v2.RandomCrop(8), NORMALIZE]))
+    for each in (data, Wrapper(data), ConcatDataset([TinyImages(3), data])):
+        assert normalization_of(each).mean == pytest.approx(FOUND.mean)
+        assert sorted(random_transforms_of(each)) == ["GaussianNoise", "RandomCrop"]
+
+
+def test_all_parts_of_a_concatenation_are_read():
+    plain, other = with_transform(NORMALIZE), with_transform(v2.RandomCrop(8), v2.Normalize([0.5], [0.5]))
+    assert normalization_of(Wrapper(ConcatDataset([plain, plain]))).mean == pytest.approx(FOUND.mean)
+    between = ConcatDataset([plain, other, plain])
+    assert normalization_of(between) is None
+    assert random_transforms_of(between) == ["RandomCrop"]
+
+
+def test_transforms_that_draw_are_named():
+    drawn = [v1.GaussianBlur(3, (0.1, 2.0)), v2.GaussianNoise(), v2.ScaleJitter((8, 8)), v2.JPEG((50, 90))]
+    assert random_transforms_of(with_transform(*drawn, v2.Grayscale())) == [type(each).__name__ for each in drawn]

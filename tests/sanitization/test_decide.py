@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
+from torchvision.transforms import RandomCrop
 
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.source import readable
@@ -78,8 +79,33 @@ def test_stored_decision_gets_its_verdict_back_with_decisions_by_hand(tmp_path, 
         assert torch.equal(found.scores, made.scores)
         assert torch.equal(found.kept_by_rule, edited.kept_by_rule)
         assert str(found) == str(edited)
+    state = StoredDecision.of(made.with_kept(kept).with_removed(gone)).state()
+    del state["kept_by_hand"]  # as earlier releases wrote it
+    found = decide(data, centroid_scorer(), known=StoredDecision.from_state(state), **options)
+    assert str(found) == str(made.with_kept(kept).with_removed(gone))
     other = replace(StoredDecision.of(made), keep=made.with_removed(gone).keep)  # not by hand, but by another decision
     assert decide(data, centroid_scorer(), known=other, **options) is other
+
+
+class Noisy(Dataset):
+    def __init__(self, data, strength):
+        self.data, self.strength, self.train_transform = data, strength, RandomCrop(8)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        point, label = self.data[index]
+        return (point + self.strength * torch.rand(()) if self.strength else point), label
+
+
+def test_only_transforms_that_are_applied_are_named(data, centroid_scorer):
+    notes = [
+        decide(Noisy(data, strength), centroid_scorer(), settings=SETTINGS, runtime=runtime()).notes
+        for strength in (0, 0.01)
+    ]
+    assert not any("RandomCrop" in note for note in notes[0])
+    assert any(note.startswith("Samples were scored as RandomCrop drew them.") for note in notes[1])
 
 
 @pytest.mark.parametrize("what", ["data", "settings", "weights"])

@@ -58,3 +58,12 @@ def test_marks_are_the_lowest_bits():
 def test_refuses_other_tensors(parts):
     with pytest.raises(ValueError, match=r"Expected `(keep|marks|removed_by_hand|kept_by_hand)` to be"):
         stored(**parts)
+
+
+def test_state_of_a_release_without_samples_kept_by_hand_stays_one():
+    state = stored(removed_by_hand=torch.arange(13) == 3).state()
+    del state["kept_by_hand"]
+    again = StoredDecision.from_state(StoredDecision.from_state(state).state())
+    assert not again.knows_kept
+    assert again.removed_by_hand.nonzero().flatten().tolist() == [3]
+    assert StoredDecision.from_state(stored().state()).knows_kept

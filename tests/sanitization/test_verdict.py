@@ -139,6 +139,30 @@ def test_with_removed(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("parts", [{}, FULL], ids=["by score", "by posterior"])
+def test_samples_that_are_no_longer_kept_by_hand_are_removed_by_the_rule(parts):
+    old = verdict(**parts)
+    new = old.with_kept(torch.tensor([2, 3])).with_removed(torch.tensor([2, 3]))
+    assert new.keep.tolist() == [True, False, False, False]
+    assert new.removed_by_hand.tolist() == [False, False, True, False]  # the rule keeps it
+    again = old.with_kept(torch.tensor([3])).with_removed(torch.tensor([3]))
+    assert again.removed_by_hand is again.kept_by_hand is None
+    assert str(again) == str(old)
+
+
+def test_suspicious_samples_that_no_member_removed_are_removed_by_hand_alone():
+    keep, found_by = torch.tensor([True, False, True, True]), torch.tensor([-1, 0, -1, -1])
+    old = verdict(keep=keep, findings=(Finding("a", 1, verdict().evidence),), found_by=found_by)
+    new = old.with_kept(torch.tensor([1, 3])).with_removed(torch.tensor([1, 3]))
+    assert new.removed_by_hand.tolist() == [False, False, False, True]
+
+
+def test_suspicious_samples_that_are_not_judged_are_removed_by_hand_alone():
+    old = verdict(judged=torch.tensor([True, True, True, False]), keep=torch.tensor([True, False, True, True]))
+    new = old.with_kept(torch.tensor([3])).with_removed(torch.tensor([3]))
+    assert new.removed_by_hand.tolist() == [False, False, False, True]
+
+
 def test_samples_that_are_not_judged_may_be_removed_by_hand():
     judged = torch.tensor([False, True, True, True])
     assert not verdict(judged=judged).with_removed(torch.tensor([0])).keep[0]

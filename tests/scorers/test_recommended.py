@@ -131,3 +131,35 @@ def test_vectors_of_many_small_classes_are_classified_linearly(classes, size, na
 def test_unlabeled_samples_and_missing_classes_do_not_count():
     labels = torch.cat([3 * torch.arange(49).repeat(10), torch.tensor([-1])])
     assert RecommendedScorer().for_inputs(torch.zeros(2, 20), labels).name == "confidence"
+
+
+def test_normalization_that_is_not_applied_is_not_undone():
+    data = TinyImages(20, channels=3)
+    data.for_plots = v2.Normalize([0.5] * 3, [0.5] * 3)
+    scorer = RecommendedScorer()
+    assert scorer.reading(data, torch.stack([image for image, _ in data])) is scorer
+
+
+def test_scorer_with_the_normalization_is_of_the_same_class():
+    class Own(RecommendedScorer):
+        def __init__(self, extra):
+            super().__init__("fast")
+            self.extra = extra
+
+    data = TinyImages(20, channels=3, pixels=PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3))
+    data.normalize = v2.Normalize([0.5] * 3, [0.25] * 3)
+    scorer = Own(7)
+    found = scorer.reading(data, torch.stack([image for image, _ in data]))
+    assert (type(found), found.extra, found.preset) == (Own, 7, "fast")
+    assert found.pixels == PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert scorer.pixels is None
+
+
+@pytest.mark.skipif(not has_embedded_encoder(), reason="needs the embedded encoder")
+def test_encoder_that_is_named_reads_with_the_normalization():
+    data = TinyImages(20, channels=3, pixels=PixelRange(mean=(0.5,) * 3, std=(0.25,) * 3))
+    data.normalize = v2.Normalize([0.5] * 3, [0.25] * 3)
+    images = torch.stack([image for image, _ in data])
+    found = RecommendedScorer("fast", encoder="efficientnet-lite0").reading(data, images)
+    expected = RecommendedScorer("fast", encoder="efficientnet-lite0", pixels=found.pixels)
+    assert settings_of(found.for_inputs(images)) == settings_of(expected.for_inputs(images))

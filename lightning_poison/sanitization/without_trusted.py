@@ -142,11 +142,10 @@ def decide_by_wrong_label_null(
 
     raw = estimate(labels, margins=margins)
     found, planted = measured(raw, "exponential")
-    if raw.rate + raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
+    if raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
         other = estimate(labels, margins=margins, hard="normal")
-        is_hard = other.misclassified_share > MAX_MISCLASSIFIED_SHARE
         fits_as_well = other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
-        if is_hard and fits_as_well and other.rate <= raw.rate:
+        if fits_as_well and other.rate <= raw.rate:
             corrected, result = measured(other, "normal")
             if corrected.low <= found.low:
                 raw, found, planted = other, corrected, result

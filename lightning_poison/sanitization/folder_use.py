@@ -47,8 +47,10 @@ class FolderUse:
         """
         while self._end is None and (create or self.folder.is_dir()):
             if create:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                _create(self.folder)
             handle = _open(self.folder, create=True)
+            if handle is None and create and not self.folder.is_dir():
+                continue  # removed since it was created
             if handle is None:
                 return
             if not _lock(handle, shared=True):
@@ -91,6 +93,16 @@ def is_used(folder: Path) -> bool:
         return not _is_old(folder) if found is None else not found
     finally:
         os.close(handle)
+
+
+def _create(folder: Path) -> None:
+    """Create a folder if it does not exist, also if another process removes it while its existence is asked for."""
+    while not folder.is_dir():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.exists() and not folder.is_dir():
+                raise
 
 
 def _open(folder: Path, *, create: bool) -> int | None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,28 @@ def test_folder_that_does_not_exist(tmp_path):
     assert not is_used(use.folder)
     use.begin(create=True)
     assert is_used(use.folder)
+
+
+def test_folder_that_is_removed_while_it_is_created(tmp_path, monkeypatch):
+    folder, create, calls = tmp_path / "folder", Path.mkdir, []
+
+    def exists_for_a_moment(self, *args, **options):
+        calls.append(self)
+        if len(calls) == 1:
+            raise FileExistsError
+        create(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", exists_for_a_moment)
+    use = FolderUse(folder)
+    use.begin(create=True)
+    assert is_used(folder)
+    assert len(calls) == 2
+
+
+def test_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "folder").touch()
+    with pytest.raises(FileExistsError):
+        FolderUse(tmp_path / "folder").begin(create=True)
 
 
 def test_use_begins_anew_if_the_folder_was_removed_while_it_was_waited_for(tmp_path):

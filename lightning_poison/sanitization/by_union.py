@@ -29,7 +29,7 @@ _LEFT_TO_LATER, _LEAST_PART = 0.5, 0.01
 """Share of the unspent false-positive rate that a member leaves to later ones, and share of the rate that each has.
 
 Where classes overlap, removing wrong labels costs more clean samples than expected. With four fifths of 1 % for them,
-.58 in place of .51 of 10 % random ones were removed on CIFAR-10, but 1.2 in place of .7 % of the clean images beside an
+.58 in place of .50 of 10 % random ones were removed on CIFAR-10, but 1.2 in place of .7 % of the clean images beside an
 all-to-all backdoor, whose labels follow a rule.
 """
 

@@ -801,3 +801,10 @@ def test_report_of_50_000_samples_is_at_most_15_megabytes(tmp_path, monkeypatch)
     assert len(page.rows("removed-table")) == len(page.all("img", page.by_id("removed-table"))) == 2_500
     assert "The 2,500 most suspicious of 2,600 removed samples are listed." in page.text
     assert page.data["manifest"].count("\n") == 2_601
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("groups", "No group was found."), ("wrong labels", "Groups were not looked for.")]
+)
+def test_page_says_whether_groups_were_looked_for(page_of, kind, said):
+    assert said in page_of(verdict_of(evidence=evidence_of(kind=kind)), TinyImages(30)).text

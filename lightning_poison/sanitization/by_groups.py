@@ -27,6 +27,7 @@ from lightning_poison.sanitization.scorer_calls import (
     call_is_poison,
     call_logits,
     call_stands_apart,
+    call_training_margins,
 )
 from lightning_poison.sanitization.set_scores import gather_features
 from lightning_poison.scorers.inspection import feature_model_of
@@ -107,11 +108,12 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     """
     with all_ranks(job.runtime):
         call_check_set(scorer, job.labels)
+    fixed = feature_model_of(scorer).is_fitted
     with section(0, _FIRST_FIT):
         model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
+    margins = None if fixed else job.runtime.broadcast(call_training_margins(model, len(job.labels)))
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed, unit="agreement").argmax(1))
-    fixed = feature_model_of(scorer).is_fitted
     features = gather_features(job, model, job.data, job.data.indices, "training", fixed=fixed)
     with all_ranks(job.runtime):
         groups = call_find_groups(scorer, features, job.labels)
@@ -130,7 +132,8 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
         if each.found.resemblance > each.found.transfer:
             suggested[each.group.members] = each.predictions
     decision = _decision(job, scores, effects, suspects)
-    return Outcome(scores, suggested, decision, "group tests", groups=_numbers(job, removed, decision))
+    numbers = _numbers(job, removed, decision)
+    return Outcome(scores, suggested, decision, "group tests", groups=numbers, training_margins=margins)
 
 
 def _is_varied(job: Job, group: Subgroup) -> bool:

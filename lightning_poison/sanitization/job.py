@@ -25,12 +25,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Job:
-    """A data set, the scorer and settings of its decision, and where to compute."""
+    """A data set, the scorer and settings of its decision, and where to compute.
+
+    `training_margins`, float64 `(N,)`, are those of a network that another scorer has trained on the data set, if any;
+    see `Scorer.training_margins`.
+    """
 
     data: LabeledData
     scorer: AnyScorer
     runtime: Runtime
     settings: DecisionSettings = field(default_factory=DecisionSettings)
+    training_margins: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -109,6 +114,8 @@ class Outcome:
         found_by: Number of the finding that a removed sample is due to, int64 `(N,)`; −1 if it is kept.
         judged: Mask of the samples that were judged, bool `(N,)`. `None` for all.
         notes: Sentences about what is not judged, and why.
+        training_margins: How well a network that was trained on the data set learned each label, float64 `(N,)`; see
+            `Scorer.training_margins`. `None` if none was, or it was not recorded.
     """
 
     scores: Tensor
@@ -121,6 +128,7 @@ class Outcome:
     found_by: Tensor | None = None
     judged: Tensor | None = None
     notes: tuple[str, ...] = ()
+    training_margins: Tensor | None = None
 
 
 @dataclass(frozen=True)

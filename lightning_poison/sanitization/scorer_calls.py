@@ -78,18 +78,18 @@ def call_fit(
     return scorer
 
 
-def call_training_margins(scorer: Scorer, length: int) -> Tensor | None:
-    """Return the training margins of a fitted scorer, float64 `(N,)` on the CPU, or `None` if it records none.
+def call_training_margins(scorer: Scorer | FeatureSource, length: int) -> Tensor | None:
+    """Return the training margins of a fit, float64 `(N,)` on the CPU, or `None` if none are recorded.
 
     Args:
-        scorer: Scorer after a fit.
+        scorer: Scorer or feature source after a fit.
         length: N, the number of samples that it was fitted on.
 
     Raises:
         PluginError: If they are neither `None` nor finite numbers `(N,)`.
     """
     call = ScorerCall(scorer, "training_margins")
-    margins = call.run(lambda: scorer.training_margins)
+    margins = call.run(lambda: getattr(scorer, "training_margins", None))
     if margins is None:
         return None
     if not isinstance(margins, Tensor) or margins.shape != (length,) or not bool(margins.isfinite().all()):

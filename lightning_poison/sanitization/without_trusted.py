@@ -10,6 +10,7 @@ from lightning_poison.data.copies import Copies
 from lightning_poison.data.inputs import describe_scale
 from lightning_poison.data.large_matrices import selected_rows, zeros_in_file
 from lightning_poison.errors import InconclusiveError
+from lightning_poison.randomness import derived_generator
 from lightning_poison.sanitization.agreement import BETTER_SCORER_HINT, check_agreement
 from lightning_poison.sanitization.cross_fitting import CrossFitted
 from lightning_poison.sanitization.evidence import Evidence
@@ -18,7 +19,7 @@ from lightning_poison.sanitization.sample_scores import needs_trusted, out_of_fo
 from lightning_poison.sanitization.set_scores import set_label_scores
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.scorers.combined import CombinedScorer
-from lightning_poison.scorers.inspection import members_of
+from lightning_poison.scorers.inspection import members_of, never_saw_labels
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.statistics.contamination import (
     MAX_MISCLASSIFIED_SHARE,
@@ -38,6 +39,7 @@ from lightning_poison.statistics.planted_labels import (
 )
 from lightning_poison.statistics.row_blocks import row_blocks
 from lightning_poison.statistics.thresholds import tail_log_p_values
+from lightning_poison.statistics.training_opinion import TrainingOpinion
 
 
 def judge_without_trusted(job: Job) -> Outcome:
@@ -64,6 +66,7 @@ def judge_without_trusted(job: Job) -> Outcome:
     copies = job.data.copies or Copies.none(len(job.data))
     distinct, place = copies.distinct, copies.place_in_distinct
     margins, labels = fitted[0].margins, job.labels[distinct]
+    others = job.training_margins if never_saw_labels(job.scorer) else None
     found = [selected_rows(fitted.pop(0).scores, distinct) for _ in members]
     own = labels[:, None]
     label_scores, votes = found[0], {}
@@ -80,9 +83,11 @@ def judge_without_trusted(job: Job) -> Outcome:
     lowest = LowestScores.of(label_scores)
     scores, suggested = label_scores.gather(1, own)[:, 0].double(), lowest.predicted
     try:
-        margins = None if margins is None else margins[distinct]
+        margins, others = (None if each is None else each[distinct] for each in (margins, others))
         with reproducible_kernels(torch.device("cpu"), job.runtime.threads):
-            decision = decide_by_wrong_label_null(label_scores, labels, job.settings, margins=margins, lowest=lowest)
+            decision = decide_by_wrong_label_null(
+                label_scores, labels, job.settings, margins=margins, other_margins=others, lowest=lowest
+            )
     except InconclusiveError as error:
         message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
         raise InconclusiveError(message, scores[place]) from error
@@ -95,6 +100,7 @@ def decide_by_wrong_label_null(
     settings: DecisionSettings,
     *,
     margins: Tensor | None = None,
+    other_margins: Tensor | None = None,
     lowest: LowestScores | None = None,
 ) -> Decision:
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
@@ -111,6 +117,9 @@ def decide_by_wrong_label_null(
         settings: Of these, `false_positive_rate` limits the expected share of clean samples removed.
         margins: Average training margins, as for `estimate_contamination`. They are not known of planted labels, so
             what these measure is what would be found without. Optional.
+        other_margins: Those of a network that was trained on the samples, finite, `(N,)`, if the scores are those of a
+            model that reads them with other eyes: they change the probabilities, not the estimate. See
+            `TrainingOpinion`. Optional.
         lowest: The lowest of these scores. Default: they are computed.
 
     Raises:
@@ -130,11 +139,24 @@ def decide_by_wrong_label_null(
     check_agreement(labels, lowest.predicted)
     estimate = partial(estimate_contamination, label_scores, confidence=CONFIDENCE, lowest=lowest)
 
+    def weighed(found: Contamination, about: Contamination, carried: Tensor = labels) -> Contamination:
+        """Allow for the margins in another network; `about` shows which margins wrong labels have."""
+        opinion = None
+        if other_margins is not None:
+            opinion = TrainingOpinion.of(about, labels, lowest.predicted, other_margins)
+        if opinion is None or other_margins is None:
+            return found
+        generator = derived_generator(settings.seed, "planted margins")
+        known = opinion.margins_if(carried, labels, lowest.predicted, other_margins, generator)
+        return opinion.weigh(found, carried, lowest.predicted, known)
+
     def measured(raw: Contamination, hard: HardMargins) -> tuple[Contamination, PlantedResult]:
         planted = planted_result(
             labels,
             partial(estimate, hard=hard, only_disagreements=True),
-            lambda found, response: _select(_corrected(found, response), settings),
+            lambda found, response, carried: _select(
+                weighed(_corrected(found, response), _corrected(raw, response), carried), settings
+            ),
             rate=raw.rate,
             num_classes=label_scores.shape[1],
         )
@@ -149,9 +171,11 @@ def decide_by_wrong_label_null(
             corrected, result = measured(other, "normal")
             if corrected.low <= found.low:
                 raw, found, planted = other, corrected, result
-    present, keep = _has_evidence(found, settings), _select(found, settings)
+    present = _has_evidence(found, settings)
     if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:
         _check_overridden(raw, planted.response, settings)
+    found = weighed(found, found)
+    keep = _select(found, settings)
     removed = found.posterior[~keep]
     evidence = Evidence(
         present,

@@ -17,6 +17,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
+from lightning_poison.models.average_margins import AverageMargins
 from lightning_poison.models.encoders import image_sizes
 from lightning_poison.models.feature_extractor import FeatureExtractor, shifted_output
 from lightning_poison.models.fitting import FitSettings
@@ -76,6 +77,12 @@ class FeatureModel:
         >>> model = FeatureModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), "1")
         >>> model.is_fitted, model.features(torch.zeros(5, 1, 2, 2)).shape
         (True, torch.Size([5, 3]))
+    """
+
+    training_margins: Tensor | None = None
+    """How well the last fit learned the label of each of its samples, float64 `(N,)`; see `Scorer.training_margins`.
+
+    Not recorded by an adversarial fit, nor of a network that was passed in.
     """
 
     _classifier: BackboneWithHead
@@ -183,7 +190,9 @@ class FeatureModel:
             UnreadableSampleError: If a sample cannot be read.
         """
         if self.model is None:
-            self._classifier = self._train(dataset, runtime, generator)
+            margins = None if self.adversary is not None else AverageMargins(max(1, len(dataset)))
+            self._classifier = self._train(dataset, runtime, generator, margins=margins)
+            self.training_margins = None if margins is None else margins.average()
         return self
 
     def rehearse(self, dataset: Any, *, steps: int, runtime: Runtime | None = None) -> int:
@@ -300,7 +309,13 @@ class FeatureModel:
         return build_classifier(shape, num_classes, backbone=self.backbone, feature_size=self.feature_size, seed=0)
 
     def _train(
-        self, dataset: Any, runtime: Runtime | None, generator: torch.Generator | None, max_steps: int | None = None
+        self,
+        dataset: Any,
+        runtime: Runtime | None,
+        generator: torch.Generator | None,
+        *,
+        max_steps: int | None = None,
+        margins: AverageMargins | None = None,
     ) -> BackboneWithHead:
         return fit_classifier(
             dataset,
@@ -313,4 +328,5 @@ class FeatureModel:
             max_steps=max_steps,
             adversary=self.adversary,
             pixels=self.pixels,
+            margins=margins,
         )

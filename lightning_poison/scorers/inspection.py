@@ -63,6 +63,18 @@ def feature_model_of(scorer: SetScorer) -> FeatureSource:
     return scorer.feature_model or FeatureModel()
 
 
+def never_saw_labels(scorer: AnyScorer) -> bool:
+    """Return whether a scorer reads features of a network with pretrained weights, named by `FeatureModel(NAME)`.
+
+    Example:
+        >>> from lightning_poison.scorers.linear_probe import LinearProbeScorer
+        >>> [never_saw_labels(LinearProbeScorer(FeatureModel(name))) for name in ("auto", None)]
+        [True, False]
+    """
+    source = scorer.feature_model if isinstance(scorer, SetScorer) else None
+    return isinstance(source, FeatureModel) and source.name is not None
+
+
 def is_own(scorer: object) -> bool:
     """Return whether the class of a scorer or feature source is part of this package.
 

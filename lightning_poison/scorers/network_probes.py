@@ -57,6 +57,11 @@ class ProbedFeatures:
         """Whether the network is trained."""
         return self.base.is_fitted
 
+    @property
+    def training_margins(self) -> Tensor | None:
+        """How well the last fit learned its labels; see `FeatureModel.training_margins`."""
+        return self.base.training_margins
+
     def fit(self, dataset: Any, *, runtime: Runtime | None = None, generator: torch.Generator | None = None) -> Self:
         """Train the network and return the source; see `FeatureModel.fit`."""
         self.base.fit(dataset, runtime=runtime, generator=generator)

@@ -51,7 +51,8 @@ class RecommendedScorer:
       the data (`NetworkGroupScorer`), and with `"thorough"` in features of one that was trained adversarially
       (`RobustFeatureScorer`).
 
-    Each decides by its own rule; see `UnionScorer`. What could not be looked for is named in the verdict.
+    Each decides by its own rule, backdoors first; see `UnionScorer`. How well the network of the groups learned each
+    label helps to judge labels with features that never saw them. What could not be looked for is named in the verdict.
 
     Args:
         preset: `"fast"`, which looks for wrong labels; `"balanced"`, which trains one more network and looks for
@@ -124,6 +125,12 @@ class RecommendedScorer:
         """
         shape = tuple(inputs.shape[1:])
         members: dict[str, Scorer | SetScorer] = {}
+        if _is_image(shape) and self.preset != "fast":
+            members["groups"] = NetworkGroupScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
+        if _is_image(shape) and self.preset == "thorough":
+            robust = FGSM(0.3) if shape[0] == 1 else FGSM(8 / 255)
+            model = _model(shape, adversary=robust, pixels=self.pixels)
+            members["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape), **_ANY_GROUP)
         if self._features is not None and _is_image(shape):
             members["label-blind"] = LinearProbeScorer(self._features)
         elif _is_color(shape) and has_embedded_encoder() and self._is_readable(inputs):
@@ -135,12 +142,6 @@ class RecommendedScorer:
             backbone = _network(shape, 32) if large else None
             settings = _FAST if self.preset == "fast" else FitSettings()
             members["confidence"] = ConfidenceScorer(backbone=backbone, fit_settings=settings)
-        if _is_image(shape) and self.preset != "fast":
-            members["groups"] = NetworkGroupScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
-        if _is_image(shape) and self.preset == "thorough":
-            robust = FGSM(0.3) if shape[0] == 1 else FGSM(8 / 255)
-            model = _model(shape, adversary=robust, pixels=self.pixels)
-            members["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape), **_ANY_GROUP)
         return UnionScorer(members) if len(members) > 1 else next(iter(members.values()))
 
     def notes_for(self, inputs: Tensor) -> tuple[str, ...]:

@@ -16,10 +16,13 @@ class UnionScorer:
 
     Each member decides by its own rule: by the wrong-label null, by groups, or by trusted data. They decide one after
     the other, and what one removes is not shown to the next, so that wrong labels do not hide a backdoor. Each may
-    spend half of what the earlier ones have left of the false-positive rate, and the last one all of it; with
-    trusted data, they have equal shares. If a later member removes samples, the earlier ones decide again, up to
-    `rounds` times, so that a backdoor does not hide wrong labels either. A member that cannot decide is skipped, with a
-    note in the verdict; if none can, the decision is inconclusive.
+    spend three quarters of what the earlier ones have left of the false-positive rate; with trusted data, they have
+    equal shares. If a later member removes samples, the earlier ones decide again, up to `rounds` times, so that a
+    backdoor does not hide wrong labels either. A member that cannot decide is skipped, with a note in the verdict; if
+    none can, the decision is inconclusive.
+
+    Put scorers of groups first: how well their network learned each label helps a later one whose features never saw
+    the labels, such as `LinearProbeScorer`.
 
     `CombinedScorer` differs: it combines p-values into one score, which is decided on once.
 

@@ -66,7 +66,7 @@ def plant_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -
 def planted_result(
     labels: Tensor,
     estimate: Callable[[Tensor], Contamination],
-    decide: Callable[[Contamination, float], Tensor],
+    decide: Callable[[Contamination, float, Tensor], Tensor],
     *,
     rate: float,
     num_classes: int,
@@ -82,7 +82,8 @@ def planted_result(
     Args:
         labels: Labels in `[0, C)`, int64 `(N,)`.
         estimate: Maps labels to an estimate of the wrong ones.
-        decide: Maps an estimate and the response to the mask of the samples to keep.
+        decide: Maps an estimate, the response and the labels with those that were planted to the mask of the samples
+            to keep.
         rate: The estimated share for `labels`.
         num_classes: C, at least 2.
         share: Share of the labels that is replaced, in (0, 1). Default: 0.05.
@@ -95,7 +96,7 @@ def planted_result(
         >>> planted_result(
         ...     labels,
         ...     lambda labels: estimate_contamination(label_scores, labels),
-        ...     lambda found, response: select_by_posterior(found.posterior, found.p_values),
+        ...     lambda found, response, replaced: select_by_posterior(found.posterior, found.p_values),
         ...     rate=0,
         ...     num_classes=2,
         ... ).power
@@ -108,8 +109,8 @@ def planted_result(
     increase = sum(found.rate - rate for found in estimates) / repeats
     response = increase * len(labels) / len(plantings[0][1])
     powers = [
-        float((~decide(found, response)[planted]).double().mean())
-        for found, (_, planted) in zip(estimates, plantings, strict=True)
+        float((~decide(found, response, replaced)[planted]).double().mean())
+        for found, (replaced, planted) in zip(estimates, plantings, strict=True)
     ]
     return PlantedResult(sum(powers) / repeats, response)
 

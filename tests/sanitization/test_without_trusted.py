@@ -189,3 +189,27 @@ def test_reference_under_a_label_is_its_samples():
     assert abs(float(own.exp().mean()) - 0.5) < 0.02
     assert torch.equal(log_p[:, [0, 1, 3]].argmax(1), label_scores[:, [0, 1, 3]].argmin(1))
     assert float(log_p[:, 2].max()) <= float(log_p.min())
+
+
+def test_margins_in_another_network_tell_wrong_labels_from_hard_samples():
+    label_scores, labels, is_wrong = overlapping(4, 2.0, wrong=0.1, count=4000)
+    generator = torch.Generator().manual_seed(1)
+    margins = torch.randn(4000, generator=generator) + torch.where(is_wrong, -2.0, 1.0)
+    settings = DecisionSettings()
+    alone = decide_by_wrong_label_null(label_scores, labels, settings)
+    both = decide_by_wrong_label_null(label_scores, labels, settings, other_margins=margins)
+    caught, lost = (
+        [float((~each.keep)[part].double().mean()) for each in (alone, both)] for part in (is_wrong, ~is_wrong)
+    )
+    assert caught[1] > caught[0] + 0.1
+    assert lost[1] < 0.01
+    assert both.evidence.power == pytest.approx(caught[1], abs=0.1)
+    assert (both.evidence.contamination, both.evidence.low) == (alone.evidence.contamination, alone.evidence.low)
+
+
+def test_margins_in_another_network_are_no_evidence_by_themselves():
+    label_scores, labels, _ = overlapping(4, 2.0, count=4000)
+    margins = torch.where(torch.arange(4000) < 400, -20.0, 1.0)
+    decision = decide_by_wrong_label_null(label_scores, labels, DecisionSettings(), other_margins=margins)
+    assert not decision.evidence.present
+    assert decision.keep.all()

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.pgd import perturb_against
@@ -48,6 +48,19 @@ def test_features_of_a_fitted_classifier(blobs):
     again = quick().fit(data, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again.features(data.tensors[0]), features)
     assert torch.equal(quick().load(model.state()).features(data.tensors[0]), features)
+
+
+def test_fit_records_how_well_each_label_is_learned(blobs):
+    data = blobs(120)
+    labels = data.tensors[1].clone()
+    labels[7] = (labels[7] + 1) % (int(labels.max()) + 1)
+    model = quick()
+    assert model.training_margins is None
+    model.fit(TensorDataset(data.tensors[0], labels), generator=torch.Generator().manual_seed(0))
+    assert model.training_margins.shape == (120,)
+    assert int(model.training_margins.argmin()) == 7
+    network = nn.Linear(4, 3)
+    assert FeatureModel(network).fit(data).training_margins is None
 
 
 def test_settings_are_json_and_distinguish_models():

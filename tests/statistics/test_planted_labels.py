@@ -31,7 +31,7 @@ def test_power_and_response_of_a_decision_that_misses_half():
         return estimate_of(2 * float(wrong.double().mean()), wrong.double())
 
     found = planted_result(
-        truth, estimate, lambda each, _: each.posterior == 0, rate=0.0, num_classes=2, share=0.2, repeats=4
+        truth, estimate, lambda each, *_: each.posterior == 0, rate=0.0, num_classes=2, share=0.2, repeats=4
     )
     assert found.power == pytest.approx(0.5, abs=0.04)
     assert found.response == pytest.approx(1.0, abs=0.08)
@@ -40,20 +40,22 @@ def test_power_and_response_of_a_decision_that_misses_half():
 def test_decision_that_finds_nothing_has_no_power():
     labels = torch.arange(100) % 5
     none = estimate_of(0.1, torch.zeros(100))
-    found = planted_result(labels, lambda _: none, lambda each, _: each.posterior == 0, rate=0.1, num_classes=5)
+    found = planted_result(labels, lambda _: none, lambda each, *_: each.posterior == 0, rate=0.1, num_classes=5)
     assert (found.power, found.response) == (0.0, 0.0)
 
 
-def test_decision_is_made_with_the_response():
-    labels, given = torch.arange(400) % 2, []
+def test_decision_is_made_with_the_response_and_the_planted_labels():
+    labels, given, replaced = torch.arange(400) % 2, [], []
 
-    def decide(_, response):
+    def decide(_, response, planted):
         given.append(response)
+        replaced.append(int((planted != labels).sum()))
         return labels == 0
 
     none = estimate_of(0.02, torch.zeros(400))
     found = planted_result(labels, lambda _: none, decide, rate=0.0, num_classes=2)
     assert given == [pytest.approx(0.4)] * 2
+    assert replaced == [20, 20]
     assert found.response == pytest.approx(0.4)
 
 
@@ -66,7 +68,7 @@ def test_small_sets_have_enough_planted_labels():
 
     for count in (40, 150, 4_000):
         labels = torch.arange(count) % 3
-        planted_result(labels, estimate, lambda each, _: each.posterior == 0, rate=0.0, num_classes=3, repeats=1)
+        planted_result(labels, estimate, lambda each, *_: each.posterior == 0, rate=0.0, num_classes=3, repeats=1)
     assert counts == [8, 20, 200]
 
 

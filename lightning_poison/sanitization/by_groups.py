@@ -111,7 +111,9 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     fixed = feature_model_of(scorer).is_fitted
     with section(0, _FIRST_FIT):
         model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
-    margins = None if fixed else job.runtime.broadcast(call_training_margins(model, len(job.labels)))
+    with all_ranks(job.runtime):
+        margins = None if fixed else call_training_margins(model, len(job.labels))
+    margins = job.runtime.broadcast(margins)
     probed = _draw(job, job.data.indices)
     check_agreement(job.labels[probed], _logits(job, model, probed, unit="agreement").argmax(1))
     features = gather_features(job, model, job.data, job.data.indices, "training", fixed=fixed)

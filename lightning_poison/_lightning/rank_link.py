@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from lightning_poison._lightning.rank_board import RankBoard, Status, failure_of
-from lightning_poison.checks import describe_error, printable
+from lightning_poison._lightning.rank_watch import RankWatch, Work
+from lightning_poison.checks import describe_error
 from lightning_poison.errors import RankFailedError
 
 ResultT = TypeVar("ResultT")
@@ -23,9 +24,6 @@ SECONDS_BETWEEN_BEATS = 1.0
 
 SILENT_AFTER = 45
 """A rank that has not sent a beat for this many seconds counts as stopped. Long steps do not delay beats."""
-
-NOTICE_EVERY = 60
-"""Seconds of waiting between two messages about the ranks that others wait for."""
 
 FAREWELL_SECONDS = 25
 """How long rank 0, which hosts the store, stays at most so that the other ranks learn of a failure."""
@@ -60,21 +58,27 @@ class RankLink:
     ) -> None:
         self.rank, self.world_size, self.patience = rank, world_size, patience
         self._connect, self._announce = connect, announce
-        self._board: Any = None
-        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._actions: list[Callable[[], None]] = []
-        self._agreement = self._shares = 0
-        self._flag: bool | None = None
-        self._result: bool | None = None
-        self._failed: RankFailedError | None = None
-        self._fatal: RankFailedError | None = None
-        self._depth = self._scope = self._done_scope = 0
-        self._doing, self._progress, self._steps, self._since = "", "", 0, time.monotonic()
-        self._trips, self._last_trip = 0, time.monotonic()
-        self._beats = self._idle = self._waited = self._silent = self._steps_seen = 0
+        self._work = Work()
+        self._shares = 0  # named since the last agreement
+        self._starts = 0
+
+        # What both threads change is guarded by this condition.
+        self._changed = threading.Condition()
+        self._actions: list[Callable[[], None]] = []  # for the thread, which alone uses the board
+        self._agreement = 0  # number of the current one
+        self._flag: bool | None = None  # of this rank in it; `None` until the rank has reached it
+        self._result: bool | None = None  # of the agreement; `None` until all ranks have reached it
+        self._failed: RankFailedError | None = None  # in this agreement
+        self._fatal: RankFailedError | None = None  # in this and every later one
+        self._notice = ""  # to be announced
+        self._exchanges, self._last_exchange = 0, time.monotonic()
+
+        # Used by the thread only, which makes board and watch.
+        self._board: Any = None
+        self._watch: RankWatch | None = None
         self._next_beat = 0.0
-        self._last_seen = self._notice = ""
+        self._left_after_start = 0
 
     @property
     def is_running(self) -> bool:
@@ -84,13 +88,13 @@ class RankLink:
     @property
     def is_active(self) -> bool:
         """Whether this rank takes part in the scoring at the moment."""
-        return self._depth > 0
+        return self._work.depth > 0
 
     def start(self) -> None:
         """Start to send beats and to watch the next rank."""
         if self._thread is None:
-            self._scope += 1
-            self._last_trip = time.monotonic()
+            self._starts += 1
+            self._last_exchange = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
             self._thread.start()
 
@@ -108,12 +112,12 @@ class RankLink:
         """Count the time inside as work of this rank: a step that exceeds the limit ends all ranks."""
         was_running = self.is_running
         self.start()
-        self._depth += 1
+        self._work.depth += 1
         self.report("")
         try:
             yield
         finally:
-            self._depth -= 1
+            self._work.depth -= 1
         if not was_running:
             self.stop()
 
@@ -124,10 +128,7 @@ class RankLink:
             doing: Name of this part of the work.
             progress: How much of it is done.
         """
-        if doing != self._doing:
-            self._doing, self._since = doing, time.monotonic()
-        self._progress = progress
-        self._steps += 1
+        self._work.report(doing, progress)
 
     def check(self) -> None:
         """Raise if another rank has failed.
@@ -135,9 +136,9 @@ class RankLink:
         Raises:
             RankFailedError: If one has.
         """
-        if time.monotonic() - self._last_trip > SILENT_AFTER:
+        if time.monotonic() - self._last_exchange > SILENT_AFTER:
             with self._changed:  # after this process itself was stopped, the thread needs a moment
-                if not self._makes_trip(_DELIVERY_SECONDS):
+                if not self._store_answers(_DELIVERY_SECONDS):
                     self._set_fatal(_host_is_silent())
         failure = self._fatal or self._failed
         if failure is not None:
@@ -155,7 +156,7 @@ class RankLink:
         """
         with self._changed:
             agreement = self._agreement
-            self._flag, self._result, self._waited = flag, None, 0
+            self._flag, self._result = flag, None
             self._actions.append(lambda: self._board.arrive(agreement, flag=flag))
             self._changed.notify_all()
         try:
@@ -182,7 +183,7 @@ class RankLink:
         while (found := result()) is None:
             with self._changed:
                 if result() is None:
-                    quiet = 0 if self._makes_trip(SECONDS_BETWEEN_BEATS) else quiet + 1
+                    quiet = 0 if self._store_answers(SECONDS_BETWEEN_BEATS) else quiet + 1
                 notice, self._notice = self._notice, ""
                 if quiet > SILENT_AFTER:
                     self._set_fatal(_host_is_silent())
@@ -239,10 +240,10 @@ class RankLink:
         self._deliver(lambda: found.__setitem__(slice(None), self._board.unlinked()))
         return found
 
-    def _makes_trip(self, seconds: float) -> bool:
-        """Return whether the thread reaches the store within some seconds, or a failure is known."""
-        trips = self._trips
-        return self._changed.wait_for(lambda: self._trips != trips or self._fatal is not None, seconds)
+    def _store_answers(self, seconds: float) -> bool:
+        """Return whether the thread exchanges texts with the store within some seconds, or a failure is known."""
+        before = self._exchanges
+        return self._changed.wait_for(lambda: self._exchanges != before or self._fatal is not None, seconds)
 
     def _deliver(self, action: Callable[[], None]) -> None:
         delivered = threading.Event()
@@ -263,7 +264,7 @@ class RankLink:
             self._agreement += 1
             self._shares = 0
             self._flag = self._failed = None
-            self._steps += 1
+            self._work.steps += 1
 
     def _set_fatal(self, failure: RankFailedError) -> None:
         if self._fatal is None:
@@ -273,12 +274,14 @@ class RankLink:
         """Send beats, and read failures and arrivals, until `stop`."""
         thread = threading.current_thread()
         try:
-            if self._board is None:
+            if self._watch is None:
                 self._board = RankBoard(self._connect(), self.rank, self.world_size)
+                where = (self._board, self.rank, self.world_size)
+                self._watch = RankWatch(*where, self._work, patience=self.patience, silent_after=SILENT_AFTER)
             pause = 0.0
             while True:
                 is_last = self._thread is not thread
-                self._trip()
+                self._exchange(self._watch)
                 if is_last:
                     return
                 with self._changed:
@@ -292,7 +295,8 @@ class RankLink:
                 self._set_fatal(RankFailedError(0, f"{lost} ({describe_error(error, limit=100)})"))
                 self._changed.notify_all()
 
-    def _trip(self) -> None:
+    def _exchange(self, watch: RankWatch) -> None:
+        """Write to the board what the main thread has asked for, and read what concerns the current agreement."""
         with self._changed:
             actions, self._actions = self._actions, []
         for action in actions:
@@ -302,10 +306,10 @@ class RankLink:
         failed, fatal = self._board.failure(agreement), self._board.failure()
         # Read after the failures: a rank may fail after an agreement that others still wait for.
         result = self._board.result(agreement) if flag is not None else None
+        notice = ""
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + SECONDS_BETWEEN_BEATS
-            self._beat(waits=flag is not None, agreement=agreement)
-            self._watch()
+            notice = watch.beat(agreement, waits=flag is not None)
         with self._changed:
             if agreement == self._agreement:
                 if result is not None and self._flag is not None:
@@ -313,70 +317,23 @@ class RankLink:
                 self._failed = failed
             if fatal is not None:
                 self._set_fatal(fatal)
-            self._trips += 1
-            self._last_trip = time.monotonic()
+            self._notice = notice or self._notice
+            self._exchanges += 1
+            self._last_exchange = time.monotonic()
             self._changed.notify_all()
         if failed is not None or fatal is not None:
-            self._done()
+            self._leave_board()
 
-    def _beat(self, *, waits: bool, agreement: int) -> None:
-        self._beats += 1
-        self._idle = 0 if waits or not self._depth or self._steps != self._steps_seen else self._idle + 1
-        self._steps_seen = self._steps
-        state = "waiting" if waits else "working" if self._depth else "away"
-        doing = printable(f"{self._doing}{self._progress}")
-        seconds = int(time.monotonic() - self._since)
-        self._board.write_status(Status(state, agreement + waits, doing, seconds, self._beats))
-        if self._idle > self.patience:
-            limit = f"it has not made progress for {_duration(self.patience)}"
-            self._report(self.rank, f"{limit}: {self._doing}" if self._doing else limit)
-        if waits:
-            self._waited += 1
-            if self._waited % NOTICE_EVERY == 0:
-                self._survey(agreement)
-
-    def _watch(self) -> None:
-        """Report the next rank if its process has ended, or it has sent no beat for too long.
-
-        A process of this machine that runs may block all of its threads for a while; it is not silent.
-        """
-        watched = (self.rank + 1) % self.world_size
-        status = self._board.status(watched)
-        if status is None or status.state == "resting" or str(status) != self._last_seen:
-            self._last_seen, self._silent = str(status), 0
-            return
-        self._silent += 1
-        state = self._board.process_state(watched)
-        if state == "ended" and self._silent > 1:
-            self._report(watched, "its process was killed or has ended without an error")
-        elif self._silent > SILENT_AFTER and state != "running":
-            way = "its process is stopped" if state == "stopped" else "it is stopped, or its machine cannot be reached"
-            self._report(watched, f"it has not responded for {SILENT_AFTER} s; {way}")
-
-    def _survey(self, agreement: int) -> None:
-        """Describe the ranks that have not arrived, and report one that is not even at work for too long."""
-        late = []
-        for rank in range(self.world_size):
-            status = self._board.status(rank)
-            if rank == self.rank or (status is not None and status.arrived > agreement):
-                continue
-            if (status is None or status.state in ("away", "resting")) and self._waited >= self.patience:
-                self._report(rank, f"it has not requested the training data for {_duration(self.patience)}")
-            working = status is not None and status.doing
-            late.append(f"rank {rank}" + (f" ({status.doing}, for {_duration(status.seconds)})" if working else ""))
-        if late:
-            names = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
-            self._notice = f"Waiting for {names}."
-
-    def _done(self) -> None:
-        if self._done_scope != self._scope:
-            self._done_scope = self._scope
-            self._board.leave(self._scope)
+    def _leave_board(self) -> None:
+        """Write, once after each start, that this rank knows of a failure or stops, so that rank 0 may end."""
+        if self._left_after_start != self._starts:
+            self._left_after_start = self._starts
+            self._board.leave(self._starts)
 
     def _say_goodbye(self) -> None:
-        self._done()
+        self._leave_board()
         if self.rank == 0:
-            self._board.wait_for_leave(self._scope, FAREWELL_SECONDS, without=self._gone())
+            self._board.wait_for_leave(self._starts, FAREWELL_SECONDS, without=self._gone())
         self._board.write_status(Status("resting", self._agreement))
 
     def _gone(self) -> set[int]:
@@ -385,13 +342,6 @@ class RankLink:
             return set()
         return set(self._board.unlinked()) if self._fatal.rank is None else {self._fatal.rank}
 
-    def _report(self, rank: int, reason: str) -> None:
-        self._board.report(RankFailedError(rank, reason))
-
 
 def _host_is_silent() -> RankFailedError:
     return RankFailedError(0, f"it has not responded for {SILENT_AFTER} s; it is stopped, or cannot be reached")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -5,15 +5,14 @@ The `Sanitizer` callback and `SanitizedDataModule` are two ways to put it betwee
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_poison._lightning.judged_data import JudgedData
+from lightning_poison._lightning.loader_decision import LoaderDecision
 from lightning_poison._lightning.loader_labels import check_same_labels, unlabeled_loaders
 from lightning_poison._lightning.loaders import (
     check_indexable,
@@ -47,11 +46,10 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length, drawn_positions
 from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.source import Readable
-from lightning_poison.data.views import SanitizedDataset
 from lightning_poison.errors import DataChangedError
 from lightning_poison.runtime import Runtime, all_ranks
 from lightning_poison.sanitization.decide import decide
-from lightning_poison.sanitization.pipeline import check_removal, known_verdict
+from lightning_poison.sanitization.pipeline import known_verdict
 from lightning_poison.sanitization.stored_decision import StoredDecision
 from lightning_poison.sanitization.verdict import Verdict
 
@@ -63,37 +61,28 @@ class LoaderSanitizer:
     Args:
         settings: The settings.
         presentation: Writes the page of a verdict and draws its figures. Default: neither.
-        verdicts: Verdicts by the path of a loader in the collection, `""` for a single one.
     """
 
     settings: SanitizerSettings
     presentation: Presentation | None = None
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    _restored: dict[str, Verdict] = field(default_factory=dict)
-    _stored: dict[str, StoredDecision] = field(default_factory=dict)
-    _candidates: dict[str, Verdict] = field(default_factory=dict)
-    _unedited: dict[str, Verdict] = field(default_factory=dict)
-    _masks: dict[str, Tensor] = field(default_factory=dict)
-    _reading: dict[str, ReadSettings] = field(default_factory=dict)
-    _files: dict[str, str] = field(default_factory=dict)
-    _unjudged: dict[str, Any] = field(default_factory=dict)
-    _views: dict[str, SanitizedDataset] = field(default_factory=dict)
-    _datasets: dict[str, Any] = field(default_factory=dict)
-    _judged: dict[str, list[JudgedData]] = field(default_factory=dict)
-    _edits: dict[str, Edits] = field(default_factory=dict)
-    _unrecorded: set[str] = field(default_factory=set)
-    _unwritable: Path | None = None
 
     def __post_init__(self) -> None:
         self.streams = StreamSanitizer(self.settings)
+        # Keys are paths of loaders in the collection, `""` for a single one.
+        self._decisions: dict[str, LoaderDecision] = {}
+        self._unlabeled: dict[str, Any] = {}  # data sets of loaders without labels, which are not judged
+        self._stored: dict[str, StoredDecision] = {}  # from a checkpoint
+        self._restored: dict[str, Verdict] = {}  # of the stored decisions whose files are still there
+        self._candidates: dict[str, Verdict] = {}  # of earlier runs, reused if the data are the same
+        self._unwritable: Path | None = None
 
     def start_run(self) -> None:
         """Start a run. Verdicts of earlier runs are reused if the data are the same; those of a checkpoint must fit."""
-        self._candidates |= self._unedited
+        self._candidates |= {path: each.unedited for path, each in self._decisions.items() if each.unedited}
         self._restored.clear()
         self._stored.clear()
         self.streams.start_run()
-        self._clear()
+        self._forget_decisions()
 
     def filter(self, loaders: Any, trainer: Any = None) -> Any:
         """Return loaders that read the kept samples; the original loaders are left unchanged.
@@ -112,7 +101,7 @@ class LoaderSanitizer:
         """
         with open_runtime(trainer) as runtime:
             judged = self._select(loaders, runtime)
-        if judged - self._masks.keys():
+        if judged - self._decisions.keys():
             self._check_directory(trainer)
         streams = self.streams.wrap(loaders, trainer)
         filtered = map_loaders(
@@ -143,15 +132,22 @@ class LoaderSanitizer:
 
     def write_records(self, trainer: Any = None) -> None:
         """Write files and log values for new verdicts, once; postponed while a tuner replaces the loggers."""
-        if not self._unrecorded or is_tuning(trainer):
+        unrecorded = sorted(path for path, each in self._decisions.items() if not each.is_recorded)
+        if not unrecorded or is_tuning(trainer):
             return
         directory = report_directory(trainer, self.settings.dirpath, self.settings.name)
-        for path in sorted(self._unrecorded):
+        for path in unrecorded:
             with open_runtime(trainer) as runtime, all_ranks(runtime):
                 if runtime.rank == 0:
                     self._write(path, directory, runtime, trainer)
             log_values(trainer, self.settings.name, self.verdicts, path, flag_only=self.settings.action == "flag")
-        self._unrecorded.clear()
+        for path in unrecorded:
+            self._decisions[path].is_recorded = True
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdicts of this run by the path of their loader in the collection, `""` for a single one."""
+        return {path: verdict for path, each in self._decisions.items() if (verdict := each.verdict) is not None}
 
     @property
     def available_verdicts(self) -> dict[str, Verdict]:
@@ -175,25 +171,20 @@ class LoaderSanitizer:
 
     def state(self) -> dict[str, Any]:
         """Return the decisions as tensors, strings and numbers for a checkpoint."""
-        made = {path: StoredDecision.of(each, self._files.get(path)) for path, each in self.verdicts.items()}
+        made = {path: StoredDecision.of(each, self._decisions[path].file) for path, each in self.verdicts.items()}
         return decisions_to_state(self._stored | made)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the decisions of a state. An empty state, which tuners restore, has no effect."""
         self._stored |= decisions_from_state(state)
         self._restored |= {path: each for path, stored in self._stored.items() if (each := verdict_of(stored))}
-        for path, mask in self._masks.items():
-            stored, made = self._stored.get(path), self.verdicts.get(path)
-            if stored is None:
-                continue
-            if not torch.equal(mask, stored.keep) or (made is not None and made.fingerprint != stored.fingerprint):
-                self._clear()
-                return
+        common = self._decisions.keys() & self._stored.keys()
+        if any(self._decisions[path].differs_from(self._stored[path]) for path in common):
+            self._forget_decisions()
 
-    def _clear(self) -> None:
-        decided = (self.verdicts, self._masks, self._views, self._datasets, self._judged, self._reading, self._unedited)
-        for each in (*decided, self._files, self._edits, self._unrecorded, self._unjudged):
-            each.clear()
+    def _forget_decisions(self) -> None:
+        self._decisions.clear()
+        self._unlabeled.clear()
 
     def _select(self, loaders: Any, runtime: Runtime) -> set[str]:
         """Return the paths of the loaders to judge: the chosen ones, or all that have labels."""
@@ -220,16 +211,16 @@ class LoaderSanitizer:
     def _labeled(self, loaders: dict[str, DataLoader[Any]], runtime: Runtime) -> dict[str, DataLoader[Any]]:
         """Return the loaders whose samples have labels, and announce the others."""
         with all_ranks(runtime):
-            options = {"known": self._datasets, "before": self._unjudged}
-            unlabeled = unlabeled_loaders(loaders, self.settings.sample, **options)
+            labeled = {path: each.dataset for path, each in self._decisions.items()}
+            unlabeled = unlabeled_loaders(loaders, self.settings.sample, known=labeled, before=self._unlabeled)
         for path, loader in loaders.items():
             if path not in unlabeled:
-                self._unjudged.pop(path, None)
-            elif self._unjudged.get(path) is not loader.dataset:
+                self._unlabeled.pop(path, None)
+            elif self._unlabeled.get(path) is not loader.dataset:
                 where = f"{self.settings.name}{printable(path)}"
                 runtime.announce(f"{where}: not judged and trained on as it is, since {unlabeled[path]}")
-                self._unjudged[path] = loader.dataset
-        labeled = {path: loader for path, loader in loaders.items() if path not in self._unjudged}
+                self._unlabeled[path] = loader.dataset
+        labeled = {path: loader for path, loader in loaders.items() if path not in self._unlabeled}
         if not labeled:
             raise ValueError(
                 "Expected a training loader with labels, but none has any: their samples consist of inputs alone, or "
@@ -248,29 +239,16 @@ class LoaderSanitizer:
             return loader
         with open_runtime(trainer, num_workers=loader.num_workers) as runtime:
             with all_ranks(runtime):
-                rebuilt = rebuild_loader(loader, self._view(path))
+                view = self._decisions[path].kept_samples(self.settings.decision.max_removed)
+                rebuilt = rebuild_loader(loader, view)
             rebuilt = equalize_lengths(rebuilt, runtime)
             self._warn_of_lost_batches(path, lost_batches(loader, rebuilt, runtime.world_size), runtime)
             return rebuilt
 
     def _is_judged(self, path: str, loader: DataLoader[Any]) -> bool:
-        """Whether the mask is about the data of a loader, which may have changed since the last request."""
-        if self._datasets.get(path) is not loader.dataset:
-            return False
-        drawn, seed = drawn_positions(loader), self.settings.decision.seed
-        return all(each.is_unchanged(drawn, sample=self.settings.sample, seed=seed) for each in self._judged[path])
-
-    def _view(self, path: str) -> SanitizedDataset:
-        """Return the view of the kept samples of a loader, made on first use.
-
-        Raises:
-            NothingKeptError: If too few samples are kept.
-        """
-        if path not in self._views:
-            if path in self.verdicts:
-                check_removal(self.verdicts[path], self.settings.decision.max_removed)
-            self._views[path] = SanitizedDataset(self._datasets[path], self._masks[path])
-        return self._views[path]
+        """Return whether there is a decision about the data of a loader as they are now."""
+        decision, seed = self._decisions.get(path), self.settings.decision.seed
+        return decision is not None and decision.is_about(loader, sample=self.settings.sample, seed=seed)
 
     def _warn_of_lost_batches(self, path: str, lost: str, runtime: Runtime) -> None:
         if lost and runtime.rank == 0:
@@ -280,9 +258,10 @@ class LoaderSanitizer:
             )
 
     def _decide(self, path: str, loader: DataLoader[Any], runtime: Runtime, trainer: Any) -> None:
-        earlier = self._masks.get(path)
+        """Decide about the data of a loader, and announce the decision unless it is the same as before."""
+        earlier = self._decisions.get(path)
         try:
-            made = self._score(path, loader, runtime, trainer)
+            decision = self._decision(path, loader, runtime, trainer)
         except Exception as error:
             if path:
                 error.add_note(
@@ -290,69 +269,79 @@ class LoaderSanitizer:
                     "`Sanitizer(scorer, loaders=[...])`."
                 )
             raise
-        before = self.verdicts.get(path)
-        if isinstance(made, Verdict):
-            self._record(path, made, before, runtime)
-        elif earlier is None:
-            runtime.announce(
-                f"{self.settings.name}{printable(path)}: {int((~made.keep).sum()):,} of {len(made):,} samples are left "
-                "out, as the checkpoint says"
-            )
-        self._masks[path] = made.keep
-        self._datasets[path] = loader.dataset
-        self._reading[path] = reading = ReadSettings.of(loader)
-        self._views.pop(path, None)
-        drawn, view = drawn_positions(loader), self.settings.score_dataset
-        data = Readable(loader.dataset, drawn, reading)
-        self._judged[path] = [JudgedData.of(data, made, inputs=view is None)]
-        if view is not None:
-            self._judged[path].append(JudgedData.of(Readable(view, drawn, reading), made))
+        self._decisions[path] = decision
+        name, verdict = f"{self.settings.name}{printable(path)}", decision.verdict
+        before = None if earlier is None else earlier.verdict
+        if verdict is None:
+            removed = f"{int((~decision.made.keep).sum()):,} of {len(decision.made):,} samples are left out"
+            runtime.announce(f"{name}: {removed}, as the checkpoint says")
+        elif before is None or before.fingerprint != verdict.fingerprint:
+            decision.is_recorded = False
+            if before is not None:
+                runtime.announce(f"{name}: the data have changed and were judged again")
+            runtime.announce(f"{name}: {verdict.summary(flag_only=self.settings.action == 'flag')}")
 
-    def _record(self, path: str, verdict: Verdict, earlier: Verdict | None, runtime: Runtime) -> None:
-        if earlier is not None and earlier.fingerprint != verdict.fingerprint:
-            runtime.announce(f"{self.settings.name}{printable(path)}: the data have changed and were judged again")
-        if earlier is None or earlier.fingerprint != verdict.fingerprint:
-            self._unrecorded.add(path)
-            summary = verdict.summary(flag_only=self.settings.action == "flag")
-            runtime.announce(f"{self.settings.name}{printable(path)}: {summary}")
-        self.verdicts[path] = verdict
-
-    def _score(self, path: str, loader: DataLoader[Any], runtime: Runtime, trainer: Any) -> Verdict | StoredDecision:
-        """Return the verdict on the data of a loader, or only the mask of a restored decision whose verdict is lost."""
-        settings, dataset, reading = self.settings, loader.dataset, ReadSettings.of(loader)
-        scored = dataset if settings.score_dataset is None else settings.score_dataset
+    def _decision(self, path: str, loader: DataLoader[Any], runtime: Runtime, trainer: Any) -> LoaderDecision:
+        """Return a decision about the data of a loader as they are now, which differs from an earlier one if needed."""
+        settings, reading, earlier = self.settings, ReadSettings.of(loader), self._decisions.get(path)
         with all_ranks(runtime):
-            check_length(scored, "the data set")
-            drawn = drawn_positions(loader)
+            check_length(self._scored(loader.dataset), "the data set")
+            trained = Readable(loader.dataset, drawn_positions(loader), reading)
+            scored = replace(trained, dataset=self._scored(loader.dataset))
             if settings.score_dataset is not None:
-                check_same_labels(settings.score_dataset, dataset, drawn, sample=settings.sample, reading=reading)
-            self._edits[path] = Edits()
-            if settings.manifest is not None:
-                self._edits[path] = find_edits(settings.manifest, Readable(scored, drawn, reading), settings.sample)
-        stored = self._stored.get(path) if path not in self._masks else None
-        made = decide(
-            Readable(scored, drawn, reading),
+                check_same_labels(
+                    scored.dataset, trained.dataset, trained.positions, sample=settings.sample, reading=reading
+                )
+            edits = Edits() if settings.manifest is None else find_edits(settings.manifest, scored, settings.sample)
+        made = runtime.broadcast(self._judge(path, scored, runtime, trainer))
+        unedited = made if isinstance(made, Verdict) else None
+        judged = [JudgedData.of(trained, made, inputs=settings.score_dataset is None)]
+        if settings.score_dataset is not None:
+            judged.append(JudgedData.of(scored, made))
+        return LoaderDecision(
+            made=made if unedited is None else edits.applied_to(unedited),
+            unedited=unedited,
+            edits=edits,
+            dataset=loader.dataset,
+            reading=reading,
+            judged=judged,
+            file=None if earlier is None else earlier.file,
+            is_recorded=earlier is None or earlier.is_recorded,
+        )
+
+    def _judge(self, path: str, data: Readable, runtime: Runtime, trainer: Any) -> Verdict | StoredDecision:
+        """Return the verdict on data, or the decision of a checkpoint if its verdict is not available."""
+        settings, earlier = self.settings, self._decisions.get(path)
+        stored = self._stored.get(path) if earlier is None else None
+        candidates = (None if earlier is None else earlier.unedited, self._candidates.get(path))
+        return decide(
+            data,
             settings.scorer,
             settings=settings.decision,
             trusted=settings.trusted,
             sample=settings.sample,
             runtime=runtime,
-            known=self._restored.get(path, stored) if stored is not None else known_verdict(settings.known),
-            candidates=[each[path] for each in (self._unedited, self._candidates) if path in each],
+            known=known_verdict(settings.known) if stored is None else self._restored.get(path, stored),
+            candidates=[each for each in candidates if each is not None],
             cache=cache_directory(trainer, settings.dirpath) if settings.cache else None,
         )
-        made = runtime.broadcast(made)
-        if isinstance(made, StoredDecision):
-            return made
-        self._unedited[path] = made
-        return self._edits[path].applied_to(made)
+
+    def _scored(self, dataset: Any) -> Any:
+        """Return the data set that is scored for a training set."""
+        return dataset if self.settings.score_dataset is None else self.settings.score_dataset
 
     def _write(self, path: str, directory: Path | None, runtime: Runtime, trainer: Any) -> None:
-        settings, folder = self.settings, folder_name(path, list(self.verdicts))
-        scored = self._datasets[path] if settings.score_dataset is None else settings.score_dataset
-        name = f"{settings.name}{printable(path)}"
-        flag_only = settings.action == "flag"
-        shown = Shown(self.verdicts[path], scored, self._reading[path], settings.sample, flag_only, name)
+        """Write the files of a verdict, unless there is no directory, and log its figures."""
+        settings, decision = self.settings, self._decisions[path]
+        folder, name = folder_name(path, list(self.verdicts)), f"{settings.name}{printable(path)}"
+        shown = Shown(
+            self.verdicts[path],
+            self._scored(decision.dataset),
+            decision.reading,
+            settings.sample,
+            settings.action == "flag",
+            name,
+        )
         presentation = self.presentation if settings.report else None
         if directory is not None:
             target = directory / folder
@@ -360,17 +349,17 @@ class LoaderSanitizer:
             is_written = write_files(
                 target,
                 shown.verdict,
-                scored,
-                sample=settings.sample,
-                edits=self._edits[path],
-                flag_only=flag_only,
+                shown.dataset,
+                sample=shown.sample,
+                edits=decision.edits,
+                flag_only=shown.flag_only,
                 announce=runtime.announce,
                 reading=shown.reading,
                 name=settings.name,
                 warned=directory == self._unwritable,
             )
             if is_written:
-                self._files[path] = str((target / VERDICT_FILE).absolute())
+                decision.file = str((target / VERDICT_FILE).absolute())
             if is_written and presentation is not None:
                 write_page(presentation, target, shown)
         if presentation is not None:
@@ -384,10 +373,11 @@ class LoaderSanitizer:
                 raise ValueError(expected(name, "used with one training loader", str(count), hint))
 
     def _check_one(self, path: str, loader: Any) -> Any:
-        is_filtered = path in self._masks or path in self.streams.streams
-        if not is_filtered and (path in self._unjudged or self.settings.loaders is not None):
+        decision = self._decisions.get(path)
+        is_filtered = decision is not None or path in self.streams.streams
+        if not is_filtered and (path in self._unlabeled or self.settings.loaders is not None):
             return loader
-        view = self._views.get(path)
+        view = None if decision is None else decision.view
         if not (self.streams.reads_stream(path, loader) or (view is not None and reads_view(loader, view))):
             where = f" {printable(path)}" if path else ""
             dataset = type(getattr(loader, "dataset", loader)).__name__

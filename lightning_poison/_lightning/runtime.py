@@ -167,23 +167,35 @@ def trainer_progress(trainer: Any, total: int, description: str) -> Iterator[Pro
     if hidden or not total:
         yield SilentProgress()
     elif hasattr(host, "init_predict_tqdm"):
-        bar = host.init_predict_tqdm()
-        bar.set_description(description)
-        bar.reset(total=total)
-        bar.leave = False
-        try:
-            yield _ProgressBar(bar.update)
-        finally:
-            bar.close()
+        with _tqdm_bar(host, total, description) as bar:
+            yield bar
     elif hasattr(host, "configure_columns"):
-        with _rich_display(host) as display:
-            task = display.add_task(description, total=total)
-            try:
-                yield _ProgressBar(lambda steps: display.advance(task, steps))
-            finally:
-                display.remove_task(task)
+        with _rich_bar(host, total, description) as bar:
+            yield bar
     else:
         yield _ProgressMessages(total, description)
+
+
+@contextmanager
+def _tqdm_bar(host: Any, total: int, description: str) -> Iterator[Progress]:
+    bar = host.init_predict_tqdm()
+    bar.set_description(description)
+    bar.reset(total=total)
+    bar.leave = False
+    try:
+        yield _ProgressBar(bar.update)
+    finally:
+        bar.close()
+
+
+@contextmanager
+def _rich_bar(host: Any, total: int, description: str) -> Iterator[Progress]:
+    with _rich_display(host) as display:
+        task = display.add_task(description, total=total)
+        try:
+            yield _ProgressBar(lambda steps: display.advance(task, steps))
+        finally:
+            display.remove_task(task)
 
 
 @contextmanager

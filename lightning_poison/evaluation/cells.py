@@ -186,8 +186,8 @@ def random_filters_of(cells: Sequence[Cell], defense: str) -> list[Cell]:
         >>> [cell.removed for cell in random_filters_of(cells, "likelihood")]
         [20]
     """
-    sizes = {(cell.seed, cell.removed) for cell in _finished(cells, defense)}
-    return [cell for cell in _finished(cells, RANDOM_FILTER) if (cell.seed, cell.removed) in sizes]
+    sizes = {(cell.seed, cell.removed) for cell in finished_of(cells, defense)}
+    return [cell for cell in finished_of(cells, RANDOM_FILTER) if (cell.seed, cell.removed) in sizes]
 
 
 def gap_closed(cells: Sequence[Cell], defense: str) -> float | None:
@@ -214,7 +214,11 @@ def gaps_by_seed(cells: Sequence[Cell], defense: str) -> list[float]:
     gaps = []
     for seed in sorted({cell.seed for cell in cells}):
         of_seed = [cell for cell in cells if cell.seed == seed]
-        compared = random_filters_of(of_seed, defense), _finished(of_seed, PERFECT_FILTER), _finished(of_seed, defense)
+        compared = (
+            random_filters_of(of_seed, defense),
+            finished_of(of_seed, PERFECT_FILTER),
+            finished_of(of_seed, defense),
+        )
         if all(compared):
             random, perfect, defended = (median([each.attack_success_rate for each in group]) for group in compared)
             if random - perfect >= MIN_SUCCESS_RATE / 2:
@@ -230,7 +234,7 @@ def attack_works(cells: Sequence[Cell]) -> bool:
         >>> attack_works([Cell("frog", "no defense", True, 0, attack_success_rate=0.02, **rest)])
         False
     """
-    rates = [cell.attack_success_rate for cell in _finished(cells, NO_DEFENSE)]
+    rates = [cell.attack_success_rate for cell in finished_of(cells, NO_DEFENSE)]
     return bool(rates) and median(rates) >= MIN_SUCCESS_RATE
 
 
@@ -244,7 +248,8 @@ def check_names(names: Iterable[str]) -> None:
         raise ValueError(f"Expected defense names other than those of the controls, but got {sorted(reserved)}.")
 
 
-def _finished(cells: Sequence[Cell], defense: str) -> list[Cell]:
+def finished_of(cells: Sequence[Cell], defense: str) -> list[Cell]:
+    """Return the cells of a defense or control that have figures."""
     return [cell for cell in cells if cell.defense == defense and cell.error is None]
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,6 +96,16 @@ def evaluate_grid(
         return cells_of(grid, file)
 
 
+class _RandomFilter(NamedTuple):
+    """The row of the random filter that removes a number of samples."""
+
+    removed: int
+
+
+_Row = str | _RandomFilter
+"""A row of a unit: a random filter, or any other control or a defense by its name."""
+
+
 @dataclass
 class _Unit:
     """One attack and one seed, and what is known of them so far."""
@@ -106,16 +116,26 @@ class _Unit:
     crafted: Crafted | None = None
     reference: Tensor | None = None
     filters: dict[str, Filtered] = field(default_factory=dict)
-    masks: dict[str, bytes] = field(default_factory=dict)
+    masks: dict[_Row, bytes] = field(default_factory=dict)
     """Mask of each row, by which trainings are shared."""
     waiting: dict[bytes, Tensor] = field(default_factory=dict)
     """Masks on which nothing has been trained yet."""
     figures: dict[bytes, Trained | Failure] = field(default_factory=dict)
-    stored: set[str] = field(default_factory=set)
+    stored: set[_Row] = field(default_factory=set)
 
     @property
     def name(self) -> tuple[str, int]:
         return self.attack.name, self.seed
+
+    def has_figures(self, row: _Row) -> bool:
+        return self.masks.get(row) in self.figures
+
+    def compared_with(self, row: _Row) -> tuple[_Row, ...]:
+        """Return the controls by which the gap of a defense is measured; none for a control."""
+        if not isinstance(row, str) or row not in self.filters:
+            return ()
+        removed = int((~self.filters[row].keep).sum())
+        return _RandomFilter(removed), PERFECT_FILTER, NO_DEFENSE
 
 
 _KINDS = ("prepare", "craft", "reference", "trained", "filtered")
@@ -222,11 +242,11 @@ class _GridRun:
             return
         unit.filters[defense] = result
         removed = int((~result.keep).sum())
-        self._want(unit, f"{RANDOM_FILTER} {removed}", random_mask(len(result.keep), removed, seed=seed))
+        self._want(unit, _RandomFilter(removed), random_mask(len(result.keep), removed, seed=seed))
         self._want(unit, defense, result.keep)
         self._train_waiting(unit)
 
-    def _want(self, unit: _Unit, row: str, keep: Tensor) -> None:
+    def _want(self, unit: _Unit, row: _Row, keep: Tensor) -> None:
         """Note the mask of a row, and its figures if they are stored."""
         mask = unit.masks[row] = keep.numpy().tobytes()
         if mask in unit.figures or mask in unit.waiting:
@@ -253,38 +273,31 @@ class _GridRun:
     def _store(self, unit: _Unit) -> None:
         """Store the cells whose figures are known; those of a defense when the controls of its gap are known too."""
         for row in unit.masks:
-            if row in unit.stored or not self._has_figures(unit, row):
+            controls = unit.compared_with(row)
+            if row in unit.stored or not all(unit.has_figures(each) for each in (row, *controls)):
                 continue
-            is_random = row.startswith(RANDOM_FILTER)
-            if row in (NO_DEFENSE, PERFECT_FILTER) or is_random:
-                if row in unit.missing or (is_random and self.file.get(self._key(unit, row)) is None):
-                    self._add(unit, row, self._cell(unit, row))
-            else:
-                removed = int((~unit.filters[row].keep).sum())
-                controls = (f"{RANDOM_FILTER} {removed}", PERFECT_FILTER, NO_DEFENSE)
-                if not all(self._has_figures(unit, control) for control in controls):
-                    continue
+            is_new = isinstance(row, _RandomFilter) and self.file.get(self._key(unit, row)) is None
+            if row in unit.missing or is_new:
                 cell = self._cell(unit, row)
-                rows = [cell, *(self._cell(unit, control) for control in controls)]
-                self._add(unit, row, cell if cell.error else replace(cell, gap_closed=_gap_of(rows, row)))
+                if controls and cell.error is None:
+                    compared = [cell, *(self._cell(unit, control) for control in controls)]
+                    cell = replace(cell, gap_closed=_gap_of(compared, cell.defense))
+                self._add(unit, row, cell)
             unit.stored.add(row)
         self._forget(unit)
 
-    def _has_figures(self, unit: _Unit, row: str) -> bool:
-        return unit.masks.get(row) in unit.figures
-
-    def _cell(self, unit: _Unit, row: str) -> Cell:
+    def _cell(self, unit: _Unit, row: _Row) -> Cell:
         figures = unit.figures[unit.masks[row]]
-        name = RANDOM_FILTER if row.startswith(RANDOM_FILTER) else row
+        name = RANDOM_FILTER if isinstance(row, _RandomFilter) else row
         adaptive = row in unit.attack.adaptive_to
         if isinstance(figures, Failure):
             reason = f"the training failed: {figures.reason}"
             return Cell.failed(unit.attack.name, name, unit.seed, reason, is_adaptive=adaptive)
-        spent = unit.filters.get(row)
+        spent = unit.filters.get(name)
         return Cell(
             attack=unit.attack.name,
             defense=name,
-            is_control=row not in unit.filters,
+            is_control=spent is None,
             seed=unit.seed,
             clean_accuracy=figures.clean_accuracy,
             attack_success_rate=figures.attack_success_rate,
@@ -298,14 +311,14 @@ class _GridRun:
             features=figures.features if row == NO_DEFENSE else None,
         )
 
-    def _key(self, unit: _Unit, row: str) -> dict[str, Any]:
-        if row.startswith(RANDOM_FILTER):
-            return self.grid.key(unit.attack, unit.seed, random_key(int(row.removeprefix(RANDOM_FILTER))))
+    def _key(self, unit: _Unit, row: _Row) -> dict[str, Any]:
+        if isinstance(row, _RandomFilter):
+            return self.grid.key(unit.attack, unit.seed, random_key(row.removed))
         is_control = row in (NO_DEFENSE, PERFECT_FILTER)
         identity = {"name": row} if is_control else {"name": row, **self.grid.defense(row).settings}
         return self.grid.key(unit.attack, unit.seed, identity)
 
-    def _add(self, unit: _Unit, row: str, cell: Cell) -> None:
+    def _add(self, unit: _Unit, row: _Row, cell: Cell) -> None:
         self.file.add(self._key(unit, row), cell)
         if row in unit.missing:
             self.finished += 1

@@ -1,6 +1,6 @@
 """Evaluation of attacks against defenses and controls, for any training procedure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -77,23 +77,30 @@ def evaluate(
     """
     check_names(defenses)
     poisoned = PoisonedDataset(dataset, poison)
-    masks = [(NO_DEFENSE, torch.ones(len(poisoned), dtype=torch.bool))]
     defended = {name: mask_of(name, defend, poisoned) for name, defend in defenses.items()}
-    sizes: set[int] = set()
-    for name, keep in defended.items():
-        if (removed := int((~keep).sum())) not in sizes:
-            sizes.add(removed)
-            masks.append((RANDOM_FILTER, random_mask(len(poisoned), removed, seed=seed)))
-        masks.append((name, keep))
-    if not defended:
-        masks.append((RANDOM_FILTER, masks[0][1]))
-    masks.append((PERFECT_FILTER, ~poisoned.is_poison))
     reference = train(dataset, seed)
     cells = []
-    for name, keep in masks:
+    for name, keep in _with_controls(defended, poisoned, seed):
         predict = train(kept(poisoned, keep), seed)
         items, true, wanted = evaluation_items(poison, test)
         rate = success_rate(poison, predict(items), true, wanted, reference(items))
         removal = Removal.of(keep, poisoned)
         cells.append(Cell(poison.attack, name, name in CONTROLS, seed, accuracy(predict, test), rate, **vars(removal)))
     return cells
+
+
+def _with_controls(
+    defended: Mapping[str, Tensor], poisoned: PoisonedDataset, seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and masks of the rows in order, with one random filter for each number of removed samples."""
+    everything = torch.ones(len(poisoned), dtype=torch.bool)
+    yield NO_DEFENSE, everything
+    sizes: set[int] = set()
+    for name, keep in defended.items():
+        if (removed := int((~keep).sum())) not in sizes:
+            sizes.add(removed)
+            yield RANDOM_FILTER, random_mask(len(poisoned), removed, seed=seed)
+        yield name, keep
+    if not defended:
+        yield RANDOM_FILTER, everything
+    yield PERFECT_FILTER, ~poisoned.is_poison

@@ -8,7 +8,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from lightning_poison.checks import printable
-from lightning_poison.evaluation.cells import CONTROLS, NO_DEFENSE, PERFECT_FILTER, Cell, attack_works, gap_closed
+from lightning_poison.evaluation.cells import (
+    CONTROLS,
+    NO_DEFENSE,
+    PERFECT_FILTER,
+    Cell,
+    attack_works,
+    finished_of,
+    gap_closed,
+)
 from lightning_poison.evaluation.tables import ADVICE, PROVES_NOTHING, gap_text, matrix_entry, rows_of, spread
 from lightning_poison.report.evaluation_figures import (
     MAX_NAME,
@@ -196,7 +204,7 @@ def _findings(by_attack: Mapping[str, Sequence[Cell]], defenses: Sequence[str]) 
             middle = f"{100 * median(gaps.values()):.0f} %"
             text = f"closes {middle} of the gap between the random and the perfect filter {of}{least}."
             findings.append(f"{_name(defense)} {text}")
-    judged = [attack for attack, cells in by_attack.items() if any(_finished(cells, NO_DEFENSE))]
+    judged = [attack for attack, cells in by_attack.items() if any(finished_of(cells, NO_DEFENSE))]
     if idle := [attack for attack in judged if attack not in works]:
         findings.append(f"Attacks that fail without a defense, and so prove nothing: {_names(idle)}.")
     if count := sum(cell.error is not None for cells in by_attack.values() for cell in cells):
@@ -234,7 +242,7 @@ def _attack_part(attack: str, cells: Sequence[Cell]) -> AttackPart:
             _value(finished, lambda cell: cell.peak_memory_mib, ",.0f"),
         ]
         rows.append(Row(_name(name), kind, values, _removals(finished), failed))
-    undefended = [100 * cell.attack_success_rate for cell in _finished(cells, NO_DEFENSE)]
+    undefended = [100 * cell.attack_success_rate for cell in finished_of(cells, NO_DEFENSE)]
     return AttackPart(
         _name(attack),
         works,
@@ -253,7 +261,7 @@ def _adaptive_rows(by_attack: Mapping[str, Sequence[Cell]]) -> list[AdaptiveRow]
     rows = []
     for attack, cells in by_attack.items():
         for defense in dict.fromkeys(cell.defense for cell in cells if cell.is_adaptive):
-            group, before = _finished(cells, defense), _finished(cells, NO_DEFENSE)
+            group, before = finished_of(cells, defense), finished_of(cells, NO_DEFENSE)
             works = attack_works(cells)
             if not group or not before:
                 rows.append(AdaptiveRow(_name(attack), _name(defense), [Value()] * 3, "failed"))
@@ -288,10 +296,6 @@ def _removals(cells: Sequence[Cell]) -> str:
     texts = [f"{printable(label, limit=24)}: {medians[label]:,g}" for label in ordered[:_MAX_CLASSES]]
     more = len(ordered) - _MAX_CLASSES
     return ", ".join(texts) + (f", and {more} more classes" if more > 0 else "")
-
-
-def _finished(cells: Sequence[Cell], defense: str) -> list[Cell]:
-    return [cell for cell in cells if cell.defense == defense and cell.error is None]
 
 
 def _data_text(data: Any) -> str:

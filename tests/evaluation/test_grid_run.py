@@ -28,6 +28,14 @@ def test_known_answers():
     assert found["few"].peak_memory_mib > 10
 
 
+@pytest.mark.parametrize("name", ["random filter of mine", "random filter 10"])
+def test_defense_may_be_named_like_a_random_filter(name):
+    found = rows(evaluate_grid(grid(defenses=[GridDefense(name, grids.keep_few)], seeds=[0])))
+    assert list(found) == ["no defense", "random filter", name, "perfect filter"]
+    assert found[name].poison_caught == 1
+    assert not found[name].is_control
+
+
 def test_second_run_computes_nothing_and_other_seeds_extend(tmp_path):
     count = tmp_path / "trained"
     count.mkdir()

@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, fraction, one_of, positive_int, printable
+from lightning_poison.report.page_figures import judged_of
 from lightning_poison.report.style import (
     CLASS_COLORS,
     CLEAN_COLOR,
@@ -102,7 +103,7 @@ def plot_scores(verdict: Verdict, *, bins: int = 60) -> Figure:
         >>> [text.get_text() for text in plot_scores(verdict).axes[0].get_legend().get_texts()]
         ['kept (2)', 'removed (1)', 'threshold (4)']
     """
-    judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
+    judged = judged_of(verdict)
     kept, removed = (verdict.scores[judged & mask].numpy() for mask in (verdict.keep, ~verdict.keep))
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()

@@ -9,6 +9,7 @@ from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import CONTROLS, NO_DEFENSE, PERFECT_FILTER, Cell
 from lightning_poison.evaluation.feature_map import KINDS
 from lightning_poison.evaluation.score_summary import BINS, FALSE_POSITIVE_RATES, ScoreSummary
+from lightning_poison.report.frame import Frame, log_place, lowest_power, powers_of_ten
 
 MAX_NAME = 80
 """Characters of a name."""
@@ -18,19 +19,8 @@ _CURVES = 7
 
 _DASHES = 3
 
-_LISTED = 0.01
-"""False-positive rate of which the true-positive rate is listed."""
-
-
-class Frame(NamedTuple):
-    """Size of a drawing, and where its axes are."""
-
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    base: int
+_LISTED_PLACE = min(range(len(FALSE_POSITIVE_RATES)), key=lambda place: abs(FALSE_POSITIVE_RATES[place] - 0.01))
+"""Place of the false-positive rate of 1 %, of which the true-positive rate is listed."""
 
 
 _ROC = Frame(480, 360, 62, 466, 12, 316)
@@ -164,7 +154,7 @@ def map_of(cells: Sequence[Cell]) -> Map | None:
     cell = next((cell for cell in cells if cell.features is not None and cell.error is None), None)
     if cell is None or cell.features is None:
         return None
-    features, frame = cell.features, _MAP
+    features = cell.features
     labels = sorted(set(features.labels), key=_label_order)
     colors = {label: number % 10 for number, label in enumerate(labels)}
     points = [
@@ -172,8 +162,8 @@ def map_of(cells: Sequence[Cell]) -> Map | None:
             kind,
             _short(label),
             colors[label],
-            round(frame.left + (frame.right - frame.left) * x, 1),
-            round(frame.base - (frame.base - frame.top) * y, 1),
+            _MAP.x(x, digits=1),
+            _MAP.y(y, digits=1),
         )
         for x, y, label, kind in zip(features.xs, features.ys, features.labels, features.kinds, strict=True)
     ]
@@ -198,38 +188,39 @@ def roc_of(cells: Sequence[Cell]) -> Roc | None:
     scored = [cell for cell in cells if cell.scores is not None and cell.error is None]
     if not scored:
         return None
-    count = max(sum(cell.scores.clean) for cell in scored if cell.scores is not None)
-    lowest = -min(4, max(1, math.ceil(math.log10(count))))
-    rates = [(rate, number) for number, rate in enumerate(FALSE_POSITIVE_RATES) if rate > 10**lowest * 0.999]
-    listed = min(range(len(FALSE_POSITIVE_RATES)), key=lambda number: abs(FALSE_POSITIVE_RATES[number] - _LISTED))
-    curves = []
-    for number, name in enumerate(dict.fromkeys(cell.defense for cell in scored)):
-        group = [cell for cell in scored if cell.defense == name]
-        summaries = [cell.scores for cell in group if cell.scores is not None]
-        caught = [median(each.true_positive_rates[place] for each in summaries) for _, place in rates]
-        points = " ".join(
-            f"{_log_x(rate, lowest)},{_y(share, _ROC)}" for (rate, _), share in zip(rates, caught, strict=True)
-        )
-        lost, found = median(cell.clean_lost for cell in group), median(cell.poison_caught for cell in group)
-        curves.append(
-            Curve(
-                printable(name, limit=MAX_NAME),
-                points,
-                number % _CURVES,
-                number // _CURVES % _DASHES,
-                median(each.auroc for each in summaries),
-                median(each.true_positive_rates[listed] for each in summaries),
-                (_log_x(lost, lowest), _y(found, _ROC)),
-            )
-        )
-    powers = [10.0**power for power in range(lowest, 1)]
+    lowest = lowest_power(max(sum(cell.scores.clean) for cell in scored if cell.scores is not None))
+    by_defense: dict[str, list[Cell]] = {}
+    for cell in scored:
+        by_defense.setdefault(cell.defense, []).append(cell)
     return Roc(
-        curves,
-        " ".join(f"{_log_x(rate, lowest)},{_y(rate, _ROC)}" for rate, _ in rates),
-        [(f"{100 * power:g} %", _log_x(power, lowest)) for power in powers],
-        [(f"{tick} %", _y(tick / 100, _ROC)) for tick in (0, 25, 50, 75, 100)],
+        [_curve(number, name, cells, lowest) for number, (name, cells) in enumerate(by_defense.items())],
+        " ".join(f"{_log_x(rate, lowest)},{_ROC.y(rate)}" for rate in _rates_from(lowest).values()),
+        [(f"{100 * power:g} %", _log_x(power, lowest)) for power in powers_of_ten(lowest)],
+        [(f"{tick} %", _ROC.y(tick / 100)) for tick in (0, 25, 50, 75, 100)],
         len({cell.seed for cell in scored}),
     )
+
+
+def _curve(number: int, name: str, cells: Sequence[Cell], lowest: int) -> Curve:
+    """Return the curve of a defense, by the medians over its cells, on an axis that starts at 10 ** `lowest`."""
+    summaries = [cell.scores for cell in cells if cell.scores is not None]
+    caught = {place: median(each.true_positive_rates[place] for each in summaries) for place in _rates_from(lowest)}
+    points = " ".join(f"{_log_x(rate, lowest)},{_ROC.y(caught[place])}" for place, rate in _rates_from(lowest).items())
+    lost, found = median(cell.clean_lost for cell in cells), median(cell.poison_caught for cell in cells)
+    return Curve(
+        printable(name, limit=MAX_NAME),
+        points,
+        number % _CURVES,
+        number // _CURVES % _DASHES,
+        median(each.auroc for each in summaries),
+        median(each.true_positive_rates[_LISTED_PLACE] for each in summaries),
+        (_log_x(lost, lowest), _ROC.y(found)),
+    )
+
+
+def _rates_from(lowest: int) -> dict[int, float]:
+    """Return the stored false-positive rates of at least 10 ** `lowest`, by their place in a curve."""
+    return {place: rate for place, rate in enumerate(FALSE_POSITIVE_RATES) if rate > 10**lowest * 0.999}
 
 
 def histograms_of(cells: Sequence[Cell]) -> list[Histogram]:
@@ -277,9 +268,9 @@ def _stacks(name: str, sums: Mapping[str, Mapping[str, int]], colors: Mapping[st
             count = sums[true][label]
             if not count:
                 continue
-            x = round(_STACK.left + (_STACK.right - _STACK.left) * done / total, 2)
+            x = _STACK.x(done / total)
             done += count
-            end = round(_STACK.left + (_STACK.right - _STACK.left) * done / total, 2)
+            end = _STACK.x(done / total)
             parts.append(Part(_short(label), count, count / total, colors[label], x, round(end - x, 2)))
         stacks.append(Stack(_short(true), total, _STACK.top + _STEP * number, parts))
     base = _STACK.top + _STEP * len(stacks)
@@ -290,8 +281,7 @@ def _stacks(name: str, sums: Mapping[str, Mapping[str, int]], colors: Mapping[st
 
 def _histogram(cell: Cell, scores: ScoreSummary) -> Histogram:
     scale = math.log1p(max(*scores.clean, *scores.poison))
-    frame = _HISTOGRAM
-    room, step = frame.base - frame.top, (frame.right - frame.left) / BINS
+    width = round((_HISTOGRAM.right - _HISTOGRAM.left) / BINS / 2 - 0.4, 2)
     edges = [scores.low * (1 - place / BINS) + scores.high * place / BINS for place in range(BINS + 1)]
     bins = [
         Bin(
@@ -299,10 +289,10 @@ def _histogram(cell: Cell, scores: ScoreSummary) -> Histogram:
             edges[place + 1],
             clean,
             poison,
-            round(frame.left + place * step, 2),
-            round(step / 2 - 0.4, 2),
-            round(room * math.log1p(clean) / scale, 2),
-            round(room * math.log1p(poison) / scale, 2),
+            _HISTOGRAM.x(place / BINS),
+            width,
+            _HISTOGRAM.bar(math.log1p(clean) / scale),
+            _HISTOGRAM.bar(math.log1p(poison) / scale),
         )
         for place, (clean, poison) in enumerate(zip(scores.clean, scores.poison, strict=True))
     ]
@@ -313,18 +303,13 @@ def _histogram(cell: Cell, scores: ScoreSummary) -> Histogram:
         sum(scores.clean),
         sum(scores.poison),
         bins,
-        [(count, round(frame.base - room * math.log1p(count) / scale, 2)) for count in powers],
-        [(edges[place], round(frame.left + place * step, 2)) for place in (0, BINS // 2, BINS)],
+        [(count, _HISTOGRAM.y(math.log1p(count) / scale)) for count in powers],
+        [(edges[place], _HISTOGRAM.x(place / BINS)) for place in (0, BINS // 2, BINS)],
     )
 
 
 def _log_x(rate: float, lowest: int) -> float:
-    place = 1 - math.log10(min(1.0, max(rate, 10.0**lowest))) / lowest
-    return round(_ROC.left + (_ROC.right - _ROC.left) * place, 2)
-
-
-def _y(share: float, frame: Frame) -> float:
-    return round(frame.base - (frame.base - frame.top) * min(1.0, max(0.0, share)), 2)
+    return _ROC.x(log_place(rate, lowest))
 
 
 def _label_order(label: str) -> tuple[int, int, str]:

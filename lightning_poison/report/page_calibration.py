@@ -1,22 +1,16 @@
 """Calibration in the HTML report: how the p-values of the samples are distributed, and what scorers would find."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from lightning_poison.checks import printable
+from lightning_poison.report.frame import Frame, log_place, lowest_power, powers_of_ten
+from lightning_poison.report.page_figures import judged_of
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.verdict import Verdict
 
-_WIDTH, _HEIGHT = 480, 360
-"""Size of the plot, in units of its drawing."""
-
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 44
-"""Margins around its axes."""
-
-_DECADES = 4
-"""Decades of p-values that are shown at most."""
+_FRAME = Frame(480, 360, left=62, right=466, top=12, base=316)
 
 _POINTS = 81
 """Number of p-values at which the lines have points."""
@@ -43,12 +37,7 @@ class Calibration(NamedTuple):
         diagonal: Ends of the line of p-values that are evenly distributed, as those of clean samples.
         x_ticks: p-values at the horizontal axis, and where they are.
         y_ticks: Shares at the vertical axis, and where they are.
-        width: Width of the drawing.
-        height: Height of the drawing.
-        base: Where the horizontal axis is.
-        left: Where the vertical axis is.
-        right: Where the horizontal axis ends.
-        top: Where the vertical axis ends.
+        frame: Size of the drawing, and its axes.
     """
 
     rows: list[CalibrationRow]
@@ -57,12 +46,7 @@ class Calibration(NamedTuple):
     diagonal: tuple[float, float, float, float]
     x_ticks: list[tuple[str, float]]
     y_ticks: list[tuple[str, float]]
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    base: int = _HEIGHT - _BOTTOM
-    left: int = _LEFT
-    right: int = _WIDTH - _RIGHT
-    top: int = _TOP
+    frame: Frame = _FRAME
 
 
 class Promise(NamedTuple):
@@ -89,12 +73,12 @@ def calibration_of(verdict: Verdict) -> Calibration | None:
         >>> [(row.p_value, row.judged, round(row.kept, 3)) for row in calibration_of(verdict).rows][:2]
         [(0.001, 0.001, 0.0), (0.01, 0.01, 0.0)]
     """
-    judged = np.ones(len(verdict), dtype=bool) if verdict.judged is None else verdict.judged.numpy()
+    judged = judged_of(verdict).numpy()
     if not judged.any():
         return None
     p_values, keep = verdict.p_values.numpy()[judged], verdict.keep.numpy()[judged]
     groups = [np.sort(p_values), np.sort(p_values[keep])]
-    lowest = -min(_DECADES, max(1, math.ceil(math.log10(len(p_values)))))
+    lowest = lowest_power(len(p_values))
     grid = np.logspace(lowest, 0, _POINTS)
     grid[-1] = 1.0
     judged_line, kept_line = (
@@ -104,7 +88,7 @@ def calibration_of(verdict: Verdict) -> Calibration | None:
     listed = np.array([each for each in _LISTED if each >= 10.0**lowest])
     shares = [_shares(group, listed) for group in groups]
     table = [CalibrationRow(*map(float, row)) for row in zip(listed, *shares, strict=True)]
-    powers = [10.0**power for power in range(lowest, 1)]
+    powers = powers_of_ten(lowest)
     return Calibration(
         table,
         judged_line,
@@ -158,9 +142,8 @@ def _shares(ordered: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def _x(p_value: float, lowest: int) -> float:
-    return round(float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (1 - math.log10(p_value) / lowest)), 2)
+    return _FRAME.x(log_place(p_value, lowest))
 
 
 def _y(share: float, lowest: int) -> float:
-    height = 1 - math.log10(max(share, 10.0**lowest)) / lowest
-    return round(float(_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * height), 2)
+    return _FRAME.y(log_place(share, lowest))

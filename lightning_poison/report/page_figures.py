@@ -6,17 +6,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lightning_poison.report.frame import Frame
 from lightning_poison.sanitization.reasons import finder_of
 from lightning_poison.sanitization.verdict import Verdict
 
 _BINS = 40
 """Number of bins of the histogram."""
 
-_WIDTH, _HEIGHT = 640, 240
-"""Size of the histogram, in units of its drawing."""
-
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
-"""Margins around its axes."""
+_FRAME = Frame(640, 240, left=52, right=628, top=12, base=200)
 
 _TAIL = 0.05
 """Share of scores at either end that may be outside of the range of the bins."""
@@ -58,24 +55,14 @@ class Histogram(NamedTuple):
         count_ticks: Counts at the vertical axis, and where they are.
         score_ticks: Scores at the horizontal axis, and where they are.
         thresholds: Where finite thresholds are.
-        width: Width of the drawing.
-        height: Height of the drawing.
-        base: Where the horizontal axis is.
-        left: Where the vertical axis is.
-        right: Where the horizontal axis ends.
-        top: Where the vertical axis ends.
+        frame: Size of the drawing, and its axes.
     """
 
     bins: list[Bin]
     count_ticks: list[tuple[int, float]]
     score_ticks: list[tuple[float, float]]
     thresholds: list[float]
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    base: int = _HEIGHT - _BOTTOM
-    left: int = _LEFT
-    right: int = _WIDTH - _RIGHT
-    top: int = _TOP
+    frame: Frame = _FRAME
 
 
 def class_rows(verdict: Verdict) -> list[ClassRow]:
@@ -133,28 +120,25 @@ def histogram_of(verdict: Verdict) -> Histogram | None:
     edges = _position(np.arange(_BINS + 1) / _BINS, low, high)
     counts = [_counts(scores[keep], low, high), _counts(scores[~keep], low, high)]
     scale = np.log1p(max(each.max() for each in counts))
-    room = _HEIGHT - _TOP - _BOTTOM
-    heights = [np.round(room * np.log1p(each) / scale, 2).tolist() for each in counts]
-    step = (_WIDTH - _LEFT - _RIGHT) / _BINS
+    width = round((_FRAME.right - _FRAME.left) / _BINS / 2 - 0.5, 2)
     bins = [
         Bin(
-            float(edges[each]),
-            float(edges[each + 1]),
-            int(counts[0][each]),
-            int(counts[1][each]),
-            round(_LEFT + each * step, 2),
-            round(step / 2 - 0.5, 2),
-            heights[0][each],
-            heights[1][each],
+            float(edges[place]),
+            float(edges[place + 1]),
+            int(kept),
+            int(removed),
+            _FRAME.x(place / _BINS),
+            width,
+            _FRAME.bar(np.log1p(kept) / scale),
+            _FRAME.bar(np.log1p(removed) / scale),
         )
-        for each in range(_BINS)
+        for place, (kept, removed) in enumerate(zip(*counts, strict=True))
     ]
     powers = [0, *(10**power for power in range(16) if np.log1p(10**power) <= scale)]
-    count_ticks = [(count, round(float(_HEIGHT - _BOTTOM - room * np.log1p(count) / scale), 2)) for count in powers]
-    score_ticks = [(float(edges[each]), round(_LEFT + each * step, 2)) for each in range(0, _BINS + 1, _BINS // 4)]
+    count_ticks = [(count, _FRAME.y(np.log1p(count) / scale)) for count in powers]
+    score_ticks = [(float(edges[place]), _FRAME.x(place / _BINS)) for place in range(0, _BINS + 1, _BINS // 4)]
     shares = _share(np.array(finite_thresholds(verdict)[:_MAX_LINES]), low, high)
-    lines = [round(float(_LEFT + share * _BINS * step), 2) for share in shares if 0 <= share <= 1]
-    return Histogram(bins, count_ticks, score_ticks, lines)
+    return Histogram(bins, count_ticks, score_ticks, [_FRAME.x(share) for share in shares if 0 <= share <= 1])
 
 
 def finite_thresholds(verdict: Verdict) -> list[float]:

@@ -51,12 +51,13 @@ def test_small_p_values_are_above_the_diagonal_and_kept_samples_below():
 @pytest.mark.parametrize("p_values", [[1.0], [1e-300], [1.0, 1.0], [0.5] * 7])
 def test_few_and_extreme_p_values_stay_inside_the_drawing(p_values):
     calibration = calibration_of(verdict_of(torch.tensor(p_values).double()))
+    frame = calibration.frame
     for line in (points(calibration.judged), points(calibration.kept)):
         assert np.isfinite(line).all()
-        assert (line[:, 0] >= calibration.left).all()
-        assert (line[:, 0] <= calibration.right).all()
-        assert (line[:, 1] >= calibration.top).all()
-        assert (line[:, 1] <= calibration.base).all()
+        assert (line[:, 0] >= frame.left).all()
+        assert (line[:, 0] <= frame.right).all()
+        assert (line[:, 1] >= frame.top).all()
+        assert (line[:, 1] <= frame.base).all()
 
 
 def test_only_judged_samples_count():

@@ -7,11 +7,8 @@ from typing import Any
 from lightning_poison.checks import printable
 from lightning_poison.evaluation.cells import Cell
 from lightning_poison.report.evaluation_content import setups_of
-from lightning_poison.report.templates import render, version_of, writable
+from lightning_poison.report.templates import package_versions, render, writable
 from lightning_poison.serialization import atomic_path
-
-_PACKAGES = ("lightning-poison", "lightning", "torch", "torchvision", "scikit-learn", "numpy")
-"""Packages whose versions are on the page."""
 
 
 def write_evaluation_report(
@@ -55,7 +52,7 @@ def write_evaluation_report(
         "title": printable(title, limit=400),
         "setups": setups_of(records),
         "count": len(records),
-        "versions": [(name, version_of(name)) for name in _PACKAGES],
+        "versions": package_versions(),
     }
     content = render("evaluation", ["page", "evaluation"], parts).encode()
     with atomic_path(target) as partial:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected, instance, printable, safe_text
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
-from lightning_poison.data.source import readable
+from lightning_poison.data.source import Readable, readable
 from lightning_poison.manifest.manifest import Manifest
 from lightning_poison.manifest.rows import ManifestRow
 from lightning_poison.report.page_content import MAX_NAME, PageContent
 from lightning_poison.report.page_suspects import suspect_rows
-from lightning_poison.report.templates import render, version_of, writable
+from lightning_poison.report.templates import package_versions, render, writable
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path
 
@@ -28,9 +28,6 @@ _MAX_SETTINGS = 20_000
 
 _WORDS = ("removed", "flagged")
 """Decision on a sample that is not kept by hand: that of `flag_only` as 0 or 1."""
-
-_PACKAGES = ("lightning-poison", "lightning", "torch", "torchvision", "scikit-learn", "numpy")
-"""Packages whose versions are on the page."""
 
 
 def write_report(
@@ -105,14 +102,7 @@ def write_report(
         (True, False)
     """
     instance("verdict", verdict, Verdict)
-    if manifest is not None:
-        instance("manifest", manifest, Manifest)
-    elif dataset is None:
-        hint = "Pass the manifest of the verdict: `manifest=read_manifest(path)`."
-        raise ValueError(expected("dataset", "a data set, since there is no manifest", "None", hint))
-    data = None if dataset is None else readable(dataset, "dataset")
-    if data is not None and len(data.dataset) != len(verdict):
-        raise ValueError(expected("dataset", f"the {len(verdict)} samples of the verdict", f"{len(data.dataset)}"))
+    data = _checked_data(dataset, manifest, len(verdict))
     names = None if sample_names is None else _texts("sample_names", sample_names)
     if names is not None and len(names) != len(verdict):
         raise ValueError(expected("sample_names", f"a text for each of the {len(verdict)} samples", f"{len(names)}"))
@@ -127,30 +117,48 @@ def write_report(
     source = None if data is None else data.dataset
     content = PageContent(verdict, source, classes, names, sample, rows, features)
     suspects = suspect_rows(verdict, rows, data, content.suspects, **options)
-    lines, more = _csv_of(rows, suspects)
-    parts = content.parts() | {
+    parts = {
+        **content.parts(),
+        **_marking(rows, suspects, printable(manifest_name), flag_only=bool(flag_only)),
         "title": printable(title),
-        "manifest_name": printable(manifest_name),
-        "data": {
-            "manifest": lines,
-            "suspects": more,
-            "name": printable(manifest_name),
-            "word": _WORDS[bool(flag_only)],
-        },
-        "markable": {row.sample_id for row in suspects},
-        "marked": {row.sample_id for row in rows.rows if row.decision == "removed-by-hand"},
-        "flag_only": bool(flag_only),
         "notes": [printable(note, limit=400) for note in (*verdict.notes, *_texts("notes", notes))],
         "unreadable": left_out[:_MAX_UNREADABLE],
         "unreadable_count": len(left_out),
         "settings": _settings_of(verdict),
         "made_with": printable(verdict.made_with, limit=500),
         "fingerprint": printable(verdict.fingerprint, limit=500),
-        "versions": [(name, version_of(name)) for name in _PACKAGES],
+        "versions": package_versions(),
     }
     page = render("page", ["page"], parts).encode()
     with atomic_path(target) as partial:
         partial.write_bytes(page)
+
+
+def _checked_data(dataset: Any, manifest: Manifest | None, length: int) -> Readable | None:
+    """Return the data set of a verdict on `length` samples; `None` if there is a manifest and no data set."""
+    if manifest is not None:
+        instance("manifest", manifest, Manifest)
+    if dataset is None:
+        if manifest is not None:
+            return None
+        hint = "Pass the manifest of the verdict: `manifest=read_manifest(path)`."
+        raise ValueError(expected("dataset", "a data set, since there is no manifest", "None", hint))
+    data = readable(dataset, "dataset")
+    if len(data.dataset) != length:
+        raise ValueError(expected("dataset", f"the {length} samples of the verdict", f"{len(data.dataset)}"))
+    return data
+
+
+def _marking(manifest: Manifest, suspects: Sequence[ManifestRow], name: str, *, flag_only: bool) -> dict[str, Any]:
+    """Return what the reader can mark, and what the script needs to make the edited manifest of it."""
+    lines, more = _csv_of(manifest, suspects)
+    return {
+        "manifest_name": name,
+        "data": {"manifest": lines, "suspects": more, "name": name, "word": _WORDS[flag_only]},
+        "markable": {row.sample_id for row in suspects},
+        "marked": {row.sample_id for row in manifest.rows if row.decision == "removed-by-hand"},
+        "flag_only": flag_only,
+    }
 
 
 def _settings_of(verdict: Verdict) -> str:

@@ -123,33 +123,34 @@ class PageContent:
         self._dataset, self._classes, self._names = dataset, class_names, sample_names
         self._paths = {row.sample_id: row.path for row in manifest.rows}
         self._by_hand = {row.sample_id for row in manifest.rows if row.decision == "kept-by-hand"}
-        judged = judged_of(verdict)
-        ranking = verdict.ranking.tolist()
-        keep = verdict.keep.tolist()
-        marked = {row.sample_id for row in manifest.rows if row.decision == "removed-by-hand"}
-        self._removed = [index for index in ranking if not keep[index] and index not in marked]
+        self._marked = {row.sample_id for row in manifest.rows if row.decision == "removed-by-hand"}
+        ranking, keep = verdict.ranking.tolist(), verdict.keep.tolist()
+        self._removed = [index for index in ranking if not keep[index] and index not in self._marked]
         out = {*self._removed, *self._by_hand}
         self._listed = [index for index in ranking if index in out][:_MAX_ROWS]
         self.suspects = suspects_of(verdict, manifest)
         """Positions of the samples that were not removed and are listed, most suspicious first."""
-        self._marked = marked
         self._last = self._removed[-_MAX_LAST:]
-        shown = len(self._listed) + len(self.suspects) + _MAX_LAST + _MAX_LOOKS * (_MEMBERS + 1)
-        shown += 3 * _MEMBERS * _MAX_DETAILS
-        positions = judged.nonzero().flatten() if bool(judged.any()) else None
-        limit = min(_MAX_PICTURE, _PICTURE_ROOM // shown)
-        self._pictures = None if dataset is None else Pictures(dataset, sample, positions=positions, limit=limit)
+        self._pictures = None if dataset is None else self._new_pictures(sample)
         asked = [*self._removed[:_MAX_ROWS], *self.suspects]
-        with self._reading():
+        with self._reading_many():
             self._neighbors = Neighbors(verdict, self._pictures, asked=asked, features=features)
+
+    def _new_pictures(self, sample: SampleSpec | None) -> Pictures:
+        """Return pictures that are small enough for as many as the page may show."""
+        judged = judged_of(self.verdict)
+        positions = judged.nonzero().flatten() if bool(judged.any()) else None
+        beside_neighbors, in_details = _MAX_LOOKS * (_MEMBERS + 1), 3 * _MEMBERS * _MAX_DETAILS
+        shown = len(self._listed) + len(self.suspects) + _MAX_LAST + beside_neighbors + in_details
+        return Pictures(self._dataset, sample, positions=positions, limit=min(_MAX_PICTURE, _PICTURE_ROOM // shown))
+
+    def _reading_many(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._pictures is None else self._pictures.reading_many()
 
     def parts(self) -> dict[str, Any]:
         """Return the variables of the template."""
-        with self._reading():
+        with self._reading_many():
             return self._parts()
-
-    def _reading(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._pictures is None else self._pictures.reading_many()
 
     def _parts(self) -> dict[str, Any]:
         verdict, judged = self.verdict, int(judged_of(self.verdict).sum())

@@ -14,6 +14,9 @@ import jinja2
 from lightning_poison.checks import printable
 from lightning_poison.serialization import check_writable, checked_path
 
+_PACKAGES = ("lightning-poison", "lightning", "torch", "torchvision", "scikit-learn", "numpy")
+"""Packages whose versions are on the pages."""
+
 _SMALLEST_P = 1e-99
 """Smallest p-value that is written as a number."""
 
@@ -35,8 +38,12 @@ def render(name: str, styles: Sequence[str], parts: dict[str, Any]) -> str:
     )
 
 
-def version_of(package: str) -> str:
-    """Return the version of an installed package, or `"unknown"`."""
+def package_versions() -> list[tuple[str, str]]:
+    """Return the packages that results depend on and their installed versions, `"unknown"` if one is not installed."""
+    return [(name, _version_of(name)) for name in _PACKAGES]
+
+
+def _version_of(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

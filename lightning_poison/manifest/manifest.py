@@ -317,11 +317,20 @@ def set_aside(path: str | os.PathLike[str], manifest: Manifest) -> Path | None:
     with contextlib.suppress(ManifestError):
         if _decided_by_hand(read_manifest(target)) <= _decided_by_hand(manifest):
             return None
+    return renamed_to_previous(target)
+
+
+def renamed_to_previous(path: Path) -> Path:
+    """Rename `NAME.SUFFIX` to `NAME.previous-1.SUFFIX`, or a larger number that is free, and return the new path.
+
+    Raises:
+        OSError: If the file cannot be renamed.
+    """
     for number in itertools.count(1):
-        renamed = target.with_name(f"{target.stem}.previous-{number}{target.suffix}")
+        renamed = path.with_name(f"{path.stem}.previous-{number}{path.suffix}")
         with contextlib.suppress(FileExistsError):
             renamed.touch(exist_ok=False)  # two runs never choose the same name
-            return target.replace(renamed)
+            return path.replace(renamed)
     raise AssertionError("unreachable: a count never ends")
 
 

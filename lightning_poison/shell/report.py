@@ -13,13 +13,13 @@ from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.labeled_data import digest_all, read_labeled
 from lightning_poison.data.source import open_source as open_data
 from lightning_poison.errors import UnreadableSampleError, UnsupportedDataError
-from lightning_poison.manifest.manifest import Manifest, read_manifest
+from lightning_poison.manifest.manifest import Manifest, read_manifest, renamed_to_previous
 from lightning_poison.report.page import write_report
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell.evaluate_page import write_page_of
 from lightning_poison.shell.scan import MANIFEST, REPORT, SUMMARY, VERDICT
-from lightning_poison.shell.sources import Source, open_source
+from lightning_poison.shell.sources import OpenedSource, open_source
 
 _READING = {"label": str, "path": str, "ids": str, "image_size": int}
 """What a summary states about how its source was read, and of which type it is if not `None`."""
@@ -90,7 +90,7 @@ def _write_one(folder: Path, source: str | None) -> str:
     if data is not None and (difference := _difference(data.dataset, verdict)):
         data, reason = None, f"the data set has changed ({difference}), {_FEWER}"
     if data is None and (folder / REPORT).exists():
-        _set_aside(folder / REPORT)
+        renamed_to_previous(folder / REPORT)  # it may have pictures
     title = source or run.source
     samples = None if data is None else getattr(data.dataset, "samples", None)
     write_report(
@@ -154,7 +154,7 @@ def _list_in(value: dict[str, Any], name: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _read_again(run: _Run, source: str | None) -> tuple[Source | None, str]:
+def _read_again(run: _Run, source: str | None) -> tuple[OpenedSource | None, str]:
     """Return the data set of a run, or why it is not read."""
     if source is not None:
         return open_source(source, **(run.reading or {})), ""
@@ -194,11 +194,3 @@ def _difference(dataset: Any, verdict: Verdict) -> str:
         if bool(differs.any()):
             return f"the content of {int(differs.sum()):,} samples"
     return ""
-
-
-def _set_aside(page: Path) -> None:
-    """Rename an earlier page, which may have pictures."""
-    number = 1
-    while (renamed := page.with_name(f"report.previous-{number}.html")).exists():
-        number += 1
-    page.rename(renamed)

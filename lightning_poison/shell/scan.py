@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lightning_poison.serialization import atomic_path, check_writable
 from lightning_poison.shell.brief import brief_lines
 from lightning_poison.shell.hub_datasets import is_hub_source
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
-from lightning_poison.shell.sources import Source, open_source
+from lightning_poison.shell.sources import OpenedSource, open_source
 from lightning_poison.shell.whole_run import WholeRun, clock
 
 NO_EVIDENCE, EVIDENCE = 0, 3
@@ -71,6 +71,16 @@ class ScanOptions:
     num_workers: int = 0
     seed: int = 0
 
+    @property
+    def cache_folder(self) -> Path:
+        """The folder for finished work and features."""
+        return self.output / "cache" if self.cache is None else self.cache
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `open_source` by name."""
+        return {name: getattr(self, name) for name in ("label", "path", "ids", "image_size")}
+
 
 def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool = False) -> int:
     """Scan a data set and write the results.
@@ -96,23 +106,17 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     scorer = scorer_from_option(options.scorer, options.backbone)
     runtime = WholeRun(options.device, num_workers=options.num_workers)
     check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
-    cache = options.output / "cache" if options.cache is None else options.cache
-    reading: dict[str, Any] = {name: getattr(options, name) for name in ("label", "path", "ids", "image_size")}
     with runtime.shown():
         with section(0, _READING):
-            data = open_source(source, **reading, runtime=runtime, store=cache / "pixels")
-        trusted = None if options.trusted is None else _trusted(options.trusted, data, reading)
-        with runtime.aside():
-            if not as_json:
-                write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
-            if cache.is_dir() and any(cache.iterdir()) and not as_json:
-                write(f"Work of an earlier run in {printable(cache)} is reused if data and settings are the same.")
+            data = open_source(source, **options.reading, runtime=runtime, store=options.cache_folder / "pixels")
+        trusted = None if options.trusted is None else _trusted(options.trusted, data, options.reading)
+        if not as_json:
+            with runtime.aside():
+                _print_start(source, data, options, write)
         with section(_READING, 1):
-            verdict, refusal = _judge(data, trusted, scorer, runtime, cache, options)
+            verdict, refusal = _judge(data, trusted, scorer, runtime, options)
     notes = _write_results(source, data, verdict, options.output)
-    summary = summary_of(source, data, verdict, options, refusal)
-    summary["notes"] += notes
-    summary["reading"] = {**reading, "folder": str(Path.cwd()), "classes": [printable(name) for name in data.classes]}
+    summary = summary_of(source, data, verdict, options, refusal, notes)
     with atomic_path(options.output / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2), encoding="utf-8")
     if as_json:
@@ -121,15 +125,33 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
         for line in [*([refusal] if refusal else []), *brief_lines(verdict, data.classes), *data.notes, *notes]:
             write(printable(line, limit=1000))
         write(f"{clock(time.monotonic() - begin)}; look at {printable(options.output / REPORT)}")
-        if not bool(verdict.keep.all()) and Path(source).is_dir() and not is_hub_source(source):
-            command = f"lightning-poison apply {printable(options.output / MANIFEST)} --copy-to FOLDER"
-            write(f"To copy the folder without these samples: {command}")
-        if options.cache is None and has_entries(cache):
-            write(f"To reuse stored work in a scan with another --output: --cache {printable(cache)}")
+        _print_next_steps(source, verdict, options, write)
     return EVIDENCE if verdict.evidence.present else NO_EVIDENCE
 
 
-def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions, refusal: str = "") -> dict[str, Any]:
+def _print_start(source: str, data: OpenedSource, options: ScanOptions, write: Write) -> None:
+    write(f"{printable(source)}: {len(data.dataset):,} samples{_left_out(data)}")
+    cache = options.cache_folder
+    if cache.is_dir() and any(cache.iterdir()):
+        write(f"Work of an earlier run in {printable(cache)} is reused if data and settings are the same.")
+
+
+def _print_next_steps(source: str, verdict: Verdict, options: ScanOptions, write: Write) -> None:
+    if not bool(verdict.keep.all()) and Path(source).is_dir() and not is_hub_source(source):
+        command = f"lightning-poison apply {printable(options.output / MANIFEST)} --copy-to FOLDER"
+        write(f"To copy the folder without these samples: {command}")
+    if options.cache is None and has_entries(options.cache_folder):
+        write(f"To reuse stored work in a scan with another --output: --cache {printable(options.cache_folder)}")
+
+
+def summary_of(
+    source: str,
+    data: OpenedSource,
+    verdict: Verdict,
+    options: ScanOptions,
+    refusal: str = "",
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the summary of a scan as JSON values.
 
     Args:
@@ -138,6 +160,7 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
         verdict: The decision.
         options: How it was scanned.
         refusal: Why the decision would not be carried out by a training, or empty.
+        notes: What else the user should know about the files. Default: nothing.
     """
     evidence = verdict.evidence
     return {
@@ -158,10 +181,15 @@ def summary_of(source: str, data: Source, verdict: Verdict, options: ScanOptions
         "unreadable": [{"name": each.name, "reason": printable(each.reason)} for each in data.unreadable],
         "classes": _by_class(data, verdict),
         "findings": [printable(str(each), limit=1000) for each in verdict.findings],
-        "notes": [printable(note, limit=1000) for note in (*verdict.notes, *data.notes)],
+        "notes": [*(printable(note, limit=1000) for note in (*verdict.notes, *data.notes)), *notes],
         "refusal": refusal,
         "fingerprint": verdict.fingerprint,
         "output": {name: str(options.output / file) for name, file in _FILES.items()},
+        "reading": {
+            **options.reading,
+            "folder": str(Path.cwd()),
+            "classes": [printable(name) for name in data.classes],
+        },
     }
 
 
@@ -169,7 +197,7 @@ _FILES = {"manifest": MANIFEST, "verdict": VERDICT, "report": REPORT}
 
 
 def _judge(
-    data: Source, trusted: Any, scorer: Any, runtime: LocalRuntime, cache: Path, options: ScanOptions
+    data: OpenedSource, trusted: Any, scorer: Any, runtime: LocalRuntime, options: ScanOptions
 ) -> tuple[Verdict, str]:
     """Return the decision, and why a training would refuse to carry it out."""
     try:
@@ -181,7 +209,7 @@ def _judge(
             remove_without_evidence=options.remove_without_evidence,
             seed=options.seed,
             runtime=runtime,
-            cache=cache,
+            cache=options.cache_folder,
         )
     except NothingKeptError as error:
         if error.verdict is None:
@@ -190,7 +218,7 @@ def _judge(
     return verdict, ""
 
 
-def _write_results(source: str, data: Source, verdict: Verdict, output: Path) -> list[str]:
+def _write_results(source: str, data: OpenedSource, verdict: Verdict, output: Path) -> list[str]:
     """Write verdict, manifest and report; return a note if an edited manifest of an earlier scan was renamed."""
     names = list(data.classes) or None
     verdict.save(output / VERDICT)
@@ -213,7 +241,7 @@ def _write_results(source: str, data: Source, verdict: Verdict, output: Path) ->
     return [f"{MANIFEST} had been edited by hand. It was renamed {renamed.name}; the new one lacks these decisions."]
 
 
-def _trusted(source: str, data: Source, reading: dict[str, Any]) -> Any:
+def _trusted(source: str, data: OpenedSource, reading: dict[str, Any]) -> Any:
     """Return the trusted data, with images of the size and classes of the numbers of the data set."""
     pixels = getattr(data.dataset, "pixels", None)
     if pixels is not None and pixels.shape[2] == pixels.shape[3]:
@@ -243,7 +271,7 @@ class _Renumbered:
         return inputs, self.numbers[int(label)]
 
 
-def _left_out(data: Source) -> str:
+def _left_out(data: OpenedSource) -> str:
     if not data.unreadable:
         return ""
     first = data.unreadable[0]
@@ -252,7 +280,7 @@ def _left_out(data: Source) -> str:
     return f"; {more}"
 
 
-def _by_class(data: Source, verdict: Verdict) -> list[dict[str, Any]]:
+def _by_class(data: OpenedSource, verdict: Verdict) -> list[dict[str, Any]]:
     labels, removed = verdict.labels, ~verdict.keep
     size = max(int(labels.max()) + 1, len(data.classes))
     total = torch.bincount(labels[labels >= 0], minlength=size).tolist()

@@ -17,8 +17,8 @@ _FORMS = "Give a folder of images, a .csv, .parquet, .npz or .npy file, `hf:NAME
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set to scan.
+class OpenedSource:
+    """A data set that was opened by its path or by the function that returns it.
 
     Args:
         dataset: Map-style data set.
@@ -42,7 +42,7 @@ def open_source(
     image_size: int | None = None,
     runtime: Runtime | None = None,
     store: Path | None = None,
-) -> Source:
+) -> OpenedSource:
     r"""Open a data set by its path or by the function that returns it.
 
     Args:
@@ -77,24 +77,26 @@ def open_source(
         if not table.files:
             return _from_numbers(table.columns, table.label, ids)
         images, left_out = read_images(table.files, open_file=table.open_file, **reading)
-        return Source(images, images.classes, left_out)
+        return OpenedSource(images, images.classes, left_out)
     if place.is_dir():
         files, left_out = find_images(place)
         images, more = read_images(files, **reading)
-        return Source(images, images.classes, [*left_out, *more])
+        return OpenedSource(images, images.classes, [*left_out, *more])
     kind = place.suffix.lower()
     if kind in (".csv", ".parquet", ".npz", ".npy") and place.is_file():
         if kind in (".npz", ".npy"):
             dataset, classes = read_arrays(place, label, ids)
-            return Source(dataset, classes)
+            return OpenedSource(dataset, classes)
         return _from_table(place, label, path, ids, reading)
     if ":" in source and not place.exists():
-        return Source(_call(source))
+        return OpenedSource(_call(source))
     came = "nothing there" if not place.exists() else f"a {kind or 'file without an ending'} file"
     raise ValueError(expected(printable(source), "a data set", came, _FORMS))
 
 
-def _from_table(place: Path, label: str | None, path: str | None, ids: str | None, reading: dict[str, Any]) -> Source:
+def _from_table(
+    place: Path, label: str | None, path: str | None, ids: str | None, reading: dict[str, Any]
+) -> OpenedSource:
     columns = read_table(place)
     labels = label_column(columns, label)
     paths = path_column(columns, path)
@@ -105,13 +107,13 @@ def _from_table(place: Path, label: str | None, path: str | None, ids: str | Non
         for file, name in zip(columns[paths], columns[labels], strict=True)
     ]
     images, left_out = read_images(files, **reading)
-    return Source(images, images.classes, left_out)
+    return OpenedSource(images, images.classes, left_out)
 
 
-def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | None) -> Source:
+def _from_numbers(columns: Mapping[str, Sequence[Any]], label: str, ids: str | None) -> OpenedSource:
     dataset, classes, unused = numeric_samples(columns, label, ids)
     notes = [f"Unused columns: {printable(', '.join(unused))}."] if unused else []
-    return Source(dataset, classes, notes=notes)
+    return OpenedSource(dataset, classes, notes=notes)
 
 
 def _call(source: str) -> Any:

@@ -109,8 +109,7 @@ def scan(
         num_workers=num_workers,
         seed=seed,
     )
-    with _quiet_lightning(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning|torch")
+    with _quiet_lightning():
         return run_scan(source, options, write=_write_line, as_json=json)
 
 
@@ -219,8 +218,7 @@ def evaluate(
     arguments |= {"attacks": attack, "defenses": defense, "seeds": seeds, "adaptive": adaptive, "results": results}
     arguments |= {"executor": executor, "workers": workers, "ray_address": ray_address, "gpus_per_cell": gpus_per_cell}
     settings = read_settings(config, arguments)
-    with _quiet_lightning(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning|torch")
+    with _quiet_lightning():
         return run_evaluation(
             settings, write=_write_line, report=_report_line, as_json_object=json, retry_failed=retry_failed
         )
@@ -265,8 +263,7 @@ def demo(
     """
     from lightning_poison.shell.demo import run_demo
 
-    with _quiet_lightning(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning|torch")
+    with _quiet_lightning():
         run_demo(data=data, data_root=data_root, output=output, seed=seed, write=_write_line)
 
 
@@ -340,13 +337,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Suppress Lightning's logs about devices and tips, and restore the log levels on exit."""
+    """Suppress Lightning's logs about devices and tips, and warnings of Lightning and torch; restore both on exit."""
     names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_utilities")
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
     try:
         for logger, _ in levels:
             logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning|torch")
+            yield
     finally:
         for logger, level in levels:
             logger.setLevel(level)

@@ -32,27 +32,8 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         - wrong labels: about 1 (0 to 2); 1 listed; of random wrong labels, 90 % would be found
         - not looked for: backdoors, individually perturbed inputs
     """
-    out, count = int((~verdict.keep).sum()), len(verdict)
-    present = verdict.evidence.present
-    verb = "is" if out == 1 else "are"
-    suspicious = f"{out:,} of {count:,} samples ({100 * out / count:.1f} %) {verb} suspicious."
-    found = [each.evidence for each in verdict.findings if each.evidence is not None] or [verdict.evidence]
-    first = f"{verdict.headline[:1].upper()}{verdict.headline[1:]}"
-    first += f": {suspicious}" if present else f". {suspicious}" if out else "."
-    lines = [first]
-    if verdict.findings:
-        kinds = [each.kind for each in found]
-        for each in verdict.findings:
-            if each.evidence is None:
-                lines.append(
-                    f"- {printable(each.scorer, limit=80)} could not decide: {printable(each.failure, limit=800)}"
-                )
-            else:
-                by = f" by {printable(each.scorer, limit=80)}" if kinds.count(each.evidence.kind) > 1 else ""
-                lines += _kind_lines(each.evidence, each.removed, count, class_names, by)
-    else:
-        lines += _kind_lines(verdict.evidence, out, count, class_names)
-    if verdict.conclusion == "uncertain" and not out:
+    lines = [_headline(verdict), *_finding_lines(verdict, class_names)]
+    if verdict.conclusion == "uncertain" and bool(verdict.keep.all()):
         lines += _likely_wrong(verdict)
     if verdict.evidence.power is None:
         lines.append(f"- {POWER_UNKNOWN}")
@@ -60,6 +41,32 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         lines.append(f"- not looked for: {missing}")
     if missed := verdict.easily_missed():
         lines.append(f"- easily missed: {missed}")
+    return lines
+
+
+def _headline(verdict: Verdict) -> str:
+    out, count = int((~verdict.keep).sum()), len(verdict)
+    verb = "is" if out == 1 else "are"
+    suspicious = f"{out:,} of {count:,} samples ({100 * out / count:.1f} %) {verb} suspicious."
+    headline = f"{verdict.headline[:1].upper()}{verdict.headline[1:]}"
+    if verdict.evidence.present:
+        return f"{headline}: {suspicious}"
+    return f"{headline}. {suspicious}" if out else f"{headline}."
+
+
+def _finding_lines(verdict: Verdict, class_names: Sequence[str]) -> list[str]:
+    """Return what was found of each kind of poison; of a union, by each scorer."""
+    if not verdict.findings:
+        return _kind_lines(verdict.evidence, int((~verdict.keep).sum()), len(verdict), class_names)
+    kinds = [each.evidence.kind for each in verdict.findings if each.evidence is not None]
+    lines = []
+    for each in verdict.findings:
+        scorer = printable(each.scorer, limit=80)
+        if each.evidence is None:
+            lines.append(f"- {scorer} could not decide: {printable(each.failure, limit=800)}")
+        else:
+            by = f" by {scorer}" if kinds.count(each.evidence.kind) > 1 else ""
+            lines += _kind_lines(each.evidence, each.removed, len(verdict), class_names, by)
     return lines
 
 

@@ -58,14 +58,9 @@ def run_evaluation(
     shared = {"data": key_of_data(settings.data), "model": key_of_model(settings.model), "version": package_version()}
     if device != "cpu":
         shared["device"] = device
-    with CellsFile(settings.results) as file:
-        request = _request(settings, shared)
-        grid = None
-        if (adaptive := file.plan(request)) is not None:
-            grid = grid_of(settings, shared, device, adaptive, needs_preparation=frozenset())
-        complete = grid is not None and is_complete(grid, file, retry_failed=retry_failed)
-        cells = cells_of(grid, file) if grid is not None and complete else []
-    if not complete:
+    request = _request(settings, shared)
+    cells = _stored(settings, shared, device, request, retry_failed)
+    if cells is None:
         cells = _computed(settings, shared, device, request, report, retry_failed)
     else:
         report(f"All {len(cells)} cells are in {printable(settings.results)}.")
@@ -81,6 +76,18 @@ def run_evaluation(
     if failed:
         report(f"{len(failed)} of {len(cells)} cells failed. `--retry-failed` computes them again.")
     return FAILED if failed else 0
+
+
+def _stored(
+    settings: EvaluationSettings, shared: dict[str, Any], device: str, request: str, retry_failed: bool
+) -> list[Cell] | None:
+    """Return all cells from the file of the results, or `None` if some are to be computed."""
+    with CellsFile(settings.results) as file:
+        adaptive = file.plan(request)
+        if adaptive is None:
+            return None
+        grid = grid_of(settings, shared, device, adaptive, needs_preparation=frozenset())
+        return cells_of(grid, file) if is_complete(grid, file, retry_failed=retry_failed) else None
 
 
 def _computed(

@@ -6,7 +6,12 @@ from typing import Any
 
 from lightning_poison.evaluation.grid import Grid, GridAttack, GridDefense
 from lightning_poison.shell.evaluate_parts import Crafting, HeldOutSurrogate, PartsOfSeed, Sanitization, Training
-from lightning_poison.shell.evaluate_settings import AttackSettings, EvaluationSettings, as_json
+from lightning_poison.shell.evaluate_settings import (
+    AttackSettings,
+    DefenseSettings,
+    EvaluationSettings,
+    as_json,
+)
 
 KNOWS = " against "
 """Between the names of an adaptive attack and of the defense whose scorer it knows."""
@@ -29,40 +34,43 @@ def grid_of(
         adaptive: See `added_attacks`.
         needs_preparation: Names of the attacks that craft on a surrogate.
     """
-    by_name = {each.name: each for each in settings.defenses}
     attacks = []
     for attack in [*settings.attacks, *added_attacks(settings, adaptive)]:
-        against = [defense for name, defense in adaptive if name == attack.name]
-        known = by_name[attack.against] if attack.against is not None else None
-        key = as_json(attack)
-        del key["name"]
-        if known is not None:
-            key["known"] = as_json(known)
-        listed = any(each.name == attack.name for each in settings.attacks)
-        attacks.append(
-            GridAttack(
-                attack.name,
-                Crafting(attack, settings.data, known),
-                key,
-                defenses=[attack.against] if attack.against is not None else None if listed else against,
-                adaptive_to=against,
-                needs_preparation=attack.name in needs_preparation,
-            )
-        )
-    defenses = []
-    for defense in settings.defenses:
-        key = as_json(defense)
-        del key["name"]
-        defenses.append(GridDefense(defense.name, Sanitization(defense, device), key))
+        evaded = [defense for name, defense in adaptive if name == attack.name]
+        attacks.append(_grid_attack(attack, settings, evaded, needs_preparation=attack.name in needs_preparation))
     return Grid(
         PartsOfSeed(settings.data),
         Training(settings.data, settings.model, device),
         attacks,
-        defenses,
+        [GridDefense(each.name, Sanitization(each, device), _without_name(each)) for each in settings.defenses],
         settings.seeds,
         shared,
         HeldOutSurrogate(settings.data, settings.model, device),
     )
+
+
+def _grid_attack(
+    attack: AttackSettings, settings: EvaluationSettings, evaded: Sequence[str], *, needs_preparation: bool
+) -> GridAttack:
+    """Return an attack of the grid: one that knows a scorer meets that defense, an added one those that it evades."""
+    key, known = _without_name(attack), None
+    defenses = None if attack in settings.attacks else evaded
+    if attack.against is not None:
+        known = next(each for each in settings.defenses if each.name == attack.against)
+        key["known"] = as_json(known)
+        defenses = [attack.against]
+    return GridAttack(
+        attack.name,
+        Crafting(attack, settings.data, known),
+        key,
+        defenses=defenses,
+        adaptive_to=evaded,
+        needs_preparation=needs_preparation,
+    )
+
+
+def _without_name(settings: AttackSettings | DefenseSettings) -> dict[str, Any]:
+    return {key: value for key, value in as_json(settings).items() if key != "name"}
 
 
 def added_attacks(settings: EvaluationSettings, adaptive: Sequence[Sequence[str]]) -> list[AttackSettings]:

@@ -72,13 +72,20 @@ def open_hub_dataset(source: str, label: str | None, image: str | None) -> HubTa
     label = label_column(dict.fromkeys(features, ()), label)
     labels = list(table[label])
     if label in classes:
-        names = features[label].names
-        labels = [names[value] if value is not None and 0 <= value < len(names) else "no label" for value in labels]
+        labels = _class_names(labels, features[label].names)
     image = _image_column(image, images, features)
     if image is None:
         kept = [name for name in features if name != label]
         return HubTable({**{name: list(table[name]) for name in kept}, label: labels}, label, ())
-    stored = table.cast_column(image, datasets.Image(decode=False))
+    return _images_in(table.cast_column(image, datasets.Image(decode=False)), image, labels, label)
+
+
+def _class_names(numbers: Sequence[int | None], names: Sequence[str]) -> list[str]:
+    return [names[number] if number is not None and 0 <= number < len(names) else "no label" for number in numbers]
+
+
+def _images_in(stored: Any, image: str, labels: Sequence[Any], label: str) -> HubTable:
+    """Return the images of a column that is not decoded."""
     rows = {f"row {number}": number for number in range(len(labels))}
 
     def open_file(name: str) -> Any:

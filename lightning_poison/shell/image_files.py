@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,19 +134,14 @@ def read_images(
     if image_size is not None:
         positive_int("image_size", image_size, minimum=8)
     left_out: list[Unreadable] = []
-    readable: list[tuple[str, str]] = []
-    shapes: list[tuple[tuple[int, int], bool]] = []
     runtime = runtime or LocalRuntime()
     with ThreadPoolExecutor(runtime.threads) as pool, runtime.progress(len(files), "Reading images") as progress:
-        for file, header in zip(files, pool.map(lambda file: _header(open_file, file[0]), files), strict=True):
-            if isinstance(header, str):
-                left_out.append(Unreadable(file[0], header))
-                progress.advance()
-            else:
-                readable.append(file)
-                shapes.append(header)
-        if not readable:
+        headers = pool.map(lambda file: _header(open_file, file[0]), files)
+        with_header = list(_successes(files, headers, left_out))
+        progress.advance(len(left_out))
+        if not with_header:
             raise ValueError(expected("the source", "images that can be read", _described(left_out)))
+        readable, shapes = zip(*with_header, strict=True)
         size = _size(shapes, image_size)
         channels = 1 if all(is_gray for _, is_gray in shapes) else 3
         pixels = _empty((len(readable), channels, *size), store)
@@ -154,12 +149,9 @@ def read_images(
         for first in range(0, len(readable), _AT_ONCE):
             part = readable[first : first + _AT_ONCE]
             decoded = pool.map(lambda file: _decode(open_file, file[0], size, channels), part)
-            for file, image in zip(part, decoded, strict=True):
-                if isinstance(image, str):
-                    left_out.append(Unreadable(file[0], image))
-                else:
-                    pixels[len(kept)] = image
-                    kept.append(file)
+            for file, image in _successes(part, decoded, left_out):
+                pixels[len(kept)] = image
+                kept.append(file)
             progress.advance(len(part))
     if not kept:
         raise ValueError(expected("the source", "images that can be read", _described(left_out)))
@@ -167,6 +159,17 @@ def read_images(
     number = {name: position for position, name in enumerate(classes)}
     samples = [(path, number[name]) for path, name in kept]
     return ImageFiles(torch.from_numpy(pixels[: len(kept)]), samples, classes), left_out
+
+
+def _successes(
+    files: Sequence[tuple[str, str]], results: Iterable[Any], left_out: list[Unreadable]
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield files with what was read of them; add those whose result is a text, the reason, to `left_out`."""
+    for file, result in zip(files, results, strict=True):
+        if isinstance(result, str):
+            left_out.append(Unreadable(file[0], result))
+        else:
+            yield file, result
 
 
 def _walk(folder: Path, root: Path, seen: set[Path]) -> Iterator[tuple[Path, str]]:

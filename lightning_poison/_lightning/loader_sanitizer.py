@@ -78,7 +78,8 @@ class LoaderSanitizer:
 
     def start_run(self) -> None:
         """Start a run. Verdicts of earlier runs are reused if the data are the same; those of a checkpoint must fit."""
-        self._candidates |= {path: each.unedited for path, each in self._decisions.items() if each.unedited}
+        decided = {path: each.unedited for path, each in self._decisions.items()}
+        self._candidates |= {path: verdict for path, verdict in decided.items() if verdict is not None}
         self._restored.clear()
         self._stored.clear()
         self.streams.start_run()
@@ -282,7 +283,7 @@ class LoaderSanitizer:
             runtime.announce(f"{name}: {verdict.summary(flag_only=self.settings.action == 'flag')}")
 
     def _decision(self, path: str, loader: DataLoader[Any], runtime: Runtime, trainer: Any) -> LoaderDecision:
-        """Return a decision about the data of a loader as they are now, which differs from an earlier one if needed."""
+        """Return a decision about the data of a loader as they are now, with the files of an earlier one."""
         settings, reading, earlier = self.settings, ReadSettings.of(loader), self._decisions.get(path)
         with all_ranks(runtime):
             check_length(self._scored(loader.dataset), "the data set")

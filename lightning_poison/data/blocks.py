@@ -15,6 +15,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from lightning_poison.checks import expected
 from lightning_poison.data.inputs import stack_inputs
+from lightning_poison.data.kept_inputs import KeptInputs
 from lightning_poison.data.labels import LabeledPairs, as_labels, read_sample, read_samples
 from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
 from lightning_poison.data.reading import Reader, ReadSettings, portable
@@ -59,7 +60,7 @@ class MemoryDataset(LabeledPairs):
     """Samples in memory: all rows of a tensor, or some of them.
 
     Args:
-        stored: Inputs, float32 `(M, ...)`.
+        stored: Inputs, float32 `(M, ...)`, or `KeptInputs`.
         labels: Labels, int64 `(N,)`.
         rows: Row of `stored` with the input of each sample, int64 `(N,)`. Default: all rows in order, N = M.
 
@@ -68,8 +69,8 @@ class MemoryDataset(LabeledPairs):
         tensor([6, 4])
     """
 
-    def __init__(self, stored: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
-        self.stored = stored
+    def __init__(self, stored: Tensor | KeptInputs, labels: Tensor, rows: Tensor | None = None) -> None:
+        self.stored = KeptInputs(stored) if isinstance(stored, Tensor) else stored
         self.targets = labels
         self.rows = rows
 
@@ -77,27 +78,36 @@ class MemoryDataset(LabeledPairs):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.stored[index if self.rows is None else int(self.rows[index])], self.targets[index]
+        return self.stored.one(index if self.rows is None else int(self.rows[index])), self.targets[index]
 
     @property
     def inputs(self) -> Tensor:
-        """Inputs, float32 `(N, ...)`; a copy if these are some of the rows."""
-        return self.stored if self.rows is None else self.stored[self.rows]
+        """Inputs, float32 `(N, ...)`; a copy if these are some of the rows, or kept as 8-bit images."""
+        return self.stored.all() if self.rows is None else self.stored.at(self.rows)
+
+    def rows_at(self, indices: Tensor) -> Tensor:
+        """Return the rows of `stored` with the inputs at `indices`, both int64 `(B,)`."""
+        return indices if self.rows is None else self.rows[indices]
 
     def inputs_at(self, indices: Tensor) -> Tensor:
         """Return copies of the inputs at `indices`, int64 `(B,)`."""
-        return self.stored[indices if self.rows is None else self.rows[indices]]
+        return self.stored.at(self.rows_at(indices))
 
     def subset(self, indices: Tensor) -> "MemoryDataset":
         """Return the samples at `indices`, in that order. At least half of the rows are not copied."""
-        rows = indices if self.rows is None else self.rows[indices]
+        rows = self.rows_at(indices)
         if 2 * len(rows) < len(self.stored):
-            return MemoryDataset(self.stored[rows], self.targets[indices])
+            return MemoryDataset(self.stored.select(rows), self.targets[indices])
         return MemoryDataset(self.stored, self.targets[indices], rows)
 
     def relabeled(self, targets: Tensor) -> "MemoryDataset":
         """Return the same samples with their classes numbered differently, int64 `(N,)`."""
         return MemoryDataset(self.stored, targets, self.rows)
+
+    def followed_by(self, other: "MemoryDataset") -> "MemoryDataset":
+        """Return copies of these samples and of others."""
+        one, two = (each.stored if each.rows is None else each.stored.select(each.rows) for each in (self, other))
+        return MemoryDataset(one.followed_by(two), torch.cat([self.targets, other.targets]))
 
 
 class SelectedDataset(LabeledPairs):

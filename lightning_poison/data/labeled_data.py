@@ -21,6 +21,7 @@ from lightning_poison.data.blocks import (
 from lightning_poison.data.copies import Copies
 from lightning_poison.data.free_memory import free_memory
 from lightning_poison.data.inputs import check_one_scale, check_scale, check_variation, peaks_of, shape_hint
+from lightning_poison.data.kept_inputs import InputCollector, are_levels
 from lightning_poison.data.labels import UNLABELED
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
@@ -123,6 +124,8 @@ def read_labeled(
 ) -> LabeledData:
     """Find the labels of a data set, and read its samples into memory if they fit.
 
+    8-bit images take one byte for each pixel in memory, other samples four bytes for each element.
+
     Labels that samples carry take precedence over those that the data set lists. If the samples do not fit into memory,
     listed labels are used if they agree with the samples of a few blocks; otherwise every sample is read.
 
@@ -152,33 +155,36 @@ def read_labeled(
     count = min(len(blocks), _REPEATED_BLOCKS)
     repeated = [blocks[number * (len(blocks) - 1) // max(1, count - 1)] for number in range(count)]
     limit = memory_limit(SingleRank(runtime)) if limit is None else limit
-    fits = 4 * math.prod(source.shape) * len(positions) <= limit
-    if not fits and listed is not None:
+    size = math.prod(source.shape) * len(positions)
+    may_fit = 4 * size <= limit or (size <= limit and len(source.shape) >= 3)
+    if 4 * size > limit and listed is not None:
         first = [_probed(block, positions) for block in _blocks(raw, [*repeated, *repeated])]
         repeats = _check_repeats(first[:count], first[count:], positions)
         is_random = _check_drawn_labels(raw, first[:count])
         inputs, places = [block.inputs for block in first[:count]], [block.indices for block in first[:count]]
         check_one_scale(torch.cat([peaks_of(each) for each in inputs]), positions[torch.cat(places)], inputs[0])
         check_variation(inputs)
-        if all(torch.equal(block.labels, listed[block.indices]) for block in first):
+        may_fit = may_fit and are_levels(inputs)
+        if not may_fit and all(torch.equal(block.labels, listed[block.indices]) for block in first):
             dataset = _selected(raw, _checked(listed, positions))
             return LabeledData(source, positions, dataset, repeats, is_random=is_random)
-    what = name if fits else f"the labels of {name}"
-    read, repeats, is_random = _read_all(raw, blocks, repeated, runtime, what, fits=fits)
+    what = name if may_fit else f"the labels of {name}"
+    read, repeats, is_random = _read_all(raw, blocks, repeated, runtime, what, limit=limit if may_fit else 0)
     if listed is not None:
         _warn_of_listed(source, listed, read.targets, positions)
     return LabeledData(source, positions, read, repeats, is_random=is_random)
 
 
 def _read_all(
-    raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, fits: bool
+    raw: SelectedDataset, blocks: list[Tensor], repeated: list[Tensor], runtime: Runtime, name: str, *, limit: int
 ) -> tuple[MemoryDataset | SelectedDataset, bool, bool]:
     """Read all blocks, and some of them again.
 
     Returns:
-        The samples, in memory if they fit; whether they repeat; and whether reading drew random numbers.
+        The samples, in memory if they take at most `limit` bytes; whether they repeat; and whether reading drew random
+        numbers.
     """
-    inputs: Tensor | None = None
+    collector = InputCollector(len(raw), limit)
     labels, peaks, first = [], [], []
     starts = {int(block[0]) for block in repeated}
     read = _blocks(raw, [*blocks, *repeated])
@@ -188,17 +194,16 @@ def _read_all(
             peaks.append(peaks_of(block.inputs))
             if int(block.indices[0]) in starts:
                 first.append(_probed(block, raw.indices))
-            if fits:
-                if inputs is None:
-                    inputs = block.inputs.new_empty((len(raw), *block.inputs.shape[1:]))
-                _check_shape(inputs, block, raw.indices)
-                inputs[block.indices[0] : block.indices[0] + len(block.indices)] = block.inputs
+            if collector.is_open:
+                _check_shape(first[0].inputs.shape[1:], block, raw.indices)
+                collector.add(int(block.indices[0]), block.inputs)
             bar.advance()
     repeats = _check_repeats(first, list(read), raw.indices)
     is_random = _check_drawn_labels(raw, first)
     check_one_scale(torch.cat(peaks), raw.indices, first[0].inputs)
     check_variation([block.inputs for block in first])
     carried = _checked(torch.cat(labels), raw.indices)
+    inputs = collector.result()
     return _selected(raw, carried) if inputs is None else MemoryDataset(inputs, carried), repeats, is_random
 
 
@@ -272,8 +277,8 @@ def _warn_of_listed(source: Source, listed: Tensor, carried: Tensor, positions: 
     )
 
 
-def _check_shape(inputs: Tensor, block: Block, positions: Tensor) -> None:
-    first, last = inputs.shape[1:], block.inputs.shape[1:]
+def _check_shape(first: tuple[int, ...], block: Block, positions: Tensor) -> None:
+    last = block.inputs.shape[1:]
     if first != last:
         raise ValueError(
             expected("inputs", f"samples of one shape {tuple(first)}", tuple(last))

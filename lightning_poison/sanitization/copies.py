@@ -16,7 +16,7 @@ from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import Runtime, all_ranks
 from lightning_poison.sanitization.cache_folder import NEAR_COPIES
 from lightning_poison.sanitization.units import open_units, package_code
-from lightning_poison.statistics.near_copies import near_copies
+from lightning_poison.statistics.near_copies import Images, near_copies
 
 NEAR_COPY_LIMIT = 2**31
 """Bytes of images up to which near copies are looked for, whether or not the images are kept in memory: 2 GiB.
@@ -79,10 +79,23 @@ def _near_copies(data: LabeledData, runtime: Runtime, cache: str | Path | None) 
     return pairs
 
 
-def _images_of(data: LabeledData) -> Tensor:
-    """Return all images, float32 `(N, C, H, W)`: those in memory, or a file that is mapped into it."""
+class _ImagesInMemory:
+    """Images in memory, of which only those that are asked for become float32."""
+
+    def __init__(self, dataset: MemoryDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        return self._dataset.inputs_at(places)
+
+
+def _images_of(data: LabeledData) -> Images:
+    """Return all images: those in memory, or a file that is mapped into it."""
     if isinstance(data.dataset, MemoryDataset):
-        return data.dataset.inputs
+        return _ImagesInMemory(data.dataset)
     images = zeros_in_file((len(data), *data.source.shape), torch.float32, in_memory=0)
     blocks = index_blocks(data.indices, BLOCK_SIZE)
     for block in read_blocks(data.dataset, blocks, sample=SampleSpec(), seed=data.source.seed):

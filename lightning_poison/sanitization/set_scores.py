@@ -163,8 +163,7 @@ def gather_features(
 
 def _joined(data: LabeledData, trusted: LabeledData, places: Tensor) -> Any:
     if isinstance(data.dataset, MemoryDataset) and isinstance(trusted.dataset, MemoryDataset):
-        inputs = torch.cat([data.dataset.inputs, trusted.dataset.inputs_at(places)])
-        return MemoryDataset(inputs, torch.cat([data.labels, trusted.labels[places]]))
+        return data.dataset.followed_by(trusted.dataset.subset(places))
     return ConcatDataset([data.subset(data.indices), trusted.subset(places)])
 
 

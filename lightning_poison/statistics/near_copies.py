@@ -1,6 +1,7 @@
 """Pairs of samples that differ so little that one is a copy of the other, re-encoded or with a little noise."""
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +19,32 @@ _DIRECTIONS = 12
 _FIT_ON = 2000
 _FEWEST = 8
 _VERIFIED_AT_ONCE = 4096
+_POOLED_AT_ONCE = 256
 _ASKED_AT_ONCE = 256
 _PAIRS_OF_ONE = 50
 _GRID = 1e-6
 
 
-def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tensor:
+class Images(Protocol):
+    """N images, which need not be in memory as float32. A tensor of all of them is such an object."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def __getitem__(self, places: Tensor, /) -> Tensor:
+        """Return the images at `places`, int64 `(B,)`: float32 `(B, C, H, W)`."""
+        ...
+
+
+def near_copies(images: Images, *, distance: float = NEAR_COPY_DISTANCE) -> Tensor:
     """Return the pairs of images that are near copies of each other.
 
     Candidates are found by a k-d tree in the first principal components of the images at a low resolution, in which no
     distance is larger than between the images themselves. So no pair is missed, and all are verified.
 
     Args:
-        images: float32 `(N, C, H, W)`.
+        images: float32 `(N, C, H, W)`, or an object that returns some of them.
         distance: Largest distance of near copies, in units of the typical distance of two images.
 
     Returns:
@@ -44,7 +58,7 @@ def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tens
     """
     if len(images) < _FEWEST:
         return torch.zeros(0, 2, dtype=torch.int64)
-    sample = images[:: -(-len(images) // _FIT_ON)].flatten(1).double()
+    sample = images[torch.arange(0, len(images), -(-len(images) // _FIT_ON))].flatten(1).double()
     limit = distance * float((2 * sample.var(0).sum()).sqrt())
     if not limit > 0:
         return torch.zeros(0, 2, dtype=torch.int64)
@@ -58,12 +72,13 @@ def near_copies(images: Tensor, *, distance: float = NEAR_COPY_DISTANCE) -> Tens
     return _verified(images, _candidates(projected, limit * (1 + 10 * _GRID)), limit)
 
 
-def _at_low_resolution(images: Tensor) -> Tensor:
+def _at_low_resolution(images: Images) -> Tensor:
     """Return a projection of the images to a lower resolution, `(N, D)`, which makes no distance larger."""
-    height, width = images.shape[2:]
+    height, width = images[torch.zeros(1, dtype=torch.int64)].shape[2:]
     cell = (-(-height // _POOLED_SIDE), -(-width // _POOLED_SIDE))
     padding = (0, -width % cell[1], 0, -height % cell[0])
-    pooled = [F.avg_pool2d(F.pad(block, padding), cell) for block in torch.split(images, _VERIFIED_AT_ONCE)]
+    blocks = torch.split(torch.arange(len(images)), _POOLED_AT_ONCE)
+    pooled = [F.avg_pool2d(F.pad(images[block], padding), cell) for block in blocks]
     return torch.cat(pooled).flatten(1) * math.sqrt(cell[0] * cell[1])
 
 
@@ -96,7 +111,7 @@ def _nearest_few(place: Tensor, other: Tensor) -> Tensor:
     return torch.stack([place, other], 1)[torch.arange(len(place)) - first < _PAIRS_OF_ONE]
 
 
-def _verified(images: Tensor, pairs: Tensor, limit: float) -> Tensor:
+def _verified(images: Images, pairs: Tensor, limit: float) -> Tensor:
     kept = []
     for part in torch.split(pairs, _VERIFIED_AT_ONCE):
         gap = (images[part[:, 0]] - images[part[:, 1]]).flatten(1).norm(dim=1)

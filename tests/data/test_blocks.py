@@ -226,7 +226,7 @@ def test_large_part_of_a_memory_dataset_is_no_copy():
     assert [read(inner)[0].inputs.flatten().tolist(), inner.targets.tolist()] == [[0, 3, 5]] * 2
     few = part.subset(torch.tensor([1, 0]))
     assert few.rows is None
-    assert few.stored.flatten().tolist() == [1, 5]
+    assert few.inputs.flatten().tolist() == [1, 5]
 
 
 def test_selection_names_samples_by_their_index_in_the_whole_data_set():

@@ -262,6 +262,74 @@ def test_several_inputs_stay_one_tensor_of_known_structure():
         assert parts["mask"].dtype == torch.bool
 
 
+COUNT, PIXELS = 1_100, 3 * 4 * 4
+
+
+def eight_bit(odd=None, *, scale=1 / 255, listed=False):
+    """Return 8-bit images; with `odd`, one of them has a pixel between two levels."""
+    levels = torch.randint(256, (COUNT, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    images = levels * torch.tensor(scale)
+    if odd is not None:
+        images[odd, 0, 0, 0] = 0.5
+    rows = [{"x": image, "y": index % 3} for index, image in enumerate(images)]
+    return images, ListedRows(rows, torch.arange(COUNT) % 3) if listed else rows
+
+
+class ListedRows(list):
+    def __init__(self, rows, targets):
+        super().__init__(rows)
+        self.targets = targets
+
+
+def assert_bits(one, two):
+    assert torch.equal(one.view(torch.int32), two.view(torch.int32))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("odd", [None, 0, 700, COUNT - 1])
+def test_eight_bit_images_are_kept_as_bytes_if_all_are(odd, workers):
+    images, rows = eight_bit(odd)
+    loaded = load(rows, workers=workers)
+    assert loaded.dataset.stored.num_bytes == COUNT * PIXELS * (1 if odd is None else 4)
+    assert_bits(loaded.dataset.inputs, images)
+    assert torch.equal(loaded.sample_digests, digest_samples(images))
+    chosen = torch.tensor([1_000, 3])
+    assert_bits(loaded.subset(chosen).inputs, images[chosen])
+    (block,) = labeled_data.read_blocks(loaded.dataset, [chosen], sample=SampleSpec(), seed=0)
+    assert_bits(block.inputs, images[chosen])
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(
+    ("odd", "limit", "kept"),
+    [
+        (None, COUNT * PIXELS, 1),
+        (None, COUNT * PIXELS - 1, None),
+        (700, 4 * COUNT * PIXELS, 4),
+        (700, 4 * COUNT * PIXELS - 1, None),  # in no block that is read beforehand
+        (0, 4 * COUNT * PIXELS - 1, None),
+    ],
+)
+def test_bytes_count_in_memory(monkeypatch, odd, limit, kept, listed):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", limit)
+    images, rows = eight_bit(odd, listed=listed)
+    loaded = load(rows)
+    assert torch.equal(loaded.labels, torch.arange(COUNT) % 3)
+    assert isinstance(loaded.dataset, SelectedDataset if kept is None else MemoryDataset)
+    if kept is not None:
+        assert loaded.dataset.stored.num_bytes == kept * COUNT * PIXELS
+    blocks = labeled_data.read_blocks(loaded.dataset, [torch.tensor([700, 0, 5])], sample=SampleSpec(), seed=0)
+    assert_bits(next(blocks).inputs, images[[700, 0, 5]])
+
+
+def test_wrongly_listed_labels_are_found_among_images_that_fit_as_bytes(monkeypatch):
+    monkeypatch.setattr(labeled_data, "MEMORY_LIMIT", COUNT * PIXELS)
+    _, rows = eight_bit(listed=True)
+    rows.targets[700] = 2
+    with pytest.warns(UserWarning, match=r"the first at sample 700 \(listed 2, carried 1\)"):
+        assert int(load(rows).labels[700]) == 1
+
+
 @pytest.mark.parametrize(
     ("free", "expected"), [(None, 2 * 2**30), (100 * 2**30, 2 * 2**30), (4 * 2**30, 2**30), (4_000, 1_000), (0, 0)]
 )

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_poison.data import labeled_data
+from lightning_poison.data import kept_inputs, labeled_data
 from lightning_poison.data.blocks import MemoryDataset
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.source import open_source
@@ -65,6 +65,18 @@ def test_near_copies_do_not_depend_on_what_is_kept_in_memory(monkeypatch):
     assert int(kept.copies.group[500]) == 3
     monkeypatch.setattr(copies, "NEAR_COPY_LIMIT", 0)
     assert not known_copies(images, torch.arange(600) % 2).copies.has_groups
+
+
+def test_near_copies_do_not_depend_on_bytes(monkeypatch):
+    levels = torch.randint(256, (600, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    levels[500] = levels[3] ^ 1
+    levels[501] = levels[3]
+    kept = known_copies(levels / 255, torch.arange(600) % 2)
+    monkeypatch.setattr(kept_inputs, "SCALINGS", ())
+    as_float = known_copies(levels / 255, torch.arange(600) % 2)
+    assert (kept.dataset.stored.num_bytes, as_float.dataset.stored.num_bytes) == (levels.numel(), 4 * levels.numel())
+    assert torch.equal(kept.copies.group, as_float.copies.group)
+    assert kept.copies.group[[500, 501]].tolist() == [3, 3]
 
 
 def test_near_copies_of_the_same_images_are_searched_once(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
-"""How much main memory a process can still use."""
+"""How much memory a process can still use: main memory, and that of a device."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 _ROOT = Path("/")
 
@@ -28,6 +30,21 @@ def free_memory(root: Path = _ROOT) -> int | None:
     except (AttributeError, IndexError, OSError, ValueError):  # another system, or files of another form
         return None
     return min(found, default=None)
+
+
+def free_device_memory(device: torch.device) -> int | None:
+    """Return the bytes of a device's memory that this process can still use, or `None` if that is unknown.
+
+    They include what PyTorch holds without using it. Known on CUDA alone.
+
+    Example:
+        >>> free_device_memory(torch.device("cpu")) is None
+        True
+    """
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _available(root: Path) -> Iterator[int]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lightning_poison.checks import describe, expected
 from lightning_poison.contexts import reproducible_kernels
-from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks, read_blocks
+from lightning_poison.data.blocks import BLOCK_SIZE, Block, index_blocks
 from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.data.transfer import Wait, fetch, on_device, overlapped
+from lightning_poison.data.transfer import Wait, fetch, overlapped, read_on_device
 from lightning_poison.runtime import Progress, Runtime, SaveTimer, all_ranks
 
 _SHARES = 8
@@ -84,12 +84,19 @@ def score_set(
         _autocast_cache(runtime.device),
         runtime.progress(len(blocks), description) as bar,
     ):
-        workers, done = runtime.num_workers, 0
+        done = 0
         ahead = None if runtime.world_size == 1 else max(1, len(blocks) // (_SHARES * runtime.world_size))
-        read = read_blocks(
-            dataset, blocks, order=missing(), most_ahead=ahead, sample=sample, seed=seed, num_workers=workers
+        sent = read_on_device(
+            dataset,
+            blocks,
+            runtime.device,
+            sample=sample,
+            seed=seed,
+            num_workers=runtime.num_workers,
+            order=missing(),
+            most_ahead=ahead,
+            checked=partial(_with_listed_labels, labels=labels),
         )
-        sent = on_device(_with_listed_labels(read, labels), runtime.device)
         start = partial(_scored, score, runtime=runtime, dtype=dtype, description=description)
         for place, scores in enumerate(overlapped(sent, start, runtime.device)):
             number = computed[place]

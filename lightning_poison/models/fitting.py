@@ -14,7 +14,7 @@ from lightning_poison.contexts import reproducible_kernels
 from lightning_poison.data.blocks import BLOCK_SIZE, index_blocks, read_blocks
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.data.transfer import Wait, fetch, on_device
+from lightning_poison.data.transfer import Wait, fetch, read_on_device
 from lightning_poison.models.backbones import Standardization
 from lightning_poison.models.fit_state import FitState
 from lightning_poison.runtime import LocalRuntime, Runtime
@@ -202,8 +202,8 @@ def fit_module(
                 epoch_start.set_state(generator.get_state())
             blocks, seed = _epoch(len(dataset), settings, epoch_start, generator, passed)
             blocks = blocks[passed : passed + stop - done]
-            read = read_blocks(dataset, blocks, sample=spec, seed=seed, num_workers=runtime.num_workers)
-            for block in on_device(read, runtime.device):
+            device, workers = runtime.device, runtime.num_workers
+            for block in read_on_device(dataset, blocks, device, sample=spec, seed=seed, num_workers=workers):
                 inputs = _augmented(block.inputs, settings, spread, generator)
                 if before_step is not None:
                     before_step(block.indices)

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from lightning_poison.data.free_memory import free_memory
+from lightning_poison.data.free_memory import free_device_memory, free_memory
 
 MEMINFO = "MemTotal: 8000 kB\nMemFree: 100 kB\nMemAvailable: 4000 kB\n"
 AVAILABLE = 4000 * 1024
@@ -65,3 +66,10 @@ def test_other_groups_are_ignored(machine, line):
 def test_this_machine():
     found = free_memory()
     assert found is None or 2**20 < found < 2**50
+
+
+def test_memory_that_torch_holds_unused_is_free(monkeypatch):
+    for name, found in {"mem_get_info": (1_000, 9_000), "memory_reserved": 500, "memory_allocated": 200}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, found=found: found)
+    assert free_device_memory(torch.device("cuda")) == 1_300
+    assert free_device_memory(torch.device("mps")) is None

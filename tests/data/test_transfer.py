@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from lightning_poison.data import transfer
-from lightning_poison.data.blocks import Block
+from lightning_poison.data.blocks import Block, MemoryDataset, index_blocks, read_blocks
+from lightning_poison.data.free_memory import free_device_memory
+from lightning_poison.data.kept_inputs import SCALINGS, KeptInputs
 from lightning_poison.data.packed_inputs import InputLayout, PackedInputs
-from lightning_poison.data.transfer import fetch, on_device, overlapped
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.transfer import copy_on_device, fetch, gathered, on_device, overlapped, read_on_device
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -130,6 +133,138 @@ def test_packed_inputs_keep_their_layout(device):
     packed = PackedInputs.of(torch.tensor([[7.0, 9, 0, 0, 0]]), layout)
     (block,) = on_device([Block(torch.arange(1), packed, torch.zeros(1).long())], torch.device(device))
     assert block.inputs.structure == layout
+
+
+LAYOUT = InputLayout.of((torch.zeros(2), torch.zeros(3)))
+LEVELS = torch.randint(256, (20, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+STORED = {
+    "8-bit images": lambda: KeptInputs(LEVELS, SCALINGS[0]),
+    "8-bit images, multiplied": lambda: KeptInputs(LEVELS, SCALINGS[1]),
+    "images": lambda: KeptInputs(LEVELS.float().log1p()),
+    "vectors": lambda: KeptInputs(torch.arange(60.0).view(20, 3)),
+    "several inputs": lambda: KeptInputs(PackedInputs.of(torch.arange(100.0).view(20, 5), LAYOUT)),
+}
+PARTS = {"all": torch.arange(20), "most": torch.arange(19, 4, -1), "few": torch.tensor([3, 19, 4, 0])}
+
+
+def in_memory(kind, part="all"):
+    return MemoryDataset(STORED[kind](), torch.arange(20) * 10).subset(PARTS[part])
+
+
+def shuffled(data):
+    return index_blocks(torch.randperm(len(data), generator=torch.Generator().manual_seed(1)), 4)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, two in zip(found, expected, strict=True):
+        assert torch.equal(one.indices, two.indices)
+        assert torch.equal(one.labels.cpu(), two.labels)
+        assert one.inputs.dtype == torch.float32
+        assert torch.equal(one.inputs.cpu().view(torch.int32), two.inputs.view(torch.int32))
+        assert getattr(one.inputs, "structure", None) == getattr(two.inputs, "structure", None)
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_samples_in_memory_arrive_unchanged(device, kind, part, has_copy):
+    data, device = in_memory(kind, part), torch.device(device)
+    expected = list(read_blocks(data, shuffled(data), sample=SampleSpec(), seed=0))
+    copy = data.stored.to(device) if has_copy else None
+    found = list(gathered(data, shuffled(data), device, copy=copy))
+    assert_same(found, expected)
+    assert all(block.inputs.device.type == device.type for block in found)
+
+
+@pytest.mark.parametrize("free", [0, 2**40])
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_blocks_do_not_depend_on_the_device(monkeypatch, device, kind, free):
+    monkeypatch.setattr(transfer, "free_device_memory", lambda _: free)
+    data = in_memory(kind)
+    how = {"sample": SampleSpec(), "seed": 0, "order": [2, 0, 4]}
+    found = list(read_on_device(data, shuffled(data), torch.device(device), **how))
+    assert_same(found, list(read_blocks(data, shuffled(data), **how)))
+    assert torch.equal(found[0].indices, shuffled(data)[2])
+
+
+class Bus:
+    """Records what is copied to another device, block by block, and how much memory is free there."""
+
+    def __init__(self, monkeypatch, *, free):
+        self.inputs = []
+        monkeypatch.setattr(transfer, "free_device_memory", lambda _: free)
+        monkeypatch.setattr(transfer, "on_device", self.copy)
+
+    def copy(self, blocks, device):
+        for block in blocks:
+            self.inputs.append(block.inputs)
+            yield from on_device([block], device)
+
+
+@pytest.mark.parametrize(
+    ("kind", "free", "dtype", "size"),
+    [
+        ("8-bit images", 4 * LEVELS.numel() - 1, torch.uint8, 75),
+        ("8-bit images", None, torch.uint8, 75),
+        ("8-bit images", 4 * LEVELS.numel(), torch.int64, 1),
+        ("images", 4 * 4 * LEVELS.numel() - 1, torch.float32, 75),
+        ("images", 4 * 4 * LEVELS.numel(), torch.int64, 1),
+    ],
+)
+def test_the_bus_carries_bytes_or_row_numbers(monkeypatch, kind, free, dtype, size):
+    bus, data = Bus(monkeypatch, free=free), in_memory(kind)
+    found = list(read_on_device(data, shuffled(data), OTHER, sample=SampleSpec(), seed=0))
+    assert [(each.dtype, each.numel()) for each in bus.inputs] == [(dtype, 4 * size)] * 5
+    assert all((each.inputs.device, each.inputs.dtype, each.inputs.shape[1:]) == (OTHER, torch.float32, (3, 5, 5))
+               for each in found)  # fmt: skip
+    assert all(each.labels.device == OTHER for each in found)
+
+
+def test_other_data_sets_are_sent_as_they_are_read(monkeypatch):
+    bus, data = Bus(monkeypatch, free=2**40), [(torch.full((1, 2, 2), float(index)), index) for index in range(8)]
+    (block,) = read_on_device(data, [torch.tensor([7, 2])], OTHER, sample=SampleSpec(), seed=0)
+    assert (block.inputs.device, block.inputs.shape) == (OTHER, (2, 1, 2, 2))
+    assert bus.inputs[0][:, 0, 0, 0].tolist() == [7, 2]
+
+
+def test_labels_are_checked_before_they_are_sent(monkeypatch):
+    monkeypatch.setattr(transfer, "free_device_memory", lambda _: 2**40)
+    seen, data = [], in_memory("8-bit images", "most")
+
+    def checked(blocks):
+        for block in blocks:
+            seen.append((block.labels.device, block.labels.tolist()))
+            yield block
+
+    list(read_on_device(data, [torch.tensor([0, 14])], OTHER, sample=SampleSpec(), seed=0, checked=checked))
+    assert seen == [(CPU, [190, 50])]
+
+
+def test_samples_are_copied_to_a_device_once(monkeypatch):
+    monkeypatch.setattr(transfer, "free_device_memory", lambda _: 2**40)
+    data = in_memory("8-bit images")
+    copy = copy_on_device(data.stored, OTHER)
+    monkeypatch.setattr(transfer, "free_device_memory", lambda _: 0)
+    assert copy_on_device(data.subset(PARTS["most"]).relabeled(torch.zeros(15)).stored, OTHER) is copy
+    assert copy_on_device(in_memory("8-bit images").stored, OTHER) is None
+    copy, kept = weakref.ref(copy), weakref.ref(data.stored)
+    assert copy() is not None
+    del data
+    assert kept() is None
+    assert copy() is None
+
+
+@pytest.mark.gpu
+def test_free_memory_of_the_device():
+    device = torch.device("cuda")
+    before = free_device_memory(device)
+    held = torch.zeros(2**26, device=device)
+    assert before - free_device_memory(device) >= 2**27
+    del held
+    assert free_device_memory(device) > before - 2**27
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

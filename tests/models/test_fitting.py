@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from lightning_poison.data.blocks import read_blocks
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.transfer import overlapped
 from lightning_poison.errors import UnreadableSampleError
@@ -339,7 +340,11 @@ def test_noise_is_the_same_on_every_device(device):
 def late(monkeypatch):
     """Give the CPU the order of calls of a GPU: blocks are read one ahead, and losses are checked a step late."""
     other = torch.device("meta")
-    monkeypatch.setattr(fitting, "on_device", lambda blocks, _: overlapped(blocks, lambda block: lambda: block, other))
+
+    def ahead(dataset, blocks, _, **how):
+        return overlapped(read_blocks(dataset, blocks, **how), lambda block: lambda: block, other)
+
+    monkeypatch.setattr(fitting, "read_on_device", ahead)
     monkeypatch.setattr(fitting, "_FiniteLosses", lambda _, kind=fitting._FiniteLosses: kind(other))
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_poison.checks import expected, fraction, not_negative, plain_numbers, positive, positive_int, share
 from lightning_poison.contexts import frozen, reproducible_kernels
-from lightning_poison.data.blocks import index_blocks, read_blocks
+from lightning_poison.data.blocks import index_blocks
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.data.transfer import on_device
+from lightning_poison.data.transfer import read_on_device
 from lightning_poison.models.fit_state import FitState
 from lightning_poison.models.fitting import to_channels_last
 from lightning_poison.randomness import isolated_rng
@@ -218,8 +218,8 @@ def fit_gans(
                 epoch_start.set_state(generator.get_state())
             blocks, read_seed = _epoch(positions, settings, epoch_start, generator, passed)
             blocks = blocks[passed : passed + stop - done]
-            read = read_blocks(dataset, blocks, sample=sample, seed=read_seed, num_workers=runtime.num_workers)
-            for block in on_device(read, runtime.device):
+            device, workers = runtime.device, runtime.num_workers
+            for block in read_on_device(dataset, blocks, device, sample=sample, seed=read_seed, num_workers=workers):
                 real = side_by_side(pixels.to_raw(block.inputs), len(positions))
                 noise = torch.randn(len(real), len(positions), 1, 1, generator=generator).to(runtime.device)
                 _check_finite(gans.step(real, noise), done)

@@ -109,11 +109,11 @@ def shape_hint(one: Sequence[int], other: Sequence[int]) -> str:
     """Return how to give samples of two different shapes one shape.
 
     Example:
-        >>> shape_hint((17,), (20,))
-        'Pad sequences to one length, in the data set or in a view of it: `score_dataset=`.'
+        >>> shape_hint((17,), (20,)).splitlines()[0]
+        'Pad sequences to one length, in the data set, in a view of it (`score_dataset=`), or in a function:'
     """
     if max(len(one), len(other)) <= 2:
-        return "Pad sequences to one length, in the data set or in a view of it: `score_dataset=`."
+        return _PAD
     if len(one) != len(other) or one[1:] == other[1:]:
         return (
             "Convert images to one number of channels in the transform, such as with `v2.RGB()`, or pass a view of the "
@@ -386,3 +386,12 @@ def _check_integers(tensor: Tensor, values: Tensor, index: int) -> None:
 
 def _unreadable(index: int, came: str, way: str) -> UnreadableSampleError:
     return UnreadableSampleError(f"Expected a tensor as the input of sample {index}, but got {came}.\n{way}")
+
+
+_PAD = (
+    "Pad sequences to one length, in the data set, in a view of it (`score_dataset=`), or in a function:\n"
+    "    def padded(sample):\n"
+    "        ids = sample['input_ids']\n"
+    "        return torch.nn.functional.pad(ids, (0, 128 - len(ids)))  # also cuts those that are longer\n"
+    "and pass `sample=SampleSpec(padded, 'label')`."
+)

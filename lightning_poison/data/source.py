@@ -151,14 +151,17 @@ def open_source(
     return _opened(inspect, dataset, settings, seed)
 
 
-def _opened(inspect: Callable[[Any], "_Inspection"], dataset: Any, settings: ReadSettings, seed: int) -> Source:
+def _opened(inspect: "partial[_Inspection]", dataset: Any, settings: ReadSettings, seed: int) -> Source:
     found = run_in_worker(inspect, dataset, settings)
-    parts = {**found._asdict(), "digests": SampleDigests(len(dataset))}
+    sample = inspect.keywords["sample"] if found.sample is None else found.sample
+    parts = {**found._asdict(), "sample": sample, "digests": SampleDigests(len(dataset))}
     return Source(dataset, settings=settings, seed=seed, **parts)
 
 
 class _Inspection(NamedTuple):
-    sample: SampleSpec
+    """What is sent back from a worker. A `SampleSpec` of the user is not, since a lambda in it cannot be pickled."""
+
+    sample: SampleSpec | None
     collated: bool
     shape: tuple[int, ...]
     dtype: str
@@ -268,7 +271,8 @@ def _inspect(
         _check_batched_reads(source, positions)
         own = source.parts([first], [index])[0][0]
         layout = InputLayout.of(own) if isinstance(own, Mapping | list | tuple) else None
-    return _Inspection(source.sample, source.collated, shape, dtype_of(own), layout, claimed_labels(dataset))
+    detected = source.sample if sample is None else None
+    return _Inspection(detected, source.collated, shape, dtype_of(own), layout, claimed_labels(dataset))
 
 
 def _first_sample(dataset: Any, settings: ReadSettings, positions: Tensor | None) -> tuple[int, Any]:

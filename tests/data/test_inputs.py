@@ -1,5 +1,7 @@
 """Inputs of every form: converted, or named with their sample; and their scale."""
 
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,13 @@ def test_way_out_of_other_shapes(one, other, way):
     assert "score_dataset=" in shape_hint(one, other)
     with pytest.raises(UnreadableSampleError, match=rf"sample 8 has .* and sample 7 has .*\n.*{way}"):
         stack_inputs([torch.zeros(one), torch.zeros(other)], [7, 8])
+
+
+def test_way_out_of_rows_of_different_lengths_can_be_copied():
+    code = shape_hint((17,), (20,)).split("function:\n")[1].split("\nand pass")[0]
+    space = {"torch": torch}
+    exec(textwrap.dedent(code), space)  # noqa: S102 (a text of this package)
+    assert [len(space["padded"]({"input_ids": torch.ones(length)})) for length in (17, 200)] == [128, 128]
 
 
 def test_refuses_types_of_different_scale():

@@ -233,3 +233,12 @@ def test_rows_of_different_lengths_are_named_if_nothing_pads_them(collate):
     read = partial(read_labeled, runtime=LocalRuntime(), name="data")
     with pytest.raises(UnreadableSampleError, match=r"sample 1 has \(3,\) and sample 0 has \(4,\)\.\nPad sequences"):
         read_opened(read, data, sample=None, settings=ReadSettings(collate_fn=collate))
+
+
+@pytest.mark.timeout(60)
+def test_functions_that_cannot_be_pickled_are_not_sent_back_from_a_worker():
+    rows = [{"ids": torch.tensor([index, 1]), "label": index % 3} for index in range(8)]
+    spec = SampleSpec(lambda row: row["ids"].float(), lambda row: row["label"])
+    source = open_source(rows, sample=spec, settings=ReadSettings(num_workers=1, multiprocessing_context="fork"))
+    assert source.sample is spec
+    assert source.shape == (2,)

@@ -21,6 +21,7 @@ from lightning_poison._lightning.loaders import (
     map_loaders,
     reads_view,
     rebuild_loader,
+    replaced_loader,
     select_loaders,
 )
 from lightning_poison._lightning.presentation import Presentation, Shown, log_figures, write_page
@@ -41,6 +42,7 @@ from lightning_poison._lightning.records import (
 )
 from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
+from lightning_poison._lightning.scored_view import known_class_names, scored_view
 from lightning_poison._lightning.stream_sanitizer import TO_FILTER, StreamSanitizer
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length, drawn_positions
@@ -280,7 +282,9 @@ class LoaderSanitizer:
             decision.is_recorded = False
             if before is not None:
                 runtime.announce(f"{name}: the data have changed and were judged again")
-            runtime.announce(f"{name}: {verdict.summary(flag_only=self.settings.action == 'flag')}")
+            names = known_class_names(self._scored(loader.dataset), loader.dataset, self.settings.sample)
+            summary = verdict.summary(class_names=names, flag_only=self.settings.action == "flag")
+            runtime.announce(f"{name}: {summary}")
 
     def _decision(self, path: str, loader: DataLoader[Any], runtime: Runtime, trainer: Any) -> LoaderDecision:
         """Return a decision about the data of a loader as they are now, with the files of an earlier one."""
@@ -296,8 +300,9 @@ class LoaderSanitizer:
             edits = Edits() if settings.manifest is None else find_edits(settings.manifest, scored, settings.sample)
         made = runtime.broadcast(self._judge(path, scored, runtime, trainer))
         unedited = made if isinstance(made, Verdict) else None
-        judged = [JudgedData.of(trained, made, inputs=settings.score_dataset is None)]
-        if settings.score_dataset is not None:
+        is_same = scored.dataset is trained.dataset
+        judged = [JudgedData.of(trained, made, inputs=is_same)]
+        if not is_same:
             judged.append(JudgedData.of(scored, made))
         return LoaderDecision(
             made=made if unedited is None else edits.applied_to(unedited),
@@ -329,20 +334,15 @@ class LoaderSanitizer:
 
     def _scored(self, dataset: Any) -> Any:
         """Return the data set that is scored for a training set."""
-        return dataset if self.settings.score_dataset is None else self.settings.score_dataset
+        return scored_view(self.settings.score_dataset, dataset)
 
     def _write(self, path: str, directory: Path | None, runtime: Runtime, trainer: Any) -> None:
         """Write the files of a verdict, unless there is no directory, and log its figures."""
         settings, decision = self.settings, self._decisions[path]
         folder, name = folder_name(path, list(self.verdicts)), f"{settings.name}{printable(path)}"
-        shown = Shown(
-            self.verdicts[path],
-            self._scored(decision.dataset),
-            decision.reading,
-            settings.sample,
-            settings.action == "flag",
-            name,
-        )
+        scored, flag_only = self._scored(decision.dataset), settings.action == "flag"
+        names = known_class_names(scored, decision.dataset, settings.sample)
+        shown = Shown(self.verdicts[path], scored, decision.reading, settings.sample, flag_only, name, names)
         presentation = self.presentation if settings.report else None
         if directory is not None:
             target = directory / folder
@@ -354,6 +354,7 @@ class LoaderSanitizer:
                 sample=shown.sample,
                 edits=decision.edits,
                 flag_only=shown.flag_only,
+                class_names=names,
                 announce=runtime.announce,
                 reading=shown.reading,
                 name=settings.name,
@@ -380,12 +381,5 @@ class LoaderSanitizer:
             return loader
         view = None if decision is None else decision.view
         if not (self.streams.reads_stream(path, loader) or (view is not None and reads_view(loader, view))):
-            where = f" {printable(path)}" if path else ""
-            dataset = type(getattr(loader, "dataset", loader)).__name__
-            sampler = type(getattr(loader, "sampler", None)).__name__
-            raise RuntimeError(
-                f"Expected the training loader{where} to read the kept samples, but got one that reads {dataset} with "
-                f"{sampler}.\nAnother callback or hook replaced the loader or its sampler after filtering. Place the "
-                "Sanitizer after it, or wrap the data in a SanitizedDataModule."
-            )
+            raise RuntimeError(replaced_loader(path, loader))
         return loader

@@ -295,6 +295,18 @@ def _is_uneven(sampler: Any) -> bool:
     return type(sampler).__name__ == "WeightedRandomSampler" and not sampler.replacement
 
 
+def replaced_loader(path: str, loader: Any) -> str:
+    """Return the message for a training loader that does not read the kept samples."""
+    where = f" {printable(path)}" if path else ""
+    dataset = type(getattr(loader, "dataset", loader)).__name__
+    sampler = type(getattr(loader, "sampler", None)).__name__
+    return (
+        f"Expected the training loader{where} to read the kept samples, but got one that reads {dataset} with "
+        f"{sampler}.\nAnother callback or hook replaced the loader or its sampler after filtering. Place the "
+        "Sanitizer after it, or wrap the data in a SanitizedDataModule."
+    )
+
+
 def reads_view(loader: Any, view: SanitizedDataset) -> bool:
     """Return whether a loader reads a view, or a view of that view, and its sampler draws positions in its data set."""
     dataset = getattr(loader, "dataset", None)

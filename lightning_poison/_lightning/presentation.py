@@ -6,7 +6,7 @@ training: what fails is a warning.
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ class Shown(NamedTuple):
         sample: Location of the input in a sample. `None`: detected.
         flag_only: Whether removed samples are trained on nevertheless.
         name: Name of the sanitizer, and of the loader if there are several.
+        class_names: Names of the classes; none if they are not known.
     """
 
     verdict: Verdict
@@ -52,6 +53,7 @@ class Shown(NamedTuple):
     sample: SampleSpec | None
     flag_only: bool
     name: str
+    class_names: Sequence[str] = ()
 
 
 def write_page(presentation: Presentation, directory: Path, shown: Shown) -> None:
@@ -63,6 +65,7 @@ def write_page(presentation: Presentation, directory: Path, shown: Shown) -> Non
         verdict=shown.verdict,
         sample=shown.sample,
         flag_only=shown.flag_only,
+        class_names=shown.class_names,
         title=f"Report of {shown.name}",
     )
     try:
@@ -85,7 +88,8 @@ def log_figures(presentation: Presentation, trainer: Any, prefix: str, shown: Sh
     takers = [taker for logger in getattr(trainer, "loggers", []) if (taker := _taker_of(logger)) is not None]
     if not takers:
         return
-    draw = partial(presentation.draw_figures, verdict=shown.verdict, sample=shown.sample, flag_only=shown.flag_only)
+    options = {"sample": shown.sample, "flag_only": shown.flag_only, "class_names": shown.class_names}
+    draw = partial(presentation.draw_figures, verdict=shown.verdict, **options)
     try:
         figures = run_in_worker(draw, shown.dataset, shown.reading)
         for take in takers:

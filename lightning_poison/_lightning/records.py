@@ -1,7 +1,7 @@
 """The records of a sanitizer: verdicts in checkpoints, files beside the run, and values in the Trainer's loggers."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +162,7 @@ def write_files(
     sample: SampleSpec | None,
     edits: Edits,
     flag_only: bool,
+    class_names: Sequence[str] | None = None,
     announce: Callable[[str], None],
     reading: ReadSettings = ReadSettings(),  # noqa: B008 (frozen)
     name: str = "sanitizer",
@@ -181,6 +182,7 @@ def write_files(
         sample: Paths of input and label in a sample. Default: detected.
         edits: Samples that the user keeps or removes.
         flag_only: Whether removed samples are trained on nevertheless.
+        class_names: Names of the classes. Default: those that the data set lists.
         announce: Logs a message.
         reading: How the data set is read: in a worker, if it has workers.
         name: Name of the sanitizer, for the warning.
@@ -191,7 +193,7 @@ def write_files(
         verdict.save(directory / VERDICT_FILE)
     except OSError as error:
         errors.append(error)
-    options = {"sample": sample, "flag_only": flag_only, **edits._asdict()}
+    options = {"sample": sample, "flag_only": flag_only, "class_names": class_names, **edits._asdict()}
     build = partial(_manifest_of, verdict=verdict, reading=reading, **options)
     try:
         manifest = run_in_worker(build, dataset, reading)

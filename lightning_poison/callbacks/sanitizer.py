@@ -42,7 +42,8 @@ class Sanitizer(CallbackBase):
         action: `"remove"` trains on the kept samples, `"flag"` only reports.
         sample: Paths of input and label in a sample. Default: detected.
         score_dataset: The training samples in the same order under an evaluation transform, scored in place of an
-            augmented training set. Default: the training set.
+            augmented training set. If that is a `Subset`, as after `random_split`, the whole data set may be passed.
+            Default: the training set.
         loaders: Which of several training loaders are judged: keys or positions in their collection, such as
             `["labeled"]`. The others are left unchanged. Default: all whose samples have labels.
         folds: Number of folds for cross-fitting without trusted data, at least 2.

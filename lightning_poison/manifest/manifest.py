@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import expected, index_vector, printable
+from lightning_poison.data.class_names import class_names_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import readable, source_for
 from lightning_poison.errors import ManifestError
@@ -79,7 +80,7 @@ class Manifest:
             dataset: Map-style data set of the verdict, with N samples, or a loader of it, whose `collate_fn` is used if
                 samples are no tensors.
             sample: Location of the input in a sample. Default: detected in samples that were judged.
-            class_names: Names of the classes. Default: no names; the `classes` of the data set are not used.
+            class_names: Names of the classes. Default: those that the data set lists in `classes`, if any.
             kept_by_hand: Positions to keep despite the verdict, int64 `(K,)`, besides those that the verdict says were
                 kept by hand. Default: none.
             removed_by_hand: Positions to remove whatever the verdict, int64 `(R,)`, besides those that the verdict
@@ -112,11 +113,12 @@ class Manifest:
         judged = None if verdict.judged is None else verdict.judged.nonzero().flatten()
         positions = judged if judged is None or len(judged) else torch.tensor(sorted(chosen))
         source = source_for(data.dataset, sample=sample, positions=positions, settings=data.settings)
+        names = class_names_of(data.dataset, sample=sample) if class_names is None else class_names
         word: DecisionWord = "flagged" if flag_only else "removed"
         return cls(
             tuple(
                 ManifestRow(
-                    **row_values(verdict, index, class_names or ()),
+                    **row_values(verdict, index, names),
                     decision=by_hand.get(index, word),
                     content_hash=digest,
                     path=shortened_text(file_of(data.dataset, index)),

@@ -3,6 +3,7 @@
 The functions import what they need when they are called, so that a `Sanitizer` is imported without it.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ def write_page(
     sample: SampleSpec | None,
     flag_only: bool,
     title: str,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write the report of a verdict; see `write_report`.
 
@@ -35,6 +37,7 @@ def write_page(
         sample: Location of the input in a sample. Default: detected.
         flag_only: Whether removed samples are trained on nevertheless.
         title: Title of the page.
+        class_names: See `write_report`.
     """
     from lightning_poison.report.page import write_report
 
@@ -46,11 +49,19 @@ def write_page(
         manifest=read_manifest(manifest),
         manifest_name=manifest.name,
         flag_only=flag_only,
+        class_names=class_names,
         title=title,
     )
 
 
-def draw_figures(dataset: Any, *, verdict: Verdict, sample: SampleSpec | None, flag_only: bool) -> "dict[str, Figure]":
+def draw_figures(
+    dataset: Any,
+    *,
+    verdict: Verdict,
+    sample: SampleSpec | None,
+    flag_only: bool,
+    class_names: Sequence[str] | None = None,
+) -> "dict[str, Figure]":
     """Return figures of a verdict by name: `scores`, and `removed` (or `flagged`) if samples are images.
 
     Args:
@@ -58,6 +69,7 @@ def draw_figures(dataset: Any, *, verdict: Verdict, sample: SampleSpec | None, f
         verdict: The verdict.
         sample: Location of the input in a sample. Default: detected.
         flag_only: Whether removed samples are trained on nevertheless.
+        class_names: See `plot_caught`.
 
     Example:
         >>> import torch
@@ -76,5 +88,7 @@ def draw_figures(dataset: Any, *, verdict: Verdict, sample: SampleSpec | None, f
 
     figures = {"scores": plot_scores(verdict)}
     with suppress(TypeError, ValueError):  # samples that are no images
-        figures["flagged" if flag_only else "removed"] = plot_caught(dataset, verdict, sample=sample)
+        figures["flagged" if flag_only else "removed"] = plot_caught(
+            dataset, verdict, sample=sample, class_names=class_names
+        )
     return figures

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, instance, printable, safe_text
+from lightning_poison.data.class_names import class_names_of
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.data.source import Readable, readable
 from lightning_poison.manifest.manifest import Manifest
@@ -35,7 +36,7 @@ def write_report(
     verdict: Verdict,
     dataset: Any,
     *,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
     sample_names: Sequence[str] | None = None,
     title: str = "Report on a training set",
     sample: SampleSpec | None = None,
@@ -65,7 +66,7 @@ def write_report(
         verdict: Verdict on N samples.
         dataset: Map-style data set of the verdict, or a loader of it. Samples that are shown or compared are read once
             more, under a fixed random state. `None` if it is not available: the page is written without pictures.
-        class_names: Names of the classes. Default: their numbers.
+        class_names: Names of the classes. Default: those that the data set lists in `classes`, or their numbers.
         sample_names: A text for each of the N samples, such as the path of its file. Default: the paths that the data
             set lists, if any.
         title: Title of the page.
@@ -106,11 +107,13 @@ def write_report(
     names = None if sample_names is None else _texts("sample_names", sample_names)
     if names is not None and len(names) != len(verdict):
         raise ValueError(expected("sample_names", f"a text for each of the {len(verdict)} samples", f"{len(names)}"))
-    classes = _texts("class_names", class_names)
     left_out = _pairs("unreadable", unreadable)
     instance("title", title, str)
     instance("manifest_name", manifest_name, str)
     check_sample_spec(sample)
+    if class_names is None:
+        class_names = () if data is None else class_names_of(data.dataset, sample=sample)
+    classes = _texts("class_names", class_names)
     target = writable(path)
     options: dict[str, Any] = {"sample": sample, "class_names": classes}
     rows = Manifest.from_verdict(verdict, data, flag_only=flag_only, **options) if manifest is None else manifest

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_poison.checks import describe, expected, positive_int
+from lightning_poison.data.class_names import class_names_of
 from lightning_poison.data.labels import read_sample, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.manifest.matching import raw_image
@@ -103,7 +104,7 @@ def plot_caught(
         verdict: Verdict on this data set.
         sample: Location of the input in a sample. Default: detected.
         is_poison: Ground truth, bool `(N,)`, shown as frames and captions. Default: unknown.
-        class_names: Names of the classes. Default: numbers.
+        class_names: Names of the classes. Default: those that the data set lists in `classes`, or their numbers.
         count: Maximum number of samples. Default: 24.
         columns: Number of samples per row. Default: 8.
 
@@ -138,6 +139,7 @@ def plot_caught(
         title = f"none of {len(verdict):,} samples removed; the most suspicious ones"
     chosen = indices[: positive_int("count", count)].tolist()
     spec = sample or spec_of(dataset)
+    names = class_names_of(dataset, sample=sample) if class_names is None else class_names
     width = min(positive_int("columns", columns), len(chosen))
     height = -(-len(chosen) // width)
     figure = new_figure((_IMAGE_SIZE + 0.15) * max(width, 4), (_IMAGE_SIZE + _TEXT_HEIGHT) * height + 0.35, spacing=0.1)
@@ -147,7 +149,7 @@ def plot_caught(
         axes.set_visible(False)
     for axes, index in zip(grid, chosen, strict=False):
         _show(axes, _image_of(dataset, index, spec))
-        axes.set_title(_caption(verdict, index, class_names), fontsize=7, color=DARK_GRAY)
+        axes.set_title(_caption(verdict, index, names), fontsize=7, color=DARK_GRAY)
         if truth is not None:
             _mark(axes, poison=bool(truth[index]))
     return without_tex(figure)

@@ -1,7 +1,7 @@
 """`Verdict`: scores, evidence and the decision about every sample of a data set."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, get_args
 
@@ -240,7 +240,7 @@ class Verdict:
     def __str__(self) -> str:
         return self.summary()
 
-    def summary(self, *, class_names: "list[str] | None" = None, rows: int = 5, flag_only: bool = False) -> str:
+    def summary(self, *, class_names: Sequence[str] | None = None, rows: int = 5, flag_only: bool = False) -> str:
         """Return a summary of a few lines.
 
         Args:

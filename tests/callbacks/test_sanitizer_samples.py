@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset, default_collate, random_split
 
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.manifest import read_manifest
 
 
 class Item(NamedTuple):
@@ -132,6 +133,20 @@ def test_scores_the_evaluation_view_and_trains_on_the_training_view(world, asser
     assert isinstance(trainer.train_dataloader.dataset.dataset, Augmented)
 
 
+def test_evaluation_view_may_be_of_the_whole_data_set_that_was_split(world):
+    data, module = world.numbered(), world.module()
+    generator = torch.Generator().manual_seed(0)
+    train, _ = random_split(Augmented(data), [0.9, 0.1], generator=generator)
+    train, _ = random_split(train, [0.9, 0.1], generator=generator)
+    sanitizer = world.sanitizer(score_dataset=DataLoader(data, batch_size=7), sample=SampleSpec("0", "1"))
+    trainer = world.trainer(sanitizer)
+    trainer.fit(module, world.loader(train))
+    positions = torch.tensor(train.dataset.indices)[train.indices]
+    assert module.seen == set(positions[sanitizer.verdict.keep].tolist())
+    assert torch.equal(~sanitizer.verdict.keep, data.is_wrong[positions])
+    assert trainer.train_dataloader.dataset.dataset is train
+
+
 def test_evaluation_view_is_read_with_the_same_paths(world, assert_clean):
     data, module = world.numbered(container=nested), world.module()
     view = world.numbered(container=nested)
@@ -187,3 +202,16 @@ def test_samples_that_collate_fn_leaves_out(world, tmp_path, first):
     assert torch.equal(~sanitizer.verdict.keep, data.is_wrong & present)
     assert module.seen == set((~data.is_wrong & present).nonzero().flatten().tolist())
     assert (tmp_path / "reports" / "manifest.csv").exists()
+
+
+def test_classes_have_the_names_that_the_data_set_lists(world, tmp_path, caplog):
+    data = world.numbered()
+    data.classes = ["cat", "dog", "frog", "newt"]
+    train, _ = random_split(data, [0.9, 0.1], generator=torch.Generator().manual_seed(0))
+    sanitizer = world.sanitizer(dirpath=tmp_path)
+    with caplog.at_level("INFO"):
+        world.trainer(sanitizer).fit(world.module(), world.loader(train))
+    row = read_manifest(tmp_path / "manifest.csv").rows[0]
+    assert (row.label_name, row.suggested_name) == (data.classes[row.label], data.classes[row.suggested_label])
+    assert f"labeled {row.label_name}, looks like {row.suggested_name}" in (tmp_path / "report.html").read_text()
+    assert "labeled dog, looks like cat: about" in caplog.text

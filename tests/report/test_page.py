@@ -343,7 +343,7 @@ def test_union_says_what_each_scorer_found_and_which_could_not_decide(page_of):
         for name in ("label", "kind", "finder")
     }
     assert options == {
-        "label": ["All", "1", "2"],
+        "label": ["All", "class 1", "class 2"],
         "kind": ["All", "groups", "wrong labels"],
         "finder": ["All", "confidence", "entropy"],
     }
@@ -719,7 +719,7 @@ def test_samples_of_a_class_that_is_not_judged_may_be_removed_by_hand(page_of):
     assert str(verdict).startswith("20 samples scored by likelihood; 4 removed")
     page = page_of(verdict, TinyImages(30))
     *_, last = [[cell[2] for cell in cells] for _, cells in page.rows("classes-table")]
-    assert last == ["2", "0", "2", "not judged", "by hand 2"]
+    assert last == ["class 2", "0", "2", "not judged", "by hand 2"]
 
 
 def test_all_removals_by_hand_are_in_the_manifest_of_the_page(page_of, monkeypatch, tmp_path):

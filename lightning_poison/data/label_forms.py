@@ -225,7 +225,8 @@ _MISSING = (
     "Correct the label, give the sample the label -1 if it has none, or leave it out: `Subset(dataset, indices)`."
 )
 _NAMES = (
-    "Map names to numbers from 0, with a list `classes` of the names: `target_transform=classes.index`, or "
+    "Map names to numbers from 0. Of an array or a column: `classes, y = np.unique(y, return_inverse=True)`. Of a data "
+    "set, with a list `classes` of the names: `target_transform=classes.index`, or "
     "`sample=SampleSpec(labels=lambda sample: classes.index(sample[1]))`."
 )
 _NUMBERS = (

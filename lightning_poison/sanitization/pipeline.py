@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_poison.checks import describe, expected, instance, local_path, printable, with_method
+from lightning_poison.checks import describe, expected, instance, local_path, printable
 from lightning_poison.data.copies import Groups
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.entry_points import call_plugin
@@ -55,14 +55,15 @@ def sanitize(
 
     Args:
         dataset: Map-style data set of N samples, or a loader of one, of which the samples are judged that its sampler
-            can draw. It is not changed.
+            can draw. Or a pair of arrays `(X, y)`, or a table of numbers with one column named `label`, `target` or
+            `y`. It is not changed.
         scorer: Scorer, combination or union of scorers; not a control. It is not changed. Or the name of a preset of
             `RecommendedScorer`: `"fast"`, `"balanced"` or `"thorough"`. Default: `"balanced"`.
         labels: Labels to judge by `pred_probs`, `(N,)`, without a data set and a scorer.
         pred_probs: Probability of each class for each sample, by a model that was not fitted on it, `(N, C)`, rows that
             sum to 1. They are judged by the same rule as the scores of a cross-fitted scorer. Of the other arguments,
             only settings of the decision can be passed with them.
-        trusted: Known-clean samples: a map-style data set, or a loader of one. Optional.
+        trusted: Known-clean samples, in any form of `dataset`. Optional.
         false_positive_rate: Accepted share of clean samples removed, in (0, 1). Default: 0.01.
         sample: Paths of input and label in a sample of `dataset` and `trusted`. Default: detected.
         folds: Number of folds for cross-fitting, at least 2. Default: 3.
@@ -76,8 +77,8 @@ def sanitize(
             augmentation: integers or texts, or a function of the index of a sample. Without trusted data, no model
             scores a sample that was fitted on its group. Default: only copies, which are found by their inputs, are
             kept together.
-        runtime: Where to compute. Default: `LocalRuntime()`, the CPU. It shows progress; `LocalRuntime(quiet=True)`
-            does not.
+        runtime: Where to compute: a `LocalRuntime` of `lightning_poison.runtime`, such as `LocalRuntime("cuda")`.
+            Default: `LocalRuntime()`, the CPU. It shows progress; `LocalRuntime(quiet=True)` does not.
         known: Earlier verdict, or the path of its file. If it was made for this data set with these settings, it is
             returned and nothing is scored.
         cache: Folder for finished and half-finished work. An interrupted run with the same data and settings continues
@@ -146,8 +147,9 @@ def sanitize(
         if Path(cache).is_file():
             hint = "Pass another folder, or leave it out: nothing is stored then."
             raise ValueError(expected("cache", "a folder", f"{printable(cache)}, which is a file", hint))
-    if runtime is not None:
-        with_method("runtime", runtime, "reduce_sum", hint='Write `runtime=LocalRuntime("cuda")`.')
+    if runtime is not None and (isinstance(runtime, type) or not callable(getattr(runtime, "reduce_sum", None))):
+        hint = 'From `lightning_poison.runtime`: `runtime=LocalRuntime("cuda", num_workers=8)`.'
+        raise TypeError(expected("runtime", "a `LocalRuntime`", describe(runtime), hint))
     made = decide(
         dataset, chosen, settings=decision, trusted=trusted, sample=sample, runtime=runtime, known=earlier, cache=cache
     )

@@ -179,3 +179,11 @@ def test_masked_columns_are_no_labels():
 def test_small_floats_do_not_overflow(dtype):
     assert class_indices(np.array([0, 3, 1], dtype=dtype), 3).tolist() == [0, 3, 1]
     assert class_index(dtype(3)) == 3
+
+
+def test_way_out_of_a_column_of_texts_can_be_copied():
+    space = {"np": np, "y": np.array(["dog", "cat", "dog"])}
+    code = odd_label("dog")[1].split("`")[1]
+    exec(code, space)  # noqa: S102 (a text of this package)
+    assert class_indices(space["y"], 3).tolist() == [1, 0, 1]
+    assert space["classes"].tolist() == ["cat", "dog"]

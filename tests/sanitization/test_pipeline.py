@@ -628,3 +628,9 @@ def test_too_much_removed_with_trusted_data_is_about_trusted_data(blobs, centroi
         sanitize(data, centroid_scorer(), trusted=blobs(600, seed=1))
     assert "Compare the samples of `trusted` with those of the training data" in str(caught.value)
     assert "max_removed" not in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", ["cuda", torch.device("cpu"), LocalRuntime], ids=["text", "device", "class"])
+def test_a_runtime_that_is_none_names_the_way_out(runtime, blobs):
+    with pytest.raises(TypeError, match=r'`runtime` to be a `LocalRuntime`, but got .*\n.*LocalRuntime\("cuda"'):
+        sanitize(blobs(30), SMALL, runtime=runtime)

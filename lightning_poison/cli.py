@@ -224,14 +224,20 @@ def evaluate(
         )
 
 
-def attacks(*, scorers: bool = False) -> None:
-    """List the installed attacks, and the package that each belongs to.
+def attacks(*, name: str | None = None, scorers: bool = False) -> None:
+    """List the installed attacks, and the package that each belongs to, or describe one: `attacks [NAME]`.
 
     Args:
+        name: Describe this attack or scorer and its settings.
         scorers: List the scorers instead.
     """
     from lightning_poison.registry import registry
 
+    if name is not None:
+        from lightning_poison.shell.plugin_details import plugin_details
+
+        print(*plugin_details(name, scorers=scorers), sep="\n")
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # broken plug-ins are listed below
         broken = registry.load_plugins().broken
@@ -240,7 +246,9 @@ def attacks(*, scorers: bool = False) -> None:
     widths = [max([len(row[column]) for row in rows], default=0) for column in range(2)]
     for name, source, summary in rows:
         print(f"{name:<{widths[0]}}  {source:<{widths[1]}}  {summary}")
-    if not rows:
+    if rows:
+        print("\nSettings of one of them: lightning-poison attacks NAME")
+    else:
         print("No attacks are installed. Install the bundled ones from a clone: pip install ./plugins/*/")
     for each in broken:
         print(f"broken: {each}")

@@ -34,6 +34,16 @@ def test_lists_attacks_without_scorers_option(capsys, option):
     assert "label-flip" in capsys.readouterr().out
 
 
+def test_describes_one_attack(capsys):
+    assert cli.main(["attacks", "label-flip"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("label-flip, an attack of labels (lightning-poison-labels 0.1.0)\n")
+    assert 'get_attack("label-flip", source_class=None, target_class=None' in shown
+    assert "    source_class: " in shown
+    assert cli.main(["attacks", "label-flop"]) == 2
+    assert "Did you mean `label-flip`?" in capsys.readouterr().err
+
+
 def test_without_command_shows_help_and_fails(capsys):
     assert cli.main([]) == 2
     shown = capsys.readouterr()

@@ -99,7 +99,7 @@ def get_attack(name: str, **settings: Any) -> Attack:
         Expected the name of an installed attack (...), but got 'no-such-attack'.
         Install the distribution that provides it.
     """
-    entry = _find("attack", name, load_plugins().attacks)
+    entry = find_entry("attack", name, load_plugins().attacks)
     attack = _build("attack", entry, settings)
     try:
         check_interface(attack)
@@ -115,7 +115,7 @@ def attack_factory(name: str) -> Any:
         UnknownNameError: See `get_attack`.
         PluginError: If several plug-ins provide the name, or the plug-in is broken.
     """
-    return _find("attack", name, load_plugins().attacks).factory
+    return find_entry("attack", name, load_plugins().attacks).factory
 
 
 def adaptive_attacks(scorer: str) -> tuple[Entry, ...]:
@@ -159,7 +159,7 @@ def get_adaptive_attack(
         ValueError: If the attack cannot evade this scorer, or refuses a setting.
         TypeError: As `ValueError`.
     """
-    entry = _find("attack", name, load_plugins().attacks)
+    entry = find_entry("attack", name, load_plugins().attacks)
     what = f"`against` of the attack `{entry.name}` in {entry.source}"
     if not getattr(entry.factory, "knows_scorer", False):
         raise PluginError(
@@ -179,7 +179,7 @@ def get_scorer(name: str, **settings: Any) -> AnyScorer:
         >>> get_scorer("likelihood", margin=0.5).settings()["margin"]
         0.5
     """
-    entry = _find("scorer", name, load_plugins().scorers)
+    entry = find_entry("scorer", name, load_plugins().scorers)
     scorer = _build("scorer", entry, settings)
     if not issubclass(type(scorer), AnyScorer):
         raise PluginError(
@@ -209,7 +209,18 @@ def _sort_key(entry: Entry) -> tuple[str, str]:
     return entry.name, entry.source.plugin
 
 
-def _find(noun: str, name: str, entries: Sequence[Entry]) -> Entry:
+def find_entry(noun: str, name: str, entries: Sequence[Entry]) -> Entry:
+    """Return the only entry of this name; `plugin:name` selects that of a plug-in.
+
+    Args:
+        noun: `"attack"` or `"scorer"`, for messages.
+        name: Its name.
+        entries: The entries among which it is found.
+
+    Raises:
+        UnknownNameError: See `get_attack`.
+        PluginError: See `get_attack`.
+    """
     plugin, _, bare = name.rpartition(":")
     found = [entry for entry in entries if entry.name == bare and plugin in ("", entry.source.plugin)]
     if not found:

@@ -19,8 +19,8 @@ _REPEATED = ("--scorer", "--attack", "--defense")
 def normalized(arguments: Sequence[str]) -> list[str]:
     """Return a command line as jsonargparse takes it.
 
-    Options may have dashes, flags have no value, some options may be repeated, a report has several runs, and the
-    action of `cache` may be missing.
+    Options may have dashes, flags have no value, some options may be repeated, a report has several runs, the action of
+    `cache` may be missing, and the name of an attack needs no option.
 
     Args:
         arguments: The command and its arguments.
@@ -35,6 +35,8 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         arguments = _with_joined_runs(arguments)
     if arguments[0] == "cache":
         arguments = _with_action(arguments)
+    if arguments[0] == "attacks":
+        arguments = _with_name(arguments)
     found: list[str] = []
     repeated: dict[str, list[str]] = {}
     pending = iter(zip(arguments, [*arguments[1:], "--"], strict=True))
@@ -145,6 +147,17 @@ def _with_action(arguments: Sequence[str]) -> list[str]:
     folder = [f"--folder={each}" for each in given[1:2]]
     asks_for_help = {"-h", "--help"} & set(options)
     return [arguments[0], *(() if asks_for_help else given[:1]), *folder, *given[2:], *options]
+
+
+def _with_name(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of `attacks` with the first that is no option, or value of one, as the name."""
+    found = list(arguments)
+    for place, (before, argument) in enumerate(pairwise(arguments), 1):
+        is_value = argument in ("true", "false") or before in ("--name", "--config")
+        if not argument.startswith("-") and not is_value:
+            found[place] = f"--name={argument}"
+            break
+    return found
 
 
 def _with_joined_runs(arguments: Sequence[str]) -> list[str]:

@@ -102,9 +102,9 @@ def decide(
         advice = augmentation_notes(judged.dataset) if data.is_random else ()
         with all_ranks(runtime):
             if isinstance(scorer, RecommendedScorer):
-                first = data.first_inputs()
+                first, dtype = data.first_inputs(), data.source.dtype
                 scorer = scorer.reading(judged.dataset, first)
-                advice, scorer = (*advice, *scorer.notes_for(first)), scorer.for_inputs(first, data.labels)
+                advice, scorer = (*advice, *scorer.notes_for(first, dtype)), scorer.for_inputs(first, data.labels)
                 described["recommended"] = settings_of(scorer)
             check_class_labels(data.labels, judged.dataset)
         if reference is None:

@@ -144,13 +144,20 @@ class RecommendedScorer:
             members["confidence"] = ConfidenceScorer(backbone=backbone, fit_settings=settings)
         return UnionScorer(members) if len(members) > 1 else next(iter(members.values()))
 
-    def notes_for(self, inputs: Tensor) -> tuple[str, ...]:
+    def notes_for(self, inputs: Tensor, dtype: str | None = None) -> tuple[str, ...]:
         """Return what the user could do so that more is found.
 
         Args:
             inputs: Some inputs of the data set, `(B, ...)`.
+            dtype: Data type of an input as the data set returns it, such as `"int64"`. Default: that of `inputs`.
         """
         shape = tuple(inputs.shape[1:])
+        if len(shape) == 1 and dtype in _TOKENS and bool(inputs.eq(inputs.floor()).logical_and(inputs.ge(0)).all()):
+            return (
+                f"The inputs are vectors of {shape[0]} integers and were scored as numbers. If they are token ids, few "
+                "wrong labels are found, and clean samples are removed. Pass a network that embeds them: "
+                "`LikelihoodScorer(backbone=...)`.",
+            )
         if self._features is not None and not _is_image(shape):
             return (f"{printable(self.encoder)} was not used: it reads images, and the inputs have the shape {shape}.",)
         if self._features is not None or not _is_color(shape):
@@ -172,6 +179,9 @@ class RecommendedScorer:
         """Whether the encoder can read images: they are in [0, 1], or their normalization is known."""
         return self.pixels is not None or _is_raw(inputs)
 
+
+_TOKENS = ("int64", "int32", "list")
+"""Data types of sequences of token ids."""
 
 _TOLERANCE = 0.02
 """How far pixels may be outside of [0, 1]; see `Encoder`."""

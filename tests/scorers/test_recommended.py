@@ -2,8 +2,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from lightning_poison import PixelRange, Sanitizer
+from lightning_poison import PixelRange, Sanitizer, sanitize
 from lightning_poison.models.pretrained import has_embedded_encoder
+from lightning_poison.runtime import LocalRuntime
 from lightning_poison.scorers import RecommendedScorer, UnionScorer
 from lightning_poison.scorers.inspection import settings_of
 from lightning_poison.scorers.recommended import scorer_from
@@ -163,3 +164,17 @@ def test_encoder_that_is_named_reads_with_the_normalization():
     found = RecommendedScorer("fast", encoder="efficientnet-lite0").reading(data, images)
     expected = RecommendedScorer("fast", encoder="efficientnet-lite0", pixels=found.pixels)
     assert settings_of(found.for_inputs(images)) == settings_of(expected.for_inputs(images))
+
+
+def test_token_ids_need_a_network_that_embeds_them():
+    ids = torch.tensor([[101.0, 7.0, 0.0], [101.0, 2043.0, 102.0]])
+    assert all("If they are token ids" in RecommendedScorer().notes_for(ids, dtype)[0] for dtype in ("int64", "list"))
+    numbers = [(ids + 0.5, "list"), (ids, "float32"), (-ids, "int64"), (ids, "uint8"), (ids[:, None, None], "int64")]
+    assert not any(RecommendedScorer().notes_for(*each) for each in numbers)
+
+
+def test_the_verdict_on_token_ids_says_so():
+    labels = torch.arange(60) % 2
+    ids = 10 * labels[:, None] + torch.randint(10, (60, 8), generator=torch.Generator().manual_seed(0))
+    verdict = sanitize((ids, labels), "fast", runtime=LocalRuntime(quiet=True))
+    assert any("token ids" in note for note in verdict.notes)

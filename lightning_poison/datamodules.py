@@ -36,7 +36,7 @@ class SanitizedDataModule(DataModuleWrapper):
     """Scores every training sample when the training loaders are first requested, and serves those that are kept.
 
     Does the same as the `Sanitizer` callback through public hooks alone. Do not use both for one decision: each would
-    score what the other has kept.
+    score what the other has kept. Once training has started, `verdict` holds the decision.
 
     Args:
         data: A DataModule, a training DataLoader, or a collection of training loaders.

@@ -32,7 +32,8 @@ class Sanitizer(CallbackBase):
     are scored when the Trainer first requests its training loaders, in a separate pass that does not use the module,
     its weights or its random numbers. The decision is made once and is the same on every rank. It is written to
     `<log_dir>/sanitizer_reports/<name>/` (without a logger, to `<default_root_dir>/sanitizer_reports/<name>/`), and its
-    mask is stored in checkpoints, so a resumed run does not score again.
+    mask is stored in checkpoints, so a resumed run does not score again. Once training has started, `verdict` holds
+    it, or `verdicts` with several loaders.
 
     Args:
         scorer: How suspicious a sample is. Or a preset by its name, see `RecommendedScorer`: `"fast"`, `"balanced"` or

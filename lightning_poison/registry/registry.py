@@ -173,7 +173,18 @@ def get_adaptive_attack(
 
 
 def get_scorer(name: str, **settings: Any) -> AnyScorer:
-    """Build a scorer by its name; see `get_attack`.
+    """Build a scorer by its name.
+
+    Args:
+        name: Name as listed by `available_scorers`; `plugin:name` if several plug-ins provide the same name.
+        **settings: Arguments of the scorer's class.
+
+    Raises:
+        UnknownNameError: If no plug-in provides the name. The message lists the available names and the closest ones.
+        PluginError: If several plug-ins provide the name, the plug-in is broken or its factory fails (chained to the
+            original error), or the factory does not return a scorer.
+        TypeError: If the factory does not accept these settings. The message shows its signature.
+        ValueError: If the factory refuses a setting.
 
     Example:
         >>> get_scorer("likelihood", margin=0.5).settings()["margin"]

@@ -106,10 +106,11 @@ def decide_by_wrong_label_null(
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
     What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
-    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`), and
-    there are two estimates, with two distributions of the margins of hard samples. The second one decides if it fits as
-    well, finds fewer wrong labels, and has a lower interval: which one takes hard samples for wrong labels depends on
-    the classes.
+    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`). If
+    many may be, with as few wrong labels as the interval allows, there are two estimates, with two distributions of the
+    margins of hard samples: one that takes hard samples for wrong labels misclassifies few. The second one decides if
+    it fits as well, finds fewer wrong labels, and has a lower interval: which one takes hard samples for wrong labels
+    depends on the classes.
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
@@ -164,7 +165,7 @@ def decide_by_wrong_label_null(
 
     raw = estimate(labels, margins=margins)
     found, planted = measured(raw, "exponential")
-    if raw.misclassified_share > MAX_MISCLASSIFIED_SHARE:
+    if raw.misclassified_share + raw.rate - raw.low > MAX_MISCLASSIFIED_SHARE:
         other = estimate(labels, margins=margins, hard="normal")
         fits_as_well = other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
         if fits_as_well and other.rate <= raw.rate:

@@ -7,6 +7,7 @@ from lightning_poison.errors import InconclusiveError
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.without_trusted import decide_by_wrong_label_null, log_p_by_labels
+from lightning_poison.statistics.contamination import MAX_MISCLASSIFIED_SHARE, estimate_contamination
 
 without_trusted = importlib.import_module("lightning_poison.sanitization.without_trusted")
 
@@ -119,6 +120,14 @@ def test_fewer_clean_samples_of_two_overlapping_classes_are_removed(monkeypatch)
     assert decision.evidence.present
     assert float((~decision.keep)[is_wrong].double().mean()) > 0.3
     assert (~decision.keep)[~is_wrong].sum() < 0.6 * (~alone.keep)[~is_wrong].sum()
+
+
+def test_second_estimate_is_asked_if_the_first_may_take_hard_samples_for_wrong_labels(monkeypatch):
+    label_scores, labels, is_wrong = overlapping(2, 1.4, wrong=0.1, count=1000)
+    assert estimate_contamination(label_scores, labels).misclassified_share < MAX_MISCLASSIFIED_SHARE
+    decision, alone = by_null(label_scores, labels), exponential_alone(monkeypatch, label_scores, labels)
+    assert decision.evidence.contamination < alone.evidence.contamination
+    assert (~decision.keep)[~is_wrong].sum() < (~alone.keep)[~is_wrong].sum()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

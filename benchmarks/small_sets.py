@@ -104,7 +104,7 @@ def features_of(path: Path, data_root: Path) -> tuple[Tensor, Tensor]:
         images, labels = load_cifar(data_root, train=True)
         model = FeatureModel(EMBEDDED)
         with torch.no_grad():
-            features = torch.cat([model.features(part) for part in images.split(AT_ONCE)])
+            features = torch.cat([model.features(part) for part in torch.split(images, AT_ONCE)])
         with atomic_path(path) as partial_file:
             torch.save({"features": features, "labels": labels}, partial_file)
     stored = torch.load(path, weights_only=True)

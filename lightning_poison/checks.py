@@ -178,8 +178,8 @@ def instance(name: str, value: Any, kind: type, *, hint: str = "") -> Any:
     return value
 
 
-def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
-    """Return `value` if it is an object, not a class, with a method of this name.
+def with_method(name: str, value: Any, method: str, *, what: str = "", hint: str = "") -> Any:
+    """Return `value` if it is an object, not a class, with a method of this name. `what` names such objects.
 
     Example:
         >>> with_method("adversary", 0.03, "perturb", hint="Write `adversary=FGSM(0.3)`.")
@@ -188,7 +188,7 @@ def with_method(name: str, value: Any, method: str, *, hint: str = "") -> Any:
         Write `adversary=FGSM(0.3)`.
     """
     if isinstance(value, type) or not callable(getattr(value, method, None)):
-        raise TypeError(expected(name, f"an object with the method `{method}`", _describe_type(value), hint))
+        raise TypeError(expected(name, what or f"an object with the method `{method}`", _describe_type(value), hint))
     return value
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_poison.checks import describe, expected, instance, local_path, printable
+from lightning_poison.checks import describe, expected, instance, local_path, printable, with_method
 from lightning_poison.data.copies import Groups
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.entry_points import call_plugin
@@ -147,9 +147,9 @@ def sanitize(
         if Path(cache).is_file():
             hint = "Pass another folder, or leave it out: nothing is stored then."
             raise ValueError(expected("cache", "a folder", f"{printable(cache)}, which is a file", hint))
-    if runtime is not None and (isinstance(runtime, type) or not callable(getattr(runtime, "reduce_sum", None))):
+    if runtime is not None:
         hint = 'From `lightning_poison.runtime`: `runtime=LocalRuntime("cuda", num_workers=8)`.'
-        raise TypeError(expected("runtime", "a `LocalRuntime`", describe(runtime), hint))
+        with_method("runtime", runtime, "reduce_sum", what="a `LocalRuntime`", hint=hint)
     made = decide(
         dataset, chosen, settings=decision, trusted=trusted, sample=sample, runtime=runtime, known=earlier, cache=cache
     )

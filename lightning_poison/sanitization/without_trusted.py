@@ -106,11 +106,10 @@ def decide_by_wrong_label_null(
     """Threshold the posterior probability that a label is wrong, estimated from the data themselves.
 
     What the decision would find is measured by planting wrong labels into the data (`planted_result`). If many samples
-    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`). If
-    many may be, with as few wrong labels as the interval allows, there are two estimates, with two distributions of the
-    margins of hard samples: one that takes hard samples for wrong labels misclassifies few. The second one decides if
-    it fits as well, finds fewer wrong labels, and has a lower interval: which one takes hard samples for wrong labels
-    depends on the classes.
+    are misclassified, the estimate and its interval allow for how much of these it sees (`corrected_for_response`), and
+    there are two estimates, with two distributions of the margins of hard samples. The second one decides if it fits as
+    well, finds fewer wrong labels, and has a lower interval: which one takes hard samples for wrong labels depends on
+    the classes.
 
     Args:
         label_scores: Out-of-fold score of each sample under each label, floating-point `(N, C)`.
@@ -165,16 +164,20 @@ def decide_by_wrong_label_null(
 
     raw = estimate(labels, margins=margins)
     found, planted = measured(raw, "exponential")
-    if raw.misclassified_share + raw.rate - raw.low > MAX_MISCLASSIFIED_SHARE:
+    response, are_many_hard = planted.response, raw.misclassified_share > MAX_MISCLASSIFIED_SHARE
+    may_many_be_hard = raw.misclassified_share + raw.rate - raw.low > MAX_MISCLASSIFIED_SHARE
+    if are_many_hard or (may_many_be_hard and raw.rate > _LARGE_RATE):
         other = estimate(labels, margins=margins, hard="normal")
         fits_as_well = other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
         if fits_as_well and other.rate <= raw.rate:
             corrected, result = measured(other, "normal")
-            if corrected.low <= found.low:
-                raw, found, planted = other, corrected, result
+            if not are_many_hard:
+                response = min(response, result.response)
+            elif corrected.low <= found.low:
+                raw, found, planted, response = other, corrected, result, result.response
     present = _has_evidence(found, settings)
-    if found is not raw and present and raw.rate > _LARGE_RATE and planted.response < RELIABLE_RESPONSE:
-        _check_overridden(raw, planted.response, settings)
+    if may_many_be_hard and present and raw.rate > _LARGE_RATE and response < RELIABLE_RESPONSE:
+        _check_overridden(raw, response, settings)
     found = weighed(found, found)
     keep = _select(found, settings)
     removed = found.posterior[~keep]

@@ -122,12 +122,16 @@ def test_fewer_clean_samples_of_two_overlapping_classes_are_removed(monkeypatch)
     assert (~decision.keep)[~is_wrong].sum() < 0.6 * (~alone.keep)[~is_wrong].sum()
 
 
-def test_second_estimate_is_asked_if_the_first_may_take_hard_samples_for_wrong_labels(monkeypatch):
-    label_scores, labels, is_wrong = overlapping(2, 1.4, wrong=0.1, count=1000)
-    assert estimate_contamination(label_scores, labels).misclassified_share < MAX_MISCLASSIFIED_SHARE
-    decision, alone = by_null(label_scores, labels), exponential_alone(monkeypatch, label_scores, labels)
-    assert decision.evidence.contamination < alone.evidence.contamination
-    assert (~decision.keep)[~is_wrong].sum() < (~alone.keep)[~is_wrong].sum()
+def test_refuses_an_estimate_that_may_take_hard_samples_for_wrong_labels(monkeypatch):
+    """Few count as hard, since the others count as mislabeled: with as few wrong labels as it allows, many are hard."""
+    label_scores, labels, _ = overlapping(2, 1.4, wrong=0.1, count=1000)
+    raw = estimate_contamination(label_scores, labels)
+    assert raw.misclassified_share < MAX_MISCLASSIFIED_SHARE < raw.misclassified_share + raw.rate - raw.low
+    monkeypatch.setattr(without_trusted, "_LARGE_RATE", raw.rate - 0.01)
+    monkeypatch.setattr(without_trusted, "RELIABLE_RESPONSE", 2.0)
+    with pytest.raises(InconclusiveError, match=r"considers \d+ % of the labels wrong"):
+        by_null(label_scores, labels)
+    assert not by_null(label_scores, labels, anyway=True).keep.all()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

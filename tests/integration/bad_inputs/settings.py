@@ -74,7 +74,11 @@ REFUSED = {
     "runtime 'cuda'": (
         setting(runtime="cuda"),
         argument_error(
-            "runtime", "an object .*", "the str 'cuda'", TypeError, way=r'Write `runtime=LocalRuntime\("cuda"\)`'
+            "runtime",
+            "a `LocalRuntime`",
+            "the str 'cuda'",
+            TypeError,
+            way=r'runtime=LocalRuntime\("cuda", num_workers=8\)`',
         ),
     ),
     "runtime as a class": (

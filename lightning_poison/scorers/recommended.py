@@ -51,8 +51,9 @@ class RecommendedScorer:
       the data (`NetworkGroupScorer`), and with `"thorough"` in features of one that was trained adversarially
       (`RobustFeatureScorer`).
 
-    Each decides by its own rule, backdoors first; see `UnionScorer`. How well the network of the groups learned each
-    label helps to judge labels with features that never saw them. What could not be looked for is named in the verdict.
+    Each decides by its own rule; see `UnionScorer`. Features that never saw the labels come last: how well the network
+    of the groups learned each label helps to judge it. A small network comes first: what it finds would also form
+    groups, from which more clean samples are removed. What could not be looked for is named in the verdict.
 
     Args:
         preset: `"fast"`, which looks for wrong labels; `"balanced"`, which trains one more network and looks for
@@ -124,24 +125,25 @@ class RecommendedScorer:
             labels: Its labels, int64 `(N,)`; −1 stands for no label. Default: unknown, and no reason against a network.
         """
         shape = tuple(inputs.shape[1:])
-        members: dict[str, Scorer | SetScorer] = {}
+        backdoors: dict[str, Scorer | SetScorer] = {}
         if _is_image(shape) and self.preset != "fast":
-            members["groups"] = NetworkGroupScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
+            backdoors["groups"] = NetworkGroupScorer(_model(shape), exclusion_model=_model(shape), **_ANY_GROUP)
         if _is_image(shape) and self.preset == "thorough":
             robust = FGSM(0.3) if shape[0] == 1 else FGSM(8 / 255)
             model = _model(shape, adversary=robust, pixels=self.pixels)
-            members["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape), **_ANY_GROUP)
+            backdoors["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape), **_ANY_GROUP)
+        members: dict[str, Scorer | SetScorer]
         if self._features is not None and _is_image(shape):
-            members["label-blind"] = LinearProbeScorer(self._features)
+            members = {**backdoors, "label-blind": LinearProbeScorer(self._features)}
         elif _is_color(shape) and has_embedded_encoder() and self._is_readable(inputs):
-            members["label-blind"] = LinearProbeScorer(FeatureModel(EMBEDDED, pixels=self.pixels))
+            members = {**backdoors, "label-blind": LinearProbeScorer(FeatureModel(EMBEDDED, pixels=self.pixels))}
         elif len(shape) == 1 and labels is not None and _has_many_small_classes(labels):
-            members["linear"] = LinearProbeScorer(FeatureModel("auto"))
+            members = {"linear": LinearProbeScorer(FeatureModel("auto"))}
         else:
             large = _is_image(shape) and max(shape[1:]) >= LARGE_IMAGE
             backbone = _network(shape, 32) if large else None
             settings = _FAST if self.preset == "fast" else FitSettings()
-            members["confidence"] = ConfidenceScorer(backbone=backbone, fit_settings=settings)
+            members = {"confidence": ConfidenceScorer(backbone=backbone, fit_settings=settings), **backdoors}
         return UnionScorer(members) if len(members) > 1 else next(iter(members.values()))
 
     def notes_for(self, inputs: Tensor, dtype: str | None = None) -> tuple[str, ...]:

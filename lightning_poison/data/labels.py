@@ -265,11 +265,10 @@ def as_label(value: Any, index: int) -> int:
     Example:
         >>> as_label(torch.tensor(7), index=0), as_label(1.0, index=0), as_label([0, 0, 1], index=0)
         (7, 1, 2)
-        >>> as_label("cat", index=4)  # doctest: +ELLIPSIS
+        >>> as_label(None, index=4)
         Traceback (most recent call last):
-        ...
-        ValueError: Expected a class index as the label of sample 4, but got the text 'cat'.
-        Map names to numbers from 0, ...
+        ValueError: Expected a class index as the label of sample 4, but got None.
+        Give samples without a label the label -1, or leave them out: `Subset(dataset, indices)`.
     """
     label = class_index(value)
     if label is None:

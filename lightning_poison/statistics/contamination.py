@@ -11,7 +11,6 @@ from lightning_poison.statistics.arguments import check_fraction, check_label_ve
 from lightning_poison.statistics.intervals import wilson_interval
 from lightning_poison.statistics.label_mixture import (
     HARD_SCALE,
-    HARD_SCALE_COUNT,
     MAX_HARD_SCALE,
     Disagreements,
     Mixture,
@@ -148,9 +147,7 @@ def estimate_contamination(
     that they do not decrease with it, by isotonic regression, which preserves their sum. The interval is Wilson's
     (JASA 1927), at the sample size that gives the variance of a grouped jackknife over the disagreements. It is never
     narrower than a binomial one, and so conservative for the share realized in this data set. Its lower end allows for
-    hard samples with margins up to half of those of wrong labels, which matters in small data sets, and so do the
-    posteriors: they are averages of those of both fits, in which the less favorable one counts the less the more hard
-    samples there are. Their sum is therefore somewhat lower than the estimate. The estimate of
+    hard samples with margins up to half of those of wrong labels, which matters in small data sets. The estimate of
     Northcutt, Jiang and Chuang, *Confident Learning*, JAIR 2021 (arXiv:1911.00068, eq. 1), which counts disagreements,
     differs in that it has no distribution for hard samples and therefore never reports "none".
 
@@ -215,7 +212,7 @@ def estimate_contamination(
         weight = _training_weight(own, found, mixture)
         suspicion[found.index] += weight * _second_opinion(suspicion[found.index], margins.cpu()[found.index])
     posterior = torch.zeros(len(own), dtype=torch.float64)
-    posterior[found.index] = _increasing(_averaged(mixture, least.mixture), suspicion[found.index])
+    posterior[found.index] = _increasing(mixture.posterior, suspicion[found.index])
     per_pair, low, high = fit.interval(found, len(own), confidence)
     low = torch.minimum(low, least.interval(found, len(own), confidence)[1])
     return Contamination(
@@ -256,17 +253,6 @@ def _fits(found: Disagreements, hard: HardMargins) -> tuple[_Fit, _Fit]:
         mixture, tails, least, longest = fit_normal_mixture(found)
         return _Fit(mixture, tails), _Fit(least, longest)
     return _Fit(fit_mixture(found)), _Fit(fit_mixture(found, expected_scale=MAX_HARD_SCALE), scale=MAX_HARD_SCALE)
-
-
-def _averaged(mixture: Mixture, least: Mixture) -> Tensor:
-    """Average the posteriors of a fit and of the less favorable one.
-
-    What margins hard samples have is expected, until there are enough of them to see it. With none, both expectations
-    count the same. With more, the less favorable one counts as much less as the expectation does in the fit.
-    """
-    hard = float((1 - mixture.posterior).sum())
-    doubt = 0.5 * HARD_SCALE_COUNT / (HARD_SCALE_COUNT + hard)
-    return (1 - doubt) * mixture.posterior + doubt * least.posterior
 
 
 def has_evidence(contamination: Contamination, *, natural_error_rate: float = NATURAL_ERROR_RATE) -> bool:

@@ -31,7 +31,7 @@ _MIN_FOR_SCALE = 5
 _CLASS_STRENGTH = 0.5
 """Shape of the Gamma prior that shrinks the two counts of a pair toward an even spread."""
 
-HARD_SCALE, HARD_SCALE_COUNT, MAX_HARD_SCALE = 0.25, 50.0, 0.5
+HARD_SCALE, _HARD_SCALE_COUNT, MAX_HARD_SCALE = 0.25, 50.0, 0.5
 """Mean margin of hard images in units of the typical wrong-label margin: prior, prior weight in samples, maximum."""
 
 _JACKKNIFE_GROUPS = 20
@@ -373,6 +373,6 @@ def _hard_scale(exposed: Tensor, below: Tensor, weights: Tensor, expected_scale:
         weights: Their weights in each fit, `(G, D)`.
         expected_scale: Mean of the prior.
     """
-    exposure = (weights * exposed).sum(1) + HARD_SCALE_COUNT * expected_scale
-    events = weights.index_select(1, below).sum(1) + HARD_SCALE_COUNT
+    exposure = (weights * exposed).sum(1) + _HARD_SCALE_COUNT * expected_scale
+    events = weights.index_select(1, below).sum(1) + _HARD_SCALE_COUNT
     return (exposure / events).clamp(max=MAX_HARD_SCALE)

@@ -122,7 +122,7 @@ def check_same_labels(
             f"Expected `score_dataset` to contain the {len(dataset):,} samples of the training set in the same "
             f"order, but got {len(view):,} samples or other labels.\n"
             "Build it like the training set, with another transform. If that is a `Subset`, as after `random_split`, "
-            "pass its samples or the whole data set."
+            "pass the whole data set, or `Subset(other, subset.indices)`."
         )
 
 

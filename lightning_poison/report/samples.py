@@ -162,7 +162,7 @@ def _caption(verdict: Verdict, index: int, names: Sequence[str] | None) -> str:
 
 
 def _class(number: int, names: Sequence[str] | None) -> str:
-    return figure_text(names[number], limit=14) if names is not None and number < len(names) else str(number)
+    return figure_text(names[number], limit=14) if names is not None and 0 <= number < len(names) else str(number)
 
 
 def _mark(axes: Axes, *, poison: bool) -> None:

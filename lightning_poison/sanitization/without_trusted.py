@@ -124,8 +124,9 @@ def decide_by_wrong_label_null(
 
     Raises:
         InconclusiveError: If the scorer's predictions hardly agree with the labels (see `check_agreement`), or, unless
-            `remove_without_evidence` is set, if it takes many hard samples for wrong labels: it misclassifies many, the
-            estimate is large, and it sees too few of the planted wrong labels.
+            `remove_without_evidence` is set, if it takes many hard samples for wrong labels: it misclassifies many, or
+            may with as few wrong labels as the interval allows, the estimate is large, and it, or the second one, sees
+            too few of the planted wrong labels.
 
     Example:
         >>> labels = torch.arange(200) % 2

@@ -57,4 +57,5 @@ class UnionScorer:
 
     def settings(self) -> Mapping[str, Any]:
         """Return the constructor's arguments as JSON values."""
-        return {"rounds": self.rounds, "members": settings_of_members(self.members)}
+        order = list(self.members)  # mappings are compared without their order
+        return {"rounds": self.rounds, "order": order, "members": settings_of_members(self.members)}

@@ -30,15 +30,15 @@ def plugin_details(name: str, *, scorers: bool = False) -> list[str]:
             get_scorer("pixel-counting", pixels=PixelRange(mean=None, std=None, levels=256))
     """
     is_scorer = scorers or (
-        name not in [entry.name for entry in registry.available_attacks()]
-        and name in [entry.name for entry in registry.available_scorers()]
+        name.rpartition(":")[2] not in [entry.name for entry in registry.available_attacks()]
+        and name.rpartition(":")[2] in [entry.name for entry in registry.available_scorers()]
     )
     noun, entries = ("scorer", registry.available_scorers()) if is_scorer else ("attack", registry.available_attacks())
     entry = registry.find_entry(noun, name, entries)
     article = "an" if noun == "attack" else "a"
     text = call_plugin(lambda: inspect.getdoc(entry.factory) or "", f"the documentation of `{entry.name}`")
     documented = _LEFT_OUT.split(text)[0].strip() or "It has no documentation."
-    call = f'get_{noun}("{entry.name}"{_settings(entry)})'
+    call = f'get_{noun}("{name}"{_settings(entry)})'
     return [
         f"{entry.name}, {article} {noun} of {entry.source}",
         "",

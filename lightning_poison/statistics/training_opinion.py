@@ -28,7 +28,7 @@ _FEWEST = 20.0
 """Expected number of samples with wrong labels, and with correct ones, from which their margins are compared."""
 
 _SUREST = 1e-3
-"""Smallest probability, before the margins, of a correct and of a wrong label: margins may change any decision."""
+"""Smallest probability of a correct and of a wrong label, before and after the margins, so that no p-value is 0."""
 
 _ITERATIONS = 100
 
@@ -113,7 +113,7 @@ class TrainingOpinion:
         ratio = self._log_ratio(self._relative(labels[rows], predicted[rows], margins[rows]))
         posterior, suspicion = found.posterior.cpu().clone(), found.suspicion.cpu().double().clone()
         log_odds = posterior[rows].clamp(_SUREST, 1 - _SUREST).logit() + _TRUST * ratio
-        posterior[rows] = log_odds.sigmoid()
+        posterior[rows] = log_odds.sigmoid().clamp(_SUREST, 1 - _SUREST)
         suspicion[rows] = log_odds + _TIE_BREAK * suspicion[rows]
         p_values = wrong_label_p_values(suspicion, posterior)
         device = found.posterior.device

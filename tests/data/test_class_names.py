@@ -41,7 +41,20 @@ def test_names_of_imagenet_and_of_hugging_face():
     dataset.features = features
     assert class_names_of(dataset) == NAMES
     dataset.features = features | {"coarse": SimpleNamespace(names=["animal"])}
-    assert class_names_of(dataset) == ()
+    assert class_names_of(dataset) == class_names_of(dataset, sample=SampleSpec("image", "label")) == NAMES
+    assert class_names_of(dataset, sample=SampleSpec("image", "coarse")) == ("animal",)
+
+
+def test_names_of_another_part_of_a_sample_are_not_used():
+    dataset = images([])
+    dataset.features = {
+        "image": SimpleNamespace(),
+        "label": SimpleNamespace(),
+        "source": SimpleNamespace(names=["web"]),
+    }
+    assert class_names_of(dataset) == class_names_of(dataset, sample=SampleSpec("image", "label")) == ()
+    assert class_names_of(images(), sample=SampleSpec("0", "1")) == NAMES
+    assert class_names_of(images(), sample=SampleSpec("0", "2")) == ()
 
 
 class Wrapper(torch.utils.data.Dataset):

@@ -293,3 +293,13 @@ def test_interrupted_union_continues(tmp_path, monkeypatch):
     again = sanitize(data_of(), UnionScorer(pair(second)), cache=tmp_path)
     assert len(second) == 3  # in the second round alone: the folds of the first are stored
     assert torch.equal(again.keep, sanitize(data_of(), UnionScorer(pair())).keep)
+
+
+def test_another_order_of_members_is_another_decision(tmp_path):
+    data = data_of()
+    first = sanitize(data, UnionScorer(pair()), cache=tmp_path)
+    second = sanitize(data, UnionScorer(pair()[::-1]), cache=tmp_path)
+    assert first.fingerprint != second.fingerprint
+    assert [each.scorer for each in second.findings] == ["right", "left"]
+    alone = sanitize(data, UnionScorer(pair()[::-1]))
+    assert torch.equal(second.p_values, alone.p_values)

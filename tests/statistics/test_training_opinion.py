@@ -41,7 +41,7 @@ def test_log_odds_are_those_of_bayes_rule_at_half_the_weight_of_the_margins():
     ratio = normal(opinion.wrong, opinion.spread).log_prob(values) - normal(opinion.correct, opinion.spread).log_prob(
         values
     )
-    expected = torch.sigmoid(found.posterior[rows].logit() + 0.5 * ratio)
+    expected = torch.sigmoid(found.posterior[rows].logit() + 0.5 * ratio).clamp(0.001, 0.999)
     torch.testing.assert_close(weighed.posterior[rows], expected)
     assert not weighed.posterior[OPPOSED:].any()
 
@@ -69,7 +69,7 @@ def test_hard_classes_do_not_look_mislabeled():
     harder = margins - 50.0 * (labels == 1) - 50.0 * (predicted == 1)
     opinion = TrainingOpinion.of(found, labels, predicted, harder)
     before, after = (
-        each.weigh(found, labels, predicted, values).posterior > 0.5
+        each.weigh(found, labels, predicted, values).posterior[:OPPOSED] > 0.5
         for each, values in ((easier, margins), (opinion, harder))
     )
     assert (before == after).double().mean() > 0.95
@@ -99,3 +99,10 @@ def test_margins_of_replaced_labels_are_drawn_like_those_of_wrong_ones():
     assert float((drawn[2_000:] - center).mean()) == pytest.approx(opinion.wrong, abs=0.07)
     again = opinion.margins_if(replaced, labels, predicted, margins, torch.Generator().manual_seed(1))
     assert torch.equal(again, drawn)
+
+
+def test_posteriors_are_never_certain():
+    found, labels, predicted, margins = scene(gap=200.0)
+    weighed = TrainingOpinion.of(found, labels, predicted, margins).weigh(found, labels, predicted, margins)
+    assert (float(weighed.posterior[:OPPOSED].min()), float(weighed.posterior.max())) == pytest.approx((0.001, 0.999))
+    assert weighed.p_values.min() > 1e-9

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
+from lightning_poison.checks import expected
 from lightning_poison.data.class_names import class_names_of
 from lightning_poison.data.sample_spec import SampleSpec
 
@@ -21,6 +22,10 @@ def scored_view(view: Any, dataset: Any) -> Any:
     Returns:
         A data set of the length of the training set. The view itself if it has another length than both.
 
+    Raises:
+        ValueError: If the training set is a `Subset` of all samples in another order, so that the order of a view that
+            is no `Subset` is not known.
+
     Example:
         >>> whole, plain = ["a+", "b+", "c+"], ["a", "b", "c"]
         >>> list(scored_view(plain, Subset(whole, [2, 0])))
@@ -33,12 +38,21 @@ def scored_view(view: Any, dataset: Any) -> Any:
     if type(dataset) is Subset and not _same_length(view, dataset):
         whole = scored_view(view, dataset.dataset)
         return Subset(whole, dataset.indices) if _same_length(whole, dataset.dataset) else view
+    if type(dataset) is Subset and type(view) is not Subset and _is_reordered(dataset):
+        what = f"a `Subset`, since the training set is one of all {len(dataset):,} samples in another order"
+        way = "Write `Subset(other, subset.indices)`, or `Subset(other, range(len(other)))` if `other` has that order."
+        raise ValueError(expected("score_dataset", what, type(view).__name__, way))
     return view
 
 
 def known_class_names(view: Any, dataset: Any, sample: SampleSpec | None) -> tuple[str, ...]:
     """Return the names of the classes that a training set lists, or else `score_dataset`; see `class_names_of`."""
     return class_names_of(dataset, sample=sample) or class_names_of(view, sample=sample)
+
+
+def _is_reordered(subset: Subset[Any]) -> bool:
+    """Whether a subset has as many samples as the whole, in another order or some of them repeatedly."""
+    return _same_length(subset, subset.dataset) and list(subset.indices) != list(range(len(subset)))
 
 
 def _same_length(one: Any, other: Any) -> bool:

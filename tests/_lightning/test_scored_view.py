@@ -34,3 +34,11 @@ def test_names_of_the_training_set_come_first():
     assert known_class_names(other, Subset(named, [0]), None) == ("cat", "dog", "frog")
     assert known_class_names(named, TRAIN, None) == ("cat", "dog", "frog")
     assert known_class_names(TRAIN, TRAIN, None) == ()
+
+
+def test_order_of_a_view_of_a_reordered_subset_must_be_stated():
+    reordered = Subset(list("abc"), [2, 0, 1])
+    with pytest.raises(ValueError, match=r"Expected `score_dataset` to be a `Subset`, .*\n.*subset\.indices"):
+        scored_view(list("xyz"), reordered)
+    assert list(scored_view(Subset(list("xyz"), reordered.indices), reordered)) == ["z", "x", "y"]
+    assert scored_view(["x", "y", "z"], Subset(list("abc"), [0, 1, 2])) == ["x", "y", "z"]

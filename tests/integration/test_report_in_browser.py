@@ -6,6 +6,7 @@ Screenshots are written to the folder of the environment variable `REPORT_SCREEN
 import importlib.util
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -413,7 +414,7 @@ def test_page_of_an_uncertain_verdict(open_page, tmp_path, name, scheme, width):
     assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
-def test_large_report_is_interactive_in_two_seconds(browser, tmp_path, monkeypatch):
+def test_large_report_is_interactive_soon_after_it_is_parsed(browser, tmp_path, monkeypatch):
     """50,000 samples of which 2,500 were removed, as images that can neither be compressed nor must be reduced."""
     monkeypatch.setattr(page_neighbors, "MAX_COMPARED", 500)  # saves time; the page has the same size
     size = 50_000
@@ -437,13 +438,18 @@ def test_large_report_is_interactive_in_two_seconds(browser, tmp_path, monkeypat
     )  # fmt: skip
     write_report(tmp_path / "report.html", verdict, Noise())
     assert 10_000_000 <= (tmp_path / "report.html").stat().st_size <= 15_000_000
-    page = browser.new_page()
-    page.goto((tmp_path / "report.html").as_uri(), wait_until="domcontentloaded")
-    show(page, "2500 of 2500")
-    timing = json.loads(page.evaluate("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
-    assert timing["domInteractive"] <= 2_000
-    assert timing["domContentLoadedEventEnd"] <= 2_000
-    page.close()
+    without = re.sub(r"<script.*?</script>", "", (tmp_path / "report.html").read_text("utf-8"), flags=re.DOTALL)
+    (tmp_path / "without_scripts.html").write_text(without, "utf-8")
+    milliseconds = {}
+    for name in ("without_scripts", "report"):
+        page = browser.new_page()
+        page.goto((tmp_path / f"{name}.html").as_uri(), wait_until="domcontentloaded")
+        if name == "report":
+            show(page, "2500 of 2500")
+        timing = json.loads(page.evaluate("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
+        milliseconds[name] = timing["domContentLoadedEventEnd"]
+        page.close()
+    assert milliseconds["report"] <= 4 * milliseconds["without_scripts"]
 
 
 @pytest.fixture(scope="module")

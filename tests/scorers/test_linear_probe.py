@@ -162,7 +162,7 @@ def test_blocks_of_samples_do_not_matter(monkeypatch):
     for module in (row_blocks, linear_probe):
         monkeypatch.setattr(module, "AT_ONCE", 100)
     parts = LinearProbeScorer().score_feature_labels(features, labels)
-    torch.testing.assert_close((-parts).exp(), (-whole).exp(), rtol=0, atol=2e-3)
+    torch.testing.assert_close((-parts).exp(), (-whole).exp(), rtol=0, atol=5e-3)  # fits end where they are nearly flat
 
 
 @pytest.mark.parametrize(("distance", "is_strong"), [(4.0, False), (0.0, True)])

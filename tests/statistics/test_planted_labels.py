@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -73,9 +75,9 @@ def test_small_sets_have_enough_planted_labels():
 
 
 def test_estimate_that_sees_all_planted_labels_is_not_corrected():
-    found = estimate_of(0.05, torch.tensor([0.7, 0.2, 0.0]).double(), low=0.04, high=0.06, misclassified=0.3)
+    found = estimate_of(0.05, torch.tensor([0.7, 0.2, 0.0]).double(), low=0.045, high=0.06, misclassified=0.3)
     same = corrected_for_response(found, 1.2)
-    assert (same.rate, same.low, same.high) == (0.05, 0.04, 0.06)
+    assert (same.rate, same.low, same.high) == (0.05, 0.045, 0.06)
     assert torch.equal(same.posterior, found.posterior)
 
 
@@ -95,6 +97,34 @@ def test_posteriors_and_p_values_are_corrected_together():
     assert corrected.posterior.tolist() == pytest.approx([0.8 / 0.9, 0.6 / 0.9, 0.0])
     correct = 1 - corrected.posterior
     assert corrected.p_values.tolist() == pytest.approx((correct.cumsum(0) / correct.sum()).tolist())
+
+
+def test_posteriors_of_a_vague_estimate_add_up_to_it():
+    posterior = torch.tensor([0.99, 0.95, 0.8, 0.6, 0.3, 0.0]).double()
+    rate = float(posterior.mean())
+    found = estimate_of(rate, posterior, low=0.5 * rate, high=0.9, misclassified=0.3)
+    corrected = corrected_for_response(found, 0.6)
+    assert corrected.rate == pytest.approx(rate - 0.25 * 0.3 * 0.4)
+    assert float(corrected.posterior.mean()) == pytest.approx(corrected.rate)
+    log_odds = torch.logit(corrected.posterior) - torch.logit(posterior)
+    assert log_odds[:5].tolist() == pytest.approx([float(log_odds[0])] * 5), "all by the same factor"
+
+
+def test_correction_is_continuous_where_estimates_become_precise():
+    posterior = torch.tensor([0.9, 0.5, 0.1, 0.0]).double()
+    found = estimate_of(0.375, posterior, low=0.8 * 0.375, high=0.5, misclassified=0.3)
+    precise = corrected_for_response(found, 0.9)
+    nearly = corrected_for_response(replace(found, low=0.7999 * 0.375), 0.9)
+    assert nearly.rate == pytest.approx(precise.rate, rel=1e-3)
+    assert float(nearly.posterior.sum()) == pytest.approx(float(precise.posterior.sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("posterior", [torch.ones(3), torch.zeros(3)], ids=["all wrong", "none wrong"])
+def test_posteriors_that_cannot_have_the_sum(posterior):
+    found = estimate_of(0.5, posterior.double(), low=0.35, high=0.6, misclassified=0.3)
+    corrected = corrected_for_response(found, 0.6)
+    assert torch.isfinite(corrected.posterior).all()
+    assert ((corrected.posterior >= 0) & (corrected.posterior < 1)).all()
 
 
 @pytest.mark.parametrize(

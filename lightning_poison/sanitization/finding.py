@@ -1,6 +1,6 @@
 """`Finding`: what one member of a union looked for, and what it found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -47,6 +47,10 @@ class Finding:
         if self.evidence is None:
             return f"{name} could not decide: {printable(self.failure, limit=800)}"
         return f"{name} removed {self.removed:,}: {self.evidence}"
+
+    def lines(self, class_names: Sequence[str] | None, rows: int) -> list[str]:
+        """Return the finding as lines of a list, with the details of its evidence; see `Evidence.details`."""
+        return [f"- {self}", *(self.evidence.details(class_names, rows) if self.evidence else ())]
 
     def meta(self) -> dict[str, Any]:
         """Return the finding as JSON values, for `from_meta`."""

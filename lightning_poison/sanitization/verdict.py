@@ -17,7 +17,7 @@ from lightning_poison.sanitization.sample_vector import sample_vector
 from lightning_poison.serialization import read_object, write_tensors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
     """Scores, p-values and the decision for every sample of a data set of N samples and C classes.
 
@@ -70,6 +70,8 @@ class Verdict:
         ... )
         >>> verdict.removed, len(verdict.with_kept(torch.tensor([1])).removed)
         (tensor([1]), 0)
+        >>> verdict
+        <Verdict: 3 samples scored by likelihood; 1 removed (33.33 %); evidence of poison>
         >>> print(verdict)
         3 samples scored by likelihood; 1 removed (33.33 %)
         evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
@@ -237,6 +239,9 @@ class Verdict:
         """Whether another verdict has the same data and settings and keeps the same samples."""
         return self.fingerprint == other.fingerprint and torch.equal(self.keep, other.keep)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary().splitlines()[0]}; {self.headline}>"
+
     def __str__(self) -> str:
         return self.summary()
 
@@ -257,13 +262,9 @@ class Verdict:
             f"decided by {DECIDED_BY[self.calibration]}; stated false-positive rate "
             f"{100 * self.false_positive_rate:g} %",
         ]
-        if self.findings:
-            lines += [
-                line
-                for each in self.findings
-                for line in (f"- {each}", *(each.evidence.details(class_names, rows) if each.evidence else ()))
-            ]
-        else:
+        for each in self.findings:
+            lines += each.lines(class_names, rows)
+        if not self.findings:
             if accusers := self.accusers:
                 listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
                 lines.append(f"smallest p-value by {listed}")

@@ -259,3 +259,22 @@ def test_exit_in_batched_reads_names_the_sample():
 
     with pytest.raises(UnreadableSampleError, match="read sample 13 of Leaving, but it raised KeyError"):
         read(Leaving(fail))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_decoded_is_named(workers):
+    class Folder(Dataset):
+        samples = [(f"cat/{index}.png", 0) for index in range(8)]
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            if index == 6:
+                raise OSError("image file is truncated")
+            return torch.zeros(2), 0
+
+    blocks = index_blocks(torch.arange(8), 4)
+    message = r"(?s)sample 6 of Folder.*OSError: image file is truncated.*its file, cat/6\.png\. `lightning-poison scan"
+    with pytest.raises(UnreadableSampleError, match=message):
+        list(read_blocks(Folder(), blocks, sample=SampleSpec(), seed=0, num_workers=workers))

@@ -89,7 +89,8 @@ def judge_without_trusted(job: Job) -> Outcome:
                 label_scores, labels, job.settings, margins=margins, other_margins=others, lowest=lowest
             )
     except InconclusiveError as error:
-        message = f"{error}\nThe inputs have {describe_scale(job.data.first_inputs())}."
+        scale = describe_scale(job.data.first_inputs())
+        message = f"{error}\nCheck the transform too: the scorer reads {scale}, as your network should in training."
         raise InconclusiveError(message, scores[place]) from error
     return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
 

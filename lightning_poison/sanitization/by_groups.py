@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lightning_poison.checks import printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import all_ranks, section
@@ -20,12 +22,14 @@ from lightning_poison.sanitization.class_patterns import (
     score_samples,
 )
 from lightning_poison.sanitization.evidence import Evidence
+from lightning_poison.sanitization.fit_announcement import announce_fits
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.scorer_calls import (
     call_check_set,
     call_find_groups,
     call_is_poison,
     call_logits,
+    call_rehearse,
     call_stands_apart,
     call_training_margins,
 )
@@ -108,9 +112,11 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     """
     with all_ranks(job.runtime):
         call_check_set(scorer, job.labels)
-    fixed = feature_model_of(scorer).is_fitted
+    source = feature_model_of(scorer)
+    fixed = source.is_fitted
     with section(0, _FIRST_FIT):
-        model = _fitted(job, feature_model_of(scorer), job.data.indices, "feature model")
+        _announce(job, scorer, source)
+        model = _fitted(job, source, job.data.indices, "feature model")
     with all_ranks(job.runtime):
         margins = None if fixed else call_training_margins(model, len(job.labels))
     margins = job.runtime.broadcast(margins)
@@ -136,6 +142,16 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     decision = _decision(job, scores, effects, suspects)
     numbers = _numbers(job, removed, decision)
     return Outcome(scores, suggested, decision, "group tests", groups=numbers, training_margins=margins)
+
+
+def _announce(job: Job, scorer: SetScorer, source: FeatureSource) -> None:
+    """Announce the fit of the network, unless it is fitted. Networks without some of the samples are seldom needed."""
+    with all_ranks(job.runtime):
+        if source.is_fitted or job.runtime.rank:
+            return
+        work = f"fitting the network of the {printable(scorer.name)} scorer on {len(job.data):,} samples"
+        part, units = job.data.subset(job.data.indices), job.runtime.units.within("groups")
+        announce_fits(job.runtime, work, partial(call_rehearse, source), part, 1, units)
 
 
 def _is_varied(job: Job, group: Subgroup) -> bool:

@@ -1,4 +1,5 @@
 import copy
+import logging
 import warnings
 from dataclasses import replace
 
@@ -274,3 +275,11 @@ def test_effect_on_few_classes_counts_if_the_gap_is_wide(separation, counts, mon
     judged(TensorDataset(*(part[few] for part in data.tensors)), groups)
     ((transfer, _),) = groups.calls
     assert transfer == (0.9 if counts else 0.0)
+
+
+def test_the_fit_of_the_network_is_announced_with_its_time(caplog):
+    model = FeatureModel(fit_settings=FITTED)
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        sanitize(points()[0], RobustFeatureScorer(model, exclusion_model=model), runtime=RUNTIME)
+    (message,) = [each for each in caplog.messages if "fitting the network" in each]
+    assert "No trusted data: fitting the network of the robust-features scorer on 1,500 samples, about " in message

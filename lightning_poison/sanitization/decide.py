@@ -202,9 +202,11 @@ class _Decision:
         if not self.runtime.all_true(not found):
             digest_all(self.data, self.runtime)
             current = _fingerprint(self.dataset, self.data, self.described)
-            fitting = [each for each in found if each.made_with == key and each.fingerprint == current]
-            made = self.runtime.broadcast(fitting[0] if fitting else None)
+            own = next((each for each in found if each.made_with == key and each.fingerprint == current), None)
+            made = self.runtime.broadcast(own)
             if made is not None:
+                if units is not None and own is not None and not any(own is each for each in candidates):
+                    units.announce_reuse(self.runtime)
                 return with_limits(made, self.settings.max_removed)
         before = self.runtime.units
         try:

@@ -123,6 +123,11 @@ class FileUnits:
         """
         return FileUnits(self.folder.parent / key[:KEY_DIGITS], digests, self._rank, limit=self._limit)
 
+    def announce_reuse(self, runtime: Runtime) -> None:
+        """Say that the stored verdict is used, so that nothing is scored."""
+        where = printable(self.folder.parent, limit=1000)
+        runtime.announce(f"Nothing was scored: data and settings are those of the verdict in {where}.")
+
     def samples_match(self) -> bool:
         """Whether the stored units were computed from the samples that were read by now."""
         for path in self.folder.glob(f"{SAMPLES}*.safetensors"):

@@ -1,3 +1,4 @@
+import logging
 import re
 from dataclasses import replace
 
@@ -59,11 +60,15 @@ def test_one_exchanged_sample_is_found_and_named(data, centroid_scorer, index):
         decide(changed(data, index), centroid_scorer(), settings=SETTINGS, known=stored, runtime=runtime())
 
 
-def test_finished_decision_is_not_repeated(tmp_path, data, centroid_scorer, monkeypatch):
+def test_finished_decision_is_not_repeated_and_says_so(tmp_path, data, centroid_scorer, caplog):
     count = Counting(centroid_scorer)
-    first = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
-    again = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+    with caplog.at_level(logging.INFO, logger="lightning_poison"):
+        first = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
+        assert not [each for each in caplog.messages if "Nothing was scored" in each]
+        caplog.clear()
+        again = sanitize(data, centroid_scorer(), cache=tmp_path, runtime=runtime())
     assert count.fits == 3
+    assert caplog.messages == [f"Nothing was scored: data and settings are those of the verdict in {tmp_path}."]
     assert torch.equal(first.scores, again.scores)
     assert str(first) == str(again)
 

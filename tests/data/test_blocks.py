@@ -264,7 +264,7 @@ def test_exit_in_batched_reads_names_the_sample():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_cannot_be_decoded_is_named(workers):
     class Folder(Dataset):
-        samples = [(f"cat/{index}.png", 0) for index in range(8)]
+        samples = tuple((f"cat/{index}.png", 0) for index in range(8))
 
         def __len__(self):
             return 8

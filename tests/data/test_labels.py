@@ -271,7 +271,9 @@ def test_unreadable_sample_is_named():
         labels_of(Broken())
     folder = Broken()
     folder.samples = [(f"cat/{index}\x1b.png", 0) for index in range(4)]
-    with pytest.raises(UnreadableSampleError, match=r"sample 1 of Subset, .*\n.*remove its file, cat/2\\x1b\.png\. .* FOLDER"):
+    with pytest.raises(
+        UnreadableSampleError, match=r"sample 1 of Subset, .*\n.*remove its file, cat/2\\x1b\.png\. .* FOLDER"
+    ):
         read_sample(Subset(folder, [0, 2]), 1)
 
 

@@ -1,7 +1,7 @@
 """The `cache` command: list what cache folders hold, and clear them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_poison.checks import expected, printable
@@ -12,14 +12,13 @@ from lightning_poison.sanitization.cache_folder import (
     remove_entries,
     size_limit,
 )
+from lightning_poison.shell.output import Write
 
 _COLUMNS = ("what", "scorer", "fingerprint", "units", "size", "last use", "begun", "folder")
 _RIGHT = ("units", "size")
 _DAY = 24 * 3600.0
 _MAX_NAMED = 5
 """Files that the cache did not write are named up to this number."""
-
-Write = Callable[[str], None]
 
 
 def list_caches(place: Path, *, write: Write) -> None:

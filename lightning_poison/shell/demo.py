@@ -30,9 +30,7 @@ from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison.shell.demo_data import DemoData, load_demo_data
 from lightning_poison.shell.demo_training import Classifier, LGMClassifier, fit_quietly, predict_with
-
-Write = Callable[[str], None]
-"""Writes one line of output."""
+from lightning_poison.shell.output import Write
 
 FEATURES = 32
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -22,8 +22,7 @@ from lightning_poison.shell.evaluate_grid import grid_of
 from lightning_poison.shell.evaluate_keys import key_of_data, key_of_model, package_version
 from lightning_poison.shell.evaluate_page import write_page_of
 from lightning_poison.shell.evaluate_settings import EvaluationSettings, as_json
-
-Write = Callable[[str], None]
+from lightning_poison.shell.output import Write
 
 FAILED = 2
 """Exit status if cells failed."""

@@ -23,7 +23,7 @@ from lightning_poison.shell.class_paths import instance_of
 from lightning_poison.shell.demo_data import load_all
 from lightning_poison.shell.evaluate_settings import BUILT_IN_DATA, DataSettings
 from lightning_poison.shell.image_files import ImageFiles
-from lightning_poison.shell.sources import open_source
+from lightning_poison.shell.sources import open_named_source
 
 TRAIN, TEST, HOLDOUT = 0.5, 0.2, 0.2
 """Shares of training, test and held-out data; the rest is trusted. Of data with a test set of their own, 70 % train."""
@@ -86,7 +86,7 @@ def opened(settings: DataSettings) -> OpenedData:
         samples, test = _from_datamodule(settings)
     else:
         reading: dict[str, Any] = {"label": settings.label, "path": settings.path, "image_size": settings.image_size}
-        found = open_source(settings.source, **reading, runtime=LocalRuntime(threads=1, quiet=True))
+        found = open_named_source(settings.source, **reading, runtime=LocalRuntime(threads=1, quiet=True))
         samples = _editable(found.dataset)
     labels = labels_of(samples)
     shape = tuple(torch.as_tensor(spec_of(samples).inputs_in(samples[0])).shape)

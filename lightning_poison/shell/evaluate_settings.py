@@ -24,9 +24,9 @@ class DataSettings:
     Args:
         source: `digits`, `mnist`, what `scan` takes, or the class path of a LightningDataModule.
         root: Folder that contains `MNIST/raw`. Optional.
-        label: See `open_source`.
-        path: See `open_source`.
-        image_size: See `open_source`.
+        label: See `open_named_source`.
+        path: See `open_named_source`.
+        image_size: See `open_named_source`.
         init_args: Arguments of the DataModule, as JSON.
         max_samples: Number of samples that are drawn in each seed, before they are divided. Default: all.
         mean: Mean of the normalization of the images, a value for each channel. Default: images in [0, 1].

@@ -11,7 +11,7 @@ import torch
 
 from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.data.labeled_data import digest_all, read_labeled
-from lightning_poison.data.source import open_source as open_data
+from lightning_poison.data.source import open_source
 from lightning_poison.errors import UnreadableSampleError, UnsupportedDataError
 from lightning_poison.manifest.manifest import Manifest, read_manifest, renamed_to_previous
 from lightning_poison.report.page import write_report
@@ -19,7 +19,7 @@ from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.shell.evaluate_page import write_page_of
 from lightning_poison.shell.scan import MANIFEST, REPORT, SUMMARY, VERDICT
-from lightning_poison.shell.sources import OpenedSource, open_source
+from lightning_poison.shell.sources import OpenedSource, open_named_source
 
 _READING = {"label": str, "path": str, "ids": str, "image_size": int}
 """What a summary states about how its source was read, and of which type it is if not `None`."""
@@ -157,7 +157,7 @@ def _list_in(value: dict[str, Any], name: str) -> list[Any]:
 def _read_again(run: _Run, source: str | None) -> tuple[OpenedSource | None, str]:
     """Return the data set of a run, or why it is not read."""
     if source is not None:
-        return open_source(source, **(run.reading or {})), ""
+        return open_named_source(source, **(run.reading or {})), ""
     if run.source is None:
         return None, f"the summary does not say where the data set is, {_FEWER}; pass --source SOURCE"
     place = run.place / run.source
@@ -166,7 +166,7 @@ def _read_again(run: _Run, source: str | None) -> tuple[OpenedSource | None, str
             return None, f"the data set is what a function returns, {_FEWER}; name it: --source {run.source}"
         return None, f"{run.source} no longer exists, {_FEWER}; if it was moved, pass --source SOURCE"
     try:
-        return open_source(os.fspath(place), **(run.reading or {})), ""
+        return open_named_source(os.fspath(place), **(run.reading or {})), ""
     except (OSError, ValueError) as error:
         return None, f"the data set cannot be read ({describe_error(error)}), {_FEWER}"
 
@@ -180,7 +180,7 @@ def _difference(dataset: Any, verdict: Verdict) -> str:
     try:
         seed = verdict.settings.get("seed")
         options: dict[str, Any] = {"positions": positions, "seed": seed if isinstance(seed, int) else 0}
-        source = open_data(dataset, sample=None, **options)
+        source = open_source(dataset, sample=None, **options)
         data = read_labeled(source, positions=positions, runtime=runtime, name="samples")
         digest_all(data, runtime)
     except (UnreadableSampleError, UnsupportedDataError, TypeError, ValueError) as error:

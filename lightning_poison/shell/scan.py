@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from lightning_poison.sanitization.verdict import Verdict
 from lightning_poison.serialization import atomic_path, check_writable
 from lightning_poison.shell.brief import brief_lines
 from lightning_poison.shell.hub_datasets import is_hub_source
+from lightning_poison.shell.output import Write
 from lightning_poison.shell.scorer_options import ScorerOption, scorer_from_option
-from lightning_poison.shell.sources import OpenedSource, open_source
+from lightning_poison.shell.sources import OpenedSource, open_named_source
 from lightning_poison.shell.whole_run import WholeRun, clock
 
 NO_EVIDENCE, EVIDENCE = 0, 3
@@ -31,8 +32,6 @@ MANIFEST, VERDICT, REPORT, SUMMARY = "manifest.csv", "verdict.safetensors", "rep
 
 _READING = 0.03
 """Share of the time that reading is expected to take."""
-
-Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class ScanOptions:
         trusted: Known-clean data, in any form of a source.
         scorer: See `scorer_from_option`. Default: `"balanced"`.
         backbone: See `scorer_from_option`.
-        label: See `open_source`.
-        path: See `open_source`.
-        ids: See `open_source`.
-        image_size: See `open_source`.
+        label: See `open_named_source`.
+        path: See `open_named_source`.
+        ids: See `open_named_source`.
+        image_size: See `open_named_source`.
         false_positive_rate: Share of clean samples that may be removed, in (0, 1). Default: 0.01.
         remove_without_evidence: See `sanitize`. Default: `False`.
         device: Where to compute. Default: `"cpu"`.
@@ -78,7 +77,7 @@ class ScanOptions:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The options of `open_source` by name."""
+        """The options of `open_named_source` by name."""
         return {name: getattr(self, name) for name in ("label", "path", "ids", "image_size")}
 
 
@@ -89,7 +88,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     started again with the same data and options.
 
     Args:
-        source: See `open_source`.
+        source: See `open_named_source`.
         options: How to scan.
         write: Called with each line of output.
         as_json: Whether to write the summary as one JSON object instead.
@@ -108,7 +107,7 @@ def run_scan(source: str, options: ScanOptions, *, write: Write, as_json: bool =
     check_writable(options.output, (MANIFEST, VERDICT, REPORT, SUMMARY))
     with runtime.shown():
         with section(0, _READING):
-            data = open_source(source, **options.reading, runtime=runtime, store=options.cache_folder / "pixels")
+            data = open_named_source(source, **options.reading, runtime=runtime, store=options.cache_folder / "pixels")
         trusted = None if options.trusted is None else _trusted(options.trusted, data, options.reading)
         if not as_json:
             with runtime.aside():
@@ -246,7 +245,7 @@ def _trusted(source: str, data: OpenedSource, reading: dict[str, Any]) -> Any:
     pixels = getattr(data.dataset, "pixels", None)
     if pixels is not None and pixels.shape[2] == pixels.shape[3]:
         reading = reading | {"image_size": int(pixels.shape[2])}
-    trusted = open_source(source, **reading)
+    trusted = open_named_source(source, **reading)
     missing = sorted(set(trusted.classes) - set(data.classes))
     if missing:
         there = printable(", ".join(data.classes), limit=300)

@@ -33,7 +33,7 @@ class OpenedSource:
     notes: Sequence[str] = field(default=())
 
 
-def open_source(
+def open_named_source(
     source: str,
     *,
     label: str | None = None,
@@ -66,7 +66,7 @@ def open_source(
         >>> from tempfile import mkdtemp
         >>> table = Path(mkdtemp()) / "table.csv"
         >>> _ = table.write_text("width,kind\n1,cat\n2,dog\n")
-        >>> found = open_source(str(table), label="kind")
+        >>> found = open_named_source(str(table), label="kind")
         >>> found.dataset[1], found.classes
         ((tensor([2.]), tensor(1)), ['cat', 'dog'])
     """

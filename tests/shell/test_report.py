@@ -121,10 +121,10 @@ def test_several_runs(scanned, capsys):
 def test_a_function_of_a_summary_is_never_called_unless_it_is_named(scanned, capsys, monkeypatch):
     (scanned.parent / "loads_data.py").write_text(
         "from pathlib import Path\n"
-        "from lightning_poison.shell.sources import open_source\n"
+        "from lightning_poison.shell.sources import open_named_source\n"
         "def load():\n"
         "    Path('called').touch()\n"
-        "    return open_source('images', image_size=16).dataset\n"
+        "    return open_named_source('images', image_size=16).dataset\n"
     )
     monkeypatch.syspath_prepend(scanned.parent)
     summary = json.loads((scanned / "summary.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from lightning_poison.shell.sources import open_source
+from lightning_poison.shell.sources import open_named_source
 from lightning_poison.shell.tables import class_numbers, read_table
 
 
@@ -17,7 +17,7 @@ def written(folder, text, name="table.csv"):
 
 
 def test_numbers_and_labels(tmp_path):
-    found = open_source(written(tmp_path, "id,width,Label,note\n7,1.5,b,x\n8,2.5,a,y\n"))
+    found = open_named_source(written(tmp_path, "id,width,Label,note\n7,1.5,b,x\n8,2.5,a,y\n"))
     assert found.dataset.tensors[0].tolist() == [[1.5], [2.5]]
     assert found.dataset.tensors[1].tolist() == [1, 0]
     assert found.classes == ["a", "b"]
@@ -26,7 +26,7 @@ def test_numbers_and_labels(tmp_path):
 
 
 def test_columns_are_named(tmp_path):
-    found = open_source(written(tmp_path, "label,kind\n3,dog\n4,cat\n"), label="kind")
+    found = open_named_source(written(tmp_path, "label,kind\n3,dog\n4,cat\n"), label="kind")
     assert found.dataset.tensors[0].tolist() == [[3], [4]]
     assert found.classes == ["cat", "dog"]
 
@@ -46,7 +46,7 @@ def test_columns_are_named(tmp_path):
 )
 def test_refuses_tables_that_cannot_be_read(tmp_path, text, settings, message):
     with pytest.raises(ValueError, match=message):
-        open_source(written(tmp_path, text), **settings)
+        open_named_source(written(tmp_path, text), **settings)
 
 
 def test_refuses_a_table_of_another_encoding(tmp_path):
@@ -80,7 +80,7 @@ def test_classes_are_numbered_in_the_order_of_their_names(values, numbers, names
 )
 def test_archives(tmp_path, images, shape):
     np.savez(tmp_path / "data.npz", images=images, labels=np.array([0, 1, 0, 1]), extra=np.zeros(2))
-    found = open_source(str(tmp_path / "data.npz"))
+    found = open_named_source(str(tmp_path / "data.npz"))
     inputs, label = found.dataset[1]
     assert inputs.shape == shape
     assert float(inputs.max()) == 1
@@ -90,20 +90,20 @@ def test_archives(tmp_path, images, shape):
 def test_embeddings_and_their_labels(tmp_path):
     np.save(tmp_path / "data.npy", np.eye(3, dtype=np.float32))
     written(tmp_path, "cat\ndog\ncat\n", "labels.txt")
-    found = open_source(str(tmp_path / "data.npy"), label=str(tmp_path / "labels.txt"))
+    found = open_named_source(str(tmp_path / "data.npy"), label=str(tmp_path / "labels.txt"))
     assert found.dataset.tensors[1].tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match=r"--label labels\.npy"):
-        open_source(str(tmp_path / "data.npy"))
+        open_named_source(str(tmp_path / "data.npy"))
 
 
 def test_embeddings_in_a_column_and_names_in_another(tmp_path):
     table = pyarrow.table({"e": [[1.5, 2.5], [3.5, 4.5]], "label": ["b", "a"], "key": ["k1", "k2"]})
     parquet.write_table(table, tmp_path / "table.parquet")
-    found = open_source(str(tmp_path / "table.parquet"), ids="key")
+    found = open_named_source(str(tmp_path / "table.parquet"), ids="key")
     assert found.dataset.tensors[0].tolist() == [[1.5, 2.5], [3.5, 4.5]]
     assert found.dataset.samples == [("k1", 1), ("k2", 0)]
     with pytest.raises(ValueError, match="a column 'name', but got e, label, key"):
-        open_source(str(tmp_path / "table.parquet"), ids="name")
+        open_named_source(str(tmp_path / "table.parquet"), ids="name")
 
 
 def test_names_in_a_file_or_an_array(tmp_path):
@@ -111,19 +111,19 @@ def test_names_in_a_file_or_an_array(tmp_path):
     np.save(tmp_path / "labels.npy", np.array([1, 0]))
     written(tmp_path, "first one\nsecond\n", "ids.txt")
     labels, ids = str(tmp_path / "labels.npy"), str(tmp_path / "ids.txt")
-    found = open_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
+    found = open_named_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
     assert found.dataset.samples == [("first one", 1), ("second", 0)]
     np.savez(tmp_path / "data.npz", x=np.eye(2), y=np.array([0, 1]), key=np.array(["a", "b"]))
-    assert open_source(str(tmp_path / "data.npz"), ids="key").dataset.samples == [("a", 0), ("b", 1)]
+    assert open_named_source(str(tmp_path / "data.npz"), ids="key").dataset.samples == [("a", 0), ("b", 1)]
     written(tmp_path, "only one\n", "ids.txt")
     with pytest.raises(ValueError, match="the ids` to be one for each of the 2 samples, but got 1"):
-        open_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
+        open_named_source(str(tmp_path / "data.npy"), label=labels, ids=ids)
 
 
 def test_nothing_pickled_is_loaded(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.array([{"a": 1}], dtype=object), y=np.zeros(1))
     with pytest.raises(ValueError, match="a NumPy file without pickled objects"):
-        open_source(str(tmp_path / "data.npz"))
+        open_named_source(str(tmp_path / "data.npz"))
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_nothing_pickled_is_loaded(tmp_path):
 def test_refuses_archives_without_samples(tmp_path, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        open_source(str(tmp_path / "data.npz"))
+        open_named_source(str(tmp_path / "data.npz"))
 
 
 def test_parquet(tmp_path):
     table = pyarrow.table({"width": [1.5, 2.5], "label": ["b", "a"]})
     parquet.write_table(table, tmp_path / "table.parquet")
-    found = open_source(str(tmp_path / "table.parquet"))
+    found = open_named_source(str(tmp_path / "table.parquet"))
     assert found.dataset.tensors[0].tolist() == [[1.5], [2.5]]
     assert found.classes == ["a", "b"]
 
@@ -152,9 +152,9 @@ def test_names_what_to_install_for_parquet(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "table.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"lightning-poison\[parquet\]"):
-        open_source(str(tmp_path / "table.parquet"))
+        open_named_source(str(tmp_path / "table.parquet"))
 
 
 def test_dtype_of_inputs(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.ones((2, 3)), y=np.array(["a", "b"]))
-    assert open_source(str(tmp_path / "data.npz")).dataset.tensors[0].dtype == torch.float32
+    assert open_named_source(str(tmp_path / "data.npz")).dataset.tensors[0].dtype == torch.float32

@@ -9,7 +9,7 @@ from lightning_poison.runtime import NoUnits, Runtime, SingleRank, Units
 _MORE_STEPS = (4, 24)
 """Numbers of steps to rehearse beyond the first, until they take longer than `_SHORT_REHEARSAL`."""
 
-_LONG_REHEARSAL, _SHORT_REHEARSAL = 3.0, 0.25
+_LONG_REHEARSAL, _SHORT_REHEARSAL = 3.0, 0.1
 """Seconds of a first step after which no further ones are rehearsed, and of further ones that suffice."""
 
 _SHORTER, _LONGER = 0.7, 1.5

@@ -263,7 +263,7 @@ def _unknown_name(noun: str, name: str, entries: Sequence[Entry]) -> Exception:
     if bundle is not None:
         return _not_installed(bare, bundle, names)
     containing = sorted((each for each in names if bare and bare.casefold() in each.casefold()), key=len)
-    closest = containing[:3] or difflib.get_close_matches(bare, names, n=1, cutoff=0.5)
+    closest = containing[:3] or misspelled
     bundled = difflib.get_close_matches(bare, BUNDLED_ATTACKS, n=1, cutoff=0.8) if noun == "attack" else []
     if bundled and not closest:
         return _not_installed(name, BUNDLED_ATTACKS[bundled[0]], names, hint=f"Did you mean `{bundled[0]}`? ")

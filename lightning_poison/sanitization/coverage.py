@@ -28,8 +28,8 @@ POWER_UNKNOWN = "how much of the poison would be found was not measured"
 """Said if a verdict has no power. With trusted data, no wrong labels are planted to measure it."""
 
 _MISSED_GROUPS = (
-    "backdoors that look natural (reflections), are on half of a class, have fewer than about 20 samples, or have "
-    "correct labels in data of few classes; collisions in the features of another network"
+    "backdoors that look natural (reflections, warped photos), are on half of a class, have fewer than about 20 "
+    "samples, or have correct labels in data of few classes; collisions in the features of another network"
 )
 """What decisions by groups do not find in docs/benchmarks.md, though the attack succeeds."""
 

@@ -50,8 +50,9 @@ def test_findings_of_several_scorers():
         "- backdoors: 20 samples listed, in 1 group, labeled dog",
         "- other could not decide: no \\x1bluck",
         "- not looked for: individually perturbed inputs",
-        "- easily missed: backdoors that look natural (reflections), are on half of a class, have fewer than about "
-        "20 samples, or have correct labels in data of few classes; collisions in the features of another network",
+        "- easily missed: backdoors that look natural (reflections, warped photos), are on half of a class, have fewer "
+        "than about 20 samples, or have correct labels in data of few classes; collisions in the features of another "
+        "network",
     ]
 
 

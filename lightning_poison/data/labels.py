@@ -23,7 +23,9 @@ _MOST_CLASSES = 2**53
 """Larger labels are looked at one by one, and refused there if they are too large."""
 
 _SCAN_HINT = " `lightning-poison scan FOLDER` leaves out all files that cannot be read, and its report lists them."
-"""How to continue without such files, and to find them all at once."""
+"""How to continue without such files, and to find them all at once, if they are images."""
+
+_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _PROBES = 8
 """Number of samples that are read to check a list of labels."""
@@ -244,10 +246,11 @@ def read_samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
             raise
         index = indices[len(samples)]
         file = printable(listed_file(dataset, index), limit=1000)
+        hint = _SCAN_HINT if file.lower().endswith(_IMAGES) else ""
         raise UnreadableSampleError(
             f"Expected to read sample {index} of {type(dataset).__name__}, but it raised "
             f"{type(error).__name__}: {printable(error)}.\n"
-            + (f"Repair or remove its file, {file}.{_SCAN_HINT}" if file else "Repair or remove the sample.")
+            + (f"Repair or remove its file, {file}.{hint}" if file else "Repair or remove the sample.")
         ) from error
     return samples
 

@@ -41,7 +41,7 @@ def weights_file() -> Path | None:
 
 
 def load_efficientnet_lite0(timm: ModuleType, path: Path) -> nn.Module:
-    """Return the network in evaluation mode, without its classifier, its batch norm folded into its convolutions.
+    """Return the network in evaluation mode, without its classifier.
 
     Args:
         timm: The package, which has the architecture.
@@ -60,13 +60,17 @@ def load_efficientnet_lite0(timm: ModuleType, path: Path) -> nn.Module:
     weights: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict({_timm_name(name): value for name, value in weights.items()})
     network.classifier = nn.Identity()
-    return _with_folded_batch_norm(network.eval())
+    return network.eval()
 
 
-def _with_folded_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each batch norm layer into the convolution that is registered before it, which halves the time.
+def fold_batch_norm(network: nn.Module) -> None:
+    """Fold each batch norm layer into the convolution that is registered before it: this saves a third of the time.
 
-    In evaluation mode, both are one affine map. What is left in the place of the layer is its activation.
+    In evaluation mode, both are one affine map. What is left in the place of the layer is its activation, and
+    convolutions return other values, so features of inner layers must not be read.
+
+    Args:
+        network: What `load_efficientnet_lite0` returned. It is changed.
     """
     for owner in network.modules():
         convolution = ""
@@ -76,7 +80,6 @@ def _with_folded_batch_norm(network: nn.Module) -> nn.Module:
             elif isinstance(layer, nn.BatchNorm2d):
                 setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), layer))
                 setattr(owner, name, layer.get_submodule("act"))
-    return network
 
 
 def _timm_name(name: str) -> str:

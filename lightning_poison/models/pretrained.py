@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.pixel_range import PixelRange
 from lightning_poison.errors import MissingEncoderError
-from lightning_poison.models.efficientnet_lite0 import load_efficientnet_lite0, weights_file
+from lightning_poison.models.efficientnet_lite0 import fold_batch_norm, load_efficientnet_lite0, weights_file
 from lightning_poison.models.encoders import IMAGE_SIZE, Encoder
 
 EMBEDDED = "efficientnet-lite0"
@@ -89,6 +89,21 @@ def pretrained_encoder(
     )
 
 
+def fast_encoder(name: str, layer: str = "", **settings: Any) -> Encoder:
+    """Return an encoder by its name that only computes features: batch norm of the embedded one is folded.
+
+    Args:
+        name: See `pretrained_encoder`.
+        layer: See `pretrained_encoder`. If one is named, nothing is folded.
+        settings: Further arguments of `pretrained_encoder`.
+    """
+    encoder = pretrained_encoder(name, layer, **settings)
+    if name == EMBEDDED and not layer:
+        fold_batch_norm(encoder.network)
+        encoder.network.to(memory_format=torch.channels_last)
+    return encoder
+
+
 def has_embedded_encoder() -> bool:
     """Return whether the packages of the embedded encoder are installed.
 
@@ -136,7 +151,7 @@ class DefaultEncoder(nn.Module):
         if inputs.ndim == 2:
             return inputs.float()
         if not self._loaded:
-            self._loaded.append(pretrained_encoder(EMBEDDED, **self._settings))
+            self._loaded.append(fast_encoder(EMBEDDED, **self._settings))
         features: Tensor = self._loaded[0].to(inputs.device)(inputs)
         return features
 

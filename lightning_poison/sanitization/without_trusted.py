@@ -90,7 +90,8 @@ def judge_without_trusted(job: Job) -> Outcome:
             )
     except InconclusiveError as error:
         scale = describe_scale(job.data.first_inputs())
-        message = f"{error}\nCheck the transform too: the scorer reads {scale}, as your network should in training."
+        advice = f"Check the transform too: the scorer reads {scale}; your network should read the same in training."
+        message = f"{error}\n{advice}"
         raise InconclusiveError(message, scores[place]) from error
     return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
 

@@ -22,7 +22,7 @@ from lightning_poison.models.efficientnet_lite0 import WEIGHTS_SHA256
 from lightning_poison.models.encoders import image_sizes
 from lightning_poison.models.feature_extractor import FeatureExtractor, shifted_output
 from lightning_poison.models.fitting import FitSettings
-from lightning_poison.models.pretrained import DEFAULT, EMBEDDED, DefaultEncoder, pretrained_encoder
+from lightning_poison.models.pretrained import DEFAULT, EMBEDDED, DefaultEncoder, fast_encoder
 from lightning_poison.models.user_network import check_weights, run_network
 from lightning_poison.runtime import LocalRuntime, Runtime
 from lightning_poison.scorers.networks import (
@@ -146,7 +146,7 @@ class FeatureModel:
         if name == DEFAULT and self.layer:
             way = f"Name the network: `FeatureModel({EMBEDDED!r}, {self.layer!r})`."
             raise ValueError(expected("layer", f'"" with {DEFAULT!r}', repr(self.layer), way))
-        return DefaultEncoder(**settings) if name == DEFAULT else pretrained_encoder(name, self.layer, **settings)
+        return DefaultEncoder(**settings) if name == DEFAULT else fast_encoder(name, self.layer, **settings)
 
     def __repr__(self) -> str:
         if self.name is not None:

@@ -77,7 +77,7 @@ def fit_logistic_regression(
     blocks = list(row_blocks(len(features), num_classes))
     compute = _cross_entropy_of_many
     if coordinates is None:
-        truth = F.one_hot(labels, num_classes).T.to(features.dtype) if len(blocks) == 1 else None
+        truth = F.one_hot(labels, num_classes).T.to(features.dtype).contiguous() if len(blocks) == 1 else None
         compute = partial(_cross_entropy, truth=truth)
     buffers = features.new_empty(2, blocks[0].stop * num_classes)
 

@@ -127,7 +127,7 @@ def corrected_for_response(found: Contamination, response: float) -> Contaminati
 
     In small data sets the estimate is too high, not too low, since few hard samples show their margins. There, the
     interval is wide. If its lower end is below .8 of the estimate, estimate and posteriors are raised less, and not at
-    all below .6; and instead, the posteriors are reduced with the estimate, so that they add up to it.
+    all below .6. There, the posteriors are reduced with the estimate, so that they add up to it.
 
     If less than half is seen, posteriors are not corrected, so that only labels that are almost certainly wrong exceed
     one half.
@@ -158,12 +158,10 @@ def corrected_for_response(found: Contamination, response: float) -> Contaminati
     rate = min(high, max(low, (found.rate - _HARD_AS_WRONG * missed) / raised))
     posterior = found.posterior
     if response >= RELIABLE_RESPONSE:
+        posterior = (posterior / raised).clamp(max=_SUREST)
         if precision < 1:
-            kept = max(found.low, found.rate - _HARD_AS_WRONG * missed) / found.rate
-            posterior = _with_sum(posterior, float(posterior.sum()) * (precision + (1 - precision) * kept) / raised)
-        else:
-            posterior = posterior / raised
-        posterior = posterior.clamp(max=_SUREST)
+            kept = max(low, found.rate - _HARD_AS_WRONG * missed) / found.rate
+            posterior = _with_sum(posterior, float(posterior.sum()) * (precision + (1 - precision) * kept))
     p_values = wrong_label_p_values(found.suspicion, posterior)
     return replace(found, rate=rate, low=low, high=high, posterior=posterior, p_values=p_values)
 
@@ -183,7 +181,7 @@ def _with_sum(posterior: Tensor, total: float) -> Tensor:
         >>> _with_sum(torch.tensor([0.9, 0.5, 0.0]).double(), 1.0)
         tensor([0.7500, 0.2500, 0.0000], dtype=torch.float64)
     """
-    log_odds = torch.logit(posterior.clamp(max=1 - _TINY))
+    log_odds = torch.logit(posterior)
 
     def excess(shift: float) -> float:
         return float(torch.sigmoid(log_odds + shift).sum()) - total
@@ -212,9 +210,6 @@ On CIFAR-10 with 10 % random wrong labels, it is .8 to .93 of 10,000 images, and
 
 _MOST_SHIFT = 60.0
 """Largest change of log-odds."""
-
-_TINY = 1e-9
-"""Smallest probability that a label is right, where odds are computed."""
 
 _SUREST = 0.999
 """Largest posterior after the correction, so that p-values do not become 0."""

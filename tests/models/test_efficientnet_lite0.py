@@ -8,7 +8,12 @@ from torch import nn
 
 from lightning_poison.errors import MissingEncoderError
 from lightning_poison.models import efficientnet_lite0
-from lightning_poison.models.efficientnet_lite0 import WEIGHTS_SHA256, load_efficientnet_lite0, weights_file
+from lightning_poison.models.efficientnet_lite0 import (
+    WEIGHTS_SHA256,
+    fold_batch_norm,
+    load_efficientnet_lite0,
+    weights_file,
+)
 
 
 @pytest.fixture
@@ -34,6 +39,7 @@ def test_folded_batch_norm_changes_no_feature(unfolded):
     network.classifier = nn.Identity()
     images = 2 * torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
     folded = load_efficientnet_lite0(timm, weights_file())
+    fold_batch_norm(folded)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     with torch.no_grad():
         torch.testing.assert_close(folded(images), network.eval()(images), rtol=1e-3, atol=1e-4)

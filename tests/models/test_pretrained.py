@@ -8,7 +8,13 @@ from torch import nn
 
 from lightning_poison.errors import MissingEncoderError
 from lightning_poison.models import pretrained
-from lightning_poison.models.pretrained import DefaultEncoder, has_embedded_encoder, pretrained_encoder
+from lightning_poison.models.pretrained import (
+    EMBEDDED,
+    DefaultEncoder,
+    fast_encoder,
+    has_embedded_encoder,
+    pretrained_encoder,
+)
 
 NETWORK = "shufflenet_v2_x0_5"
 TIMM = "test_resnet.r160_in1k"
@@ -39,6 +45,15 @@ def test_embedded_encoder_gives_the_features_of_the_network_that_the_weights_wer
     assert features.shape == (1, 1280)
     assert float(features.mean()) == pytest.approx(0.0403, abs=1e-4)
     assert float(features.norm()) == pytest.approx(9.2694, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_batch_norm_is_folded_only_if_no_inner_layer_is_read():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, folded, inner = pretrained_encoder(EMBEDDED), fast_encoder(EMBEDDED), fast_encoder(EMBEDDED, "conv_head")
+    has_batch_norm = [any(isinstance(each, nn.BatchNorm2d) for each in of.modules()) for of in (plain, folded, inner)]
+    assert has_batch_norm == [True, False, True]
+    torch.testing.assert_close(folded(images), plain(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -139,7 +154,7 @@ def test_default_encoder_leaves_vectors_alone_and_loads_the_encoder_for_images(m
         built.append((name, settings))
         return nn.Flatten()
 
-    monkeypatch.setattr(pretrained, "pretrained_encoder", build)
+    monkeypatch.setattr(pretrained, "fast_encoder", build)
     encoder = DefaultEncoder(image_size=96)
     points = torch.rand(4, 3)
     assert torch.equal(encoder(points), points)

@@ -202,7 +202,7 @@ def named(monkeypatch):
         built.append((name, layer, settings))
         return Encoder(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), image_size=8)
 
-    monkeypatch.setattr(feature_model, "pretrained_encoder", build)
+    monkeypatch.setattr(feature_model, "fast_encoder", build)
     return built
 
 

@@ -111,12 +111,21 @@ def test_posteriors_of_a_vague_estimate_add_up_to_it():
 
 
 def test_correction_is_continuous_where_estimates_become_precise():
-    posterior = torch.tensor([0.9, 0.5, 0.1, 0.0]).double()
-    found = estimate_of(0.375, posterior, low=0.8 * 0.375, high=0.5, misclassified=0.3)
-    precise = corrected_for_response(found, 0.9)
-    nearly = corrected_for_response(replace(found, low=0.7999 * 0.375), 0.9)
+    posterior = torch.tensor([0.999, 0.99, 0.98, 0.9, 0.5, 0.3, 0.1, 0.0]).double()
+    rate = float(posterior.mean())
+    found = estimate_of(rate, posterior, low=0.8 * rate, high=0.9, misclassified=0.1)
+    precise = corrected_for_response(found, 0.6)
+    nearly = corrected_for_response(replace(found, low=0.7999 * rate), 0.6)
     assert nearly.rate == pytest.approx(precise.rate, rel=1e-3)
-    assert float(nearly.posterior.sum()) == pytest.approx(float(precise.posterior.sum()), rel=1e-3)
+    assert nearly.posterior.tolist() == pytest.approx(precise.posterior.tolist(), abs=1e-3)
+    middle = corrected_for_response(replace(found, low=0.7 * rate), 0.6)
+    vague = corrected_for_response(replace(found, low=0.6 * rate), 0.6)
+    assert float(precise.posterior.sum()) > float(middle.posterior.sum()) > float(vague.posterior.sum())
+
+
+def test_estimate_of_none_has_no_precision():
+    found = estimate_of(0.0, torch.zeros(3).double(), misclassified=0.3)
+    assert corrected_for_response(found, 0.6).posterior.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("posterior", [torch.ones(3), torch.zeros(3)], ids=["all wrong", "none wrong"])

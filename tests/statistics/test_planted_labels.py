@@ -123,6 +123,14 @@ def test_correction_is_continuous_where_estimates_become_precise():
     assert float(precise.posterior.sum()) > float(middle.posterior.sum()) > float(vague.posterior.sum())
 
 
+def test_vague_posteriors_add_up_to_an_estimate_below_the_lower_end_of_the_interval():
+    posterior = torch.tensor([0.9, 0.1, 0, 0, 0, 0, 0, 0, 0, 0]).double()
+    found = estimate_of(0.1, posterior, low=0.055, high=0.2, misclassified=0.5)
+    corrected = corrected_for_response(found, 0.6)
+    assert (corrected.rate, corrected.low) == (pytest.approx(0.05), 0)
+    assert float(corrected.posterior.mean()) == pytest.approx(0.05)
+
+
 def test_estimate_of_none_has_no_precision():
     found = estimate_of(0.0, torch.zeros(3).double(), misclassified=0.3)
     assert corrected_for_response(found, 0.6).posterior.tolist() == [0, 0, 0]

@@ -23,6 +23,9 @@ what the default keeps, on what a random filter of the same size keeps, and on a
 the gap in success between the latter two the default closes, what the default costs in accuracy on other clean images,
 and what evades and harms: the share of the poison that is kept, times the success after a training on what is kept. For
 wrong labels, success is one minus the accuracy on clean images.
+
+`--without-encoder` is what the default finds where `lightning-poison[pretrained]` is not installed.
+
 Seconds are CPU seconds of one thread.
 """
 
@@ -30,6 +33,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from harness.datasets import LabeledImages, RawDataset, columns_of, load_cifar, load_mnist
@@ -288,8 +292,13 @@ def main() -> None:
     parser.add_argument("--undefended", action="store_true", help="also measure the attack success without a defense")
     parser.add_argument("--gap", action="store_true", help="also train on what is kept, and on what the controls keep")
     parser.add_argument("--images", type=int, default=COUNT, help="number of images; default: 10,000")
+    parser.add_argument(
+        "--without-encoder", action="store_true", help="as if the pretrained encoder were not installed"
+    )
     args = parser.parse_args()
     start(args)
+    if args.without_encoder:
+        mock.patch("lightning_poison.scorers.recommended.has_embedded_encoder", return_value=False).start()
     loader = load_mnist if args.data == "mnist" else load_cifar
     load = functools.partial(loader, args.data_root, train=True)
     results = Results(args.results)
@@ -300,6 +309,8 @@ def main() -> None:
             key["gap"] = True
         if args.images != COUNT:
             key["images"] = args.images
+        if args.without_encoder:
+            key["encoder"] = False
         run = functools.partial(
             measure, CASES[name], args.data, load, args.preset, args.undefended, args.gap, args.images
         )

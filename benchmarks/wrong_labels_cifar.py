@@ -76,6 +76,7 @@ def small_network() -> SmallConvNet:
 
 
 FILTERS: dict[str, Callable[[], Any]] = {
+    "default": lambda: "balanced",
     "linear probe": LinearProbeScorer,
     "confidence": ConfidenceScorer,
     "confidence, SmallConvNet": lambda: ConfidenceScorer(

@@ -20,8 +20,8 @@ PROVES_NOTHING, FAILED = "proves nothing", "failed"
 
 ADVICE = (
     f'"{PROVES_NOTHING}": without a defense, the attack succeeds on less than {100 * MIN_SUCCESS_RATE:.0f} %, so '
-    "nothing follows about defenses. Try a higher budget (--attack NAME=FRACTION) or a longer training of the victim "
-    "(--epochs)."
+    "nothing follows about defenses. Try a higher budget (--attack NAME=FRACTION), or longer training (--epochs) if "
+    "the clean accuracy is low."
 )
 """What such an entry means, and what to do."""
 
@@ -89,7 +89,7 @@ def render_matrix(cells: Sequence[Cell]) -> str:
         frog                  75 %
         weak        proves nothing
         "proves nothing": without a defense, the attack succeeds on less than 5 %, so nothing follows about defenses.
-        Try a higher budget (--attack NAME=FRACTION) or a longer training of the victim (--epochs).
+        Try a higher budget (--attack NAME=FRACTION), or longer training (--epochs) if the clean accuracy is low.
     """
     attacks = dict.fromkeys(cell.attack for cell in cells)
     defenses = [name for name in dict.fromkeys(cell.defense for cell in cells) if name not in CONTROLS]

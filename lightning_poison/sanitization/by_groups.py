@@ -7,10 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import printable
 from lightning_poison.data.blocks import Block
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import all_ranks, section
+from lightning_poison.runtime import Units, all_ranks, section
 from lightning_poison.sanitization.agreement import check_agreement
 from lightning_poison.sanitization.class_patterns import (
     MIN_CLASSES,
@@ -60,6 +59,9 @@ _HELD_OUT = 0.1
 
 _FIRST_FIT = 0.5
 """Share of the time after which the network has learned the data; the rest is for the exclusion model and the tests."""
+
+_IS_FITTED = "fitted"
+"""Unit that says that the network has been fitted."""
 
 _MAX_SEPARATION = 1e6
 
@@ -115,8 +117,10 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     source = feature_model_of(scorer)
     fixed = source.is_fitted
     with section(0, _FIRST_FIT):
-        _announce(job, scorer, source)
+        _announce(job, source)
         model = _fitted(job, source, job.data.indices, "feature model")
+        if job.runtime.rank == 0:
+            _units(job).save(_IS_FITTED, {}, {})
     with all_ranks(job.runtime):
         margins = None if fixed else call_training_margins(model, len(job.labels))
     margins = job.runtime.broadcast(margins)
@@ -144,14 +148,21 @@ def judge_by_groups(job: Job, scorer: SetScorer) -> Outcome:
     return Outcome(scores, suggested, decision, "group tests", groups=numbers, training_margins=margins)
 
 
-def _announce(job: Job, scorer: SetScorer, source: FeatureSource) -> None:
-    """Announce the fit of the network, unless it is fitted. Networks without some of the samples are seldom needed."""
+def _announce(job: Job, source: FeatureSource) -> None:
+    """Announce the fit of the network, unless it is fitted, or was in an interrupted run.
+
+    Fits of networks without some of the samples are not announced, since they are seldom needed.
+    """
     with all_ranks(job.runtime):
-        if source.is_fitted or job.runtime.rank:
+        if source.is_fitted or job.runtime.rank or _units(job).load(_IS_FITTED) is not None:
             return
-        work = f"fitting the network of the {printable(scorer.name)} scorer on {len(job.data):,} samples"
-        part, units = job.data.subset(job.data.indices), job.runtime.units.within("groups")
-        announce_fits(job.runtime, work, partial(call_rehearse, source), part, 1, units)
+        work = f"fitting a network on {len(job.data):,} samples to look for groups in its features"
+        part = job.data.subset(job.data.indices)
+        announce_fits(job.runtime, work, partial(call_rehearse, source), part, 1, _units(job))
+
+
+def _units(job: Job) -> Units:
+    return job.runtime.units.within("groups")
 
 
 def _is_varied(job: Job, group: Subgroup) -> bool:

@@ -277,9 +277,25 @@ def test_effect_on_few_classes_counts_if_the_gap_is_wide(separation, counts, mon
     assert transfer == (0.9 if counts else 0.0)
 
 
-def test_the_fit_of_the_network_is_announced_with_its_time(caplog):
+def test_the_fit_of_the_network_is_announced_with_its_time_unless_it_was_fitted_before(caplog, monkeypatch, tmp_path):
     model = FeatureModel(fit_settings=FITTED)
+    groups = RobustFeatureScorer(model, exclusion_model=model)
+    find, calls = groups.find_groups, []
+
+    def find_groups(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return find(*given)
+
+    monkeypatch.setattr(RobustFeatureScorer, "find_groups", lambda _, *given: find_groups(*given))
+    data = points()[0]
     with caplog.at_level(logging.INFO, logger="lightning_poison"):
-        sanitize(points()[0], RobustFeatureScorer(model, exclusion_model=model), runtime=RUNTIME)
-    (message,) = [each for each in caplog.messages if "fitting the network" in each]
-    assert "No trusted data: fitting the network of the robust-features scorer on 1,500 samples, about " in message
+        with pytest.raises(KeyboardInterrupt):
+            sanitize(data, groups, runtime=RUNTIME, cache=tmp_path)
+        sanitize(data, groups, runtime=RUNTIME, cache=tmp_path)
+    (message,) = [each for each in caplog.messages if "fitting a network" in each]
+    assert message.startswith(
+        "No trusted data: fitting a network on 1,500 samples to look for groups in its features, about "
+    )
+    assert len(calls) == 2

@@ -110,7 +110,7 @@ class Backdoor(ABC):
             return draw(labels == new_labels[labels], budget, f"samples of class {self.target_class}", generator)
         eligible, what = new_labels[labels] != labels, "samples whose label the attack changes"
         if self.source_class is not None:
-            eligible &= labels == check_class("source_class", self.source_class, labels)
+            eligible &= labels == checks.known_class("source_class", self.source_class, labels)
             what = f"samples of class {self.source_class} whose label the attack changes"
         return draw(eligible, budget, what, generator)
 
@@ -191,19 +191,6 @@ def check_cover_share(value: float) -> float:
     return float(value)
 
 
-def check_class(name: str, value: int, labels: Tensor) -> int:
-    """Return a class that occurs in the labels.
-
-    Raises:
-        ValueError: If it does not occur.
-    """
-    present = torch.unique(labels).tolist()
-    if value not in present:
-        listed = ", ".join(map(str, present[:20])) + (", …" if len(present) > 20 else "")
-        raise ValueError(checks.expected(name, f"a class of the training set ({listed})", value))
-    return value
-
-
 def check_target_class(value: Any) -> TargetClass:
     """Return a valid `target_class`; a sequence of classes becomes a list.
 
@@ -247,7 +234,7 @@ def class_map(target_class: TargetClass, labels: Tensor) -> Tensor:
     if target_class == "next":
         return (identity + 1) % classes
     if isinstance(target_class, int):
-        return torch.full_like(identity, check_class("target_class", target_class, labels))
+        return torch.full_like(identity, checks.known_class("target_class", target_class, labels))
     mapping = torch.tensor(target_class)
     if len(mapping) != classes:
         raise ValueError(checks.expected("target_class", f"a list of {classes} classes, one for each", len(mapping)))

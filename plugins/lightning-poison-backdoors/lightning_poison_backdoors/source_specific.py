@@ -12,7 +12,6 @@ from lightning_poison.attacks import COVER, PatchTrigger, Pattern, Trigger, as_p
 from lightning_poison_backdoors.backdoor import (
     Backdoor,
     Images,
-    check_class,
     check_cover_share,
     check_source_class,
     cover_count,
@@ -105,7 +104,7 @@ class TaCT(Backdoor):
                 each for each in torch.unique(labels).tolist() if each not in (self.source_class, self.target_class)
             ]
         else:
-            classes = [check_class("cover_classes", each, labels) for each in self.cover_classes]
+            classes = [checks.known_class("cover_classes", each, labels) for each in self.cover_classes]
         eligible = torch.isin(labels, torch.tensor(classes, dtype=labels.dtype))
         return torch.cat([poison, draw(eligible, covers, "samples of the cover classes", generator)]).sort().values
 

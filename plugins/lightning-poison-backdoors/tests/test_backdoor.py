@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_poison_backdoors import AdaptiveBlend, BadNets, Blended
-from lightning_poison_backdoors.backdoor import check_class, check_target_class, class_map, draw
+from lightning_poison_backdoors.backdoor import check_target_class, class_map, draw
 
 LABELS = torch.tensor([0, 1, 3, 3, 1, 0])
 
@@ -53,12 +53,6 @@ class TestClassMap:
     def test_refuses_invalid_targets(self, target_class, message):
         with pytest.raises(ValueError, match=message):
             class_map(target_class, LABELS)
-
-
-def test_check_class_refuses_absent_class():
-    assert check_class("source_class", 3, LABELS) == 3
-    with pytest.raises(ValueError, match=r"`source_class` to be a class .*\(0, 1, 3\), but got 7"):
-        check_class("source_class", 7, LABELS)
 
 
 def test_check_target_class_accepts_class_next_and_sequence():

@@ -145,10 +145,9 @@ class AdversarialPoisoning:
         if self.shift >= len(classes):
             what = f"below the number of classes of the training set ({len(classes)})"
             raise ValueError(checks.expected("shift", what, self.shift))
-        if self.base_class is not None and self.base_class not in classes:
-            listed = ", ".join(map(str, classes[:40]))
-            raise ValueError(checks.expected("base_class", f"a class of the training set ({listed})", self.base_class))
-        allowed = torch.ones_like(labels, dtype=torch.bool) if self.base_class is None else labels == self.base_class
+        allowed = torch.ones_like(labels, dtype=torch.bool)
+        if self.base_class is not None:
+            allowed = labels == checks.known_class("base_class", self.base_class, labels)
         eligible = allowed.nonzero().flatten()
         if budget > len(eligible):
             which = "the training set" if self.base_class is None else f"class {self.base_class}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected
+from lightning_poison.checks import expected, known_class
 from lightning_poison_collisions.distances import squared_norm
 
 
@@ -116,11 +116,10 @@ def draw_pool(labels: Tensor, size: int, *, base_class: int | None, generator: t
     Raises:
         ValueError: If the training set has no sample of the class.
     """
-    allowed = torch.ones_like(labels, dtype=torch.bool) if base_class is None else labels == base_class
+    allowed = torch.ones_like(labels, dtype=torch.bool)
+    if base_class is not None:
+        allowed = labels == known_class("base_class", base_class, labels)
     eligible = allowed.nonzero().flatten()
-    if not len(eligible):
-        classes = ", ".join(str(label) for label in sorted(set(labels.tolist()))[:40])
-        raise ValueError(expected("base_class", f"a class of the training set ({classes})", base_class))
     return eligible[torch.randperm(len(eligible), generator=generator)[:size]]
 
 

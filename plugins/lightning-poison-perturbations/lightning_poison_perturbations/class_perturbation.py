@@ -170,10 +170,9 @@ def draw_from_class(
         >>> draw_from_class(labels, 9, source_class=1, class_fraction=1.0, generator=torch.Generator())
         tensor([1, 2, 4, 5])
     """
-    members = torch.arange(len(labels)) if source_class is None else (labels == source_class).nonzero().flatten()
-    if not len(members):
-        listed = ", ".join(map(str, sorted(set(labels.tolist()))[:20]))
-        raise ValueError(checks.expected("source_class", f"a class of the training set ({listed})", source_class))
+    members = torch.arange(len(labels))
+    if source_class is not None:
+        members = (labels == checks.known_class("source_class", source_class, labels)).nonzero().flatten()
     where = "the training set" if source_class is None else f"class {source_class}"
     count = budget
     if class_fraction is not None:

@@ -218,8 +218,4 @@ def positions_of_class(labels: Tensor, class_index: int, name: str, where: str) 
     Raises:
         ValueError: If there are none.
     """
-    members = (labels == class_index).nonzero().flatten()
-    if not len(members):
-        classes = ", ".join(map(str, torch.unique(labels).tolist()))
-        raise ValueError(checks.expected(name, f"a class of the {where} ({classes})", class_index))
-    return members
+    return (labels == checks.known_class(name, class_index, labels, where=where)).nonzero().flatten()

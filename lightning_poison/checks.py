@@ -45,6 +45,19 @@ def share(name: str, value: float, *, hint: str = "") -> float:
     return float(value)
 
 
+def positive_share(name: str, value: float, *, hint: str = "") -> float:
+    """Return `value` as a float if it is above 0 and at most 1.
+
+    Example:
+        >>> positive_share("max_removed", 0)
+        Traceback (most recent call last):
+        ValueError: Expected `max_removed` to be a number in (0, 1], but got 0.
+    """
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(expected(name, "a number in (0, 1]", _quoted(value), hint))
+    return float(value)
+
+
 def positive_int(name: str, value: int, *, minimum: int = 1, hint: str = "") -> int:
     """Return `value` as an int if it is an integer of at least `minimum` and below 2⁶³.
 
@@ -112,22 +125,6 @@ def one_of(name: str, value: Any, choices: Collection[Any], *, hint: str = "") -
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(expected(name, f"one of {listed}", value, hint))
-    return value
-
-
-def known_class(name: str, value: int, labels: "Tensor", *, where: str = "training set") -> int:
-    """Return a class that occurs in `labels`, int64 `(N,)`.
-
-    Example:
-        >>> import torch
-        >>> known_class("base_class", 7, torch.tensor([0, 2, 2]))
-        Traceback (most recent call last):
-        ValueError: Expected `base_class` to be a class of the training set (0, 2), but got 7.
-    """
-    present = sorted(set(labels.tolist()))
-    if value not in present:
-        listed = ", ".join(map(str, present[:20])) + (", …" if len(present) > 20 else "")
-        raise ValueError(expected(name, f"a class of the {where} ({listed})", value))
     return value
 
 

@@ -114,14 +114,6 @@ def test_error_describes_type_of_value(value, received):
         checks.with_method("pet", value, "meow", hint="Adopt one.")
 
 
-def test_known_class_refuses_absent_class_and_lists_the_first_present_ones():
-    assert checks.known_class("source_class", 3, torch.tensor([3, 0, 1, 3])) == 3
-    with pytest.raises(ValueError, match=r"`source_class` to be a class of the holdout set \(0, 1, 3\), but got 7"):
-        checks.known_class("source_class", 7, torch.tensor([3, 0, 1, 3]), where="holdout set")
-    with pytest.raises(ValueError, match=r"\(0, 1, .*, 19, …\), but got 25"):
-        checks.known_class("source_class", 25, torch.arange(25))
-
-
 def test_returns_valid_value():
     cat = Cat()
     assert checks.instance("pet", cat, Cat) is cat

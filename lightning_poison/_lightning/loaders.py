@@ -378,7 +378,8 @@ def _copied(loader: DataLoader[Any], dataset: Any, replaced: dict[str, Any]) -> 
     if "batch_sampler" in replaced:
         replaced = {"sampler": SequentialSampler(dataset), **replaced}
     elif isinstance(loader.batch_sampler, BatchSampler):
-        batches = type(loader.batch_sampler)(replaced["sampler"], loader.batch_size or 1, loader.drop_last)
+        sampler = replaced.get("sampler", loader.sampler)
+        batches = type(loader.batch_sampler)(sampler, loader.batch_size or 1, loader.drop_last)
         replaced = {"batch_sampler": batches, **replaced}
     clone.__dict__.update(dataset=dataset, _iterator=None, **replaced)
     return clone

@@ -102,10 +102,11 @@ class RankLink:
         """Stop sending beats. Rank 0 first waits until the other ranks do so or know of a failure."""
         with self._changed:
             thread, self._thread = self._thread, None
+            if thread is None:
+                return
             self._actions.append(self._say_goodbye)
             self._changed.notify_all()
-        if thread is not None:
-            thread.join(_DELIVERY_SECONDS + FAREWELL_SECONDS * (self.rank == 0))
+        thread.join(_DELIVERY_SECONDS + FAREWELL_SECONDS * (self.rank == 0))
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 from .crafting import craft as craft
+from .known_classes import known_class as known_class
 from .objectives import ANY_OTHER as ANY_OTHER
 from .objectives import AvailabilityObjective as AvailabilityObjective
 from .objectives import InstancesObjective as InstancesObjective

@@ -7,7 +7,7 @@ Calibration = Literal["trusted", "wrong-label null", "group tests", "members"]
 """What the thresholds of a decision are calibrated on."""
 
 DECIDED_BY: dict[Calibration, str] = {
-    "trusted": "comparison with trusted samples that the scorer was not fitted on",
+    "trusted": "comparison with trusted samples that were scored in the same way",
     "wrong-label null": "comparison with how the samples score under other labels (no trusted data)",
     "group tests": "whether what a group has in common changes how other samples are classified (no trusted data)",
     "members": "each scorer's own rule",

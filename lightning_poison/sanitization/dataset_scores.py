@@ -10,6 +10,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.labels import labels_of, spec_of
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.runtime import LocalRuntime, Runtime
+from lightning_poison.sanitization.scorer_calls import call_score_batch
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 
 
@@ -47,12 +48,13 @@ def score_samples(
             f"{type(scorer).__name__}, which needs the whole set" if isinstance(scorer, SetScorer) else describe(scorer)
         )
         raise TypeError(expected("scorer", "a scorer of single samples", came, "`sanitize` accepts any scorer."))
+    scorer.check_fitted()
     sample = sample or spec_of(dataset)
     labels = labels_of(dataset, sample)
     return score_set(
         dataset,
         torch.arange(len(labels)),
-        lambda block: scorer.score_batch(block.inputs, block.labels),
+        lambda block: call_score_batch(scorer, block.inputs, block.labels, indices=block.indices),
         sample=sample,
         runtime=runtime or LocalRuntime(),
         seed=0,

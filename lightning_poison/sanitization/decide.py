@@ -266,7 +266,7 @@ class _Decision:
         spread = _Spread(self.part.data.positions, len(self.dataset))
         labels = torch.full((len(self.dataset),), UNLABELED)
         labels[self.data.positions] = self.data.labels
-        digests = spread(torch.zeros(len(self.data), dtype=torch.int64), 0)
+        digests = torch.zeros(len(self.dataset), dtype=torch.int64)
         digests[self.data.positions] = self.data.sample_digests
         posterior = decision.posterior
         judged = torch.ones_like(decision.keep) if outcome.judged is None else outcome.judged
@@ -316,8 +316,7 @@ class _Spread:
         if len(values) == self.length:
             return values
         spread = torch.full((self.length,), default, dtype=values.dtype)
-        if len(values) == len(self.positions):
-            spread[self.positions] = values
+        spread[self.positions] = values
         return spread
 
 

@@ -216,7 +216,7 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
     """
     judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
     keep, labels = verdict.kept_by_rule[judged], verdict.labels[judged]
-    removed = 1 - float(keep.double().mean())
+    removed = float((~keep).double().mean())
     way = "Check the scores in `verdict` of this error. If so many should be removed, raise `max_removed`."
     if verdict.calibration == "trusted":
         way = (
@@ -237,19 +237,19 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
         )
     limit = max(max_removed, 0.5)
     counts = labels.bincount()
-    shares = (labels[keep].bincount(minlength=len(counts)) / counts.double()).tolist()
-    for number in counts.nonzero().flatten().tolist():
-        kept = shares[number]
-        if not kept:
+    removed_of = labels[~keep].bincount(minlength=len(counts)).tolist()
+    for number, count in enumerate(counts.tolist()):
+        lost = removed_of[number]
+        if count and lost == count:
             raise NothingKeptError(
-                f"Expected to keep some samples of each class, but all {int(counts[number])} of class {number} are "
+                f"Expected to keep some samples of each class, but all {count} of class {number} are "
                 f"suspicious.\nRemove the class, or check its samples"
                 + (" and those of `trusted`." if verdict.calibration == "trusted" else "."),
                 verdict,
             )
-        if 1 - kept > limit:
+        if lost > limit * count:
             raise NothingKeptError(
-                f"Expected to remove at most {100 * limit:g} % of each class, but {100 * (1 - kept):.1f} % of class "
+                f"Expected to remove at most {100 * limit:g} % of each class, but {100 * lost / count:.1f} % of class "
                 f"{number} are suspicious{_because(verdict, number)}.\n{way}",
                 verdict,
             )

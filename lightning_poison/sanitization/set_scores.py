@@ -6,7 +6,8 @@ holding any sample out.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -101,31 +102,45 @@ def set_label_scores(job: Job, scorer: SetScorer, *, number: int) -> Tensor:
     if not scorer.scores_labels:
         raise ValueError(needs_trusted(scorer))
     model = feature_model_of(scorer)
+    copies = job.data.copies or Copies.none(len(job.data))
     if model.is_fitted:
-        copies = job.data.copies or Copies.none(len(job.data))
         distinct = copies.distinct
         with all_ranks(job.runtime):
             call_check_set(scorer, job.labels[distinct])
         with section(0, _FEATURES):
             features = gather_features(job, model, job.data, distinct, "training", unit=number, fixed=True)
-        if copies.has_groups:
-            scorer = copy.copy(scorer)
-            scorer.sample_groups = copies.group[distinct]
         with all_ranks(job.runtime), section(_FEATURES, 1):
-            scores = _label_scores(job, scorer, features, job.labels[distinct])
+            scores = _label_scores(job, _knowing_groups(scorer, copies, distinct), features, job.labels[distinct])
             return selected_rows(scores, copies.place_in_distinct)
 
     def judge(fold: Fold) -> FoldScores:
         labels = job.labels[fold.outside]
-        try:
+        with _named(fold):
             call_check_set(scorer, labels)
-        except ValueError as error:
-            raise ValueError(f"{error}\nThis is {fold.name}: fewer folds leave more samples in each.") from error
         own = call_fit(call_deepcopy(model), fold.part, runtime=fold.runtime, generator=fold.generator)
         features = fold.score(lambda block: call_features(own, block.inputs, indices=block.indices)).float()
-        return FoldScores(_label_scores(job, scorer, features, labels))
+        with _named(fold):
+            return FoldScores(_label_scores(job, _knowing_groups(scorer, copies, fold.outside), features, labels))
 
     return cross_fit(job, judge, scorer.name, partial(call_rehearse, model), number=number).scores
+
+
+def _knowing_groups(scorer: SetScorer, copies: Copies, places: Tensor) -> SetScorer:
+    """Return the scorer with the groups of the samples that it scores, or itself if there are none."""
+    if not copies.has_groups:
+        return scorer
+    own = copy.copy(scorer)
+    own.sample_groups = copies.group[places]
+    return own
+
+
+@contextmanager
+def _named(fold: Fold) -> Iterator[None]:
+    """Name the fold in errors about its samples."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error}\nThis is {fold.name}: fewer folds leave more samples in each.") from error
 
 
 def gather_features(

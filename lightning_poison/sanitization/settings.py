@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lightning_poison.checks import boolean, fraction, positive_int, share
+from lightning_poison.checks import boolean, fraction, positive_int, positive_share, share
 from lightning_poison.data.copies import Groups, check_groups
 from lightning_poison.statistics.contamination import NATURAL_ERROR_RATE
 
@@ -45,15 +45,12 @@ class DecisionSettings:
     def __post_init__(self) -> None:
         check_groups(self.groups)
         hint = "For 1 % write `false_positive_rate=0.01`."
-        most = self.max_removed
         checked = {
             "false_positive_rate": fraction("false_positive_rate", self.false_positive_rate, hint=hint),
             "folds": positive_int("folds", self.folds, minimum=2),
             "natural_error_rate": share("natural_error_rate", self.natural_error_rate),
             "remove_without_evidence": boolean("remove_without_evidence", self.remove_without_evidence),
-            "max_removed": 1.0
-            if most == 1 and not isinstance(most, bool)
-            else fraction("max_removed", most, hint="Use 1 for no limit."),
+            "max_removed": positive_share("max_removed", self.max_removed, hint="Use 1 for no limit."),
             "seed": positive_int("seed", self.seed, minimum=0),
         }
         for name, value in checked.items():

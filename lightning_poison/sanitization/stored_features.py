@@ -19,7 +19,7 @@ from lightning_poison.runtime import Runtime
 from lightning_poison.sanitization.cache_folder import FEATURES
 from lightning_poison.sanitization.job import Job
 from lightning_poison.sanitization.scorer_calls import call_state
-from lightning_poison.sanitization.units import FileUnits, code_of_parts
+from lightning_poison.sanitization.units import FileUnits, code_of_parts, package_code, precision_of
 from lightning_poison.scorers.protocol import FeatureSource
 
 _KEPT = 4
@@ -85,13 +85,9 @@ def _remember(rows: dict[str, _Rows], key: str, length: int, positions: Tensor, 
 
 def _key_of(model: FeatureSource, job: Job) -> str:
     """Return a digest of everything that features depend on besides the samples."""
-    with job.runtime.autocast():
-        kind = job.runtime.device.type
-        enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        precision = str(torch.get_autocast_dtype(kind)) if enabled else "float32"
     parts: dict[str, Any] = {"settings": dict(model.settings()), "weights": digest_of(call_state(model))}
-    parts |= {"code": code_of_parts(model), "torch": torch.__version__, "seed": job.seed}
-    parts |= {"device": kind, "precision": precision, "threads": job.runtime.threads}
+    parts |= {"code": code_of_parts(model), "package": package_code(), "torch": torch.__version__, "seed": job.seed}
+    parts |= {"device": job.runtime.device.type, "precision": precision_of(job.runtime), "threads": job.runtime.threads}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lightning_poison.checks import boolean, expected, fraction, instance, local_path, positive_int, printable, share
+from lightning_poison.checks import (
+    boolean,
+    expected,
+    fraction,
+    instance,
+    local_path,
+    positive_int,
+    positive_share,
+    printable,
+)
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.sanitization.stream_filter import StreamFilter
 from lightning_poison.sanitization.stream_progress import DRIFT, MAX_WORKERS, PASSES, StreamProgress, new_table
@@ -86,7 +95,7 @@ class SanitizedStream(IterableDataset[Any]):
         self.remove = boolean("remove", remove)
         self.directory = None if directory is None else local_path("directory", directory)
         self.block_size = positive_int("block_size", block_size)
-        self.max_removed = share("max_removed", max_removed)
+        self.max_removed = positive_share("max_removed", max_removed)
         self.false_alarm_rate = fraction("false_alarm_rate", false_alarm_rate)
         self.rank = None if rank is None else _check_rank(rank)
         self.warn = boolean("warn", warn)

@@ -167,7 +167,7 @@ class StreamFilter:
     def from_verdict(cls, verdict: Verdict, scorer: Scorer) -> Self:
         """Use the thresholds of a verdict on earlier data, made with a fitted scorer and trusted data.
 
-        The removed share of a stream is then compared with that of the earlier data.
+        The removed share of a stream is then compared with that of the earlier data, without what was decided by hand.
 
         Args:
             verdict: What `sanitize(earlier, scorer, trusted=...)` returned.
@@ -185,8 +185,8 @@ class StreamFilter:
             raise ValueError(expected("verdict", "calibrated on trusted data", repr(verdict.calibration), way))
         check_scorer_argument(scorer)
         judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
-        removed = float((~verdict.keep[judged]).sum())
-        reference = ReferenceCounts(int(judged.sum()), removed, removed)
+        above = float((verdict.scores > verdict.thresholds[verdict.labels.clamp_min(0)])[judged].sum())
+        reference = ReferenceCounts(int(judged.sum()), above, above)
         made = cls(scorer, verdict.thresholds, verdict.false_positive_rate, reference)
         if verdict.scorer != scorer.name or verdict.settings.get("fitted") != weights_of(scorer):
             came = f"one with the scorer {printable(verdict.scorer)}, fitted otherwise or by `sanitize` itself"

@@ -101,7 +101,7 @@ class StreamIterator(Iterator[Any]):
         raise ending
 
     def _start(self) -> None:
-        """Create the inner iterator, restore or skip, and count a new pass."""
+        """Create the inner iterator, and restore or skip. A pass counts from its first block on, or from its end."""
         dataset, resumed = self._stream.dataset, self._resumed or {}
         owner, inner = resumed.get("inner", (None, None))
         if owner == "dataset":
@@ -117,8 +117,6 @@ class StreamIterator(Iterator[Any]):
         self._drift = self._stream._detector(self._row)
         if resumed.get("block") or resumed.get("read"):
             self._continue(resumed, is_restored=owner is not None)
-        else:
-            self._row[PASSES] += 1
 
     def _continue(self, resumed: Mapping[str, Any], *, is_restored: bool) -> None:
         """Skip what was read before the block, and judge the block again, which was counted and written before.
@@ -185,6 +183,7 @@ class StreamIterator(Iterator[Any]):
     def _decide(self, samples: list[Any]) -> Judgment:
         """Judge a new block, write what is suspicious, and count it. Only a first pass is evidence of a drift."""
         positions, inputs, labels, found = self._judge(samples)
+        self._row[PASSES] += self._read == 0
         removed, judged = int(found.suspicious.sum()), int(found.judged.sum())
         self._write(samples, positions, inputs, labels, found.scores, found.suspicious)
         self._row[[READ, JUDGED, REMOVED, UNJUDGED]] += torch.tensor(
@@ -264,8 +263,8 @@ class StreamIterator(Iterator[Any]):
 
     def _check_empty(self) -> None:
         """Raise if no worker of this rank has read a sample in this pass. With few shards, some may have none."""
-        number = self._row[PASSES].clone()
-        self._row[EMPTY] = number
+        number = self._row[PASSES] + 1
+        self._row[[PASSES, EMPTY]] = number
         table = self._stream._table[: self._workers]
         if not bool(((table[:, EMPTY] == number) & (table[:, PASSES] == number)).all()):
             return

@@ -259,8 +259,6 @@ def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: R
         >>> len(keys)
         2
     """
-    with runtime.autocast():
-        precision = str(torch.get_autocast_dtype(runtime.device.type)) if _autocasts(runtime.device) else "float32"
     modules = [each for each in _parts(scorer) if isinstance(each, nn.Module)]
     weights = [digest_of(dict(each.state_dict())) for each in modules if not _has_lazy(each)]
     text = json.dumps(
@@ -272,7 +270,7 @@ def decision_key(scorer: Any, settings: Mapping[str, Any], data: str, runtime: R
             "package": package_code(),
             "torch": torch.__version__,
             "device": runtime.device.type,
-            "precision": precision,
+            "precision": precision_of(runtime),
             "threads": runtime.threads,
         },
         sort_keys=True,
@@ -290,8 +288,18 @@ def code_of_parts(value: Any) -> list[str]:
     return sorted({_code_of(cls) for each in _parts(value) for cls in _classes(each)})
 
 
-def _autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+def precision_of(runtime: Runtime) -> str:
+    """Return the data type in which networks run.
+
+    Example:
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> precision_of(LocalRuntime(precision="32"))
+        'float32'
+    """
+    kind = runtime.device.type
+    with runtime.autocast():
+        is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return str(torch.get_autocast_dtype(kind)) if is_on else "float32"
 
 
 def _has_lazy(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_poison.checks import expected, fraction, positive_int
 from lightning_poison.contexts import full_precision
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 
@@ -180,7 +180,7 @@ class ActivationClusteringScorer(SetScorer):
         min_silhouette: float = 0.10,
         seed: int = 0,
     ) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        self.feature_model = checked_feature_model(feature_model)
         self.components = positive_int("components", components)
         self.restarts = positive_int("restarts", restarts)
         self.max_share = fraction("max_share", max_share)

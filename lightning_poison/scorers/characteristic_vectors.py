@@ -16,7 +16,7 @@ from lightning_poison.checks import expected, share
 from lightning_poison.contexts import full_precision
 from lightning_poison.data.blocks import Block
 from lightning_poison.runtime import Runtime
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.label_scores import margins_to_best_other
 from lightning_poison.scorers.networks import evaluating_on
 from lightning_poison.scorers.protocol import Scorer
@@ -235,7 +235,7 @@ class CharacteristicVectorScorer(Scorer):
     feature_model: FeatureModel
 
     def __init__(self, feature_model: FeatureModel | None = None, *, mean_weight: float = 0.5) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        self.feature_model = checked_feature_model(feature_model)
         for network in (self.feature_model.model, self.feature_model.backbone):
             if network is not None:
                 batchnorm_layers(network)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_poison.checks import expected, positive_int
 from lightning_poison.contexts import full_precision
 from lightning_poison.data.large_matrices import zeros_in_file
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set, check_features
 from lightning_poison.statistics.row_blocks import row_blocks
@@ -218,7 +218,7 @@ class DeepKNNScorer(SetScorer):
     scores_labels = True
 
     def __init__(self, feature_model: FeatureModel | None = None, *, k: int = 50, block: int = 32_768) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        self.feature_model = checked_feature_model(feature_model)
         self.k = positive_int("k", k)
         self.block = positive_int("block", block)
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -331,3 +331,29 @@ class FeatureModel:
             pixels=self.pixels,
             margins=margins,
         )
+
+
+def checked_feature_model(
+    value: FeatureModel | None, default: Callable[[], FeatureModel] = FeatureModel
+) -> FeatureModel:
+    """Return the features that a scorer reads.
+
+    Args:
+        value: What the user passed as `feature_model`.
+        default: Returns those that are read if it is `None`. Default: a network that is trained on the data.
+
+    Raises:
+        TypeError: If it is not a `FeatureModel`.
+
+    Example:
+        >>> checked_feature_model(None)
+        FeatureModel(feature_size=64)
+        >>> checked_feature_model("resnet18")
+        Traceback (most recent call last):
+        TypeError: Expected `feature_model` to be a `FeatureModel`, but got the str 'resnet18'.
+        Write `feature_model=FeatureModel()`, or, for a trained network, `FeatureModel(network, "layer")`.
+    """
+    if value is None:
+        return default()
+    way = 'Write `feature_model=FeatureModel()`, or, for a trained network, `FeatureModel(network, "layer")`.'
+    return instance("feature_model", value, FeatureModel, hint=way)  # type: ignore[no-any-return]

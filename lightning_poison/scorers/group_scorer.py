@@ -80,26 +80,6 @@ class GroupScorer(SetScorer):
         check_class_sizes(labels, MIN_CLASS_SIZE, TOO_SMALL)
 
 
-def trained_model(value: FeatureModel | None) -> FeatureModel:
-    """Return a network that is trained on the data. Default: `FeatureModel()`.
-
-    Raises:
-        TypeError: If it is not a `FeatureModel`.
-
-    Example:
-        >>> trained_model(None)
-        FeatureModel(feature_size=64)
-        >>> trained_model("resnet18")
-        Traceback (most recent call last):
-        TypeError: Expected `feature_model` to be a `FeatureModel`, but got the str 'resnet18'.
-        Write `feature_model=FeatureModel()`, or, for a trained network, `FeatureModel(network, "layer")`.
-    """
-    way = 'Write `feature_model=FeatureModel()`, or, for a trained network, `FeatureModel(network, "layer")`.'
-    if value is not None:
-        instance("feature_model", value, FeatureModel, hint=way)
-    return FeatureModel() if value is None else value
-
-
 def _plain(model: FeatureModel) -> FeatureModel:
     if model.model is not None:
         return FeatureModel()

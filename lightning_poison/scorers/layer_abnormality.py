@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_poison.checks import positive_int
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.group_scorer import GroupScorer, trained_model
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
+from lightning_poison.scorers.group_scorer import GroupScorer
 from lightning_poison.scorers.network_probes import AbnormalityFeatures
 from lightning_poison.statistics.feature_sets import check_feature_set
 from lightning_poison.statistics.layer_groups import find_layer_groups
@@ -69,7 +69,7 @@ class LayerAbnormalityScorer(GroupScorer):
         min_resemblance: float = 0.4,
         seed: int = 0,
     ) -> None:
-        model = trained_model(feature_model)
+        model = checked_feature_model(feature_model)
         self._source = AbnormalityFeatures(model)
         super().__init__(
             model,

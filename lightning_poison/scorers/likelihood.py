@@ -114,7 +114,9 @@ class LikelihoodScorer(NetworkScorer):
 
     @classmethod
     def from_module(cls, module: nn.Module, score: LikelihoodKind = "likelihood") -> Self:
-        """Build a scorer from a trained module with an `LGMHead`. It needs no fit (algorithm 1 of the paper).
+        """Build a scorer from a trained module with an `LGMHead` (algorithm 1 of the paper).
+
+        It needs no fit, and `fit` does not change the module.
 
         Args:
             module: Maps inputs to predictions and passes its features through one `LGMHead`, for example a module

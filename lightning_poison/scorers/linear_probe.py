@@ -20,7 +20,7 @@ from lightning_poison.data.large_matrices import zeros_in_file
 from lightning_poison.models.backbones import moments
 from lightning_poison.randomness import derived_generator
 from lightning_poison.runtime import Progress
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.label_scores import surprisals
 from lightning_poison.scorers.progress import progress_bar
 from lightning_poison.scorers.protocol import SetScorer
@@ -88,7 +88,7 @@ class LinearProbeScorer(SetScorer):
     scores_labels = True
 
     def __init__(self, feature_model: FeatureModel | None = None, *, folds: int = 5, seed: int = 0) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel("auto")
+        self.feature_model = checked_feature_model(feature_model, lambda: FeatureModel("auto"))
         self.folds = positive_int("folds", folds, minimum=2)
         self.seed = positive_int("seed", seed, minimum=0)
 

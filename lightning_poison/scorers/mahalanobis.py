@@ -15,7 +15,7 @@ from lightning_poison.checks import expected, one_of
 from lightning_poison.contexts import full_precision
 from lightning_poison.models.lgm import half_distances
 from lightning_poison.runtime import Runtime
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.label_scores import surprisals
 from lightning_poison.scorers.protocol import Scorer
 from lightning_poison.scorers.training_data import TrainingData
@@ -205,7 +205,7 @@ class MahalanobisScorer(Scorer):
         score: DistanceKind = "distance",
         estimator: EstimatorKind = "ledoit-wolf",
     ) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        self.feature_model = checked_feature_model(feature_model)
         self.covariance: CovarianceKind = one_of("covariance", covariance, ("shared", "class"))
         self.score: DistanceKind = one_of("score", score, ("distance", "posterior"))
         self.estimator: EstimatorKind = one_of("estimator", estimator, ESTIMATORS)

@@ -1,6 +1,5 @@
 """`NetworkScorer`: the part that scorers with a network have in common."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -22,19 +21,19 @@ class NetworkScorer(Scorer):
     scores_labels = True
     _network: Any
 
-    @abstractmethod
     def _build(self, shape: tuple[int, ...], num_classes: int, *, seed: int = 0) -> nn.Module:
         """Return an untrained network."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _train(
         self, trusted: Any, runtime: Runtime | None, generator: torch.Generator, max_steps: int | None = None
     ) -> tuple[nn.Module, int]:
         """Return a network after at most `max_steps` steps, and the number of steps of a whole fit."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _label_scores(self, inputs: Tensor) -> Tensor:
         """Return the scores of inputs on the network's device, `(B, C)`."""
+        raise NotImplementedError
 
     @property
     def is_fitted(self) -> bool:
@@ -44,15 +43,17 @@ class NetworkScorer(Scorer):
     def fit(
         self, trusted: "Dataset[Any]", *, runtime: Runtime | None = None, generator: torch.Generator | None = None
     ) -> Self:
-        """Train a network on known-clean samples and return the scorer; see `Scorer.fit`.
+        """Train a network on known-clean samples, unless it is a module of the user, and return the scorer.
+
+        See `Scorer.fit`.
 
         Raises:
             FloatingPointError: If the loss is not finite.
             UnreadableSampleError: If a sample cannot be read.
             ValueError: If there are fewer than two classes, or the samples do not fit the settings.
         """
-        self._network, _ = self._train(trusted, runtime, generator or torch.Generator().manual_seed(0))
-        self.borrowed_module = None
+        if self.borrowed_module is None:
+            self._network, _ = self._train(trusted, runtime, generator or torch.Generator().manual_seed(0))
         return self
 
     def rehearse(self, trusted: "Dataset[Any]", *, steps: int, runtime: Runtime | None = None) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_poison.checks import fraction, positive, positive_int
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.group_scorer import GroupScorer, trained_model
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
+from lightning_poison.scorers.group_scorer import GroupScorer
 from lightning_poison.scorers.network_probes import StabilityFeatures
 from lightning_poison.statistics.feature_sets import check_feature_set
 from lightning_poison.statistics.prediction_stability import find_outer_parts, stability
@@ -74,7 +74,7 @@ class PredictionStabilityScorer(GroupScorer):
         min_transfer: float = 0.6,
         min_resemblance: float = 0.4,
     ) -> None:
-        model = trained_model(feature_model)
+        model = checked_feature_model(feature_model)
         self.factor = positive("factor", factor)
         self._source = StabilityFeatures(model, self.factor)
         super().__init__(

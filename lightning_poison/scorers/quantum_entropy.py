@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_poison.checks import fraction, not_negative, positive_int
-from lightning_poison.scorers.feature_model import FeatureModel
-from lightning_poison.scorers.group_scorer import GroupScorer, trained_model
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
+from lightning_poison.scorers.group_scorer import GroupScorer
 from lightning_poison.statistics.feature_sets import check_feature_set
 from lightning_poison.statistics.prediction_stability import find_outer_parts
 from lightning_poison.statistics.quantum_entropy import principal_sizes, quantum_entropy_scores
@@ -78,7 +78,7 @@ class QuantumEntropyScorer(GroupScorer):
         min_transfer: float = 0.6,
         min_resemblance: float = 0.4,
     ) -> None:
-        model = trained_model(feature_model)
+        model = checked_feature_model(feature_model)
         super().__init__(
             model,
             model,

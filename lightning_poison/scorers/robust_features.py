@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_poison.adversarial.adversaries import FGSM
-from lightning_poison.checks import instance, positive_int
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.checks import positive_int
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.group_scorer import GroupScorer
 from lightning_poison.statistics.subgroups import Subgroup, find_subgroups
 
@@ -88,13 +88,7 @@ class RobustFeatureScorer(GroupScorer):
         min_resemblance: float = 0.4,
         seed: int = 0,
     ) -> None:
-        if feature_model is None:
-            feature_model = FeatureModel(adversary=FGSM(8 / 255))
-        way = (
-            "Write `feature_model=FeatureModel(adversary=FGSM(0.3))`, or, for a trained network, "
-            '`FeatureModel(network, "layer")`.'
-        )
-        instance("feature_model", feature_model, FeatureModel, hint=way)
+        feature_model = checked_feature_model(feature_model, lambda: FeatureModel(adversary=FGSM(8 / 255)))
         super().__init__(
             feature_model,
             feature_model,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_poison.checks import expected, one_of, positive_int
 from lightning_poison.contexts import full_precision
-from lightning_poison.scorers.feature_model import FeatureModel
+from lightning_poison.scorers.feature_model import FeatureModel, checked_feature_model
 from lightning_poison.scorers.protocol import SetScorer
 from lightning_poison.statistics.feature_sets import check_class_sizes, check_feature_set
 
@@ -144,7 +144,7 @@ class SpectralSignatureScorer(SetScorer):
     def __init__(
         self, feature_model: FeatureModel | None = None, *, directions: int = 10, center: CenterKind = "core"
     ) -> None:
-        self.feature_model = feature_model if feature_model is not None else FeatureModel()
+        self.feature_model = checked_feature_model(feature_model)
         self.directions = positive_int("directions", directions)
         self.center: CenterKind = one_of("center", center, ("core", "mean"))
 

@@ -351,7 +351,8 @@ _DEFENSE_CHECKS: Mapping[str, Check] = {
     "settings": _values,
     **dict.fromkeys(("trusted", "remove_without_evidence"), checks.boolean),
     "false_positive_rate": checks.fraction,
-    **dict.fromkeys(("natural_error_rate", "max_removed"), checks.share),
+    "natural_error_rate": checks.share,
+    "max_removed": checks.positive_share,
     "folds": lambda name, value: checks.positive_int(name, value, minimum=2),
 }
 

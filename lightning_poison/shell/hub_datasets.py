@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_poison.checks import describe_error, expected, printable
-from lightning_poison.shell.tables import label_column
+from lightning_poison.shell.tables import class_name, label_column
 
 _PREFIX = "hf:"
 _ON_DISK = (("dataset_dict.json",), ("dataset_info.json", "state.json"))
@@ -21,13 +21,13 @@ class HubTable:
     Args:
         columns: Columns of numbers, of vectors and of texts. Empty for images.
         label: Column of the labels.
-        files: Name and class of each image. Empty for other data.
+        files: Name and class of each image, `None` for a missing label. Empty for other data.
         open_file: Returns an image by its name, as a path or a binary stream.
     """
 
     columns: Mapping[str, Sequence[Any]]
     label: str
-    files: Sequence[tuple[str, str]]
+    files: Sequence[tuple[str, str | None]]
     open_file: Callable[[str], Any] = str
 
 
@@ -72,7 +72,7 @@ def open_hub_dataset(source: str, label: str | None, image: str | None) -> HubTa
     label = label_column(dict.fromkeys(features, ()), label)
     labels = list(table[label])
     if label in classes:
-        labels = _class_names(labels, features[label].names)
+        labels = _names_of(labels, features[label].names)
     image = _image_column(image, images, features)
     if image is None:
         kept = [name for name in features if name != label]
@@ -80,8 +80,8 @@ def open_hub_dataset(source: str, label: str | None, image: str | None) -> HubTa
     return _images_in(table.cast_column(image, datasets.Image(decode=False)), image, labels, label)
 
 
-def _class_names(numbers: Sequence[int | None], names: Sequence[str]) -> list[str]:
-    return [names[number] if number is not None and 0 <= number < len(names) else "no label" for number in numbers]
+def _names_of(numbers: Sequence[int | None], names: Sequence[str]) -> list[str | None]:
+    return [names[number] if number is not None and 0 <= number < len(names) else None for number in numbers]
 
 
 def _images_in(stored: Any, image: str, labels: Sequence[Any], label: str) -> HubTable:
@@ -92,7 +92,7 @@ def _images_in(stored: Any, image: str, labels: Sequence[Any], label: str) -> Hu
         found = stored[rows[name]][image]
         return BytesIO(found["bytes"]) if found["bytes"] is not None else found["path"]
 
-    return HubTable({}, label, [(name, str(labels[number])) for name, number in rows.items()], open_file)
+    return HubTable({}, label, [(name, class_name(labels[number])) for name, number in rows.items()], open_file)
 
 
 def _parts(source: str) -> tuple[Path, str]:

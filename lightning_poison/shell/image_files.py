@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_poison.checks import describe_error, expected, positive_int, printable
+from lightning_poison.data.labels import UNLABELED
 from lightning_poison.runtime import LocalRuntime, Runtime
 
 LARGEST_SIDE = 96
@@ -51,7 +52,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     Args:
         pixels: Pixels, uint8 `(N, C, H, W)`.
-        samples: Path and label of each image.
+        samples: Path and label of each image, −1 for a missing label.
         classes: Name of each class.
     """
 
@@ -106,7 +107,7 @@ def find_images(folder: Path) -> tuple[list[tuple[str, str]], list[Unreadable]]:
 
 
 def read_images(
-    files: Sequence[tuple[str, str]],
+    files: Sequence[tuple[str, str | None]],
     *,
     image_size: int | None = None,
     runtime: Runtime | None = None,
@@ -120,7 +121,7 @@ def read_images(
     to 96 pixels keep it. Others are scaled to squares without cropping, since a trigger may be at the border.
 
     Args:
-        files: Path and class of each image.
+        files: Path and class of each image, `None` for a missing label.
         image_size: Height and width to scale to, in pixels. Default: the common size, or the longest side, but at most
             96.
         runtime: Number of threads that decode, and progress bar. Default: `LocalRuntime()`.
@@ -145,7 +146,7 @@ def read_images(
         size = _size(shapes, image_size)
         channels = 1 if all(is_gray for _, is_gray in shapes) else 3
         pixels = _empty((len(readable), channels, *size), store)
-        kept: list[tuple[str, str]] = []
+        kept: list[tuple[str, str | None]] = []
         for first in range(0, len(readable), _AT_ONCE):
             part = readable[first : first + _AT_ONCE]
             decoded = pool.map(lambda file: _decode(open_file, file[0], size, channels), part)
@@ -155,15 +156,15 @@ def read_images(
             progress.advance(len(part))
     if not kept:
         raise ValueError(expected("the source", "images that can be read", _described(left_out)))
-    classes = sorted({name for _, name in kept})
-    number = {name: position for position, name in enumerate(classes)}
-    samples = [(path, number[name]) for path, name in kept]
+    classes = sorted({name for _, name in kept if name is not None})
+    number: dict[str | None, int] = {name: position for position, name in enumerate(classes)}
+    samples = [(path, number.get(name, UNLABELED)) for path, name in kept]
     return ImageFiles(torch.from_numpy(pixels[: len(kept)]), samples, classes), left_out
 
 
 def _successes(
-    files: Sequence[tuple[str, str]], results: Iterable[Any], left_out: list[Unreadable]
-) -> Iterator[tuple[tuple[str, str], Any]]:
+    files: Sequence[tuple[str, str | None]], results: Iterable[Any], left_out: list[Unreadable]
+) -> Iterator[tuple[tuple[str, str | None], Any]]:
     """Yield files with what was read of them; add those whose result is a text, the reason, to `left_out`."""
     for file, result in zip(files, results, strict=True):
         if isinstance(result, str):
@@ -228,12 +229,22 @@ def _as_seen(image: Any, channels: int) -> Any:
     """Convert an image of any mode to 8 bits, without transparency."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
-        scale = 255 / 65535 if values.max() > 255 else 255 if image.mode == "F" and values.max() <= 1 else 1
-        image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
+        image = Image.fromarray(
+            (values * _scale_of(image.mode, float(values.max()))).clip(0, 255).round().astype(np.uint8)
+        )
     if image.has_transparency_data:
         front = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), front)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _scale_of(mode: str, largest: float) -> float:
+    """Return the factor from the values of an image to 8 bits. Those of 32 bits may have values of fewer bits."""
+    if mode.startswith("I;16"):
+        return 255 / 65535
+    if mode == "F":
+        return 255 if largest <= 1 else 1
+    return 255 / 65535 if largest > 255 else 1
 
 
 def _size(shapes: Sequence[tuple[tuple[int, int], bool]], image_size: int | None) -> tuple[int, int]:

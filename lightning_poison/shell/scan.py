@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lightning_poison.checks import expected, printable
+from lightning_poison.data.labels import UNLABELED
 from lightning_poison.errors import NothingKeptError
 from lightning_poison.manifest.manifest import Manifest, set_aside
 from lightning_poison.report.page import write_report
@@ -267,7 +268,7 @@ class _Renumbered:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         inputs, label = self.dataset[index]
-        return inputs, self.numbers[int(label)]
+        return inputs, self.numbers[int(label)] if label >= 0 else UNLABELED
 
 
 def _left_out(data: OpenedSource) -> str:

@@ -11,7 +11,14 @@ from lightning_poison.runtime import Runtime
 from lightning_poison.shell.class_paths import add_working_directory
 from lightning_poison.shell.hub_datasets import is_hub_source, open_hub_dataset
 from lightning_poison.shell.image_files import Unreadable, find_images, read_images
-from lightning_poison.shell.tables import label_column, numeric_samples, path_column, read_arrays, read_table
+from lightning_poison.shell.tables import (
+    class_name,
+    label_column,
+    numeric_samples,
+    path_column,
+    read_arrays,
+    read_table,
+)
 
 _FORMS = "Give a folder of images, a .csv, .parquet, .npz or .npy file, `hf:NAME`, or `package.module:function`."
 
@@ -103,7 +110,7 @@ def _from_table(
     if paths is None:
         return _from_numbers(columns, labels, ids)
     files = [
-        (str(place.parent / str(file)), str(name).strip())
+        (str(place.parent / str(file)), class_name(name))
         for file, name in zip(columns[paths], columns[labels], strict=True)
     ]
     images, left_out = read_images(files, **reading)

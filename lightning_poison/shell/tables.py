@@ -1,6 +1,7 @@
 """Samples in tables and arrays: CSV and Parquet files, `.npz` archives, and `.npy` embeddings."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_poison.checks import expected, printable
+from lightning_poison.data.labels import UNLABELED
 from lightning_poison.manifest.parquet_table import parquet_module
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "y")
@@ -157,27 +159,35 @@ def read_arrays(path: Path, label: str | None, ids: str | None = None) -> tuple[
 
 
 def class_numbers(values: Sequence[Any]) -> tuple[torch.Tensor, list[str]]:
-    """Number the classes in the order of their names, or of their numbers if all are integers.
+    """Number the classes in the order of their names, or of their numbers if all are integers; −1 for a missing label.
 
     Example:
-        >>> class_numbers(["10", "9", "9"])
-        (tensor([1, 0, 0]), ['9', '10'])
+        >>> class_numbers(["10", "9", "9", ""])
+        (tensor([ 1,  0,  0, -1]), ['9', '10'])
     """
-    names = [_class_name(value) for value in values]
-    distinct = set(names)
+    names = [class_name(value) for value in values]
+    distinct = {name for name in names if name is not None}
     try:
         ordered = sorted(distinct, key=int)
     except ValueError:
         ordered = sorted(distinct)
-    number = {name: position for position, name in enumerate(ordered)}
-    return torch.tensor([number[name] for name in names]), ordered
+    number: dict[str | None, int] = {name: position for position, name in enumerate(ordered)}
+    return torch.tensor([number.get(name, UNLABELED) for name in names]), ordered
 
 
 _PATHS = "For a table of files, name the column of their paths: `--path COLUMN`."
 
 
-def _class_name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+def class_name(value: Any) -> str | None:
+    """Return the name of a class, or `None` for a missing label: nothing, an empty text or NaN.
+
+    Example:
+        >>> class_name(" cat "), class_name(2.0), class_name(float("nan")), class_name("")
+        ('cat', '2', None, None)
+    """
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    return None if value is None else str(value).strip() or None
 
 
 def _read_csv(path: Path) -> dict[str, list[Any]]:

@@ -234,6 +234,22 @@ def test_loader_that_only_takes_its_own_streams_is_refused(centroid_scorer, blob
         rebuild_stream_loader(loader, stream)
 
 
+def test_loader_over_a_stream_with_another_constructor_is_copied(centroid_scorer, blobs):
+    class OwnLoader(DataLoader):
+        def __init__(self, path):
+            super().__init__(Stream(), batch_size=4)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(blobs(20))
+
+    stream = SanitizedStream(Stream(), StreamFilter.fit(centroid_scorer(), blobs(1200)), remove=False)
+    rebuilt = rebuild_stream_loader(OwnLoader("data/"), stream)
+    assert type(rebuilt) is OwnLoader
+    assert [len(batch[1]) for batch in rebuilt] == [4] * 5
+    assert stream.progress().judged == 20
+
+
 TREE = {"a": ["first", "second"], "b": {"a": "third"}, "1": "fourth"}
 
 

@@ -280,6 +280,16 @@ def test_host_of_the_store_does_not_stay_forever(make_links, monkeypatch):
     assert not links[0].is_running
 
 
+def test_stopped_link_that_is_stopped_again_says_no_goodbye_after_its_next_start(make_links):
+    (link,) = make_links(1)
+    link.stop()
+    link.stop()
+    with link.active():
+        wait_until(lambda: beats_of(link))
+        time.sleep(0.1)
+        assert link._board.status(0) != "resting"
+
+
 def test_link_can_be_started_again(make_links):
     links = make_links(2)
     for _ in range(3):

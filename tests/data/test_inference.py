@@ -12,7 +12,7 @@ from lightning_poison.data.inference import score_set
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.transfer import overlapped
-from lightning_poison.errors import NotFittedError, RankFailedError
+from lightning_poison.errors import NotFittedError, PluginError, RankFailedError
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.dataset_scores import score_samples
 from lightning_poison.sanitization.units import FileUnits
@@ -202,6 +202,9 @@ def test_score_samples(blobs, centroid_scorer):
         score_samples(SpectralSignatureScorer(), data)
     with pytest.raises(NotFittedError):
         score_samples(centroid_scorer(), data)
+    scorer.score_batch = lambda inputs, _: inputs
+    with pytest.raises(PluginError, match="score_batch"):
+        score_samples(scorer, data)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -520,6 +521,18 @@ def test_limits_are_about_suspicion_and_not_about_what_the_user_removes(blobs, c
         check_removal(verdict.with_removed(torch.arange(300)), 0.5)
     with pytest.raises(NothingKeptError, match=r"Expected to remove at most 1 % of the samples, but [\d.]+ % are"):
         check_removal(verdict.with_removed(members), 0.01)
+
+
+def test_what_is_removed_may_be_as_much_as_the_limit(blobs, centroid_scorer):
+    verdict = sanitize(blobs(300), centroid_scorer(), trusted=blobs(1500, seed=1), **ALL_KEPT)
+    removed = replace(verdict, keep=torch.arange(300) >= 90, labels=torch.arange(300) % 3)
+    check_removal(removed, 0.3)
+    with pytest.raises(NothingKeptError, match=r"at most 29.9 % of the samples, but 30.0 % are suspicious"):
+        check_removal(removed, 0.299)
+    of_class = replace(verdict, keep=torch.arange(300) >= 70, labels=(torch.arange(300) >= 100).long())
+    check_removal(of_class, 0.7)
+    with pytest.raises(NothingKeptError, match=r"at most 69.9 % of each class, but 70.0 % of class 0"):
+        check_removal(of_class, 0.699)
 
 
 def test_max_removed_applies_to_classes(blobs, centroid_scorer):

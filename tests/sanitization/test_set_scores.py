@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_poison.data import inference, labeled_data
+from lightning_poison.data.copies import Copies
 from lightning_poison.data.labeled_data import read_labeled
 from lightning_poison.data.source import open_source
 from lightning_poison.errors import PluginError
@@ -138,6 +141,27 @@ def test_trained_network_reads_all_samples_without_trusted_data(blobs):
     found = without_trusted_data(blobs(600, flipped=30), scorer)
     assert [shape for shape, _ in scorer.calls] == [(600, 4)]
     assert found.decision.evidence.present
+
+
+class KnowingGroups(Distance):
+    """Records what it is told about groups."""
+
+    def score_feature_labels(self, features, labels):
+        self.known.append(self.sample_groups)
+        return super().score_feature_labels(features, labels)
+
+
+@pytest.mark.parametrize("model", [FeatureModel(nn.Flatten()), None], ids=["trained before", "trained on folds"])
+def test_scorer_knows_the_groups_of_the_samples_that_it_scores(blobs, model):
+    scorer = KnowingGroups(model)
+    scorer.known = []
+    data = labeled(blobs(90))
+    grouped = replace(data, copies=Copies(torch.arange(90), torch.arange(90) // 6 * 6))
+    judge_without_trusted(Job(grouped, scorer, RUNTIME))
+    assert scorer.sample_groups is None
+    assert sum(map(len, scorer.known)) == 90
+    for groups in scorer.known:
+        assert groups.unique(return_counts=True)[1].tolist() == [6] * (len(groups) // 6)
 
 
 def test_scorer_without_label_scores_needs_trusted_data(blobs):

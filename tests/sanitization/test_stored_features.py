@@ -76,6 +76,13 @@ def test_other_weights_samples_or_runtimes_have_other_features(tmp_path):
     assert judged(first, LinearProbeScorer(FeatureModel(first)), (changed, truth), cache=tmp_path) == COUNT
 
 
+def test_another_version_of_the_package_has_other_features(tmp_path, monkeypatch):
+    network = Counting()
+    assert judged(network, LinearProbeScorer(FeatureModel(network)), cache=tmp_path) == COUNT
+    monkeypatch.setattr(stored_features, "package_code", lambda: "another version")
+    assert judged(network, LinearProbeScorer(FeatureModel(network), folds=2), cache=tmp_path) == COUNT
+
+
 @pytest.mark.slow
 def test_a_damaged_file_is_computed_again(tmp_path):
     network = Counting()

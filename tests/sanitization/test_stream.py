@@ -452,6 +452,24 @@ def test_only_the_first_pass_is_evidence(centroid_scorer, blobs):
     assert (last.low, last.high) == pytest.approx((first.low, first.high))
 
 
+def test_a_pass_that_fails_before_its_first_sample_does_not_count(centroid_scorer, blobs):
+    class Unreachable(Numbered):
+        attempts = 0
+
+        def __iter__(self):
+            self.attempts += 1
+            if self.attempts == 1:
+                raise OSError("no route to host")
+            return super().__iter__()
+
+    stream_filter = StreamFilter.fit(centroid_scorer(), blobs(3000))
+    stream = SanitizedStream(Unreachable(changing(blobs, [0.3] * 1500)), stream_filter, warn=False)
+    with pytest.raises(OSError, match="no route to host"):
+        next(iter(stream))
+    list(stream)
+    assert (stream.progress().judged, stream.progress().alarms) == (1500, 1)
+
+
 def test_the_false_alarm_rate_is_divided_among_processes(stream_filter, data, monkeypatch):
     stream = SanitizedStream(Numbered(data), stream_filter, rank=(0, 4), false_alarm_rate=0.01)
     assert stream._detector(stream._table[0]).false_alarm_rate == pytest.approx(0.0025)
@@ -484,7 +502,8 @@ def test_samples_that_cannot_be_judged_are_errors(stream_filter, data):
         ({"stream_filter": 5}, TypeError, "`stream_filter` to be a `StreamFilter`"),
         ({"sample": ("x", "y")}, TypeError, "`sample` to be a `SampleSpec`"),
         ({"block_size": 0}, ValueError, "`block_size` to be an integer of at least 1"),
-        ({"max_removed": 2}, ValueError, r"`max_removed` to be a number in \[0, 1\]"),
+        ({"max_removed": 2}, ValueError, r"`max_removed` to be a number in \(0, 1\]"),
+        ({"max_removed": 0}, ValueError, r"`max_removed` to be a number in \(0, 1\], but got 0"),
         ({"false_alarm_rate": 0}, ValueError, r"`false_alarm_rate` to be a number in \(0, 1\)"),
         ({"directory": "s3://bucket"}, ValueError, "`directory` to be a folder of a local file system"),
         ({"remove": "yes"}, ValueError, "`remove` to be True or False"),

@@ -113,6 +113,7 @@ def test_from_a_verdict(centroid_scorer, blobs, trusted):
     made = StreamFilter.from_verdict(verdict, scorer)
     assert torch.equal(made.judge(*earlier.tensors).suspicious, ~verdict.keep)
     assert made.reference == ReferenceCounts(900, len(verdict.removed), len(verdict.removed))
+    assert StreamFilter.from_verdict(verdict.with_kept(verdict.removed[:20]), scorer).reference == made.reference
     with pytest.raises(ValueError, match="made with the fitted scorer that is passed"):
         StreamFilter.from_verdict(verdict, centroid_scorer().fit(blobs(300, seed=2)))
     with pytest.raises(NotFittedError, match=r"Expected a fitted scorer[\s\S]*`StreamFilter.fit\(scorer, trusted\)`"):

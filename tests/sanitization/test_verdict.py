@@ -187,7 +187,7 @@ def test_summary():
     assert not any(line.startswith("easily missed") for line in lines)  # backdoors were not looked for
     assert lines[0] == "4 samples scored by odd\\x1b[0m; 2 removed (50.00 %)"
     assert lines[1].startswith("evidence of poison: an estimated 50.00 % of the labels are wrong (25.00 to 75")
-    how = "decided by comparison with trusted samples that the scorer was not fitted on"
+    how = "decided by comparison with trusted samples that were scored in the same way"
     assert lines[2] == f"{how}; stated false-positive rate 1 %"
     assert lines[3] == "  labeled a, looks like nine\\n: about 25 samples (20 to 31)"
     assert lines[4] == "  and 1 more pairs of classes"

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
+from lightning_poison import scorers
 from lightning_poison.adversarial.adversaries import FGSM, PGD
 from lightning_poison.adversarial.pgd import perturb_against
 from lightning_poison.adversarial.trades import TRADES
@@ -61,6 +62,27 @@ def test_fit_records_how_well_each_label_is_learned(blobs):
     assert int(model.training_margins.argmin()) == 7
     network = nn.Linear(4, 3)
     assert FeatureModel(network).fit(data).training_margins is None
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        scorers.ActivationClusteringScorer,
+        scorers.CharacteristicVectorScorer,
+        scorers.DeepKNNScorer,
+        scorers.LayerAbnormalityScorer,
+        scorers.LinearProbeScorer,
+        scorers.MahalanobisScorer,
+        scorers.NetworkGroupScorer,
+        scorers.PredictionStabilityScorer,
+        scorers.QuantumEntropyScorer,
+        scorers.RobustFeatureScorer,
+        scorers.SpectralSignatureScorer,
+    ],
+)
+def test_scorers_refuse_a_network_in_place_of_a_feature_model(scorer):
+    with pytest.raises(TypeError, match=r"`feature_model` to be a `FeatureModel`, but got .*Flatten.*\nWrite `feature"):
+        scorer(nn.Flatten())
 
 
 def test_settings_are_json_and_distinguish_models():

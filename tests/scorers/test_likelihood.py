@@ -285,6 +285,7 @@ def test_module_needs_no_fit(blobs, score):
     expected = -joint if score == "likelihood" else -module.head(features).log_softmax(1)
     assert torch.equal(found, expected)
     assert torch.equal(scorer.score_batch(points, labels), expected[torch.arange(30), labels])
+    assert torch.equal(scorer.fit(blobs(60)).score_labels(points), expected)
 
 
 def test_loads_state_into_the_module(blobs):

@@ -29,6 +29,15 @@ def test_images_with_classes(tmp_path):
     assert found.dataset.samples == [("row 0", 1), ("row 1", 0), ("row 2", 1)]
 
 
+def test_images_without_a_class_have_no_label(tmp_path):
+    features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["dog", "cat"])}
+    pictures = [Image.fromarray(np.full((8, 8), value, dtype=np.uint8)) for value in (10, 20, 30)]
+    columns = {"picture": pictures, "kind": [0, None, -1]}
+    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).save_to_disk(tmp_path / "data")
+    found = open_named_source(str(tmp_path / "data"))
+    assert (found.classes, found.dataset.targets) == (["dog"], [0, -1, -1])
+
+
 def test_splits(tmp_path):
     place = tmp_path / "data"
     datasets.DatasetDict({"train": images(1, 2, 3), "test": images(4, 5)}).save_to_disk(place)

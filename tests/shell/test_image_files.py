@@ -84,6 +84,14 @@ def test_modes_look_as_a_person_sees_them(folder, image, expected):
     assert found == (expected or tuple(image.convert("RGB").getpixel((4, 4))))
 
 
+def test_images_of_16_bits_have_one_scale(folder):
+    for number, brightest in enumerate((255, 256, 60_000)):
+        values = np.zeros((8, 8), dtype=np.uint16)
+        values[0] = brightest
+        folder(f"a/{number}.png", Image.fromarray(values))
+    assert read(folder)[0].pixels[:, 0, 0, 0].tolist() == [1, 1, 233]
+
+
 def test_images_are_turned_as_their_exif_data_say(folder):
     image = gray(0, (8, 12))
     image.paste(255, (0, 0, 8, 2))  # a bright top

@@ -62,6 +62,8 @@ def test_refuses_a_table_of_another_encoding(tmp_path):
         (["10", "9", "9"], [1, 0, 0], ["9", "10"]),
         ([2.0, 1.0], [1, 0], ["1", "2"]),
         (["b", "10"], [1, 0], ["10", "b"]),
+        (["cat", "", None, float("nan"), " ", "dog"], [0, -1, -1, -1, -1, 1], ["cat", "dog"]),
+        (["3", "", "12"], [0, -1, 1], ["3", "12"]),
     ],
 )
 def test_classes_are_numbered_in_the_order_of_their_names(values, numbers, names):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import Poison, Surrogate, Threat, checks
-from lightning_poison.attacks import COVER, Trigger, TriggerObjective
+from lightning_poison.attacks import COVER, Trigger, TriggerObjective, known_class
 from lightning_poison.data import labels_of, read_raw
 
 TargetClass = int | Literal["next"] | Sequence[int]
@@ -110,7 +110,7 @@ class Backdoor(ABC):
             return draw(labels == new_labels[labels], budget, f"samples of class {self.target_class}", generator)
         eligible, what = new_labels[labels] != labels, "samples whose label the attack changes"
         if self.source_class is not None:
-            eligible &= labels == checks.known_class("source_class", self.source_class, labels)
+            eligible &= labels == known_class("source_class", self.source_class, labels)
             what = f"samples of class {self.source_class} whose label the attack changes"
         return draw(eligible, budget, what, generator)
 
@@ -234,7 +234,7 @@ def class_map(target_class: TargetClass, labels: Tensor) -> Tensor:
     if target_class == "next":
         return (identity + 1) % classes
     if isinstance(target_class, int):
-        return torch.full_like(identity, checks.known_class("target_class", target_class, labels))
+        return torch.full_like(identity, known_class("target_class", target_class, labels))
     mapping = torch.tensor(target_class)
     if len(mapping) != classes:
         raise ValueError(checks.expected("target_class", f"a list of {classes} classes, one for each", len(mapping)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_poison import checks
-from lightning_poison.attacks import COVER, PatchTrigger, Pattern, Trigger, as_pattern
+from lightning_poison.attacks import COVER, PatchTrigger, Pattern, Trigger, as_pattern, known_class
 from lightning_poison_backdoors.backdoor import (
     Backdoor,
     Images,
@@ -104,7 +104,7 @@ class TaCT(Backdoor):
                 each for each in torch.unique(labels).tolist() if each not in (self.source_class, self.target_class)
             ]
         else:
-            classes = [checks.known_class("cover_classes", each, labels) for each in self.cover_classes]
+            classes = [known_class("cover_classes", each, labels) for each in self.cover_classes]
         eligible = torch.isin(labels, torch.tensor(classes, dtype=labels.dtype))
         return torch.cat([poison, draw(eligible, covers, "samples of the cover classes", generator)]).sort().values
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from lightning_poison import Poison, Surrogate, Threat, checks
 from lightning_poison.adversarial import perturb
-from lightning_poison.attacks import AvailabilityObjective, RawFeatures, check_surrogates, read_features
+from lightning_poison.attacks import AvailabilityObjective, RawFeatures, check_surrogates, known_class, read_features
 from lightning_poison.contexts import evaluating, frozen
 from lightning_poison.data import RawImages, index_blocks, labels_of
 
@@ -147,7 +147,7 @@ class AdversarialPoisoning:
             raise ValueError(checks.expected("shift", what, self.shift))
         allowed = torch.ones_like(labels, dtype=torch.bool)
         if self.base_class is not None:
-            allowed = labels == checks.known_class("base_class", self.base_class, labels)
+            allowed = labels == known_class("base_class", self.base_class, labels)
         eligible = allowed.nonzero().flatten()
         if budget > len(eligible):
             which = "the training set" if self.base_class is None else f"class {self.base_class}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected, known_class
+from lightning_poison.attacks import known_class
+from lightning_poison.checks import expected
 from lightning_poison_collisions.distances import squared_norm
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import PixelRange, Poison, Surrogate, Threat, checks
-from lightning_poison.attacks import AvailabilityObjective, Objective, ProtectedClassObjective
+from lightning_poison.attacks import AvailabilityObjective, Objective, ProtectedClassObjective, known_class
 from lightning_poison.data import as_raw_images, index_blocks, labels_of, read_blocks, spec_of
 
 _BLOCK_SIZE = 512
@@ -172,7 +172,7 @@ def draw_from_class(
     """
     members = torch.arange(len(labels))
     if source_class is not None:
-        members = (labels == checks.known_class("source_class", source_class, labels)).nonzero().flatten()
+        members = (labels == known_class("source_class", source_class, labels)).nonzero().flatten()
     where = "the training set" if source_class is None else f"class {source_class}"
     count = budget
     if class_fraction is not None:

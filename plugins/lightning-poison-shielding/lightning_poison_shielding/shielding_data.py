@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison import Surrogate, Threat, checks
-from lightning_poison.attacks import check_surrogates, read_features
+from lightning_poison.attacks import check_surrogates, known_class, read_features
 from lightning_poison.data import RawImages, labels_of
 from lightning_poison_shielding.frozen_features import FrozenFeatures
 from lightning_poison_shielding.heads import HeadData
@@ -218,4 +218,4 @@ def positions_of_class(labels: Tensor, class_index: int, name: str, where: str) 
     Raises:
         ValueError: If there are none.
     """
-    return (labels == checks.known_class(name, class_index, labels, where=where)).nonzero().flatten()
+    return (labels == known_class(name, class_index, labels, where=where)).nonzero().flatten()

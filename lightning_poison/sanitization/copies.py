@@ -1,4 +1,4 @@
-"""Copies and groups in a data set: found before cross-fitting, so that none of them vouches for another."""
+"""Copies and groups in a data set: found before cross-fitting; no model scores a copy of its data."""
 
 import hashlib
 import math

@@ -43,7 +43,7 @@ class Verdict:
         judged: Boolean mask `(N,)` of the samples that are judged; `None` for all. The others are kept: their score is
             0, their p-value 1, and their label and suggested label −1 if unknown. Samples of a small class that is kept
             since most of it would be removed have a score and a p-value.
-        sample_digests: Digests of the inputs, int64 `(N,)`, 0 for samples that are not judged. `None` if the inputs
+        sample_digests: Digests of the inputs, int64 `(N,)`, 0 for samples that were not read. `None` if the inputs
             differ whenever they are read.
         notes: Sentences about what is not judged, and why.
         made_with: Identifies the versions and the device; see `decision_key`.

@@ -26,7 +26,7 @@ from lightning_poison.statistics.thresholds import TrustedReference, class_thres
 HELD_OUT = 0.3
 """Share of the trusted samples that an unfitted scorer is calibrated on and not fitted on."""
 
-HELD_OUT_FOR_TWO = 0.4
+HELD_OUT_IN_COMBINATION = 0.4
 """The same share for a combination, which compares its members with one half and is calibrated on the other."""
 
 ENOUGH_PER_CLASS = 100
@@ -47,7 +47,7 @@ _MAX_SHARED = 0.005
 Fewer are a warning.
 """
 
-_VOUCHES = "Their labels would vouch for themselves. Remove them from the training data or from `trusted`."
+_SHARED = "Their labels would be compared with themselves. Remove them from the training data or from `trusted`."
 
 _TRUSTED_HINT = (
     "Check the labels of `trusted`: are they correct, and numbered as those of the training data? Otherwise give the "
@@ -75,7 +75,7 @@ def judge_with_trusted(job: Job, trusted: LabeledData) -> Outcome:
     members = list(members_of(job.scorer).values())
     fitted_on, held_out = torch.zeros(0, dtype=torch.int64), torch.arange(len(labels))
     if any(isinstance(member, Scorer) and not member.is_fitted for member in members):
-        share = HELD_OUT if len(members) == 1 else HELD_OUT_FOR_TWO
+        share = HELD_OUT if len(members) == 1 else HELD_OUT_IN_COMBINATION
         mask = stratified_part(labels, share, derived_generator(job.seed, "trusted split"), among=job.labels)
         fitted_on, held_out = (~mask).nonzero().flatten(), mask.nonzero().flatten()
     warn_of_few(labels[held_out], job.labels, parts=2 if len(members) > 1 else 1)
@@ -285,11 +285,11 @@ def _check_disjoint(data: LabeledData, trusted: LabeledData) -> None:
     if shared > usual + _MAX_SHARED * len(known):
         raise ValueError(
             f"Expected `trusted` samples that are not judged, but {shared:,} of {len(known):,} are in the training "
-            f"data too.\n{_VOUCHES}"
+            f"data too.\n{_SHARED}"
         )
     if shared > usual:
         warnings.warn(
-            f"{shared:,} of {len(known):,} `trusted` samples are in the training data too. {_VOUCHES}", stacklevel=2
+            f"{shared:,} of {len(known):,} `trusted` samples are in the training data too. {_SHARED}", stacklevel=2
         )
 
 

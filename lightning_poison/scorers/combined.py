@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from typing import Any, TypeVar
 
-from lightning_poison.checks import describe, expected, one_of
+from lightning_poison.checks import describe, expected, instance, one_of
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 from lightning_poison.statistics.p_values import Combination
 
@@ -20,7 +20,7 @@ class CombinedScorer:
     detects. `Verdict.votes` and the manifest contain the p-value of each member.
 
     Args:
-        scorers: Two or more scorers. If one is a control, the combination is one.
+        scorers: Two or more scorers, or a mapping of names to them. If one is a control, the combination is one.
         combine: `"max"` of −log10 p, for which one confident member is enough; or `"sum"`, which requires agreement.
             Default: `"max"`.
 
@@ -37,26 +37,33 @@ class CombinedScorer:
 
     name = "combined"
 
-    def __init__(self, scorers: Sequence[Scorer | SetScorer], *, combine: Combination = "max") -> None:
+    def __init__(
+        self, scorers: Sequence[Scorer | SetScorer] | Mapping[str, Scorer | SetScorer], *, combine: Combination = "max"
+    ) -> None:
         self.combine: Combination = one_of("combine", combine, ("max", "sum"))
         self.members = named_members(scorers, allowed=(Scorer, SetScorer))
         self.is_control = any(member.is_control for member in self.members.values())
 
     def __repr__(self) -> str:
-        return f"CombinedScorer([{', '.join(map(repr, self.members.values()))}], combine={self.combine!r})"
+        return f"CombinedScorer({describe_members(self.members)}, combine={self.combine!r})"
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the constructor's arguments as JSON values."""
-        return {"combine": self.combine, "members": settings_of_members(self.members)}
+        """Return the constructor's arguments as JSON values, without the members; see `settings_of`."""
+        return {"combine": self.combine}
 
 
-def named_members(scorers: Sequence[MemberT], *, allowed: tuple[type, ...]) -> dict[str, MemberT]:
+def named_members(
+    scorers: Sequence[MemberT] | Mapping[str, MemberT], *, allowed: tuple[type, ...]
+) -> dict[str, MemberT]:
     """Return the members of a combination or union by their names, numbered if a name occurs more than once.
 
     Raises:
         ValueError: If there are fewer than two.
-        TypeError: If one is of no allowed type.
+        TypeError: If one is of no allowed type, or a name is not a text.
     """
+    if isinstance(scorers, Mapping):
+        named_members(list(scorers.values()), allowed=allowed)
+        return {instance("scorers", name, str): scorer for name, scorer in scorers.items()}
     if len(scorers) < 2:
         raise ValueError(
             expected("scorers", "two scorers or more", f"{len(scorers)}", "Use a single scorer without a combination.")
@@ -74,6 +81,14 @@ def named_members(scorers: Sequence[MemberT], *, allowed: tuple[type, ...]) -> d
     return named
 
 
-def settings_of_members(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the name and the settings of each member of a combination or union."""
-    return {name: {"name": member.name, **member.settings()} for name, member in members.items()}
+def describe_members(members: Mapping[str, Any]) -> str:
+    """Return the code of the members of a combination or union: a list, or a dict if they have names of their own.
+
+    Example:
+        >>> from lightning_poison.scorers.pixel_counting import PixelCountingScorer
+        >>> describe_members({"pixel-counting": PixelCountingScorer(), "mine": PixelCountingScorer()})
+        "{'pixel-counting': PixelCountingScorer(), 'mine': PixelCountingScorer()}"
+    """
+    listed = list(members.values())
+    usual = named_members(listed, allowed=(object,))
+    return repr(listed) if list(usual) == list(members) else repr(dict(members))

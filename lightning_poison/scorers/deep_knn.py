@@ -222,10 +222,6 @@ class DeepKNNScorer(SetScorer):
         self.k = positive_int("k", k)
         self.block = positive_int("block", block)
 
-    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Score each sample under its own label, float32 `(N,)`; see `score_feature_labels`."""
-        return self.score_feature_labels(features, labels).gather(1, labels[:, None])[:, 0]
-
     def score_feature_labels(self, features: Tensor, labels: Tensor) -> Tensor:
         """Score each sample under each label; see `SetScorer.score_feature_labels`.
 

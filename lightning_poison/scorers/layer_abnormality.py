@@ -18,7 +18,7 @@ from lightning_poison.statistics.subgroups import MIN_CLASS_SIZE, TOO_SMALL, Sub
 
 
 class LayerAbnormalityScorer(GroupScorer):
-    """Scores by the log-odds of belonging to a group with unlikely activations, and asks what the group does.
+    """Scores by the log-odds of belonging to a group with unlikely activations, and tests the effect of the group.
 
     For backdoors of any target, also where each label has little poison. For each sample and batch norm layer, the most
     unlikely activation under the running statistics of the layer counts: FLARE. All samples are clustered as one set,

@@ -92,10 +92,6 @@ class LinearProbeScorer(SetScorer):
         self.folds = positive_int("folds", folds, minimum=2)
         self.seed = positive_int("seed", seed, minimum=0)
 
-    def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Score each sample under its own label, float32 `(N,)`; see `score_feature_labels`."""
-        return self.score_feature_labels(features, labels).gather(1, labels[:, None])[:, 0]
-
     def score_feature_labels(self, features: Tensor, labels: Tensor) -> Tensor:
         """Score each sample under each label, −log p(k | x) out of fold; see `SetScorer.score_feature_labels`.
 

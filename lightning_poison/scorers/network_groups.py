@@ -11,7 +11,7 @@ from lightning_poison.statistics.subgroups import Subgroup, find_subgroups
 
 
 class NetworkGroupScorer(LayerAbnormalityScorer):
-    """Scores by the log-odds of belonging to a group, in features or in layers, and asks what the group does.
+    """Scores by the log-odds of belonging to a group, in features or in layers, and tests the effect of the group.
 
     The groups of `RobustFeatureScorer`, parts of a class that are separated from it in the features of a network, and
     those of `LayerAbnormalityScorer`, parts of the whole set with unlikely activations, found with one network that is

@@ -19,7 +19,7 @@ from lightning_poison.statistics.subgroups import MIN_CLASS_SIZE, TOO_SMALL, Sub
 
 
 class PredictionStabilityScorer(GroupScorer):
-    """Scores by the log-odds of belonging to the part of a class that is more, or less, stable, and asks what it does.
+    """Scores by the log-odds of belonging to the part of a class that is more, or less, stable, and tests its effect.
 
     For triggers that form no cluster. The last batch norm layers are amplified, and how much of the probability of a
     prediction is left is measured. Two normal components are fitted to its log-odds in each class, and the smaller one

@@ -252,13 +252,13 @@ class SetScorer:
         super().__init_subclass__(**kwargs)
         groups = ("find_groups", "stands_apart", "is_poison")
         declared = {"scores_labels": ("score_feature_labels",), "finds_groups": groups}
-        _check_declarations(cls, SetScorer, declared, required=("score_features",))
+        _check_declarations(cls, SetScorer, declared, required=() if cls.scores_labels else ("score_features",))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_arguments(self)})"
 
     def score_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Score each sample of the set.
+        """Score each sample of the set under the label that it carries. Default: its column of `score_feature_labels`.
 
         Args:
             features: float32 `(N, D)`, of all samples.
@@ -267,7 +267,7 @@ class SetScorer:
         Returns:
             float32 `(N,)`, larger is more suspicious.
         """
-        raise NotImplementedError
+        return self.score_feature_labels(features, labels).gather(1, labels[:, None])[:, 0]
 
     def score_feature_labels(self, features: Tensor, labels: Tensor) -> Tensor:
         """Score each sample under each label. Declared by `scores_labels`.

@@ -22,7 +22,7 @@ _SMALLEST = 1e-9
 
 
 class QuantumEntropyScorer(GroupScorer):
-    """Scores by the log-odds of belonging to a part of a class with large quantum entropy, and asks what the part does.
+    """Scores by the log-odds of belonging to a part of a class with large quantum entropy, and tests its effect.
 
     For backdoors of a few samples whose features form a tail or a small cluster. Each class is reduced to its principal
     components and whitened robustly, so that a few poisoned samples do not whiten themselves away, and the quantum

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_poison.checks import instance, positive_int
-from lightning_poison.scorers.combined import CombinedScorer, named_members, settings_of_members
+from lightning_poison.checks import positive_int
+from lightning_poison.scorers.combined import CombinedScorer, describe_members, named_members
 from lightning_poison.scorers.protocol import Scorer, SetScorer
 
 Member = Scorer | SetScorer | CombinedScorer
@@ -45,17 +45,13 @@ class UnionScorer:
     name = "union"
 
     def __init__(self, scorers: Sequence[Member] | Mapping[str, Member], *, rounds: int = 2) -> None:
-        given = list(scorers.values()) if isinstance(scorers, Mapping) else scorers
-        self.members = named_members(given, allowed=(Scorer, SetScorer, CombinedScorer))
-        if isinstance(scorers, Mapping):
-            self.members = {instance("scorers", name, str): scorer for name, scorer in scorers.items()}
+        self.members = named_members(scorers, allowed=(Scorer, SetScorer, CombinedScorer))
         self.rounds = positive_int("rounds", rounds)
         self.is_control = any(member.is_control for member in self.members.values())
 
     def __repr__(self) -> str:
-        return f"UnionScorer([{', '.join(map(repr, self.members.values()))}], rounds={self.rounds})"
+        return f"UnionScorer({describe_members(self.members)}, rounds={self.rounds})"
 
     def settings(self) -> Mapping[str, Any]:
-        """Return the constructor's arguments as JSON values."""
-        order = list(self.members)  # mappings are compared without their order
-        return {"rounds": self.rounds, "order": order, "members": settings_of_members(self.members)}
+        """Return the constructor's arguments as JSON values, without the members; see `settings_of`."""
+        return {"rounds": self.rounds, "order": list(self.members)}  # mappings are compared without their order

@@ -197,12 +197,14 @@ def _editable(dataset: Any) -> Any:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2 and dataset.tensors[0].ndim == 4:
         images, labels = dataset.tensors
         levels = (255 * images).round()
-        if bool(((levels - 255 * images).abs() < _HALF_LEVEL).all() and (levels >= 0).all() and (levels <= 255).all()):
+        is_level = ((levels - 255 * images).abs() < _LEVEL_TOLERANCE) & (levels >= 0) & (levels <= 255)
+        if bool(is_level.all()):
             return StoredImages(levels.byte(), labels)
     return dataset
 
 
-_HALF_LEVEL = 1e-2
+_LEVEL_TOLERANCE = 1e-2
+"""Distance from a gray level, in levels, up to which a floating-point image counts as one of 8 bits."""
 
 
 def _taken(dataset: Any, indices: Tensor) -> Any:

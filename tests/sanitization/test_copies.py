@@ -106,7 +106,7 @@ def test_groups_are_merged_with_copies():
 
 
 @pytest.mark.slow
-def test_copies_do_not_vouch_for_each_other():
+def test_no_model_scores_a_copy_of_what_it_was_fitted_on():
     points, labels = blobs(240, wrong=12)
     verdict = sanitize(TensorDataset(points.repeat(8, 1), labels.repeat(8)), quick(), runtime=RUNTIME)
     kept = verdict.keep.view(8, -1)

@@ -4,6 +4,7 @@ import pytest
 
 from lightning_poison.scorers.combined import CombinedScorer
 from lightning_poison.scorers.deep_knn import DeepKNNScorer
+from lightning_poison.scorers.inspection import settings_of
 from lightning_poison.scorers.likelihood import LikelihoodScorer
 from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 
@@ -41,7 +42,7 @@ def test_repr_and_settings_contain_members():
     model = "FeatureModel(feature_size=64)"
     members = f"LikelihoodScorer(score='posterior'), DeepKNNScorer(feature_model={model}, k=7)"
     assert repr(combined) == f"CombinedScorer([{members}], combine='sum')"
-    settings = json.loads(json.dumps(combined.settings()))
+    settings = json.loads(json.dumps(settings_of(combined)))
     assert settings["combine"] == "sum"
     assert settings["members"]["likelihood"]["score"] == "posterior"
     assert settings["members"]["deep-knn"]["k"] == 7

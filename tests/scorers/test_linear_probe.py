@@ -75,7 +75,7 @@ def test_random_labels_are_not_learned():
     assert 0.3 < correct < 0.65  # in-sample, 150 features separate 200 points
 
 
-def test_copies_do_not_vouch_for_each_other():
+def test_no_model_scores_a_copy_of_what_it_was_fitted_on():
     features, labels = blobs(120, size=80)
     labels = flipped(labels, 12)
     wrong = torch.arange(120) < 12

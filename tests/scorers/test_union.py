@@ -7,10 +7,15 @@ from lightning_poison.scorers.inspection import all_members_of, settings_of, wei
 def test_names_members_after_their_scorers():
     union = UnionScorer([ConfidenceScorer(), RobustFeatureScorer(), ConfidenceScorer("margin")])
     assert list(union.members) == ["confidence", "robust-features", "confidence-2"]
-    assert list(UnionScorer({"labels": ConfidenceScorer(), "groups": RobustFeatureScorer()}).members) == [
-        "labels",
-        "groups",
-    ]
+
+
+@pytest.mark.parametrize("kind", [CombinedScorer, UnionScorer])
+def test_members_have_names_of_the_user(kind):
+    named = kind({"labels": ConfidenceScorer(), "groups": RobustFeatureScorer()})
+    assert list(named.members) == ["labels", "groups"]
+    assert repr(named).startswith(f"{kind.__name__}({{'labels': ConfidenceScorer(")
+    assert repr(kind([ConfidenceScorer(), ConfidenceScorer()])).startswith(f"{kind.__name__}([ConfidenceScorer(")
+    assert list(settings_of(named)["members"]) == ["labels", "groups"]
 
 
 def test_combinations_may_be_members():

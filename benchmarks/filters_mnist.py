@@ -174,7 +174,7 @@ def detection(data: PoisonedDataset, scorer: Any, trusted: Any, seed: int) -> Fi
         figures[f"TPR, {name}"] = share(caught[data.is_poison])
         figures[f"FPR, {name}"] = share(caught[~data.is_poison])
     if verdict.votes:
-        figures["accused by"] = verdict.accusers
+        figures["removed by"] = verdict.removed_by_scorer
     return figures
 
 

@@ -239,7 +239,7 @@ def measure(
         "evidence": verdict.evidence.present,
         "estimate": verdict.evidence.contamination,
         "power": verdict.evidence.power,
-        "found by": verdict.accusers,
+        "found by": verdict.removed_by_scorer,
         "groups": [
             [each.label, each.size, each.separation, each.transfer, each.resemblance, each.is_poison]
             for each in verdict.evidence.groups

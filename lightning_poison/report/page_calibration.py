@@ -117,7 +117,7 @@ def expected_clean(verdict: Verdict) -> float | None:
     """
     if verdict.posterior is None:
         return None
-    return float((1 - verdict.posterior[~verdict.kept_by_rule]).sum())
+    return float((1 - verdict.posterior[verdict.removed_by_rule]).sum())
 
 
 def promises_of(verdict: Verdict) -> list[Promise]:
@@ -125,7 +125,7 @@ def promises_of(verdict: Verdict) -> list[Promise]:
     if verdict.findings:
         decided = [(each.scorer, each.evidence, each.removed) for each in verdict.findings if each.evidence]
     else:
-        decided = [(verdict.scorer, verdict.evidence, int((~verdict.kept_by_rule).sum()))]
+        decided = [(verdict.scorer, verdict.evidence, int(verdict.removed_by_rule.sum()))]
     return [
         Promise(printable(scorer, limit=80), evidence.kind, evidence.power, _estimate(evidence), removed)
         for scorer, evidence, removed in decided

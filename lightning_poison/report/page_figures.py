@@ -83,7 +83,7 @@ def class_rows(verdict: Verdict) -> list[ClassRow]:
     judged = judged_of(verdict)
     samples = Counter(verdict.labels[judged].tolist())
     finders: dict[int, Counter[str]] = {label: Counter() for label in samples}
-    is_suspicious = ~verdict.kept_by_rule
+    is_suspicious = verdict.removed_by_rule
     for index in verdict.removed.tolist():
         finder = finder_of(verdict, index) if is_suspicious[index] else _BY_HAND
         finders.setdefault(int(verdict.labels[index]), Counter())[finder] += 1

@@ -215,15 +215,15 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
             verdict.
     """
     judged = torch.ones_like(verdict.keep) if verdict.judged is None else verdict.judged
-    keep, labels = verdict.kept_by_rule[judged], verdict.labels[judged]
-    removed = float((~keep).double().mean())
+    out, labels = verdict.removed_by_rule[judged], verdict.labels[judged]
+    removed = float(out.double().mean())
     way = "Check the scores in `verdict` of this error. If so many should be removed, raise `max_removed`."
     if verdict.calibration == "trusted":
         way = (
             "Compare the samples of `trusted` with those of the training data: if they are of another origin, "
             "transform or numbering, the decision means nothing. The scores are in `verdict` of this error."
         )
-    if removed > max_removed or not keep.any():
+    if removed > max_removed or out.all():
         raise NothingKeptError(
             f"Expected to remove at most {100 * max_removed:g} % of the samples, but {100 * removed:.1f} % are "
             f"suspicious.\n{way}",
@@ -237,7 +237,7 @@ def check_removal(verdict: Verdict, max_removed: float) -> None:
         )
     limit = max(max_removed, 0.5)
     counts = labels.bincount()
-    removed_of = labels[~keep].bincount(minlength=len(counts)).tolist()
+    removed_of = labels[out].bincount(minlength=len(counts)).tolist()
     for number, count in enumerate(counts.tolist()):
         lost = removed_of[number]
         if count and lost == count:

@@ -49,20 +49,20 @@ def reason_of(verdict: Verdict, index: int, class_names: Sequence[str] = ()) -> 
 
 def kind_of(verdict: Verdict, index: int) -> EvidenceKind:
     """Return of which kind a sample is: what the member that removed it, or suspects it most, looks for."""
-    number = _accuser(verdict, index)
+    number = _finding_of(verdict, index)
     evidence = verdict.findings[number].evidence if number >= 0 else None
     return verdict.evidence.kind if evidence is None else evidence.kind
 
 
 def finder_of(verdict: Verdict, index: int) -> str:
     """Return the name of the scorer that removed a sample, or suspects it most: a member of a union, or the only."""
-    number = _accuser(verdict, index)
+    number = _finding_of(verdict, index)
     if number >= 0:
         return verdict.findings[number].scorer
     return verdict.scorer if verdict.findings else verdict.scorers[0]
 
 
-def _accuser(verdict: Verdict, index: int) -> int:
+def _finding_of(verdict: Verdict, index: int) -> int:
     """Return the number of the member that removed a sample, else the one with the smallest p-value; −1 for none."""
     number = -1 if verdict.found_by is None else int(verdict.found_by[index])
     if number >= 0:

@@ -129,7 +129,7 @@ class Verdict:
                 every(name, by_hand, ~(by_hand & others), f"False for a sample that is {what}")
         if self.judged is not None:
             judged = sample_vector("judged", self.judged, torch.bool, shape=shape)
-            every("keep", self.keep, self.kept_by_rule | judged, "True for a sample that is not judged")
+            every("keep", self.keep, ~self.removed_by_rule | judged, "True for a sample that is not judged")
         if self.sample_digests is not None:
             sample_vector("sample_digests", self.sample_digests, torch.int64, shape=shape)
         if self.posterior is not None:
@@ -166,7 +166,7 @@ class Verdict:
             what = f"one for each class up to {largest}, the largest label"
             raise ValueError(expected("thresholds", what, describe(self.thresholds)))
         suspicious, rule = self._suspicious()
-        every("keep", self.keep, self.kept_by_rule | suspicious, f"True for a sample with {rule}")
+        every("keep", self.keep, ~self.removed_by_rule | suspicious, f"True for a sample with {rule}")
 
     def _suspicious(self) -> tuple[Tensor, str]:
         if self.posterior is not None and self.posterior_threshold is not None:
@@ -175,9 +175,9 @@ class Verdict:
         return (self.scores > own) & (self.labels >= 0), "no score above the threshold of its class"
 
     @property
-    def kept_by_rule(self) -> Tensor:
-        """Boolean mask `(N,)` of the samples that are kept, or that only the user removed."""
-        return self.keep if self.removed_by_hand is None else self.keep | self.removed_by_hand
+    def removed_by_rule(self) -> Tensor:
+        """Boolean mask `(N,)` of the samples that are removed, without those that only the user removed."""
+        return ~self.keep if self.removed_by_hand is None else ~self.keep & ~self.removed_by_hand
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -198,12 +198,12 @@ class Verdict:
         return indices[torch.from_numpy(np.lexsort(keys))]
 
     @property
-    def accusers(self) -> dict[str, int]:
-        """Number of removed samples by what accuses them, most first; without those that only the user removed.
+    def removed_by_scorer(self) -> dict[str, int]:
+        """Number of removed samples by scorer, most first; without those that only the user removed.
 
         For a union, the member that removed them; for a combination, the member with the smallest p-value.
         """
-        out = ~self.kept_by_rule
+        out = self.removed_by_rule
         if self.found_by is not None and self.findings:
             numbers, names = self.found_by[(self.found_by >= 0) & out], [each.scorer for each in self.findings]
         elif self.votes:
@@ -232,7 +232,7 @@ class Verdict:
         by_rule = kept & self._suspicious()[0] & (True if self.judged is None else self.judged)
         if self.found_by is not None:
             by_rule &= self.found_by >= 0
-        removed = self.kept_by_rule & ~keep & ~by_rule
+        removed = ~self.removed_by_rule & ~keep & ~by_rule
         return replace(self, keep=keep, kept_by_hand=_or_none(kept & keep), removed_by_hand=_or_none(removed))
 
     def agrees_with(self, other: "Verdict") -> bool:
@@ -265,8 +265,8 @@ class Verdict:
         for each in self.findings:
             lines += each.lines(class_names, rows)
         if not self.findings:
-            if accusers := self.accusers:
-                listed = ", ".join(f"{printable(name)} {count:,}" for name, count in accusers.items())
+            if counts := self.removed_by_scorer:
+                listed = ", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
                 lines.append(f"smallest p-value by {listed}")
             lines += self.evidence.details(class_names, rows)
         if self.removed_by_hand is not None:

@@ -75,7 +75,7 @@ def pair(seen=None):
 def test_removes_what_any_member_removes():
     verdict = sanitize(data_of(), UnionScorer(pair()))
     assert verdict.removed.sort().values.tolist() == [*range(WRONG), *range(COUNT - WRONG, COUNT)]
-    assert verdict.accusers == {"left": WRONG, "right": WRONG}
+    assert verdict.removed_by_scorer == {"left": WRONG, "right": WRONG}
     assert verdict.found_by[:WRONG].eq(0).all()
     assert verdict.found_by[-WRONG:].eq(1).all()
     assert verdict.found_by[WRONG:-WRONG].eq(-1).all()
@@ -255,7 +255,7 @@ def test_member_that_fails_on_one_rank_is_skipped_on_all(several_ranks):
     for verdict in verdicts:
         assert verdict.findings[0].failure
         assert torch.equal(verdict.keep, alone.keep)
-        assert verdict.accusers == {"right": WRONG}
+        assert verdict.removed_by_scorer == {"right": WRONG}
 
 
 @pytest.mark.slow
@@ -268,10 +268,10 @@ def test_samples_that_no_member_judges_are_not_judged():
 
 
 @pytest.mark.slow
-def test_samples_kept_by_hand_have_no_accuser():
+def test_samples_kept_by_hand_count_for_no_scorer():
     verdict = sanitize(data_of(), UnionScorer(pair()))
     kept = verdict.with_kept(verdict.removed[:1])
-    assert sum(kept.accusers.values()) == 2 * WRONG - 1
+    assert sum(kept.removed_by_scorer.values()) == 2 * WRONG - 1
 
 
 @pytest.mark.slow

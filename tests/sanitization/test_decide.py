@@ -82,7 +82,7 @@ def test_stored_decision_gets_its_verdict_back_with_decisions_by_hand(tmp_path, 
         found = decide(data, centroid_scorer(), known=stored, **options)
         assert torch.equal(found.keep, edited.keep)
         assert torch.equal(found.scores, made.scores)
-        assert torch.equal(found.kept_by_rule, edited.kept_by_rule)
+        assert torch.equal(found.removed_by_rule, edited.removed_by_rule)
         assert str(found) == str(edited)
     state = StoredDecision.of(made.with_kept(kept).with_removed(gone)).state()
     del state["kept_by_hand"]  # as earlier releases wrote it

@@ -421,8 +421,8 @@ def test_combination_keeps_votes(blobs, centroid_scorer, tmp_path):
     points[:10, -1] = 9
     data, trusted = TensorDataset(points, labels), blobs(1500, seed=1)
     verdict = sanitize(data, CombinedScorer([centroid_scorer(), Last()]), trusted=trusted)
-    assert set(verdict.accusers) == {"centroid", "last"}
-    assert verdict.accusers["last"] <= 12
+    assert set(verdict.removed_by_scorer) == {"centroid", "last"}
+    assert verdict.removed_by_scorer["last"] <= 12
     assert "\nsmallest p-value by centroid " in str(verdict)
     verdict.save(tmp_path / "verdict.safetensors")
     again = Verdict.load(tmp_path / "verdict.safetensors")
@@ -525,11 +525,16 @@ def test_limits_are_about_suspicion_and_not_about_what_the_user_removes(blobs, c
 
 def test_what_is_removed_may_be_as_much_as_the_limit(blobs, centroid_scorer):
     verdict = sanitize(blobs(300), centroid_scorer(), trusted=blobs(1500, seed=1), **ALL_KEPT)
-    removed = replace(verdict, keep=torch.arange(300) >= 90, labels=torch.arange(300) % 3)
-    check_removal(removed, 0.3)
+
+    def without_first(count, labels):
+        keep = torch.arange(300) >= count
+        return replace(verdict, keep=keep, scores=torch.where(keep, -1e9, 1e9).double(), labels=labels)
+
+    of_all = without_first(90, torch.arange(300) % 3)
+    check_removal(of_all, 0.3)
     with pytest.raises(NothingKeptError, match=r"at most 29.9 % of the samples, but 30.0 % are suspicious"):
-        check_removal(removed, 0.299)
-    of_class = replace(verdict, keep=torch.arange(300) >= 70, labels=(torch.arange(300) >= 100).long())
+        check_removal(of_all, 0.299)
+    of_class = without_first(70, (torch.arange(300) >= 100).long())
     check_removal(of_class, 0.7)
     with pytest.raises(NothingKeptError, match=r"at most 69.9 % of each class, but 70.0 % of class 0"):
         check_removal(of_class, 0.699)

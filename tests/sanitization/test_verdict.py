@@ -127,7 +127,7 @@ def test_with_removed(tmp_path):
     assert new.removed_by_hand.tolist() == [True, False, False, False]  # the verdict itself removes the last
     assert "\nremoved by hand: 1\n" in str(new)
     assert "\nremoved by hand, still trained on: 1\n" in new.summary(flag_only=True)
-    assert new.kept_by_rule.tolist() == old.kept_by_rule.tolist() == old.keep.tolist()
+    assert new.removed_by_rule.tolist() == old.removed_by_rule.tolist() == (~old.keep).tolist()
     new.save(tmp_path / "v")
     assert torch.equal(Verdict.load(tmp_path / "v").removed_by_hand, new.removed_by_hand)
     again = new.with_kept(torch.tensor([0]))
@@ -306,18 +306,20 @@ def test_numbers_of_numpy_are_stored_as_numbers_of_python(tmp_path):
     assert loaded.evidence == evidence
 
 
-def test_accusers_of_removed_samples():
+def test_removed_samples_by_scorer():
     votes = {
         "quiet": torch.tensor([0.5, 0.5, 0.5, 0.5]).double(),
         "a\x1b": torch.tensor([0.9, 0.01, 0.02, 0.9]).double(),
     }
     thresholds = torch.zeros(2).double()
     found = verdict(keep=torch.tensor([False, False, False, True]), thresholds=thresholds, votes=votes)
-    assert found.accusers == {"a\x1b": 2, "quiet": 1}
+    assert found.removed_by_scorer == {"a\x1b": 2, "quiet": 1}
     assert "\nsmallest p-value by a\\x1b 2, quiet 1" in str(found)
-    assert verdict().accusers == {}
+    assert verdict().removed_by_scorer == {}
     by_hand = verdict(keep=torch.tensor([True, False, True, True]), thresholds=thresholds, votes=votes)
-    assert by_hand.with_removed(torch.tensor([0, 2])).accusers == {"a\x1b": 1}  # nothing accuses the other two
+    assert by_hand.with_removed(torch.tensor([0, 2])).removed_by_scorer == {
+        "a\x1b": 1
+    }  # no scorer removed the other two
 
 
 def test_groups_are_saved_and_summarized(tmp_path):

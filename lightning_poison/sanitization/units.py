@@ -50,7 +50,6 @@ class FileUnits:
         folder: Folder of the decision.
         digests: Digests of the samples from which the units are computed. They are stored before the units are.
         rank: Rank of this process.
-        prefix: Start of the names of the files.
         limit: Limit of the cache folder in bytes. Default: none.
 
     Example:
@@ -62,19 +61,11 @@ class FileUnits:
         (({'scores': tensor([0, 1])}, {'step': 3}), None)
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        digests: SampleDigests,
-        rank: int = 0,
-        *,
-        prefix: str = "",
-        limit: float = math.inf,
-    ) -> None:
+    def __init__(self, folder: Path, digests: SampleDigests, rank: int = 0, *, limit: float = math.inf) -> None:
         self.folder = folder
         self._digests = digests
         self._rank = rank
-        self._prefix = prefix
+        self._prefix = ""  # of the names of the files
         self._limit = limit
         self._shared = _Shared(FolderUse(folder))
 

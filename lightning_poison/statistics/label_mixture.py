@@ -138,7 +138,6 @@ def find_disagreements(label_scores: Tensor, labels: Tensor, *, lowest: LowestSc
 def fit_mixture(
     found: Disagreements,
     *,
-    weights: Tensor | None = None,
     start: Mixture | None = None,
     iterations: int = _ITERATIONS,
     expected_scale: float = HARD_SCALE,
@@ -151,7 +150,6 @@ def fit_mixture(
 
     Args:
         found: The disagreements.
-        weights: Weight of each disagreement, `(D,)`. Default: 1.
         start: Initial fit. Default: half of the labels are wrong.
         iterations: Maximum number of EM steps. Default: 300.
         expected_scale: Mean margin that hard images are expected to have, which counts as much as 50 of them. Default:
@@ -164,10 +162,10 @@ def fit_mixture(
         >>> fit_mixture(find_disagreements(label_scores, labels)).posterior > 0.99
         tensor([True, True, True, True])
     """
-    weights = torch.ones_like(found.margin) if weights is None else weights
-    counts = start.counts if start is not None else _sum_by_pair(found, weights[None])[0] / 2
+    weights = torch.ones_like(found.margin)[None]
+    counts = start.counts if start is not None else _sum_by_pair(found, weights)[0] / 2
     scale = torch.tensor([start.hard_scale if start is not None else expected_scale], dtype=torch.float64)
-    posterior, counts, scale = _fit_each(found, weights[None], counts[None], scale, iterations, expected_scale, tails)
+    posterior, counts, scale = _fit_each(found, weights, counts[None], scale, iterations, expected_scale, tails)
     return Mixture(posterior[0], counts[0], float(scale[0]))
 
 

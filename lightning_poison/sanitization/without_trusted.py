@@ -1,6 +1,8 @@
 """Decisions without trusted data: out-of-fold scores under every label, and the wrong-label null."""
 
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +43,8 @@ from lightning_poison.statistics.row_blocks import row_blocks
 from lightning_poison.statistics.thresholds import tail_log_p_values
 from lightning_poison.statistics.training_opinion import TrainingOpinion
 
+T = TypeVar("T")
+
 
 def judge_without_trusted(job: Job) -> Outcome:
     """Judge a data set without trusted data: out-of-fold scores, then the wrong-label null.
@@ -67,12 +71,12 @@ def judge_without_trusted(job: Job) -> Outcome:
     distinct, place = copies.distinct, copies.place_in_distinct
     margins, labels = fitted[0].margins, job.labels[distinct]
     others = job.training_margins if never_saw_labels(job.scorer) else None
-    found = [selected_rows(fitted.pop(0).scores, distinct) for _ in members]
+    found = [selected_rows(each.scores, distinct) for each in _drained(fitted)]
     own = labels[:, None]
     label_scores, votes = found[0], {}
     if isinstance(job.scorer, CombinedScorer):
         margins = None
-        log_p = [log_p_by_labels(found.pop(0), labels) for _ in members]
+        log_p = [log_p_by_labels(each, labels) for each in _drained(found)]
         votes = {
             name: p_values_from_log(each.gather(1, own)[:, 0].double())[place]
             for name, each in zip(members, log_p, strict=True)
@@ -94,6 +98,12 @@ def judge_without_trusted(job: Job) -> Outcome:
         message = f"{error}\n{advice}"
         raise InconclusiveError(message, scores[place]) from error
     return Outcome(scores[place], suggested[place], decision.of_copies(place), "wrong-label null", votes)
+
+
+def _drained(items: list[T]) -> Iterator[T]:
+    """Yield items and release each, so that its memory is free before the next."""
+    while items:
+        yield items.pop(0)
 
 
 def decide_by_wrong_label_null(
@@ -140,73 +150,141 @@ def decide_by_wrong_label_null(
     """
     lowest = LowestScores.of(label_scores) if lowest is None else lowest
     check_agreement(labels, lowest.predicted)
-    estimate = partial(estimate_contamination, label_scores, confidence=CONFIDENCE, lowest=lowest)
-
-    def weighed(found: Contamination, about: Contamination, carried: Tensor = labels) -> Contamination:
-        """Allow for the margins in another network; `about` shows which margins wrong labels have."""
-        opinion = None
-        if other_margins is not None:
-            opinion = TrainingOpinion.of(about, labels, lowest.predicted, other_margins)
-        if opinion is None or other_margins is None:
-            return found
-        generator = derived_generator(settings.seed, "planted margins")
-        known = opinion.margins_if(carried, labels, lowest.predicted, other_margins, generator)
-        return opinion.weigh(found, carried, lowest.predicted, known)
-
-    def measured(raw: Contamination, hard: HardMargins) -> tuple[Contamination, PlantedResult]:
-        planted = planted_result(
-            labels,
-            partial(estimate, hard=hard, only_disagreements=True),
-            lambda found, response, carried: _select(
-                weighed(_corrected(found, response), _corrected(raw, response), carried), settings
-            ),
-            rate=raw.rate,
-            num_classes=label_scores.shape[1],
-        )
-        return _corrected(raw, planted.response), planted
-
-    raw = estimate(labels, margins=margins)
-    found, planted = measured(raw, "exponential")
-    response, are_many_hard = planted.response, raw.misclassified_share > MAX_MISCLASSIFIED_SHARE
-    may_many_be_hard = raw.misclassified_share + raw.rate - raw.low > MAX_MISCLASSIFIED_SHARE
-    if are_many_hard or (may_many_be_hard and raw.rate > _LARGE_RATE):
-        other = estimate(labels, margins=margins, hard="normal")
-        fits_as_well = other.log_likelihood >= raw.log_likelihood - _MARGIN_OF_FIT
-        if fits_as_well and other.rate <= raw.rate:
-            corrected, result = measured(other, "normal")
-            if not are_many_hard:
-                response = min(response, result.response)
-            elif corrected.low <= found.low:
-                raw, found, planted, response = other, corrected, result, result.response
-    present = _has_evidence(found, settings)
-    if may_many_be_hard and present and raw.rate > _LARGE_RATE and response < RELIABLE_RESPONSE:
-        _check_overridden(raw, response, settings)
-    found = weighed(found, found)
+    samples = _ScoredSamples(label_scores, labels, settings, lowest, margins, other_margins)
+    raw = samples.estimate("exponential")
+    used = first = samples.measured(raw, "exponential")
+    response = first.planted.response
+    if _are_many_hard(raw) or _is_doubtful(raw, raw):
+        other = samples.estimate("normal")
+        if _fits_as_well(other, raw):
+            used, response = _chosen(first, samples.measured(other, "normal"))
+    is_present = _has_evidence(used.corrected, settings)
+    if is_present and _is_doubtful(used.raw, raw) and response < RELIABLE_RESPONSE:
+        _check_overridden(used.raw, response, settings)
+    found = samples.weighed(used.corrected, about=used.corrected, labels=labels)
     keep = _select(found, settings)
     removed = found.posterior[~keep]
     evidence = Evidence(
-        present,
+        is_present,
         found.rate,
-        found.low,
-        found.high,
-        CONFIDENCE,
-        settings.natural_error_rate,
-        found.pairs,
-        power=planted.power,
+        low=found.low,
+        high=found.high,
+        confidence=CONFIDENCE,
+        natural_error_rate=settings.natural_error_rate,
+        pairs=found.pairs,
+        power=used.planted.power,
     )
     return Decision(
         found.p_values,
         keep,
-        torch.full((label_scores.shape[1],), torch.inf, dtype=torch.float64),
-        evidence,
-        found.posterior,
-        float(removed.min()) if len(removed) else 1.0,
+        thresholds=torch.full((label_scores.shape[1],), torch.inf, dtype=torch.float64),
+        evidence=evidence,
+        posterior=found.posterior,
+        posterior_threshold=float(removed.min()) if len(removed) else 1.0,
     )
 
 
+class _Estimate(NamedTuple):
+    """An estimate of the wrong labels, and how it responds to planted ones.
+
+    Args:
+        raw: The estimate from the scores alone.
+        corrected: The estimate that allows for its response.
+        planted: What the estimate and the decision find of planted wrong labels.
+    """
+
+    raw: Contamination
+    corrected: Contamination
+    planted: PlantedResult
+
+
+@dataclass(frozen=True)
+class _ScoredSamples:
+    """All that the estimates are made from; see the arguments of `decide_by_wrong_label_null`."""
+
+    label_scores: Tensor
+    labels: Tensor
+    settings: DecisionSettings
+    lowest: LowestScores
+    margins: Tensor | None
+    other_margins: Tensor | None
+
+    def estimate(self, hard: HardMargins) -> Contamination:
+        """Estimate the wrong labels, with a distribution of the margins of hard samples."""
+        return estimate_contamination(
+            self.label_scores, self.labels, confidence=CONFIDENCE, margins=self.margins, lowest=self.lowest, hard=hard
+        )
+
+    def measured(self, raw: Contamination, hard: HardMargins) -> _Estimate:
+        """Plant wrong labels, and correct an estimate for what is found of them."""
+
+        def estimate_again(replaced: Tensor) -> Contamination:
+            return estimate_contamination(
+                self.label_scores,
+                replaced,
+                confidence=CONFIDENCE,
+                lowest=self.lowest,
+                hard=hard,
+                only_disagreements=True,
+            )
+
+        def decide_again(found: Contamination, response: float, replaced: Tensor) -> Tensor:
+            about = _corrected(raw, response)
+            return _select(self.weighed(_corrected(found, response), about=about, labels=replaced), self.settings)
+
+        num_classes = self.label_scores.shape[1]
+        planted = planted_result(self.labels, estimate_again, decide_again, rate=raw.rate, num_classes=num_classes)
+        return _Estimate(raw, _corrected(raw, planted.response), planted)
+
+    def weighed(self, found: Contamination, *, about: Contamination, labels: Tensor) -> Contamination:
+        """Allow for the margins in another network, if there is one.
+
+        Args:
+            found: The estimate.
+            about: The estimate for the labels without planted ones. It shows which margins wrong labels have.
+            labels: Labels that `found` is about, some of which may be planted, int64 `(N,)`.
+        """
+        if self.other_margins is None:
+            return found
+        known = self.labels, self.lowest.predicted, self.other_margins
+        opinion = TrainingOpinion.of(about, *known)
+        if opinion is None:
+            return found
+        generator = derived_generator(self.settings.seed, "planted margins")
+        return opinion.weigh(found, labels, self.lowest.predicted, opinion.margins_if(labels, *known, generator))
+
+
+def _chosen(first: _Estimate, second: _Estimate) -> tuple[_Estimate, float]:
+    """Return the estimate to use of two that fit as well, and the response that decides whether it is refused.
+
+    Args:
+        first: The estimate with exponential margins of hard samples.
+        second: The estimate with normal ones, which finds no more wrong labels.
+    """
+    if not _are_many_hard(first.raw):  # the second is only a check of the first
+        return first, min(first.planted.response, second.planted.response)
+    used = second if second.corrected.low <= first.corrected.low else first
+    return used, used.planted.response
+
+
+def _are_many_hard(raw: Contamination) -> bool:
+    """Whether many samples are misclassified."""
+    return raw.misclassified_share > MAX_MISCLASSIFIED_SHARE
+
+
+def _is_doubtful(raw: Contamination, first: Contamination) -> bool:
+    """Whether an estimate is large, and many samples may be hard with as few wrong labels as the first one allows."""
+    most_hard = first.misclassified_share + first.rate - first.low
+    return raw.rate > _LARGE_RATE and most_hard > MAX_MISCLASSIFIED_SHARE
+
+
+def _fits_as_well(second: Contamination, first: Contamination) -> bool:
+    """Whether the second estimate fits the margins as well as the first, with no more wrong labels."""
+    return second.log_likelihood >= first.log_likelihood - _MARGIN_OF_FIT and second.rate <= first.rate
+
+
 def _corrected(found: Contamination, response: float) -> Contamination:
-    is_hard = found.misclassified_share > MAX_MISCLASSIFIED_SHARE
-    return corrected_for_response(found, response) if is_hard else found
+    return corrected_for_response(found, response) if _are_many_hard(found) else found
 
 
 _MARGIN_OF_FIT = 5.0

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.large_matrices import label_score_dtype, selected_rows, zeros_in_file
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.randomness import derived_generator
-from lightning_poison.runtime import Runtime, SingleRank, all_ranks, section
+from lightning_poison.runtime import Runtime, SingleRank, Units, all_ranks, section
 from lightning_poison.sanitization.fit_announcement import announce_fits
 from lightning_poison.sanitization.job import Job
 from lightning_poison.statistics.stratified import stratified_folds
@@ -110,59 +110,130 @@ def cross_fit(
         ValueError: If a class has fewer samples than there are folds, or a sample carries another label than its data
             set lists.
     """
-    labels, runtime, folds, data = job.labels, job.runtime, job.settings.folds, job.data
-    seed = job.seed_of(number)
-    copies = data.copies or Copies.none(len(data))
-    is_distinct = copies.first == data.indices
-    assigned = stratified_folds(labels, folds, derived_generator(seed, "folds"), groups=copies.group)
-    split = digest_of({"assigned": assigned, "first": copies.first})[:8]
-    units = runtime.units.within(f"member-{number}").within(f"split-{split}")
-    dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
-    scores: Tensor | None = None
-    widths: list[int] = []
-    margins: dict[int, Tensor] = {}
-
-    def put(place: int, fold_scores: Tensor, fold_margins: Tensor | None) -> None:
-        nonlocal scores
-        widths.append(fold_scores.shape[1])
-        if fold_margins is not None:
-            margins[place] = fold_margins
-        if scores is None:
-            scores = zeros_in_file((len(labels), fold_scores.shape[1]), dtype)
-        scores[(assigned == place) & is_distinct] = fold_scores
-
+    runtime, count, copies = job.runtime, job.settings.folds, job.data.copies or Copies.none(len(job.data))
+    folds = _Folds.of(job, copies, number)
+    results = _Results(folds)
     with all_ranks(runtime):
-        shown = range(folds) if runtime.rank == 0 else ()
-        missing = [place for place in shown if units.load(f"fold-{place}") is None]
+        shown = range(count) if runtime.rank == 0 else ()
+        missing = [fold_number for fold_number in shown if folds.load(fold_number) is None]
         if missing:
             rounds = -(-len(missing) // runtime.world_size)
-            part = data.subset((assigned != missing[0]).nonzero().flatten())
-            work = f"cross-fitting the {printable(name)} scorer over {folds} folds of {len(data):,} samples"
-            announce_fits(runtime, work, rehearse, part, rounds, units)
-        for place in runtime.share(folds):
-            if (stored := units.load(f"fold-{place}")) is not None:
-                put(place, stored[0]["scores"], stored[0].get("margins"))
-                continue
-            part = data.subset((assigned != place).nonzero().flatten())
-            outside = ((assigned == place) & is_distinct).nonzero().flatten()
-            own = SingleRank(runtime, units=units.within(f"fold-{place}"))
-            generator = derived_generator(seed, "cross-fit", place)
-            fold = Fold(data, part, outside, own, generator, seed, f"fold {place + 1} of {folds}", dtype)
-            with _section_of(place, missing):
-                judged = judge(fold)
-            fold_scores = _checked(judged.scores.to(dtype), len(outside), name)
-            recorded = {} if judged.margins is None else {"margins": judged.margins}
-            units.save(f"fold-{place}", {"scores": fold_scores, **recorded}, {})
-            put(place, fold_scores, judged.margins)
-            del fold_scores, judged
-    width = int(runtime.reduce_sum(torch.tensor(sum(widths)))) // folds
-    if scores is None:
-        scores = zeros_in_file((len(labels), width), dtype)
-    mean_margins = _mean_margins(margins, assigned, folds, runtime)
-    return CrossFitted(
-        selected_rows(sum_over_ranks(scores, runtime), copies.first),
-        None if mean_margins is None else mean_margins[copies.first],
-    )
+            work = f"cross-fitting the {printable(name)} scorer over {count} folds of {len(job.data):,} samples"
+            announce_fits(runtime, work, rehearse, folds.others(missing[0]), rounds, folds.units)
+        for fold_number in runtime.share(count):
+            results.put(fold_number, folds.load(fold_number) or _judged(folds, fold_number, judge, name, missing))
+    scores, margins = results.of_all_ranks()
+    return CrossFitted(selected_rows(scores, copies.first), None if margins is None else margins[copies.first])
+
+
+def _judged(
+    folds: "_Folds", fold_number: int, judge: Callable[[Fold], FoldScores], name: str, missing: list[int]
+) -> FoldScores:
+    """Score a fold by a model that is fitted on the others, and store the scores."""
+    fold = folds.fold(fold_number)
+    with _section_of(fold_number, missing):
+        judged = judge(fold)
+    found = FoldScores(_checked(judged.scores.to(folds.dtype), len(fold.outside), name), judged.margins)
+    folds.save(fold_number, found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """The folds of a data set, and where their scores are stored.
+
+    Args:
+        job: The data set, and where to compute.
+        seed: Seed of the folds and fits.
+        assigned: Number of the fold of each sample, int64 `(N,)`.
+        is_distinct: Whether a sample is the first of its exact copies with one label, bool `(N,)`.
+        units: The scores of finished folds.
+        dtype: Data type of the scores.
+    """
+
+    job: Job
+    seed: int
+    assigned: Tensor
+    is_distinct: Tensor
+    units: Units
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, job: Job, copies: Copies, number: int) -> Self:
+        """Assign the samples to folds: copies and members of a group to the same one."""
+        seed, labels = job.seed_of(number), job.labels
+        generator = derived_generator(seed, "folds")
+        assigned = stratified_folds(labels, job.settings.folds, generator, groups=copies.group)
+        split = digest_of({"assigned": assigned, "first": copies.first})[:8]
+        units = job.runtime.units.within(f"member-{number}").within(f"split-{split}")
+        dtype = label_score_dtype(len(labels), int(labels.max()) + 1)
+        return cls(job, seed, assigned, copies.first == job.data.indices, units, dtype)
+
+    def others(self, fold_number: int) -> Any:
+        """Return the samples of the other folds, as a data set to fit on."""
+        return self.job.data.subset((self.assigned != fold_number).nonzero().flatten())
+
+    def scored(self, fold_number: int) -> Tensor:
+        """Return the mask of the samples of a fold that are scored, bool `(N,)`."""
+        return (self.assigned == fold_number) & self.is_distinct
+
+    def fold(self, fold_number: int) -> Fold:
+        """Return a fold, to be scored on this rank alone."""
+        return Fold(
+            self.job.data,
+            self.others(fold_number),
+            outside=self.scored(fold_number).nonzero().flatten(),
+            runtime=SingleRank(self.job.runtime, units=self.units.within(f"fold-{fold_number}")),
+            generator=derived_generator(self.seed, "cross-fit", fold_number),
+            seed=self.seed,
+            name=f"fold {fold_number + 1} of {self.job.settings.folds}",
+            dtype=self.dtype,
+        )
+
+    def load(self, fold_number: int) -> FoldScores | None:
+        """Return the stored scores of a fold, or `None` if there are none."""
+        stored = self.units.load(f"fold-{fold_number}")
+        return None if stored is None else FoldScores(stored[0]["scores"], stored[0].get("margins"))
+
+    def save(self, fold_number: int, found: FoldScores) -> None:
+        """Store the scores of a fold."""
+        recorded = {} if found.margins is None else {"margins": found.margins}
+        self.units.save(f"fold-{fold_number}", {"scores": found.scores, **recorded}, {})
+
+
+class _Results:
+    """Scores and training margins by the folds that this rank has taken.
+
+    Args:
+        folds: All folds.
+    """
+
+    def __init__(self, folds: _Folds) -> None:
+        self.folds = folds
+        self.scores: Tensor | None = None
+        self.total_width = 0
+        self.margins: dict[int, Tensor] = {}
+
+    def put(self, fold_number: int, found: FoldScores) -> None:
+        """Add what is known by one fold."""
+        width = found.scores.shape[1]
+        self.total_width += width
+        if found.margins is not None:
+            self.margins[fold_number] = found.margins
+        if self.scores is None:
+            self.scores = self._zeros(width)
+        self.scores[self.folds.scored(fold_number)] = found.scores
+
+    def of_all_ranks(self) -> tuple[Tensor, Tensor | None]:
+        """Return scores `(N, W)` and mean margins `(N,)`, if recorded, by the folds of all ranks."""
+        runtime, count = self.folds.job.runtime, self.folds.job.settings.folds
+        width = int(runtime.reduce_sum(torch.tensor(self.total_width))) // count
+        scores = self._zeros(width) if self.scores is None else self.scores
+        margins = _mean_margins(self.margins, self.folds.assigned, count, runtime)
+        return sum_over_ranks(scores, runtime), margins
+
+    def _zeros(self, width: int) -> Tensor:
+        return zeros_in_file((len(self.folds.assigned), width), self.folds.dtype)
 
 
 def _mean_margins(found: dict[int, Tensor], assigned: Tensor, folds: int, runtime: Runtime) -> Tensor | None:
@@ -170,16 +241,16 @@ def _mean_margins(found: dict[int, Tensor], assigned: Tensor, folds: int, runtim
     if int(runtime.reduce_sum(torch.tensor(len(found)))) < folds:
         return None
     by_fold = torch.zeros(len(assigned), folds, dtype=torch.float64)
-    for place, margins in found.items():
-        by_fold[assigned != place, place] = margins
+    for fold_number, margins in found.items():
+        by_fold[assigned != fold_number, fold_number] = margins
     return sum_over_ranks(by_fold, runtime).sum(1) / (folds - 1)
 
 
-def _section_of(place: int, missing: list[int]) -> AbstractContextManager[None]:
+def _section_of(fold_number: int, missing: list[int]) -> AbstractContextManager[None]:
     """Return the section of a fold among those that no rank had finished at the start."""
-    if place not in missing:
+    if fold_number not in missing:
         return nullcontext()
-    done = missing.index(place)
+    done = missing.index(fold_number)
     return section(done / len(missing), (done + 1) / len(missing))
 
 

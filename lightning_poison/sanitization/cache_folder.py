@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,31 +185,49 @@ def shrink(root: Path, limit: float, *, keep: str = "") -> int:
     Returns:
         Number of bytes removed.
     """
-    with contextlib.suppress(OSError):
+    files = _files_by_folder(root)
+    total = sum(file.size for own in files.values() for file in own)
+    if total > limit:
+        total -= sum(file.size for own in files.values() for file in own if not _is_ours(file.path))
+    if total <= limit:
+        return 0
+    freed = 0
+    for file, folder in _removable(files, keep):
+        if total - freed <= limit * (1 - _FREED):
+            break
+        freed += _remove_unit(file, folder)
+    return freed
+
+
+def _files_by_folder(root: Path) -> dict[Path, list[UnitFile]]:
+    """Return the files in each entry with names of the cache; nothing if the cache folder cannot be read."""
+    try:
         folders = [path for path in root.iterdir() if _is_entry(path)]
-        files = {folder: _files_in(folder, checked=False)[0] for folder in folders}
-        total = sum(file.size for own in files.values() for file in own)
-        if total > limit:
-            total -= sum(file.size for own in files.values() for file in own if not _is_ours(file.path))
-        before = total
-        if total <= limit:
-            return 0
-        units = [(file, folder) for folder, own in files.items() if folder.name != keep for file in own if file.is_unit]
-        for file, folder in sorted(units, key=lambda pair: pair[0].used):
-            if total <= limit * (1 - _FREED):
-                break
-            if not _is_ours(file.path):
-                continue
-            with contextlib.suppress(OSError), unused(folder) as is_free:
-                if is_free:
-                    file.path.unlink(missing_ok=True)
-                    total -= file.size
-                    rest = _files_in(folder, checked=True)[0]
-                    if not any(each.is_unit for each in rest):
-                        _remove(folder, rest)
-                        total -= sum(each.size for each in rest)
-        return before - total
-    return 0
+    except OSError:
+        return {}
+    return {folder: _files_in(folder, checked=False)[0] for folder in folders}
+
+
+def _removable(files: Mapping[Path, Sequence[UnitFile]], keep: str) -> list[tuple[UnitFile, Path]]:
+    """Return the units outside of an entry, each with its folder, the least recently used first."""
+    units = [(file, folder) for folder, own in files.items() if folder.name != keep for file in own if file.is_unit]
+    return sorted(units, key=lambda pair: pair[0].used)
+
+
+def _remove_unit(file: UnitFile, folder: Path) -> int:
+    """Remove a unit, and the folder with its last one, if no process uses it; return the number of bytes freed."""
+    if not _is_ours(file.path):
+        return 0
+    gone: list[UnitFile] = []
+    with contextlib.suppress(OSError), unused(folder) as is_free:
+        if is_free:
+            gone.append(file)
+            file.path.unlink(missing_ok=True)
+            rest = _files_in(folder, checked=True)[0]
+            if not any(each.is_unit for each in rest):
+                gone += rest
+                _remove(folder, rest)
+    return sum(each.size for each in gone if not os.path.lexists(each.path))
 
 
 def _is_entry(path: Path) -> bool:

@@ -7,9 +7,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
-with contextlib.suppress(ImportError):  # Windows has none
+fcntl: ModuleType | None
+try:
     import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 LOCK = ".lock"
 """Name of the file in a folder on which its users hold a shared lock. Locks end with their process, however it ends."""
@@ -87,7 +91,7 @@ def is_used(folder: Path) -> bool:
     """Return whether a process uses a folder. Nothing is written."""
     handle = _open(folder, create=False)
     if handle is None:
-        return ((folder / LOCK).exists() or "fcntl" not in globals()) and not _is_old(folder)
+        return ((folder / LOCK).exists() or fcntl is None) and not _is_old(folder)
     try:
         found = _lock(handle, shared=False)
         return not _is_old(folder) if found is None else not found
@@ -107,7 +111,7 @@ def _create(folder: Path) -> None:
 
 def _open(folder: Path, *, create: bool) -> int | None:
     """Open the lock of a folder, read-only if nothing can be written there; `None` if there is none."""
-    if "fcntl" not in globals():
+    if fcntl is None:
         return None
     for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
         with contextlib.suppress(OSError):
@@ -116,7 +120,9 @@ def _open(folder: Path, *, create: bool) -> int | None:
 
 
 def _lock(handle: int, *, shared: bool) -> bool | None:
-    """Lock a file; return whether it is, or `None` if the file system has no locks. A shared lock is waited for."""
+    """Lock a file; return whether it is, or `None` if there are no locks. A shared lock is waited for."""
+    if fcntl is None:
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -116,6 +116,23 @@ def test_shrinking_removes_single_units_and_digests_of_samples_last(tmp_path):
     assert names(tmp_path) == set()
 
 
+def test_shrinking_counts_what_was_removed_before_an_error(tmp_path, monkeypatch):
+    folder = entry(tmp_path, 1, "first", used=10)
+    stuck = entry(tmp_path, 2, "second", used=20)
+    total = sum(path.stat().st_size for path in (*folder.iterdir(), *stuck.iterdir()))
+    left = (stuck / "second.safetensors").stat().st_size + (stuck / "samples-0.safetensors").stat().st_size
+    unlink = type(tmp_path).unlink
+
+    def refuse(path, *args, **options):
+        if path in {folder / ".lock", stuck / "second.safetensors"}:
+            raise PermissionError(path)
+        unlink(path, *args, **options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", refuse)
+    assert shrink(tmp_path, 0) == total - left
+    assert (names(folder), len(names(stuck))) == ({".lock"}, 3)
+
+
 def test_shrinking_leaves_files_of_the_user(tmp_path):
     folder = entry(tmp_path, 1, "old", used=10)
     write_tensors(folder / "model.safetensors", {"w": torch.ones(1)}, {"kind": "verdict"})

@@ -108,7 +108,7 @@ def test_use_begins_anew_if_the_folder_was_removed_while_it_was_waited_for(tmp_p
 @pytest.mark.parametrize("kind", ["no module", "not supported"])
 def test_without_locks_what_was_used_within_a_day_is_in_use(tmp_path, monkeypatch, kind):
     if kind == "no module":
-        monkeypatch.delattr(folder_use, "fcntl")
+        monkeypatch.setattr(folder_use, "fcntl", None)
     else:
 
         def refuse(*_):

@@ -4,8 +4,10 @@ Notation: k of n samples were removed so far, θ is an odds ratio, δ the chance
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Literal, NamedTuple, Self
 
 import torch
 
@@ -73,6 +75,30 @@ class Drift:
             f"({100 * self.low:.2f} to {100 * self.high:.2f} %, 95 % interval); before, {100 * self.before:.2f} % were"
         )
         return f"{text}, so the share is as calibrated again" if self.is_back else text
+
+
+class _Start(NamedTuple):
+    """Where a change probably began, and what came before and since.
+
+    Args:
+        began: Number of judged samples in the stream.
+        most: Removed samples before, at most.
+        known: Judged samples before, those of the reference included.
+        removed: Removed samples since.
+        judged: Judged samples since.
+    """
+
+    began: int = 0
+    most: float = 0.0
+    known: int = 0
+    removed: int = 0
+    judged: int = 0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return the start that the fields are, as they are in a state."""
+        began, most, known, removed, judged = values
+        return cls(int(began), most, int(known), int(removed), int(judged))
 
 
 def confidence_bounds(removed: float, judged: int, *, alpha: float) -> tuple[float, float]:
@@ -165,7 +191,7 @@ class ShareDrift:
         self._fewest, self._most, self._low, self._high = 0.0, 0.0, 0.0, 1.0
         self._evidence: list[float] = []
         self._excess: list[float] = []
-        self._since: list[tuple[int, float, int, int, int]] = []
+        self._since: list[_Start] = []
         self._restart(reference)
 
     @property
@@ -192,9 +218,9 @@ class ShareDrift:
             gain = removed * math.log(tilt) - judged * math.log1p((tilt - 1) * bound)
             self._evidence[number] = _log_add(self._evidence[number], start) + gain
             if self._excess[number] <= 0:
-                self._excess[number], self._since[number] = 0.0, (self.judged, self._most, self._known, 0, 0)
-            began, most, known, since_removed, since_judged = self._since[number]
-            self._since[number] = (began, most, known, since_removed + removed, since_judged + judged)
+                self._excess[number], self._since[number] = 0.0, _Start(self.judged, self._most, self._known)
+            since = self._since[number]
+            self._since[number] = since._replace(removed=since.removed + removed, judged=since.judged + judged)
             self._excess[number] += gain
         self.judged += judged
         self._known, self._fewest, self._most = self._known + judged, self._fewest + removed, self._most + removed
@@ -210,13 +236,23 @@ class ShareDrift:
 
     def _alarm(self) -> Drift:
         number = max(range(len(_TILTS)), key=self._evidence.__getitem__)
-        began, most, known, removed, judged = self._since[number]
-        counts = torch.tensor([removed, 0.0], dtype=torch.float64)
-        low, high = (float(end[0]) / judged for end in wilson_interval(counts, torch.zeros_like(counts), judged))
+        since = self._since[number]
+        counts = torch.tensor([since.removed, 0.0], dtype=torch.float64)
+        ends = wilson_interval(counts, torch.zeros_like(counts), since.judged)
+        low, high = (float(end[0]) / since.judged for end in ends)
         direction: Literal["rose", "fell"] = "rose" if _TILTS[number] > 1 else "fell"
-        before = most / known if known else 0.0
+        before = since.most / since.known if since.known else 0.0
         is_back = self.is_drifting and low <= self.reference.share <= high
-        self.last = Drift(direction, self.judged, began, removed / judged, low, high, before, is_back)
+        self.last = Drift(
+            direction,
+            at=self.judged,
+            since=since.began,
+            share=since.removed / since.judged,
+            low=low,
+            high=high,
+            before=before,
+            is_back=is_back,
+        )
         self.alarms += 1
         self._restart(self.reference if is_back else ReferenceCounts(0, 0, 0))
         return self.last
@@ -226,12 +262,12 @@ class ShareDrift:
         self._low, self._high = 0.0, 1.0
         self._evidence = [-math.inf] * len(_TILTS)
         self._excess = [0.0] * len(_TILTS)
-        self._since = [(0, 0.0, 0, 0, 0)] * len(_TILTS)
+        self._since = [_Start()] * len(_TILTS)
 
     def state(self) -> list[float]:
         """Return the state as numbers, always equally many, for `load`."""
         last = self.last
-        event = [last.at, last.since, last.share, last.low, last.high, last.before, last.is_back] if last else [0] * 7
+        event = [getattr(last, name) if last else 0 for name in _EVENT]
         sign = 0 if last is None else 1 if last.direction == "rose" else -1
         own = [
             self.judged,
@@ -255,21 +291,31 @@ class ShareDrift:
         """
         if len(state) != STATE_SIZE:
             raise invalid("state", f"{STATE_SIZE} numbers", len(state))
-        count = len(_TILTS)
-        self.judged, self.alarms, self._known = (int(value) for value in state[:3])
-        self._fewest, self._most, self._blocks = state[3], state[4], int(state[5])
-        self._low, self._high, sign = state[6:9]
-        at, since, share, low, high, before, is_back = state[9:16]
-        kind: Literal["rose", "fell"] = "rose" if sign > 0 else "fell"
-        event = Drift(kind, int(at), int(since), share, low, high, before, bool(is_back))
-        self.last = event if sign else None
-        self._evidence, self._excess = list(state[16 : 16 + count]), list(state[16 + count : 16 + 2 * count])
-        rest = state[16 + 2 * count :]
-        rows = [rest[start : start + 5] for start in range(0, 5 * count, 5)]
-        self._since = [(int(a), b, int(c), int(d), int(e)) for a, b, c, d, e in rows]
+        numbers = iter(state)
+        self.judged, self.alarms, self._known = (int(value) for value in islice(numbers, 3))
+        self._fewest, self._most = islice(numbers, 2)
+        self._blocks = int(next(numbers))
+        self._low, self._high, sign = islice(numbers, 3)
+        event = dict(zip(_EVENT, islice(numbers, len(_EVENT)), strict=True))
+        last = Drift(
+            "rose" if sign > 0 else "fell",
+            at=int(event.pop("at")),
+            since=int(event.pop("since")),
+            is_back=bool(event.pop("is_back")),
+            **event,
+        )
+        self.last = last if sign else None
+        self._evidence, self._excess = (list(islice(numbers, len(_TILTS))) for _ in range(2))
+        self._since = [_Start.of(list(islice(numbers, len(_Start._fields)))) for _ in _TILTS]
 
 
-STATE_SIZE = 16 + 7 * len(_TILTS)
+_EVENT = tuple(each.name for each in fields(Drift) if each.name != "direction")
+"""Fields of the last alarm in the order of the state, in which its direction is a sign."""
+
+_COUNTERS = 9
+"""Numbers in the state before those of the last alarm."""
+
+STATE_SIZE = _COUNTERS + len(_EVENT) + (2 + len(_Start._fields)) * len(_TILTS)
 """Length of the state of a `ShareDrift`."""
 
 

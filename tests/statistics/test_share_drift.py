@@ -134,6 +134,17 @@ def test_the_state_continues_where_it_was_taken():
         whole.load([0.0] * 3)
 
 
+def test_stored_states_keep_their_layout():
+    drift = ShareDrift(ReferenceCounts(1000, 10, 10))
+    (alarm,) = alarms_of(drift, [0.01] * 40 + [0.06] * 40)
+    state = drift.state()
+    event = [alarm.at, alarm.since, alarm.share, alarm.low, alarm.high, alarm.before, alarm.is_back]
+    assert (len(state), state[:2], state[8], state[9:16]) == (86, [80 * 64, 1], 1, event)
+    resumed = ShareDrift(ReferenceCounts(1000, 10, 10))
+    resumed.load([*range(9), *event, *range(20), *range(100, 150)])
+    assert resumed.state() == [*range(8), 1, *event, *range(20), *range(100, 150)]
+
+
 @pytest.mark.parametrize("counts", [(5, 4), (-1, 4)])
 def test_refuses_impossible_counts(counts):
     with pytest.raises(ValueError, match=r"`removed` to be in \[0, 4\]"):

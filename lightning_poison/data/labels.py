@@ -1,6 +1,7 @@
 """All labels of a data set: from its own list if the samples agree with it, else sample by sample."""
 
 from collections.abc import Sequence, Sized
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_poison.checks import expected, printable, safe_text
+from lightning_poison.data.label_choice import choose_label
 from lightning_poison.data.label_forms import class_index, class_indices, odd_label
 from lightning_poison.data.sample_files import listed_file
-from lightning_poison.data.sample_parts import AmbiguousLabelError
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.views import as_view
 from lightning_poison.errors import UnreadableSampleError, is_signal
@@ -140,8 +141,8 @@ def check_class_labels(labels: Tensor, data: Any) -> None:
 def spec_of(dataset: Any, positions: Tensor | None = None) -> SampleSpec:
     """Detect the paths of input and label in the samples of a data set; see `SampleSpec.detect`.
 
-    If several integers of a sample could be its label, the one is taken that the data set lists (`targets`, `labels`),
-    or the only one that is not the index of the sample.
+    If several parts of a sample could be its label, the one is taken that the data set lists (`targets`, `labels`), or
+    the only one that other samples show to be no index, path or weight.
 
     The caller's random states are not affected by random transforms.
 
@@ -166,7 +167,7 @@ def spec_of(dataset: Any, positions: Tensor | None = None) -> SampleSpec:
 def spec_in(sample: Any, dataset: Any, positions: Tensor | None = None) -> SampleSpec:
     """Detect the paths of input and label in a sample of a data set; see `spec_of`.
 
-    Other samples are read only if several integers could be the label.
+    Other samples are read only if several parts could be the label.
 
     Args:
         sample: The sample.
@@ -180,41 +181,8 @@ def spec_in(sample: Any, dataset: Any, positions: Tensor | None = None) -> Sampl
     """
     if isinstance(dataset, LabeledPairs):
         return SampleSpec()
-    try:
-        return SampleSpec.detect(sample)
-    except AmbiguousLabelError as error:
-        found = _label_among(dataset, positions, error.inputs, error.candidates)
-        if found is None:
-            raise
-        return SampleSpec(error.inputs, found)
-
-
-def _label_among(dataset: Any, allowed: Tensor | None, inputs: str, candidates: Sequence[str]) -> str | None:
-    """Return the path among candidates that agrees with the listed labels, or the only one that is not an index."""
-    length = len(dataset) if allowed is None else len(allowed)
-    places = sorted({number * (length - 1) // (_PROBES - 1) for number in range(_PROBES)})
-    probed = places if allowed is None else allowed[places].tolist()
-    read = {position: read_sample(dataset, position) for position in probed}
-    positions = [position for position, sample in read.items() if sample is not None]
-    if not positions:
-        return None
-    samples = [read[position] for position in positions]
-    values = {
-        path: [class_index(SampleSpec(inputs, path).labels_in(sample)) for sample in samples] for path in candidates
-    }
-    listed = claimed_labels(dataset)
-    if listed is not None:
-        agreeing = [path for path in candidates if values[path] == listed[positions].tolist()]
-        if len(agreeing) == 1:
-            return agreeing[0]
-    others = [path for path in candidates if not _is_index(values[path], positions)]
-    return others[0] if len(others) == 1 and len(positions) > 2 else None
-
-
-def _is_index(values: list[int | None], positions: list[int]) -> bool:
-    """Whether values grow as the positions of their samples do."""
-    first = values[0]
-    return first is not None and values == [position - positions[0] + first for position in positions]
+    read = partial(read_sample, dataset)
+    return choose_label(sample, dataset, positions, listed=claimed_labels(dataset), read=read)
 
 
 def read_sample(dataset: Any, index: int) -> Any:

@@ -16,8 +16,11 @@ from lightning_poison.data.packed_inputs import InputLayout
 INPUT_NAMES = ("image", "images", "img", "input", "inputs", "x", "pixel_values", "data", "features")
 LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "class_id", "category")
 
-_NUMBER_NAMES = ("id", "idx", "index", "uid", "sample_id", "image_id")
-"""Names of integers that number the samples, and are no labels."""
+_OTHER_NAMES = ("id", "idx", "index", "uid", "sample_id", "image_id", "weight", "sample_weight")
+"""Names of numbers that identify or weight the samples, and are no labels."""
+
+_WEAKER = {"integer": ("float", "boolean"), "boolean": ("float",)}
+"""Kinds of numbers that are no labels beside a part of some kind that follows the input."""
 
 _NUMBERS = (int, float, np.number)
 
@@ -65,7 +68,9 @@ def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = (
     """
     leaves = list(leaves_of(sample))
     found = [leaf for leaf in leaves if leaf.path not in probabilities and _is_input(leaf.value, batched=batched)]
-    labels = [leaf for leaf in leaves if leaf.path in probabilities] + _possible_labels(leaves, batched=batched)
+    labels = [leaf for leaf in leaves if leaf.path in probabilities]
+    others = _possible_labels(leaves, _part_after_input(sample, leaves, found), batched=batched)
+    labels += [leaf for leaf in others if leaf.path not in probabilities]
     is_pair = isinstance(sample, list | tuple) and len(sample) == 2 and not batched
     is_pair = is_pair and not isinstance(sample[1], list | tuple)
     inputs = _input_of(found, labels, is_pair=is_pair)
@@ -83,10 +88,23 @@ def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = (
             chosen = "1"
         if chosen is not None:
             return inputs, chosen
-    message = _undetected(sample, labels, inputs or [leaf.path for leaf in found], "batch" if batched else "sample")
+    what = "batch" if batched else "sample"
     if inputs is not None and len(labels) > 1:
-        raise AmbiguousLabelError(message, inputs, [leaf.path for leaf in labels])
-    raise ValueError(message)
+        raise ambiguous_label(sample, inputs, labels, what)
+    raise ValueError(_undetected(sample, labels, inputs or [leaf.path for leaf in found], what))
+
+
+def ambiguous_label(sample: Any, inputs: str, candidates: Sequence[Leaf], what: str = "sample") -> AmbiguousLabelError:
+    """Return the error for a sample or a batch of which several parts could be the label.
+
+    Args:
+        sample: The sample, or the batch.
+        inputs: Path of its input.
+        candidates: The parts that could be the label, at least two.
+        what: `"sample"` or `"batch"`.
+    """
+    paths = [leaf.path for leaf in candidates]
+    return AmbiguousLabelError(_undetected(sample, list(candidates), inputs, what), inputs, paths)
 
 
 def _input_of(found: list[Leaf], labels: list[Leaf], *, is_pair: bool) -> str | None:
@@ -109,25 +127,42 @@ def _named(leaves: list[Leaf], names: Sequence[str]) -> str | None:
 
 def _undetected(sample: Any, labels: list[Leaf], inputs: str | list[str], what: str) -> str:
     """Return the message for a sample whose input or label is unclear; `inputs` is the input, or what may be one."""
-    way = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as "
+    way = "Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`"
     if sample is None:
         return f"Expected a {what} with one input and one integer label, but got None.\n{NO_SAMPLE}"
     if isinstance(inputs, list) and isinstance(sample, Mapping) and 1 < len(inputs) <= 4 and len(labels) == 1:
         listed, label = printable(repr(tuple(inputs))), printable(repr(labels[0].path))
         way = (
-            f"{way}`SampleSpec({printable(repr(inputs[0]))}, {label})`. Or pass all inputs to a `backbone=` of yours: "
+            f"{way}, as {_spec_text(inputs[0], labels[0].path)}. Or pass all inputs to a `backbone=` of yours: "
             f"`SampleSpec(lambda sample: {{name: sample[name] for name in {listed}}}, {label})`."
         )
     elif len(labels) > 1 and isinstance(inputs, str):
         paths = [f"`{printable(leaf.path)}`" for leaf in labels]
-        way = f"{', '.join(paths[:-1])} and {paths[-1]} could each be the label.\n{way}"
-        way += f"`SampleSpec({printable(repr(inputs))}, {printable(repr(labels[-1].path))})`."
+        shown = [_spec_text(inputs, leaf.path) for leaf in sorted(labels, key=lambda leaf: not is_label_place(leaf))]
+        way = f"{', '.join(paths[:-1])} and {paths[-1]} could each be the label.\n{way}, as {' or '.join(shown[:2])}."
     else:
-        way += "`SampleSpec('image', 'meta.y')`."
+        way = f"{way}{_example(sample, labels, inputs)}."
     return (
         f"Expected a {what} with one input (an image or a vector) and one integer label, but got\n"
         f"{structure_of(sample)}\n{way}"
     )
+
+
+def _spec_text(inputs: str, label: str) -> str:
+    return f"`SampleSpec({printable(repr(inputs))}, {printable(repr(label))})`"
+
+
+def _example(sample: Any, labels: list[Leaf], inputs: str | list[str]) -> str:
+    """Return an example with paths of the sample, if some part of it may be the input and another one the label."""
+    leaves = list(leaves_of(sample))
+    may_be_inputs = [inputs] if isinstance(inputs, str) else inputs or [leaf.path for leaf in leaves][:1]
+    own = next((leaf for leaf in leaves if leaf.path in may_be_inputs), None)
+    if own is None:
+        return ""
+    rank = getattr(own.value, "ndim", None)
+    usual = [leaf for leaf in leaves if is_label_place(leaf) and getattr(leaf.value, "ndim", 0) != rank]
+    label = next((leaf for leaf in [*usual, *labels] if leaf.path != own.path), None)
+    return "" if label is None else f", as {_spec_text(own.path, label.path)}"
 
 
 def structure_of(sample: Any) -> str:
@@ -158,21 +193,65 @@ def _is_input(leaf: Any, *, batched: bool) -> bool:
     return False
 
 
-def _possible_labels(leaves: list[Leaf], *, batched: bool) -> list[Leaf]:
+def _part_after_input(sample: Any, leaves: list[Leaf], found: list[Leaf]) -> Leaf | None:
+    """Return part 1 of a tuple or list that starts with an input: the usual place of a label, whatever its form.
+
+    `None` if that part has parts itself, is another input, or has a name of numbers that are no labels.
+    """
+    inputs = [leaf.path for leaf in found]
+    if not isinstance(sample, list | tuple) or not any(path.split(".")[0] == "0" for path in inputs):
+        return None
+    part = next((leaf for leaf in leaves if leaf.path == "1"), None)
+    if part is None and len(sample) > 1 and _are_texts(sample[1]):
+        part = Leaf("1", "1", sample[1])  # the texts of a batch
+    if part is None or part.name.lower() in _OTHER_NAMES:
+        return None
+    is_one = class_index(part.value) is not None or _is_one_number(part.value)
+    return part if is_one or "1" not in inputs else None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str | bytes) for each in value)
+
+
+def _is_one_number(value: Any) -> bool:
+    """Whether a part is an array of one number, or a column of a batch."""
+    return isinstance(value, np.ndarray | Tensor) and (tuple(value.shape) == (1,) or tuple(value.shape[1:]) == (1,))
+
+
+def _possible_labels(leaves: list[Leaf], follows: Leaf | None, *, batched: bool) -> list[Leaf]:
     """Return the parts that may be the label.
 
-    These are integers, or, without integers, booleans and floats. Whether a part of a batch may be one depends on its
-    shape and type only, so it is the same in all batches.
+    These are the part that follows the input, whatever its form, and all others that stand for a class index. Beside an
+    integer that follows the input, floats are weights or targets of another task. Whether a part of a batch may be the
+    label depends on its place, shape and type only, so it is the same in all batches. Texts elsewhere are paths or ids,
+    unless they repeat, which one sample does not show: see `data/label_choice.py`.
+
+    Args:
+        leaves: All parts.
+        follows: The part that follows the input. `None`: none does.
+        batched: Whether they are parts of a batch.
     """
-    leaves = [leaf for leaf in leaves if leaf.name.lower() not in _NUMBER_NAMES]
-    if not batched:
-        possible = [leaf for leaf in leaves if not isinstance(leaf.value, str) and class_index(leaf.value) is not None]
-        integers = [leaf for leaf in possible if not _is_float(leaf.value)]
-        return integers or possible
-    numbers = [leaf for leaf in leaves if isinstance(leaf.value, Tensor) and leaf.value.ndim == 1]
-    columns = [leaf for leaf in leaves if isinstance(leaf.value, Tensor) and leaf.value.shape[1:] == (1,)]
-    whole = [leaf for leaf in numbers if not leaf.value.is_floating_point() and leaf.value.dtype != torch.bool]
-    return whole or numbers or columns
+    kind_of = _kind_in_batch if batched else _kind
+    dropped = () if follows is None else _WEAKER.get(kind_of(follows.value), ())
+    leaves = [leaf for leaf in leaves if leaf.name.lower() not in _OTHER_NAMES]
+    possible = [leaf for leaf in leaves if (kind := kind_of(leaf.value)) and kind not in dropped]
+    if follows is None or any(leaf.path == follows.path for leaf in possible):
+        return possible
+    return [follows, *possible]
+
+
+def _kind(value: Any) -> str:
+    """Return the kind of number of a part that stands for a class index; an empty text for other parts."""
+    if isinstance(value, str) or class_index(value) is None:
+        return ""
+    return "float" if _is_float(value) else "integer"
+
+
+def _kind_in_batch(value: Any) -> str:
+    if not isinstance(value, Tensor) or not (value.ndim == 1 or value.shape[1:] == (1,)):
+        return ""
+    return "float" if value.is_floating_point() else "boolean" if value.dtype == torch.bool else "integer"
 
 
 def _is_float(value: Any) -> bool:

@@ -134,8 +134,13 @@ class SampleSpec:
         """Detect the paths of the input and the label.
 
         They are unambiguous if there is exactly one input and one possible label, or if exactly one of each has a
-        common name (`image`, `label`, `target`, …). A sample may have other parts that are no labels, such as texts.
-        Parts named `index`, `id` or similar are not labels. The second part of a pair is its label, whatever its form.
+        common name (`image`, `label`, `target`, …). Possible labels are
+
+        - the part that follows the input in a tuple or list, whatever its form: the label of a pair
+        - integers, booleans, one-hot vectors, and floats without a fractional part. If an integer follows the input,
+          floats are none
+
+        Texts elsewhere, and parts named `index`, `id`, `weight` or similar, are not labels.
 
         Args:
             sample: One sample, or one collated batch.
@@ -158,7 +163,8 @@ class SampleSpec:
                 1: int 3
                 2: int 7
             `1` and `2` could each be the label.
-            Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('0', '2')`.
+            Name the two by their paths: `sample=SampleSpec(inputs=..., labels=...)`, as `SampleSpec('0', '1')`
+            or `SampleSpec('0', '2')`.
         """
         probable = [
             leaf.path for leaf in leaves_of(sample) if mixed and is_label_place(leaf) and are_probabilities(leaf.value)

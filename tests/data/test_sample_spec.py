@@ -1,4 +1,5 @@
 import pickle
+import re
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
+from lightning_poison.data.sample_parts import AmbiguousLabelError
 from lightning_poison.data.sample_spec import SampleSpec, check_sample_spec
 from lightning_poison.errors import UnreadableSampleError
 
@@ -214,9 +216,89 @@ def test_named_part_is_label_of_any_form(label):
 
 
 def test_error_names_possible_labels():
-    message = r"1: int 5\n    2: int 3\n`1` and `2` could each be the label\.\nName .*as `SampleSpec\('0', '2'\)`\.$"
-    with pytest.raises(ValueError, match=message):
+    message = (
+        r"1: int 5\n    2: int 3\n`1` and `2` could each be the label\.\nName .*as `SampleSpec\('0', '1'\)` or `Sam"
+    )
+    with pytest.raises(AmbiguousLabelError, match=message):
         SampleSpec.detect((IMAGE, 5, 3))
+
+
+SCALARS = {
+    "float": 1.0,
+    "fraction": 9.47,
+    "float tensor": torch.tensor(0.0),
+    "fraction tensor": torch.tensor(0.3),
+    "float of shape (1,)": torch.tensor([1.0]),
+    "fraction of shape (1,)": torch.tensor([0.3]),
+    "NumPy float": np.float32(0.3),
+    "bool": True,
+    "text": "cat",
+    "bytes": b"cat",
+    "None": None,
+    "one-hot": torch.tensor([0.0, 1.0, 0.0]),
+    "one-hot list": [0, 1, 0],
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_part_after_input_may_be_the_label_whatever_its_form(name, kind):
+    with pytest.raises(
+        AmbiguousLabelError, match=r"`1` and `2` could each be the label\.\n.*as `SampleSpec\('0', '1'\)`"
+    ):
+        SampleSpec.detect(kind([IMAGE, SCALARS[name], 3]))
+
+
+@pytest.mark.parametrize("value", [True, 1.0, torch.tensor(0.0), np.float32(1), torch.tensor([1.0])], ids=repr)
+def test_other_numbers_of_a_dict_may_be_the_label(value):
+    with pytest.raises(AmbiguousLabelError, match="`survived` and `site` could each be the label"):
+        SampleSpec.detect({"image": IMAGE, "survived": value, "site": 3})
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor(0.5), "a.png", None, float("nan")])
+def test_other_parts_of_a_dict_are_no_labels(value):
+    assert SampleSpec.detect({"image": IMAGE, "other": value, "site": 3}).labels == "site"
+    assert SampleSpec.detect({"image": IMAGE, "weight": 1.0, "site": 3}).labels == "site"
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, torch.tensor(1.0), np.float32(1)])
+def test_floats_beside_an_integer_after_the_input_are_weights(weight):
+    assert SampleSpec.detect((IMAGE, 3, weight)) == SampleSpec("0", "1")
+    batch = default_collate([(IMAGE, 3, weight)] * 2)
+    assert SampleSpec.detect(batch, batched=True) == SampleSpec("0", "1")
+
+
+@pytest.mark.parametrize("rest", [(1.0,), (True,), ("cat",), (torch.tensor([1.0]),)], ids=repr)
+def test_part_after_input_of_a_batch_may_be_the_label(rest):
+    batch = default_collate([(IMAGE, *rest, 3)] * 2)
+    with pytest.raises(AmbiguousLabelError, match=r"(?s)but got\n.*`1` and `2` could each be the label"):
+        SampleSpec.detect(batch, batched=True)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, torch.tensor([1.0])], ids=repr)
+def test_other_numbers_in_a_batch_of_dicts_may_be_the_label(value):
+    batch = default_collate([{"image": IMAGE, "survived": value, "site": 3}] * 2)
+    with pytest.raises(AmbiguousLabelError, match="`survived` and `site` could each be the label"):
+        SampleSpec.detect(batch, batched=True)
+    named = default_collate([{"image": IMAGE, "label": value, "site": 3}] * 2)
+    assert SampleSpec.detect(named, batched=True) == SampleSpec("image", "label")
+
+
+@pytest.mark.parametrize(
+    ("sample", "example"),
+    [
+        ((IMAGE, torch.rand(3), 5), r", as `SampleSpec\('0', '1'\)`\."),
+        ((IMAGE, IMAGE, 5), r", as `SampleSpec\('0', '2'\)`\."),
+        (("a.png", 5), r", as `SampleSpec\('0', '1'\)`\."),
+        ({"a": IMAGE, "b": IMAGE, "c": "cat", "y": "dog"}, r", as `SampleSpec\('a', 'y'\)`\."),
+        ({"image": IMAGE, "index": 3}, r"\.\.\.\)`\."),
+        (IMAGE, r"\.\.\.\)`\."),
+    ],
+)
+def test_example_has_paths_of_the_sample(sample, example):
+    with pytest.raises(ValueError, match=r"SampleSpec\(inputs=..., labels=...\)`") as raised:
+        SampleSpec.detect(sample)
+    assert re.search(f"{example}$", str(raised.value))
 
 
 def test_possible_labels_of_batch_depend_on_its_structure_only():
@@ -225,8 +307,11 @@ def test_possible_labels_of_batch_depend_on_its_structure_only():
         assert SampleSpec.detect((images, torch.arange(4), weights), batched=True).labels == "1"
         assert SampleSpec.detect((images, weights), batched=True).labels == "1"
         assert SampleSpec.detect({"x": images, "a": weights[:, None]}, batched=True).labels == "a"
-        with pytest.raises(ValueError, match="`1` and `2` could each be the label"):
-            SampleSpec.detect((images, weights, weights), batched=True)
+        for batch in ((images, weights, weights), (images, weights, torch.arange(4))):
+            with pytest.raises(ValueError, match="`1` and `2` could each be the label"):
+                SampleSpec.detect(batch, batched=True)
+        with pytest.raises(ValueError, match="`a` and `b` could each be the label"):
+            SampleSpec.detect({"x": images, "a": torch.arange(4), "b": weights}, batched=True)
     with pytest.raises(ValueError, match="`1` and `2` could each be the label"):
         SampleSpec.detect((images, torch.arange(4), torch.arange(4)), batched=True)
 

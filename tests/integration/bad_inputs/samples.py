@@ -9,7 +9,7 @@ from torch.utils.data import ConcatDataset
 from lightning_poison.data import SampleSpec
 from lightning_poison.errors import UnreadableSampleError
 
-from .cases import MASKS, label_error, one_sample, samples, spec
+from .cases import MASKS, NAMES, label_error, one_sample, samples, spec
 
 Named = namedtuple("Named", "label image")
 
@@ -35,6 +35,8 @@ WORKS = {
     "label first": samples(lambda image, label, _: (label, image)),
     "triples with the index": samples(lambda image, label, index: (image, index, label)),
     "triples with a path": samples(lambda image, label, index: (image, label, f"{index}.png")),
+    "triples with a path before the label": samples(lambda image, label, index: (image, f"{index}.png", label)),
+    "float labels and the index": samples(lambda image, label, index: (image, float(label), index)),
     "triples with a weight": samples(lambda image, label, _: (image, label, 0.5)),
     "two views with paths": samples(lambda image, label, _: (image, image, label), sample=SampleSpec(1, 2)),
     "objects with paths": samples(lambda *pair: Holder(*pair[:2]), sample=SampleSpec("picture", "number")),
@@ -52,7 +54,26 @@ ALIKE = r"Expected sample {} to have the structure of sample {},\n(.|\n)*Return 
 REFUSED = {
     "a domain before the label": (
         samples(lambda image, label, index: (image, index % 3, label)),
-        (ValueError, r"`1` and `2` could each be the label.\nName the two .*`SampleSpec\('0', '2'\)`"),
+        (
+            ValueError,
+            r"`1` and `2` could each be the label.\nName the two .*`SampleSpec\('0', '1'\)` or `.*'0', '2'\)`",
+        ),
+    ),
+    "a float label before a domain": (
+        samples(lambda image, label, index: (image, float(label > 2), index % 3)),
+        (ValueError, r"`1` and `2` could each be the label.\nName the two .*`SampleSpec\('0', '1'\)`"),
+    ),
+    "a text label before a domain": (
+        samples(lambda image, label, index: (image, "abcdef"[label], index % 3)),
+        (ValueError, r"`1` and `2` could each be the label.\nName the two .*`SampleSpec\('0', '1'\)`"),
+    ),
+    "a text label before the index": (
+        samples(lambda image, label, index: (image, "abcdef"[label], index)),
+        label_error("the text '[a-f]'", NAMES),
+    ),
+    "a regression before the index": (
+        samples(lambda image, label, index: (image, label / 7, index)),
+        label_error("the number .*, as in regression", "divide the values into classes"),
     ),
     "two views": (samples(lambda image, label, _: (image, image, label)), (ValueError, STRUCTURE)),
     "dicts of two views": (

@@ -1,0 +1,173 @@
+"""Which of several parts of the samples is the label, as other samples of the data set show."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_poison.data.label_forms import class_index
+from lightning_poison.data.sample_parts import AmbiguousLabelError, ambiguous_label, is_label_place, leaves_of
+from lightning_poison.data.sample_spec import SampleSpec
+
+_PROBES = 8
+"""Number of samples whose numbers are compared."""
+
+_TEXT_PROBES = 128
+"""Number of samples whose texts are compared: of 1,000 equally frequent classes, at least two are then the same."""
+
+_FEWEST_TEXTS = 8
+"""Smallest number of texts that count as paths or ids if no two are the same."""
+
+
+def choose_label(
+    sample: Any, dataset: Any, positions: Tensor | None, *, listed: Tensor | None, read: Callable[[int], Any]
+) -> SampleSpec:
+    """Detect the paths of input and label in a sample, with a look at other samples where it does not suffice.
+
+    Of several parts that could be the label, the one is taken that the data set lists, or the only one left without
+
+    - indices: integers that grow as the positions of the samples do
+    - texts that all differ, as paths and ids do, and parts that are always the same text or always `None`
+    - floats that have a fractional part in some sample, unless they follow the input
+
+    A text beside the only integer of a sample is a path or an id. If texts repeat, they could be the label too.
+
+    Args:
+        sample: The sample.
+        dataset: The data set.
+        positions: Positions of the samples that may be read, int64 `(M,)`. `None`: all.
+        listed: Labels that the data set lists, int64 `(N,)`. `None`: it lists none.
+        read: Reads the sample at a position.
+
+    Raises:
+        AmbiguousLabelError: If several parts could still be the label.
+        ValueError: If input or label cannot be found.
+
+    Example:
+        >>> import torch
+        >>> kinds = ["cat", "dog"] * 8
+        >>> rows = [(torch.zeros(2), kind, number) for number, kind in enumerate(kinds)]
+        >>> choose_label(rows[0], rows, None, listed=None, read=rows.__getitem__)
+        SampleSpec(inputs='0', labels='1')
+    """
+    others = _OtherSamples(dataset, positions, read)
+    try:
+        spec = SampleSpec.detect(sample)
+    except AmbiguousLabelError as error:
+        found = _agreeing(error, others, listed) or _only_label(error, others)
+        if found is None:
+            raise
+        spec = SampleSpec(error.inputs, found)
+    _check_texts(sample, spec, others, listed)
+    return spec
+
+
+class _OtherSamples:
+    """Samples of a data set that are read once, when they are needed.
+
+    Args:
+        dataset: The data set.
+        allowed: Positions of the samples that may be read. `None`: all.
+        read: Reads the sample at a position.
+    """
+
+    def __init__(self, dataset: Any, allowed: Tensor | None, read: Callable[[int], Any]) -> None:
+        self._length = len(dataset) if allowed is None else len(allowed)
+        self._allowed, self._read_one = allowed, read
+        self._known: dict[int, Any] = {}
+
+    def probed(self) -> dict[int, Any]:
+        """Return a few samples by their position, evenly spaced."""
+        return self._read(sorted({number * (self._length - 1) // (_PROBES - 1) for number in range(_PROBES)}))
+
+    def drawn(self) -> dict[int, Any]:
+        """Return more samples by their position, drawn at random: data sets are often sorted by class."""
+        return self._read(np.random.default_rng(0).permutation(self._length)[:_TEXT_PROBES].tolist())
+
+    def _read(self, places: list[int]) -> dict[int, Any]:
+        positions = places if self._allowed is None else self._allowed[places].tolist()
+        for position in positions:
+            if position not in self._known:
+                self._known[position] = self._read_one(position)
+        found = {position: self._known[position] for position in positions}
+        return {position: sample for position, sample in found.items() if sample is not None}
+
+
+def _agreeing(error: AmbiguousLabelError, others: _OtherSamples, listed: Tensor | None) -> str | None:
+    """Return the only candidate that is the listed label in a few samples."""
+    samples = others.probed()
+    if listed is None or not samples:
+        return None
+    wanted = listed[list(samples)].tolist()
+    found = [path for path in error.candidates if _indices(_values(path, samples)) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _only_label(error: AmbiguousLabelError, others: _OtherSamples) -> str | None:
+    """Return the only candidate that other samples show to be no index, path or weight."""
+    samples = others.probed()
+    if len(samples) <= 2:
+        return None
+    found = []
+    for path in error.candidates:
+        values = _values(path, samples)
+        if any(isinstance(value, str | bytes) for value in values):
+            values = _values(path, others.drawn())
+            is_label = len(values) < _FEWEST_TEXTS or 1 < _number_of_texts(values) < len(values)
+        elif all(value is None for value in values):
+            is_label = False
+        else:
+            follows = path == "1" and error.inputs.split(".")[0] == "0"
+            is_label = follows or not any(_is_fractional(value) for value in values)
+            is_label &= not _is_index(_indices(values), list(samples))
+        if is_label:
+            found.append(path)
+    return found[0] if len(found) == 1 else None
+
+
+def _check_texts(sample: Any, spec: SampleSpec, others: _OtherSamples, listed: Tensor | None) -> None:
+    """Raise if the label was found as the only number, and texts of the samples could be the label as well."""
+    leaves = list(leaves_of(sample))
+    chosen = next((leaf for leaf in leaves if leaf.path == spec.labels), None)
+    texts = [leaf for leaf in leaves if isinstance(leaf.value, str | bytes) and leaf.path != spec.labels]
+    is_after_input = isinstance(sample, list | tuple) and str(spec.inputs).split(".")[0] == "0"
+    if is_after_input:
+        texts = [leaf for leaf in texts if leaf.path != "1"]  # it was a candidate before
+    if chosen is None or not texts or is_label_place(chosen):
+        return
+    samples = others.probed()
+    if listed is not None and _indices(_values(chosen.path, samples)) == listed[list(samples)].tolist():
+        return
+    drawn = others.drawn()
+    rivals = [leaf for leaf in texts if 1 < _number_of_texts(values := _values(leaf.path, drawn)) < len(values)]
+    if rivals:
+        raise ambiguous_label(sample, str(spec.inputs), [chosen, *rivals])
+
+
+def _values(path: str, samples: dict[int, Any]) -> list[Any]:
+    return [SampleSpec(labels=path).labels_in(sample) for sample in samples.values()]
+
+
+def _indices(values: list[Any]) -> list[int | None]:
+    return [class_index(value) for value in values]
+
+
+def _number_of_texts(values: list[Any]) -> int:
+    """Return the number of different texts. Other values, such as a missing one, count as one text each."""
+    return len({value if isinstance(value, str | bytes) else repr(type(value)) for value in values})
+
+
+def _is_fractional(value: Any) -> bool:
+    """Whether a value is a finite number with a fractional part."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
+    return bool(np.isfinite(number)) and number != np.floor(number)
+
+
+def _is_index(values: list[int | None], positions: list[int]) -> bool:
+    """Whether values grow as the positions of their samples do."""
+    first = values[0]
+    return first is not None and values == [position - positions[0] + first for position in positions]

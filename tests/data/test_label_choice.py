@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from lightning_poison.data.labels import spec_of
+from lightning_poison.data.sample_parts import AmbiguousLabelError
+
+COUNT = 200
+IMAGE = torch.zeros(1, 2, 2)
+SITES = torch.randint(4, (COUNT,), generator=torch.Generator().manual_seed(0)).tolist()
+KINDS = ["cat", "dog", "owl"]
+
+
+class Rows(Dataset):
+    """Rows `form(index)`, and which of them were read."""
+
+    def __init__(self, form, count=COUNT, **members):
+        self.form, self.count, self.read = form, count, []
+        self.__dict__.update(members)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.form(index)
+
+
+FOUND = {
+    "float label and index": (lambda i: (IMAGE, float(i % 2), i), "1"),
+    "regression and index": (lambda i: (IMAGE, i / 7, i), "1"),
+    "text label and index": (lambda i: (IMAGE, KINDS[i % 3], i), "1"),
+    "boolean label and index": (lambda i: (IMAGE, i % 2 == 0, i), "1"),
+    "one-hot label and index": (lambda i: (IMAGE, torch.eye(3)[i % 3], i), "1"),
+    "label and index": (lambda i: (IMAGE, SITES[i], i), "1"),
+    "index and label": (lambda i: (IMAGE, i, SITES[i]), "2"),
+    "path and label": (lambda i: (IMAGE, f"{i}.png", SITES[i]), "2"),
+    "split and label": (lambda i: (IMAGE, "train", SITES[i]), "2"),
+    "nothing and label": (lambda i: (IMAGE, None, SITES[i]), "2"),
+    "label and path": (lambda i: (IMAGE, SITES[i], f"{i}.png"), "1"),
+    "label and weight": (lambda i: (IMAGE, SITES[i], 1.0 if i < 9 else 0.3), "1"),
+    "index first": (lambda i: (i, IMAGE, float(i % 2)), "2"),
+    "label first, and a weight": (lambda i: (SITES[i], IMAGE, 1.0 if i < 9 else 0.3), "0"),
+    "dict with a path": (lambda i: {"pixels": IMAGE, "digit": SITES[i], "file": f"{i}.png"}, "digit"),
+    "dict with a split": (lambda i: {"pixels": IMAGE, "digit": SITES[i], "split": "train"}, "digit"),
+    "dict with a fraction": (lambda i: {"pixels": IMAGE, "digit": SITES[i], "width": 1.0 if i < 9 else 0.3}, "digit"),
+    "dict with a number of each": (lambda i: {"pixels": IMAGE, "digit": SITES[i], "number": i + 7}, "digit"),
+    "dict with a named label": (
+        lambda i: {"image": IMAGE, "label": 0.5, "site": SITES[i], "kind": KINDS[i % 3]},
+        "label",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_other_samples_show_the_label(name):
+    form, labels = FOUND[name]
+    assert spec_of(Rows(form)).labels == labels
+
+
+AMBIGUOUS = {
+    "float label and site": lambda i: (IMAGE, float(i % 2), SITES[i]),
+    "regression and site": lambda i: (IMAGE, i / 7, SITES[i]),
+    "text label and site": lambda i: (IMAGE, KINDS[i % 3], SITES[i]),
+    "sorted text label and site": lambda i: (IMAGE, KINDS[3 * i // COUNT], SITES[i]),
+    "boolean label and site": lambda i: (IMAGE, i % 2 == 0, SITES[i]),
+    "one-hot label and site": lambda i: (IMAGE, torch.eye(3)[i % 3], SITES[i]),
+    "label that some lack, and site": lambda i: (IMAGE, None if i < 150 else 2, SITES[i]),
+    "dict of a float and a site": lambda i: {"image": IMAGE, "survived": float(i % 2), "site": SITES[i]},
+    "dict of a boolean and a site": lambda i: {"image": IMAGE, "survived": i % 2 == 0, "site": SITES[i]},
+    "dict of a text and a site": lambda i: {"image": IMAGE, "kind": KINDS[i % 3], "site": SITES[i]},
+    "dict of a text, a site and an index": lambda i: {"image": IMAGE, "kind": KINDS[i % 3], "site": 3, "number": i},
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_another_field_is_never_taken_for_the_label(name):
+    rows = Rows(AMBIGUOUS[name])
+    with pytest.raises(AmbiguousLabelError, match="could each be the label"):
+        spec_of(rows)
+    with pytest.raises(AmbiguousLabelError, match="could each be the label"):
+        spec_of(rows, torch.arange(100, COUNT))
+
+
+def test_missing_values_are_no_fractions():
+    rows = Rows(lambda i: {"image": IMAGE, "survived": 1.0 if i < 99 else torch.nan, "site": SITES[i]})
+    with pytest.raises(AmbiguousLabelError, match="`survived` and `site` could each be the label"):
+        spec_of(rows)
+
+
+def test_few_texts_are_no_paths():
+    assert spec_of(Rows(lambda i: (IMAGE, f"{i}.png", SITES[i]), count=8)).labels == "2"
+    with pytest.raises(AmbiguousLabelError):
+        spec_of(Rows(lambda i: (IMAGE, f"{i}.png", SITES[i]), count=7))
+
+
+def test_listed_labels_decide():
+    text = Rows(lambda i: {"image": IMAGE, "kind": KINDS[i % 3], "site": SITES[i]}, targets=SITES)
+    assert spec_of(text).labels == "site"
+    parity = Rows(lambda i: (IMAGE, float(i % 2), SITES[i]), targets=[i % 2 for i in range(COUNT)])
+    assert spec_of(parity).labels == "1"
+
+
+@pytest.mark.parametrize(
+    "form", [lambda i: (IMAGE, 3, f"{i}.png"), lambda i: {"image": IMAGE, "label": 3, "kind": "a"}]
+)
+def test_no_other_sample_is_read_if_one_is_clear(form):
+    rows = Rows(form)
+    spec_of(rows)
+    assert rows.read == [0]
+
+
+def test_only_allowed_samples_are_read():
+    rows = Rows(lambda i: (IMAGE, KINDS[i % 3], i))
+    assert spec_of(rows, torch.arange(50, 90)).labels == "1"
+    assert set(rows.read) == set(range(50, 90))

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_poison.data.label_forms import class_index
 from lightning_poison.data.sample_parts import AmbiguousLabelError, ambiguous_label, is_label_place, leaves_of
 from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import SampleView, as_view
 
 _PROBES = 8
 """Number of samples whose numbers are compared."""
@@ -27,7 +28,7 @@ def choose_label(
 
     Of several parts that could be the label, the one is taken that the data set lists, or the only one left without
 
-    - indices: integers that grow as the positions of the samples do
+    - indices: integers that grow as the positions of the samples do, in the data set or in one that it is a view of
     - texts that all differ, as paths and ids do, and parts that are always the same text or always `None`
     - floats that have a fractional part in some sample, unless they follow the input
 
@@ -73,6 +74,7 @@ class _OtherSamples:
     """
 
     def __init__(self, dataset: Any, allowed: Tensor | None, read: Callable[[int], Any]) -> None:
+        self.dataset = dataset
         self._length = len(dataset) if allowed is None else len(allowed)
         self._allowed, self._read_one = allowed, read
         self._known: dict[int, Any] = {}
@@ -120,7 +122,7 @@ def _only_label(error: AmbiguousLabelError, others: _OtherSamples) -> str | None
         else:
             follows = path == "1" and error.inputs.split(".")[0] == "0"
             is_label = follows or not any(_is_fractional(value) for value in values)
-            is_label &= not _is_index(_indices(values), list(samples))
+            is_label &= not _is_index(_indices(values), list(samples), others.dataset)
         if is_label:
             found.append(path)
     return found[0] if len(found) == 1 else None
@@ -167,7 +169,30 @@ def _is_fractional(value: Any) -> bool:
     return bool(np.isfinite(number)) and number != np.floor(number)
 
 
-def _is_index(values: list[int | None], positions: list[int]) -> bool:
-    """Whether values grow as the positions of their samples do."""
-    first = values[0]
-    return first is not None and values == [position - positions[0] + first for position in positions]
+def _is_index(values: list[int | None], positions: list[int], dataset: Any) -> bool:
+    """Whether values grow as the positions of their samples do: in the data set, or in one that it is a view of."""
+    if values[0] is None:
+        return False
+    places: list[tuple[Any, int]] = [(dataset, position) for position in positions]
+    while places:
+        first = places[0][1]
+        if values == [place - first + values[0] for _, place in places]:
+            return True
+        places = _one_step_down(places)
+    return False
+
+
+def _one_step_down(places: list[tuple[Any, int]]) -> list[tuple[Any, int]]:
+    """Return where samples are in the data sets below; an empty list if one of them is in no view."""
+    found = []
+    for dataset, place in places:
+        if (view := as_view(dataset)) is not None:
+            try:
+                found.append(view.locate(place))
+            except (IndexError, TypeError, ValueError):  # it only looks like a view
+                return []
+        elif isinstance(dataset, SampleView):  # a view with all samples in their order
+            found.append((dataset.dataset, place))
+        else:
+            return []
+    return found

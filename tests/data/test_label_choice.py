@@ -1,9 +1,14 @@
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 
+from lightning_poison.attacks.objectives import AvailabilityObjective
+from lightning_poison.attacks.poison import Poison
+from lightning_poison.attacks.poisoned_dataset import PoisonedDataset
 from lightning_poison.data.labels import spec_of
 from lightning_poison.data.sample_parts import AmbiguousLabelError
+from lightning_poison.data.sample_spec import SampleSpec
+from lightning_poison.data.views import SanitizedDataset
 
 COUNT = 200
 IMAGE = torch.zeros(1, 2, 2)
@@ -114,3 +119,44 @@ def test_only_allowed_samples_are_read():
     rows = Rows(lambda i: (IMAGE, KINDS[i % 3], i))
     assert spec_of(rows, torch.arange(50, 90)).labels == "1"
     assert set(rows.read) == set(range(50, 90))
+
+
+def numbered(index):
+    return IMAGE, SITES[index], index
+
+
+def half():
+    return random_split(Rows(numbered), [100, 100], generator=torch.Generator().manual_seed(0))[1]
+
+
+FLIP = Poison(torch.tensor([3]), torch.tensor([1]), AvailabilityObjective(), attack="label-flip")
+
+VIEWS = {
+    "Subset": lambda: Subset(Rows(numbered), [*range(40, 90), *range(7)]),
+    "random_split": half,
+    "fold": lambda: Subset(Rows(numbered), [index for index in range(COUNT) if index % 5]),
+    "Subset of a Subset": lambda: Subset(half(), list(range(0, 100, 3))),
+    "indices from 1": lambda: Subset(Rows(lambda i: (IMAGE, SITES[i], i + 1)), torch.arange(199, 0, -2)),
+    "index in the Subset": lambda: Rows(lambda i: (IMAGE, SITES[i], i)),
+    "filtered": lambda: SanitizedDataset(Rows(numbered), torch.arange(COUNT) % 3 > 0),
+    "filtered Subset": lambda: SanitizedDataset(half(), torch.arange(100) % 3 > 0),
+    "concatenation": lambda: ConcatDataset([Rows(numbered), Rows(numbered)]),
+    "poisoned Subset": lambda: PoisonedDataset(half(), FLIP),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_index_in_the_whole_data_set_is_no_label(name):
+    assert spec_of(VIEWS[name]()) == SampleSpec("0", "1")
+
+
+def test_number_of_another_order_may_be_a_label():
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1)).tolist()
+    with pytest.raises(AmbiguousLabelError):
+        spec_of(Subset(Rows(lambda i: (IMAGE, SITES[i], order[i])), list(range(100))))
+
+
+def test_object_that_only_looks_like_a_view_is_no_view():
+    rows = Rows(lambda i: (IMAGE, SITES[i], 7 * i), dataset=[1], indices=None)
+    with pytest.raises(AmbiguousLabelError):
+        spec_of(rows)

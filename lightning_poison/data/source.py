@@ -44,6 +44,7 @@ class Source:
         listed: Labels that the data set lists, int64 `(N,)`; `None` if it lists none.
         seed: Seed of the reads whose digests are recorded, if samples are drawn at random.
         digests: Digests of the samples read so far.
+        detected: Whether `sample` was detected, not named by the user.
     """
 
     dataset: Any
@@ -56,6 +57,7 @@ class Source:
     listed: Tensor | None = None
     seed: int = 0
     digests: SampleDigests = field(default_factory=lambda: SampleDigests(0))
+    detected: bool = False
 
     def parts(self, samples: list[Any], positions: Sequence[int]) -> tuple[list[Any], list[Any]]:
         """Return the inputs and the labels of samples.
@@ -153,9 +155,10 @@ def open_source(
 
 def _opened(inspect: "partial[_Inspection]", dataset: Any, settings: ReadSettings, seed: int) -> Source:
     found = run_in_worker(inspect, dataset, settings)
-    sample = inspect.keywords["sample"] if found.sample is None else found.sample
+    detected = found.sample is not None
+    sample = found.sample if detected else inspect.keywords["sample"]
     parts = {**found._asdict(), "sample": sample, "digests": SampleDigests(len(dataset))}
-    return Source(dataset, settings=settings, seed=seed, **parts)
+    return Source(dataset, settings=settings, seed=seed, detected=detected, **parts)
 
 
 class _Inspection(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_poison.checks import expected
+from lightning_poison.checks import expected, printable
 from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.labels import UNLABELED
@@ -21,6 +21,9 @@ from lightning_poison.scorers.union import Member, UnionScorer
 
 MAX_CLASS_NUMBER = 1_000_000
 """Class numbers from here on are refused."""
+
+_FEWEST_INDEXED = 16
+"""Smallest number of samples whose labels look like indices if no two are the same."""
 
 _LISTED = 8
 
@@ -65,8 +68,10 @@ def judged_part(
         length: Number of samples of the whole data set.
 
     Raises:
-        ValueError: If fewer than two classes remain.
+        ValueError: If fewer than two classes remain, or the part of the samples that was detected as their label looks
+            like an index.
     """
+    _check_no_index(data, trusted)
     notes = []
     if (unread := length - len(data)) > 0:
         notes.append(f"{unread:,} samples that the sampler never draws are not judged.")
@@ -100,6 +105,20 @@ def judged_part(
         data = data.relabeled(torch.searchsorted(classes, data.labels))
         trusted = None if trusted is None else trusted.relabeled(torch.searchsorted(classes, trusted.labels))
     return JudgedPart(data, trusted, classes, tuple(notes))
+
+
+def _check_no_index(data: LabeledData, trusted: LabeledData | None) -> None:
+    """Raise if a label that was detected, not named, is another one in every sample. Trusted data may confirm it."""
+    labels, spec = data.labels[data.labels != UNLABELED], data.source.sample
+    if not data.source.detected or len(labels) < _FEWEST_INDEXED or len(torch.unique(labels)) < len(labels):
+        return
+    if trusted is None or not bool(torch.isin(labels, trusted.labels).all()):
+        inputs, part = printable(repr(spec.inputs)), printable(str(spec.labels))
+        raise ValueError(
+            f"Expected samples with labels of a few classes, but the part `{part}`, which was detected as the label, "
+            f"is another number in each of the {len(labels):,} samples: it looks like an index rather than a label.\n"
+            f"Name the label by its path, or give a function of the sample: `sample=SampleSpec({inputs}, labels=...)`."
+        )
 
 
 def _check_numbers(data: LabeledData, trusted: LabeledData | None) -> None:

@@ -6,6 +6,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
 from lightning_poison.sanitization.judged_part import judged_part
@@ -107,3 +108,25 @@ def test_classes_that_a_set_scorer_refuses_are_not_judged():
 def test_refuses_fewer_than_two_classes(labels, message):
     with pytest.raises(ValueError, match=f"data of at least two classes, but got {message}"):
         part(labels)
+
+
+def numbered(sample=None, count=40):
+    pairs = [(torch.tensor([0.5, index]), index) for index in range(count)]
+    return read_labeled(open_source(pairs, sample=sample), runtime=LocalRuntime(), name="data")
+
+
+def test_detected_label_that_looks_like_an_index_is_named():
+    message = (
+        r"`1`, which was detected .* each of the 40 samples: .* like an index .*\n.*SampleSpec\('0', labels=\.\.\.\)`"
+    )
+    for trusted in (None, numbered(count=30)):
+        with pytest.raises(ValueError, match=message):
+            judged_part(numbered(), LikelihoodScorer(), folds=3, trusted=trusted, length=40)
+
+
+def test_labels_that_are_named_or_trusted_or_few_are_no_indices():
+    with pytest.raises(ValueError, match="at least two classes, but got none"):
+        judged_part(numbered(SampleSpec(0, 1)), LikelihoodScorer(), folds=3, trusted=None, length=40)
+    with pytest.raises(ValueError, match="at least two classes, but got none"):
+        judged_part(numbered(count=15), LikelihoodScorer(), folds=3, trusted=None, length=15)
+    assert len(judged_part(numbered(), LikelihoodScorer(), folds=3, trusted=numbered(), length=40).data) == 40

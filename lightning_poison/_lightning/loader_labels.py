@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_poison.checks import printable
+from lightning_poison.data.collated_samples import why_not_collated
 from lightning_poison.data.label_forms import class_index
-from lightning_poison.data.labels import UNLABELED, claimed_labels, read_sample, spec_in
+from lightning_poison.data.labels import UNLABELED, claimed_labels, read_sample, spec_in, spec_of
 from lightning_poison.data.map_style_data import drawn_positions
 from lightning_poison.data.reading import ReadSettings, run_in_worker
 from lightning_poison.data.sample_parts import leaves_of
@@ -95,7 +96,14 @@ def drawn_labels(
         UnreadableSampleError: If a sample cannot be read.
         ValueError: If input or label cannot be found, or a label is not an integer of at least -1.
     """
-    return source_labels(source_for(dataset, sample=sample, positions=positions, settings=settings), positions)
+    try:
+        source = source_for(dataset, sample=sample, positions=positions, settings=settings)
+    except UnreadableSampleError:
+        if settings.collate_fn is None:
+            raise
+        # the samples are no tensors, and `collate_fn` makes soft labels of theirs, as mixup does
+        source = Source(dataset, sample or spec_of(dataset, positions), settings)
+    return source_labels(source, positions)
 
 
 def check_same_labels(
@@ -246,11 +254,15 @@ def _source_of(
         spec = sample or spec_in(read, dataset, positions)
         spec.labels_in(read)
         return Source(dataset, spec)
-    except ValueError:
-        source = collated_source(dataset, read, index, sample, settings)
-        if source is None and sample is None:
-            raise
-        return source or Source(dataset, sample or SampleSpec())
+    except ValueError as error:
+        try:
+            return collated_source(dataset, read, index, sample, positions, settings)
+        except (ValueError, UnreadableSampleError) as failure:
+            if sample is not None:
+                return Source(dataset, sample)
+            if settings.collate_fn is not None:
+                error.args = (f"{error}{why_not_collated(error, failure)}",)
+        raise
 
 
 def _are_inputs_alone(read: Any) -> bool:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_poison.checks import expected
+from lightning_poison.checks import describe_error
+from lightning_poison.data.batched_reads import check_batched_reads
+from lightning_poison.data.collated_samples import batch_of_one, spec_of_batch, why_not_collated
 from lightning_poison.data.inputs import dtype_of, stack_inputs
 from lightning_poison.data.labels import UNLABELED, as_label, claimed_labels, read_sample, spec_in
 from lightning_poison.data.map_style_data import check_length, drawn_positions, map_style
@@ -19,14 +21,11 @@ from lightning_poison.data.reading import ReadSettings, ResultT, run_in_worker
 from lightning_poison.data.sample_digests import SampleDigests
 from lightning_poison.data.sample_parts import NO_SAMPLE
 from lightning_poison.data.sample_spec import SampleSpec
-from lightning_poison.errors import UnreadableSampleError, is_signal
+from lightning_poison.errors import UnreadableSampleError
 from lightning_poison.randomness import seeded_rng
 
 _TRIED = 1_000
 """Number of samples, in random order, among which one is sought that is not `None`."""
-
-_PROBES = 8
-"""Number of samples that are read both alone and together to compare `__getitem__` with `__getitems__`."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ def source_for(
         _check_present(first, index, sample)
         if settings.collate_fn is None:
             return Source(dataset, spec_in(first, dataset, positions), settings)
-        return _source_of(dataset, first, index, sample, positions, settings, 0)
+        return _source_of(dataset, first, index, sample, positions, settings, seed=0)
 
 
 def _inspect(
@@ -268,10 +267,13 @@ def _inspect(
     with seeded_rng(seed, 0):
         index, first = _first_sample(dataset, settings, positions)
         _check_present(first, index, sample)
-        collated = collated_source(dataset, first, index, sample, settings, seed=seed) if must_collate else None
-        source = collated or _source_of(dataset, first, index, sample, positions, settings, seed)
+        find = partial(collated_source, seed=seed) if must_collate else partial(_source_of, seed=seed)
+        source = find(dataset, first, index, sample, positions, settings)
         shape = tuple(_input_of(source, first, index).shape[1:])
-        _check_batched_reads(source, positions)
+        if not source.collated:
+            check_batched_reads(
+                dataset, partial(_label_of, source), partial(_input_of, source), seed=seed, allowed=positions
+            )
         own = source.parts([first], [index])[0][0]
         layout = InputLayout.of(own) if isinstance(own, Mapping | list | tuple) else None
     detected = source.sample if sample is None else None
@@ -304,6 +306,7 @@ def _source_of(
     sample: SampleSpec | None,
     positions: Tensor | None,
     settings: ReadSettings,
+    *,
     seed: int,
 ) -> Source:
     """Return a source that reads the first sample, through `collate_fn` if it cannot be read without."""
@@ -311,34 +314,50 @@ def _source_of(
         source = Source(dataset, sample or spec_in(first, dataset, positions), settings, seed=seed)
         _input_of(source, first, index)
         return source
-    except (ValueError, UnreadableSampleError):
-        collated = collated_source(dataset, first, index, sample, settings, seed=seed)
-        if collated is None:
+    except (ValueError, UnreadableSampleError) as error:
+        if settings.collate_fn is None:
             raise
-        return collated
+        try:
+            return collated_source(dataset, first, index, sample, positions, settings, seed=seed)
+        except (ValueError, UnreadableSampleError) as failure:
+            error.args = (f"{error}{why_not_collated(error, failure)}",)
+        raise
 
 
 def collated_source(
-    dataset: Any, read: Any, index: int, sample: SampleSpec | None, settings: ReadSettings, *, seed: int = 0
-) -> Source | None:
-    """Return a source that reads samples through `collate_fn`, or `None` if this sample cannot be read so either.
+    dataset: Any,
+    read: Any,
+    index: int,
+    sample: SampleSpec | None,
+    positions: Tensor | None,
+    settings: ReadSettings,
+    *,
+    seed: int = 0,
+) -> Source:
+    """Return a source that reads samples through `collate_fn`.
 
     Args:
         dataset: Map-style data set.
         read: One of its samples as it was read, not `None`.
         index: Position of this sample.
         sample: Paths of input and label in a batch of one. `None`: detected.
-        settings: Workers and their settings.
+        positions: Positions of the samples that may be read, int64 `(M,)`. `None`: all.
+        settings: Workers and their settings, with a `collate_fn`.
         seed: Seed of random transforms. Default: 0.
+
+    Raises:
+        ValueError: If this sample cannot be read so either.
+        UnreadableSampleError: As above.
     """
-    if settings.collate_fn is None:
-        return None
+    batch = batch_of_one(settings.collate_fn, read)
+    spec = sample or spec_of_batch(batch, read, partial(spec_in, read, dataset, positions))
+    source = Source(dataset, spec, settings, True, seed=seed)
     try:
-        batch = settings.collate_fn([read])
-        source = Source(dataset, sample or SampleSpec.detect(batch, batched=True), settings, True, seed=seed)
         _input_of(source, read, index)
-    except Exception:  # noqa: BLE001 (the error about the sample itself is the useful one)
-        return None
+    except (ValueError, UnreadableSampleError):
+        raise
+    except Exception as error:
+        raise ValueError(f"its batch cannot be read: {describe_error(error)}") from error
     return source
 
 
@@ -348,48 +367,5 @@ def _input_of(source: Source, sample: Any, index: int) -> torch.Tensor:
     return stack_inputs(inputs, [index])
 
 
-def _check_batched_reads(source: Source, allowed: Tensor | None) -> None:
-    """Compare samples read together, by `__getitems__`, with the same samples read one by one."""
-    batched = getattr(source.dataset, "__getitems__", None)
-    if batched is None or source.collated:
-        return
-    length = len(source.dataset) if allowed is None else len(allowed)
-    places = np.random.default_rng(0).permutation(length)[:_PROBES].tolist()
-    positions = places if allowed is None else allowed[places].tolist()
-    try:
-        with seeded_rng(source.seed) as drew:
-            together = list(batched(positions))
-            are_random = drew()
-    except (Exception, SystemExit) as error:  # samples are then read one by one
-        if is_signal(error):
-            raise
-        return
-    kind = type(source.dataset).__name__
-    if len(together) != len(positions):
-        raise ValueError(
-            f"Expected `__getitems__` of {kind} to return {len(positions)} samples, but got {len(together)}.\n"
-            "Correct it, or remove it: samples are then read with `__getitem__`."
-        )
-    for index, sample in zip(positions, together, strict=True):
-        with seeded_rng(source.seed) as drew:
-            alone = read_sample(source.dataset, index)
-            are_random = are_random or drew()
-        label, own = (as_label(source.parts([each], [index])[1][0], index) for each in (sample, alone))
-        if label != own:
-            raise ValueError(
-                expected("__getitems__", f"in the order of its indices, with label {own} at sample {index}", label)
-                + f"\nIt returns other samples than `__getitem__` of {kind}. Correct it, or remove it."
-            )
-        if not are_random and not _have_same_inputs(source, sample, alone, index):
-            raise ValueError(
-                f"Expected `__getitems__` of {kind} to return the samples that `__getitem__` returns, but the input of "
-                f"sample {index} is another one.\nCorrect it, or remove it: samples are then read with `__getitem__`."
-            )
-
-
-def _have_same_inputs(source: Source, sample: Any, alone: Any, index: int) -> bool:
-    """Whether two samples have equal inputs, or the input of this sample differs between reads anyway."""
-    first, second = (_input_of(source, each, index) for each in (sample, alone))
-    if first.shape == second.shape and torch.equal(first, second):
-        return True
-    return not torch.equal(second, _input_of(source, read_sample(source.dataset, index), index))
+def _label_of(source: Source, sample: Any, index: int) -> int:
+    return as_label(source.parts([sample], [index])[1][0], index)

@@ -246,6 +246,7 @@ def _read(
         indices = positions[number]
         if read.layout is not None:
             read = read._replace(inputs=PackedInputs.of(read.inputs, read.layout))
+        recorded.add_absent(indices[read.absent])
         if read.digests is not None and (seed == source.seed or not read.is_random):
             recorded.add(indices, read.digests)
         yield number, read
@@ -257,6 +258,7 @@ class _Read(NamedTuple):
     digests: Tensor | None
     is_random: bool
     layout: InputLayout | None
+    absent: list[int]
 
 
 class _BlockReader(Reader):
@@ -289,7 +291,8 @@ class _BlockReader(Reader):
         layout = stacked.structure if isinstance(stacked, PackedInputs) else None
         values = stacked.as_subclass(Tensor)
         digests = digest_samples(values) if self._digested else None
-        return _Read(values, labels, digests, self._is_random, layout)
+        absent = [place for place, value in enumerate(inputs) if value is None]
+        return _Read(values, labels, digests, self._is_random, layout, absent)
 
     def _stacked(self, inputs: list[Any], positions: list[int]) -> Tensor:
         """Return the inputs as one tensor, with zeros for samples that are `None`."""

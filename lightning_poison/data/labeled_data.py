@@ -94,6 +94,11 @@ class LabeledData:
         return next(read_blocks(self.dataset, first, sample=SampleSpec(), seed=self.source.seed)).inputs
 
     @property
+    def absent(self) -> Tensor:
+        """Which samples are `None`, as a `collate_fn` leaves them out of its batches, bool `(N,)`."""
+        return self.source.digests.absent(self.positions)
+
+    @property
     def sample_digests(self) -> Tensor:
         """Digests of the samples, int64 `(N,)`; 0 for those not read yet."""
         return self.source.digests.values[self.positions]

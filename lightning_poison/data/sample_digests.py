@@ -1,4 +1,4 @@
-"""Digests of the samples of a data set, collected while it is read."""
+"""Digests of the samples of a data set, and which of them are `None`, collected while it is read."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class SampleDigests:
-    """Digests of N samples, collected as they are read.
+    """Digests of N samples, and which of them are `None`, collected as they are read.
 
     Args:
         length: Number of samples N.
@@ -22,6 +22,7 @@ class SampleDigests:
     def __init__(self, length: int) -> None:
         self.values = torch.zeros(length, dtype=torch.int64)
         self._seen = torch.zeros(length, dtype=torch.bool)
+        self._absent: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -30,6 +31,14 @@ class SampleDigests:
     def missing(self) -> Tensor:
         """Positions of the samples that have not been read, int64."""
         return (~self._seen).nonzero().flatten()
+
+    def absent(self, indices: Tensor) -> Tensor:
+        """Return which of the samples at `indices`, int64 `(B,)`, were `None` when they were read, bool `(B,)`."""
+        return torch.isin(indices, torch.tensor(sorted(self._absent), dtype=torch.int64))
+
+    def add_absent(self, indices: Tensor) -> None:
+        """Record that the samples at `indices`, int64 `(B,)`, are `None`."""
+        self._absent.update(indices.tolist())
 
     def add(self, indices: Tensor, digests: Tensor) -> None:
         """Record the digests of samples at `indices`, both int64 `(B,)`. The first digest of a sample stays."""

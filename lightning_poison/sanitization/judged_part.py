@@ -76,7 +76,10 @@ def judged_part(
     if (unread := length - len(data)) > 0:
         notes.append(f"{unread:,} samples that the sampler never draws are not judged.")
     labeled = data.labels != UNLABELED
-    if (without := int((~labeled).sum())) > 0:
+    absent = data.absent
+    if (missing := int((absent & ~labeled).sum())) > 0:
+        notes.append(f"{missing:,} samples that are `None` are kept and not judged.")
+    if (without := int((~labeled & ~absent).sum())) > 0:
         notes.append(f"{without:,} samples without a label are kept and not judged.")
     keep = labeled.clone()
     if trusted is None and not isinstance(scorer, UnionScorer | RecommendedScorer):

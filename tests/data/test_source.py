@@ -94,6 +94,7 @@ def test_samples_that_collate_fn_leaves_out_have_no_label():
     found = read_labeled(source, runtime=LocalRuntime(), name="data")
     assert found.labels.tolist() == [-1, 1, 0, -1, 0, 1] * 2
     assert found.dataset.inputs[:, 0].tolist() == [0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11]
+    assert found.absent.tolist() == [True, False, False] * 4
 
 
 def test_sample_that_is_none_is_named():

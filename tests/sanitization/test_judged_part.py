@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
 from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import read_labeled
+from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
@@ -37,6 +38,23 @@ def test_unlabeled_samples_are_not_judged():
     assert found.data.labels.tolist() == [0, 1] * 5
     assert found.data.positions.tolist() == [0, 2, 3, 5, 6, 8, 9, 11, 12, 14]
     assert found.notes == ("5 samples without a label are kept and not judged.",)
+
+
+@pytest.mark.parametrize("count", [24, 600])
+def test_samples_that_are_none_are_told_from_those_without_a_label(count):
+    def collate(samples):
+        return default_collate([each for each in samples if each is not None])
+
+    labels = [0, 1, -1, None] * (count // 4)
+    pairs = [None if label is None else (torch.rand(2), label) for label in labels]
+    source = open_source(pairs, sample=None, settings=ReadSettings(collate_fn=collate))
+    data = read_labeled(source, runtime=LocalRuntime(), name="data")
+    found = judged_part(data, LikelihoodScorer(), folds=3, trusted=None, length=count)
+    assert found.notes == (
+        f"{count // 4} samples that are `None` are kept and not judged.",
+        f"{count // 4} samples without a label are kept and not judged.",
+    )
+    assert len(found.data) == count // 2
 
 
 def test_small_classes_are_named():

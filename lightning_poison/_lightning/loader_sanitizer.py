@@ -44,6 +44,7 @@ from lightning_poison._lightning.runtime import open_runtime
 from lightning_poison._lightning.sanitizer_settings import SanitizerSettings
 from lightning_poison._lightning.scored_view import known_class_names, scored_view
 from lightning_poison._lightning.stream_sanitizer import TO_FILTER, StreamSanitizer
+from lightning_poison._lightning.validation_interval import check_validation_interval
 from lightning_poison.checks import expected, printable
 from lightning_poison.data.map_style_data import check_length, drawn_positions
 from lightning_poison.data.reading import ReadSettings
@@ -99,7 +100,8 @@ class LoaderSanitizer:
             DataChangedError: If a verdict restored from a checkpoint belongs to other data.
             OSError: If files cannot be written to the user's `dirpath`. Nothing has been scored then.
             ValueError: If `loaders` names no loader, it is unclear which loaders have labels, `score_dataset` does not
-                match the data, or it or a manifest is used with several loaders.
+                match the data, it or a manifest is used with several loaders, or filtering leaves too few batches for
+                `val_check_interval`.
             ManifestError: If the manifest cannot be read or does not match the data.
         """
         with open_runtime(trainer) as runtime:
@@ -246,6 +248,8 @@ class LoaderSanitizer:
                 rebuilt = rebuild_loader(loader, view)
             rebuilt = equalize_lengths(rebuilt, runtime)
             self._warn_of_lost_batches(path, lost_batches(loader, rebuilt, runtime.world_size), runtime)
+            if not path:
+                check_validation_interval(loader, rebuilt, runtime.world_size, trainer)
             return rebuilt
 
     def _is_judged(self, path: str, loader: DataLoader[Any]) -> bool:

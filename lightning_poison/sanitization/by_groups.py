@@ -15,10 +15,10 @@ from lightning_poison.sanitization.class_patterns import (
     MIN_CLASSES,
     MIN_PATTERN,
     MIN_RECOGNIZED,
+    compute_over,
     may_have_pattern,
     pattern_share,
     rest_of_class,
-    score_samples,
 )
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.fit_announcement import announce_fits
@@ -245,7 +245,15 @@ def _effects(
             is_poison = call_is_poison(scorer, transfer=transfer, resemblance=alike)
         separation = min(group.separation, _MAX_SEPARATION)
         size = len(group.members)
-        found = SuspectGroup(group.label, size, separation, transfer, alike, is_poison, margin_of_rest)
+        found = SuspectGroup(
+            group.label,
+            size,
+            separation=separation,
+            transfer=transfer,
+            resemblance=alike,
+            is_poison=is_poison,
+            rest_margin=margin_of_rest,
+        )
         effects.append(_Effect.of(group, found, logits.argmax(1)))
     return _with_patterns(job, scorer.exclusion_model, without, features, probed, effects)
 
@@ -260,7 +268,7 @@ def _with_patterns(
 ) -> list[_Effect]:
     """Put the rest of a class in place of its groups where a pattern makes most of the class poison.
 
-    The most separated group of each class is asked, unless features of a group have an effect on other classes.
+    The most separated group of each class is tested, unless features of a group have an effect on other classes.
     """
     with all_ranks(job.runtime):
         shape = job.data.first_inputs().shape[1:]
@@ -272,14 +280,22 @@ def _with_patterns(
         first = of_class[0]
         rest = rest_of_class(job, features, first.group)
         others, share = probed[job.labels[probed] != label], 0.0
-        is_asked = has_enough_classes(job.labels[others], MIN_CLASSES) and may_have_pattern(rest)
-        if is_asked and not any(_is_trigger(each.found) for each in of_class):
+        is_tested = has_enough_classes(job.labels[others], MIN_CLASSES) and may_have_pattern(rest)
+        if is_tested and not any(_is_trigger(each.found) for each in of_class):
             share = pattern_share(job, without, rest, shape, others)
         if share >= MIN_PATTERN and (
             first.found.rest_margin >= SHORTCUT_MARGIN or _is_recognized(job, exclusion_model, rest, effects)
         ):
             separation = min(rest.separation, _MAX_SEPARATION)
-            found = SuspectGroup(label, len(rest.members), separation, 0.0, 0.0, True, pattern=share)
+            found = SuspectGroup(
+                label,
+                len(rest.members),
+                separation=separation,
+                transfer=0.0,
+                resemblance=0.0,
+                is_poison=True,
+                pattern=share,
+            )
             of_class = [_Effect.of(rest, found, torch.full((len(rest.members),), label))]
         result += of_class
     return result
@@ -310,7 +326,7 @@ def _logits(
     def logits(block: Block) -> Tensor:
         return call_logits(model, block.inputs, shift=shift, indices=block.indices)
 
-    return score_samples(job, indices, logits, unit=unit)
+    return compute_over(job, indices, logits, unit=unit)
 
 
 def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Sequence[Subgroup]) -> Decision:
@@ -324,18 +340,25 @@ def _decision(job: Job, scores: Tensor, effects: Sequence[_Effect], suspects: Se
     evidence = Evidence(
         any(group.is_poison for group in groups),
         float(posterior.mean()),
-        float(low) / len(keep),
-        float(high) / len(keep),
-        CONFIDENCE,
-        job.settings.natural_error_rate,
-        tuple(pair for each in effects for pair in _pairs(job, each)),
-        tuple(groups),
+        low=float(low) / len(keep),
+        high=float(high) / len(keep),
+        confidence=CONFIDENCE,
+        natural_error_rate=job.settings.natural_error_rate,
+        pairs=tuple(pair for each in effects for pair in _pairs(job, each)),
+        groups=tuple(groups),
         kind="groups",
     )
     p_values = share_at_least_as_suspicious(torch.stack([posterior, scores], 1), 1 - posterior)
     thresholds = torch.full((int(job.labels.max()) + 1,), torch.inf, dtype=torch.float64)
     removed = posterior[~keep]
-    return Decision(p_values, keep, thresholds, evidence, posterior, float(removed.min()) if len(removed) else 1.0)
+    return Decision(
+        p_values,
+        keep,
+        thresholds=thresholds,
+        evidence=evidence,
+        posterior=posterior,
+        posterior_threshold=float(removed.min()) if len(removed) else 1.0,
+    )
 
 
 def _pairs(job: Job, effect: _Effect) -> list[SuspectPair]:
@@ -352,5 +375,15 @@ def _pairs(job: Job, effect: _Effect) -> list[SuspectPair]:
             continue
         low, high = wilson_interval(count, torch.zeros(()), len(job.labels), confidence=CONFIDENCE)
         chance = torch.special.gammainc(count, torch.tensor(max(expected, 1e-9)).double())
-        pairs.append(SuspectPair(label, number, int(count), float(count), float(low), float(high), float(chance)))
+        pairs.append(
+            SuspectPair(
+                label,
+                number,
+                count=int(count),
+                estimate=float(count),
+                low=float(low),
+                high=float(high),
+                p_value=float(chance),
+            )
+        )
     return pairs

@@ -17,7 +17,7 @@ from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.finding import Finding
 from lightning_poison.sanitization.job import CONFIDENCE, Decision, Job, Outcome
 from lightning_poison.sanitization.judged_part import JudgedPart, judged_part
-from lightning_poison.scorers.union import UnionScorer
+from lightning_poison.scorers.union import Member, UnionScorer
 
 Judge = Callable[[Job, LabeledData | None], Outcome]
 """Makes the decision of a single scorer, with trusted data or without."""
@@ -31,6 +31,9 @@ _PART, _LEAST_LEFT = 0.75, 0.01
 Where wrong labels follow a rule, removing them costs more clean samples than expected: 1.4 % of the images of CIFAR-10
 with 10 % next-class labels at a stated 1 %, .8 % at half of it.
 """
+
+_TINY = 1e-9
+"""Smallest margin of a removed sample."""
 
 _FAILURES = (InconclusiveError, ValueError, FloatingPointError, PluginError)
 """Errors of a member that do not stop the others."""
@@ -64,16 +67,11 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
         for number, (name, member) in enumerate(union.members.items()):
             if not state.is_due(number):
                 continue
-            places = state.keep.nonzero().flatten()
-            shown = job.data if len(places) == len(job.data) else job.data.select(places)
-            own = replace(job.settings, false_positive_rate=state.member_rate())
+            places, rate = state.keep.nonzero().flatten(), state.member_rate()
+            units = _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(name, places)}")
             try:
-                part = judged_part(shown, member, folds=own.folds, trusted=trusted, length=len(places))
-                units = _units_within(job.runtime, f"union-{number}-{turn + 1}-{_digest(name, places)}")
-                with units, _ranking_of(job, part), _turn(turn), section(number / count, (number + 1) / count):
-                    margins = state.margins_of(torch.searchsorted(job.data.positions, part.data.positions))
-                    outcome = judge(Job(part.data, member, job.runtime, own, margins), part.trusted)
-                outcome = job.runtime.broadcast(outcome)
+                with units, _turn(turn), section(number / count, (number + 1) / count):
+                    found = _judged(job, member, places, rate, state, trusted, judge)
             except RankFailedError as error:
                 if error.is_interrupt:
                     raise
@@ -81,7 +79,7 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
             except _FAILURES as error:
                 state.fail(number, error)
             else:
-                state.add(number, _widened(outcome, part, job.data, len(places)), own.false_positive_rate)
+                state.add(number, found, rate)
         if not any(state.is_due(number) for number in range(len(union.members))):
             break
     if all(record.evidence is None for record in state.records):
@@ -89,6 +87,19 @@ def judge_by_union(job: Job, union: UnionScorer, trusted: LabeledData | None, ju
         message = f"Expected at least one scorer that can decide, but none of the union can.\n{reasons}"
         raise InconclusiveError(message, state.ranking)
     return state.outcome(job)
+
+
+def _judged(
+    job: Job, member: Member, places: Tensor, rate: float, state: "_State", trusted: LabeledData | None, judge: Judge
+) -> "_Widened":
+    """Let a member decide about the samples at `places`, int64 `(M,)`."""
+    shown = job.data if len(places) == len(job.data) else job.data.select(places)
+    own = replace(job.settings, false_positive_rate=rate)
+    part = judged_part(shown, member, folds=own.folds, trusted=trusted, length=len(places))
+    with _ranking_of(job, part):
+        margins = state.margins_of(torch.searchsorted(job.data.positions, part.data.positions))
+        outcome = judge(Job(part.data, member, job.runtime, own, margins), part.trusted)
+    return _widened(job.runtime.broadcast(outcome), part, job.data, len(places))
 
 
 def _turn(turn: int) -> AbstractContextManager[None]:
@@ -200,17 +211,17 @@ class _State:
         zeros, none = torch.zeros(count, dtype=torch.float64), torch.full((count,), -1)
         ones = torch.ones(count, dtype=torch.float64)
         return cls(
-            [_Record(name) for name in names],
-            rate,
-            torch.ones(count, dtype=torch.bool),
-            ones,
-            zeros.clone() if with_posterior else None,
-            torch.full((count,), -math.inf, dtype=torch.float64),
-            none.clone(),
-            none.clone(),
-            none.clone(),
-            torch.zeros(count, dtype=torch.bool),
-            {name: ones.clone() for name in names},
+            records=[_Record(name) for name in names],
+            rate=rate,
+            keep=torch.ones(count, dtype=torch.bool),
+            p_values=ones,
+            posterior=zeros.clone() if with_posterior else None,
+            excess=torch.full((count,), -math.inf, dtype=torch.float64),
+            suggested=none.clone(),
+            groups=none.clone(),
+            found_by=none.clone(),
+            judged=torch.zeros(count, dtype=torch.bool),
+            votes={name: ones.clone() for name in names},
         )
 
     def member_rate(self) -> float:
@@ -278,20 +289,32 @@ class _State:
         infinite = torch.full((classes,), torch.inf, dtype=torch.float64)
         if self.posterior is None:
             excess = self.excess.clamp_min(math.log10(torch.finfo(torch.float64).tiny))
-            decision = Decision(self.p_values, self.keep, torch.zeros(classes, dtype=torch.float64), evidence)
+            zeros = torch.zeros(classes, dtype=torch.float64)
+            decision = Decision(self.p_values, self.keep, thresholds=zeros, evidence=evidence)
         else:
             excess, removed = -self.p_values.log10(), self.posterior[~self.keep]
             lowest = float(removed.min()) if len(removed) else 1.0
-            decision = Decision(self.p_values, self.keep, infinite, evidence, self.posterior, lowest)
+            decision = Decision(
+                self.p_values,
+                self.keep,
+                thresholds=infinite,
+                evidence=evidence,
+                posterior=self.posterior,
+                posterior_threshold=lowest,
+            )
         notes = tuple(f"{each.name}: {note}" for each in self.records for note in each.notes)
         return Outcome(
-            excess, self.suggested, decision, "members", self.votes,
-            groups=self.groups, findings=findings, found_by=self.found_by, judged=self.judged, notes=notes,
-        )  # fmt: skip
-
-
-_TINY = 1e-9
-"""Smallest margin of a removed sample."""
+            excess,
+            self.suggested,
+            decision,
+            calibration="members",
+            votes=self.votes,
+            groups=self.groups,
+            findings=findings,
+            found_by=self.found_by,
+            judged=self.judged,
+            notes=notes,
+        )
 
 
 def _accumulated(record: _Record, found: _Widened, count: int) -> Evidence:
@@ -305,9 +328,13 @@ def _accumulated(record: _Record, found: _Widened, count: int) -> Evidence:
     low = min(contamination, max(low, before.low))
     high = min(1.0, max(high, contamination))
     return replace(
-        before, present=before.present or now.present, contamination=contamination, low=low, high=high,
+        before,
+        present=before.present or now.present,
+        contamination=contamination,
+        low=low,
+        high=high,
         groups=before.groups + now.groups,
-    )  # fmt: skip
+    )
 
 
 def _joint(found: Sequence[Evidence], groups: Sequence[Evidence], job: Job) -> Evidence:
@@ -320,12 +347,12 @@ def _joint(found: Sequence[Evidence], groups: Sequence[Evidence], job: Job) -> E
     return Evidence(
         any(each.present for each in found),
         contamination,
-        low,
-        high,
-        CONFIDENCE,
-        job.settings.natural_error_rate,
-        tuple(pair for each in found for pair in each.pairs),
-        tuple(group for each in groups for group in each.groups),
+        low=low,
+        high=high,
+        confidence=CONFIDENCE,
+        natural_error_rate=job.settings.natural_error_rate,
+        pairs=tuple(pair for each in found for pair in each.pairs),
+        groups=tuple(group for each in groups for group in each.groups),
         kind="several kinds",
         power=max((each.power for each in found if each.power is not None), default=None),
     )

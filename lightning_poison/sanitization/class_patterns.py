@@ -119,7 +119,7 @@ def pattern_share(job: Job, model: FeatureSource, group: Subgroup, shape: torch.
 
     def predictions(added: Tensor, name: str) -> Tensor:
         unit = f"effects-pattern-{group.label}-{name}"
-        return score_samples(job, probed, lambda block: logits(block, added), unit=unit).argmax(1)
+        return compute_over(job, probed, lambda block: logits(block, added), unit=unit).argmax(1)
 
     before, after = predictions(torch.zeros_like(pattern), "before"), predictions(pattern, "after")
     return transfer_share(before, after, job.labels[probed], group.label)
@@ -132,10 +132,10 @@ def _drawn(job: Job, places: Tensor, numbers: int) -> Tensor:
 
 
 def _images(job: Job, places: Tensor) -> Tensor:
-    return score_samples(job, places, lambda block: block.inputs.flatten(1), dtype=torch.float32)
+    return compute_over(job, places, lambda block: block.inputs.flatten(1), dtype=torch.float32)
 
 
-def score_samples(
+def compute_over(
     job: Job,
     places: Tensor,
     score: Callable[[Block], Tensor],

@@ -116,7 +116,7 @@ def decide(
             part = replace(part, notes=part.notes + copy_notes(part.data) + advice + unchecked)
             if part.trusted is not None:
                 check_trusted(part.data, part.trusted)
-        return _Decision(judged.dataset, data, part, described, scorer, settings, runtime).make(
+        return _DecisionRun(judged.dataset, data, part, described, scorer, settings, runtime).make(
             known, candidates, cache
         )
 
@@ -167,7 +167,7 @@ def _check_same_settings(described: Mapping[str, Any], runtime: Runtime) -> None
 
 
 @dataclass(frozen=True)
-class _Decision:
+class _DecisionRun:
     """A decision about data that are read."""
 
     dataset: Any

@@ -76,7 +76,7 @@ class Verdict:
         3 samples scored by likelihood; 1 removed (33.33 %)
         evidence of poison: at least an estimated 33.33 % of the samples are unlike the trusted data (5.00 to 80.00 %,
         95 % interval; natural error rate 0.30 %)
-        decided by comparison with trusted samples that the scorer was not fitted on; stated false-positive rate 1 %
+        decided by comparison with trusted samples that were scored in the same way; stated false-positive rate 1 %
         how much of the poison would be found was not measured
         not looked for: poison of any kind that scores like the trusted samples of its class
     """

@@ -51,7 +51,7 @@ def judge_without_trusted(job: Job) -> Outcome:
 
     Each member of a combination gives its own out-of-fold scores. Under each label they are compared with the scores
     of the samples that carry it. Of exact copies with one label, only the first is compared and counted, and the others
-    share its fate.
+    get its decision.
 
     Raises:
         ValueError: If a scorer does not score labels.
@@ -130,7 +130,7 @@ def decide_by_wrong_label_null(
         margins: Average training margins, as for `estimate_contamination`. They are not known of planted labels, so
             what these measure is what would be found without. Optional.
         other_margins: Those of a network that was trained on the samples, finite, `(N,)`, if the scores are those of a
-            model that reads them with other eyes: they change the probabilities, not the estimate. See
+            model that reads other features: they change the probabilities, not the estimate. See
             `TrainingOpinion`. Optional.
         lowest: The lowest of these scores. Default: they are computed.
 

@@ -2,7 +2,7 @@
 
 A network learns wrong labels late, against what it has learned from correct ones, so their average training margin is
 small (Pleiss et al., NeurIPS 2020, arXiv 2001.10528; see `lightning_poison.models.average_margins`). If the scores are
-those of a model that reads the samples with other eyes, Bayes' rule combines both.
+those of a model that reads other features of the samples, Bayes' rule combines both.
 """
 
 from dataclasses import dataclass, replace

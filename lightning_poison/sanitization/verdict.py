@@ -209,7 +209,7 @@ class Verdict:
         elif self.votes:
             numbers, names = torch.stack(list(self.votes.values()))[:, out].argmin(0), list(self.votes)
         else:
-            return {}
+            return {self.scorer: count} if (count := int(out.sum())) else {}
         named = zip(names, torch.bincount(numbers, minlength=len(names)).tolist(), strict=True)
         return dict(sorted(((name, count) for name, count in named if count), key=lambda pair: -pair[1]))
 
@@ -265,7 +265,7 @@ class Verdict:
         for each in self.findings:
             lines += each.lines(class_names, rows)
         if not self.findings:
-            if counts := self.removed_by_scorer:
+            if self.votes and (counts := self.removed_by_scorer):
                 listed = ", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
                 lines.append(f"smallest p-value by {listed}")
             lines += self.evidence.details(class_names, rows)

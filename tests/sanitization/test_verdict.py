@@ -315,11 +315,10 @@ def test_removed_samples_by_scorer():
     found = verdict(keep=torch.tensor([False, False, False, True]), thresholds=thresholds, votes=votes)
     assert found.removed_by_scorer == {"a\x1b": 2, "quiet": 1}
     assert "\nsmallest p-value by a\\x1b 2, quiet 1" in str(found)
-    assert verdict().removed_by_scorer == {}
+    assert verdict().removed_by_scorer == {verdict().scorer: int((~verdict().keep).sum())}
+    assert verdict(keep=torch.ones(4, dtype=torch.bool)).removed_by_scorer == {}
     by_hand = verdict(keep=torch.tensor([True, False, True, True]), thresholds=thresholds, votes=votes)
-    assert by_hand.with_removed(torch.tensor([0, 2])).removed_by_scorer == {
-        "a\x1b": 1
-    }  # no scorer removed the other two
+    assert by_hand.with_removed(torch.tensor([0, 2])).removed_by_scorer == {"a\x1b": 1}
 
 
 def test_groups_are_saved_and_summarized(tmp_path):

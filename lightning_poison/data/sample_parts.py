@@ -262,7 +262,17 @@ def _is_float(value: Any) -> bool:
 
 def is_label_place(leaf: Leaf) -> bool:
     """Whether a part follows the input or has the name of a label."""
-    return leaf.path == "1" or leaf.name.lower() in LABEL_NAMES
+    return is_usual_label(leaf.path) or leaf.name.lower() in LABEL_NAMES
+
+
+def is_usual_label(path: str) -> bool:
+    """Whether a path is that of part 1, or ends in a usual name of a label.
+
+    Example:
+        >>> [is_usual_label(path) for path in ("1", "meta.label", "site")]
+        [True, True, False]
+    """
+    return path == "1" or path.rsplit(".", 1)[-1].lower() in LABEL_NAMES
 
 
 def _is_vector(value: Any) -> bool:

@@ -28,7 +28,7 @@ from lightning_poison.sanitization.by_union import judge_by_union
 from lightning_poison.sanitization.cache_folder import VERDICT
 from lightning_poison.sanitization.copies import copy_notes, digest_of_groups, with_copies
 from lightning_poison.sanitization.job import Job, Outcome
-from lightning_poison.sanitization.judged_part import JudgedPart, augmentation_notes, judged_part
+from lightning_poison.sanitization.judged_part import JudgedPart, augmentation_notes, detection_notes, judged_part
 from lightning_poison.sanitization.limits import with_limits
 from lightning_poison.sanitization.settings import DecisionSettings
 from lightning_poison.sanitization.stored_decision import StoredDecision, marks_of
@@ -99,7 +99,7 @@ def decide(
             described["trusted"] = _fingerprint(known_clean.dataset, reference, {})
         described["fitted"] = weights_of(scorer)
         data = _read(judged, sample, settings.seed, runtime, "training data")
-        advice = augmentation_notes(judged.dataset) if data.is_random else ()
+        advice = detection_notes(data) + (augmentation_notes(judged.dataset) if data.is_random else ())
         with all_ranks(runtime):
             if isinstance(scorer, RecommendedScorer):
                 first, dtype = data.first_inputs(), data.source.dtype

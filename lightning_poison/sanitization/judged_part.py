@@ -11,6 +11,7 @@ from lightning_poison.checks import expected, printable
 from lightning_poison.data.copies import Copies, first_places
 from lightning_poison.data.labeled_data import LabeledData
 from lightning_poison.data.labels import UNLABELED
+from lightning_poison.data.sample_parts import is_usual_label
 from lightning_poison.data.transforms import random_transforms_of
 from lightning_poison.sanitization.evidence import Evidence
 from lightning_poison.sanitization.scorer_calls import call_check_set
@@ -138,6 +139,31 @@ def _is_fitted(member: Any) -> bool:
     if isinstance(member, SetScorer):
         return member.feature_model is not None and member.feature_model.is_fitted
     return bool(member.is_fitted)
+
+
+def detection_notes(data: LabeledData) -> tuple[str, ...]:
+    """Return a sentence about which part of a sample was detected as the label, if nothing confirms it.
+
+    A usual name, a usual place, and labels that the data set lists do.
+
+    Example:
+        >>> from lightning_poison.data.labeled_data import read_labeled
+        >>> from lightning_poison.data.source import open_source
+        >>> from lightning_poison.runtime import LocalRuntime
+        >>> samples = [{"pixels": torch.zeros(4), "kind": number % 2} for number in range(8)]
+        >>> source = open_source(samples, sample=None)
+        >>> detection_notes(read_labeled(source, runtime=LocalRuntime(), name="data"))[0]
+        "The label was detected as the part `kind` of a sample. If it is another one, name it: \
+`sample=SampleSpec('pixels', ...)`."
+    """
+    spec = data.source.sample
+    if not data.source.detected or data.source.listed is not None or is_usual_label(str(spec.labels)):
+        return ()
+    inputs, part = printable(repr(spec.inputs)), printable(str(spec.labels))
+    return (
+        f"The label was detected as the part `{part}` of a sample. If it is another one, name it: "
+        f"`sample=SampleSpec({inputs}, ...)`.",
+    )
 
 
 def augmentation_notes(dataset: Any) -> tuple[str, ...]:

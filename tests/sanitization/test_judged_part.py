@@ -10,8 +10,10 @@ from lightning_poison.data.reading import ReadSettings
 from lightning_poison.data.sample_spec import SampleSpec
 from lightning_poison.data.source import open_source
 from lightning_poison.runtime import LocalRuntime
-from lightning_poison.sanitization.judged_part import judged_part
+from lightning_poison.sanitization.judged_part import detection_notes, judged_part
+from lightning_poison.sanitization.pipeline import sanitize
 from lightning_poison.scorers.likelihood import LikelihoodScorer
+from lightning_poison.scorers.pixel_counting import PixelCountingScorer
 from lightning_poison.scorers.protocol import SetScorer
 
 
@@ -148,3 +150,30 @@ def test_labels_that_are_named_or_trusted_or_few_are_no_indices():
     with pytest.raises(ValueError, match="at least two classes, but got none"):
         judged_part(numbered(count=15), LikelihoodScorer(), folds=3, trusted=None, length=15)
     assert len(judged_part(numbered(), LikelihoodScorer(), folds=3, trusted=numbered(), length=40).data) == 40
+
+
+@pytest.mark.parametrize(
+    ("sample", "spec", "is_named"),
+    [
+        (lambda index: {"pixels": torch.rand(4), "kind": index % 2}, None, True),
+        (lambda index: {"pixels": torch.rand(4), "kind": index % 2}, SampleSpec("pixels", "kind"), False),
+        (lambda index: {"pixels": torch.rand(4), "Label": index % 2}, None, False),
+        (lambda index: (torch.rand(4), index % 2, index), None, False),
+        (lambda index: (index, torch.rand(4), index % 2), None, True),
+    ],
+)
+def test_detected_label_without_a_usual_name_or_place_is_named(sample, spec, is_named):
+    source = open_source([sample(index) for index in range(40)], sample=spec)
+    notes = detection_notes(read_labeled(source, runtime=LocalRuntime(), name="data"))
+    assert bool(notes) == is_named
+
+
+@pytest.mark.filterwarnings("ignore:The false-positive rate is calibrated")
+def test_verdict_says_which_part_was_detected_as_the_label():
+    def samples(seed):
+        noise = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        return [{"pixels": image / 4 + index % 2 / 2, "kind": index % 2} for index, image in enumerate(noise)]
+
+    trusted = samples(1)
+    verdict = sanitize(samples(0), PixelCountingScorer().fit(trusted), trusted=trusted, max_removed=1)
+    assert "\nThe label was detected as the part `kind` of a sample." in str(verdict)

@@ -41,7 +41,7 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         lines.append(f"- not looked for: {missing}")
     if missed := verdict.easily_missed():
         lines.append(f"- easily missed: {missed}")
-    return lines
+    return lines + [f"- {printable(note, limit=400)}" for note in verdict.notes]
 
 
 def _headline(verdict: Verdict) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_poison.checks import describe_error
+from lightning_poison.data.label_forms import class_index
 from lightning_poison.data.sample_parts import AmbiguousLabelError, is_label_place, leaves_of
 from lightning_poison.data.sample_spec import SampleSpec
 
@@ -32,8 +33,8 @@ def batch_of_one(collate: Callable[[list[Any]], Any] | None, sample: Any) -> Any
 def spec_of_batch(batch: Any, sample: Any, detect: Callable[[], SampleSpec]) -> SampleSpec:
     """Detect the paths of input and label in a batch; class probabilities, such as soft labels, count as labels.
 
-    What other samples of the data set show decides where a batch of their structure does not, and what they leave open
-    stays so.
+    Of several parts of the batch, the label is the only one with the value of the label of the sample. What the samples
+    of the data set leave open stays so.
 
     Args:
         batch: A batch of one sample.
@@ -60,10 +61,11 @@ def spec_of_batch(batch: Any, sample: Any, detect: Callable[[], SampleSpec]) -> 
     try:
         found = SampleSpec.detect(batch, batched=True, mixed=True)
     except AmbiguousLabelError as error:
-        is_alike = {leaf.path for leaf in leaves_of(sample)}.issuperset(error.candidates)
-        if is_alike and own is not None and own.inputs == error.inputs and own.labels in error.candidates:
-            return own
-        raise
+        known = None if own is None else class_index(own.labels_in(sample))
+        same = [path for path in error.candidates if class_index(SampleSpec(labels=path).labels_in(batch)) == known]
+        if known is None or len(same) != 1:
+            raise
+        return SampleSpec(error.inputs, same[0])
     if unclear is not None and found.labels in unclear.candidates:
         label = next((leaf for leaf in leaves_of(batch) if leaf.path == found.labels), None)
         if label is not None and not is_label_place(label):

@@ -182,7 +182,7 @@ def spec_in(sample: Any, dataset: Any, positions: Tensor | None = None) -> Sampl
     if isinstance(dataset, LabeledPairs):
         return SampleSpec()
     read = partial(read_sample, dataset)
-    return choose_label(sample, dataset, positions, listed=claimed_labels(dataset), read=read)
+    return choose_label(sample, dataset, positions, listed=partial(claimed_labels, dataset), read=read)
 
 
 def read_sample(dataset: Any, index: int) -> Any:

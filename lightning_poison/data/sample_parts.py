@@ -1,6 +1,7 @@
 """The parts of a sample of any structure, and which of them are the input and the label."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def detect_paths(sample: Any, *, batched: bool, probabilities: Sequence[str] = (
     leaves = list(leaves_of(sample))
     found = [leaf for leaf in leaves if leaf.path not in probabilities and _is_input(leaf.value, batched=batched)]
     labels = [leaf for leaf in leaves if leaf.path in probabilities]
-    others = _possible_labels(leaves, _part_after_input(sample, leaves, found), batched=batched)
+    others = _possible_labels(leaves, _part_after_input(sample, leaves, found, batched=batched), batched=batched)
     labels += [leaf for leaf in others if leaf.path not in probabilities]
     is_pair = isinstance(sample, list | tuple) and len(sample) == 2 and not batched
     is_pair = is_pair and not isinstance(sample[1], list | tuple)
@@ -193,10 +194,11 @@ def _is_input(leaf: Any, *, batched: bool) -> bool:
     return False
 
 
-def _part_after_input(sample: Any, leaves: list[Leaf], found: list[Leaf]) -> Leaf | None:
-    """Return part 1 of a tuple or list that starts with an input: the usual place of a label, whatever its form.
+def _part_after_input(sample: Any, leaves: list[Leaf], found: list[Leaf], *, batched: bool) -> Leaf | None:
+    """Return part 1 of a tuple or list that starts with an input: the usual place of a label.
 
-    `None` if that part has parts itself, is another input, or has a name of numbers that are no labels.
+    It may be a number, a text, `None`, or an array of one number; in a batch, one of these for each sample. `None` if
+    it is anything else, looks like the path of a file, or has a name of numbers that are no labels.
     """
     inputs = [leaf.path for leaf in found]
     if not isinstance(sample, list | tuple) or not any(path.split(".")[0] == "0" for path in inputs):
@@ -206,12 +208,37 @@ def _part_after_input(sample: Any, leaves: list[Leaf], found: list[Leaf]) -> Lea
         part = Leaf("1", "1", sample[1])  # the texts of a batch
     if part is None or part.name.lower() in _OTHER_NAMES:
         return None
-    is_one = class_index(part.value) is not None or _is_one_number(part.value)
-    return part if is_one or "1" not in inputs else None
+    if batched and not _are_texts(part.value) and not getattr(part.value, "ndim", 0):
+        return None
+    if class_index(part.value) is not None or _is_one_number(part.value):
+        return part
+    return part if "1" not in inputs and (part.value is None or _may_be_label(part.value)) else None
+
+
+def _may_be_label(value: Any) -> bool:
+    """Whether a value is a number, a text that is no path, or a vector or list of these for a batch."""
+    if _are_texts(value):
+        return not looks_like_path(value[0])
+    if isinstance(value, str | bytes):
+        return not looks_like_path(value)
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim <= 1 and (isinstance(value, Tensor) or value.dtype.kind in "biuf")
+    return isinstance(value, _NUMBERS)
 
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str | bytes) for each in value)
+
+
+def looks_like_path(text: str | bytes) -> bool:
+    """Whether a text contains a separator of folders, or ends as the name of a file.
+
+    Example:
+        >>> [looks_like_path(text) for text in ("cat.png", "train/0017", "cat", "e.g. a cat")]
+        [True, True, False, False]
+    """
+    plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return re.search(r"[/\\]|\w\.[a-zA-Z]\w{1,4}$", plain) is not None
 
 
 def _is_one_number(value: Any) -> bool:
@@ -222,9 +249,10 @@ def _is_one_number(value: Any) -> bool:
 def _possible_labels(leaves: list[Leaf], follows: Leaf | None, *, batched: bool) -> list[Leaf]:
     """Return the parts that may be the label.
 
-    These are the part that follows the input, whatever its form, and all others that stand for a class index. Beside an
-    integer that follows the input, floats are weights or targets of another task. Whether a part of a batch may be the
-    label depends on its place, shape and type only, so it is the same in all batches. Texts elsewhere are paths or ids,
+    These are the part that follows the input and all others that stand for a class index. Beside an integer that
+    follows the input, floats are weights or targets of another task, and beside a vector `(B,)` there, columns `(B, 1)`
+    are. Whether a part of a batch may be the label depends on its place, shape and type only, so it is the same
+    in all batches; but if it has a text for each sample, on whether these are paths. Texts elsewhere are paths or ids,
     unless they repeat, which one sample does not show: see `data/label_choice.py`.
 
     Args:
@@ -236,6 +264,8 @@ def _possible_labels(leaves: list[Leaf], follows: Leaf | None, *, batched: bool)
     dropped = () if follows is None else _WEAKER.get(kind_of(follows.value), ())
     leaves = [leaf for leaf in leaves if leaf.name.lower() not in _OTHER_NAMES]
     possible = [leaf for leaf in leaves if (kind := kind_of(leaf.value)) and kind not in dropped]
+    if batched and follows is not None and getattr(follows.value, "ndim", 0) == 1:
+        possible = [leaf for leaf in possible if leaf.value.ndim == 1]
     if follows is None or any(leaf.path == follows.path for leaf in possible):
         return possible
     return [follows, *possible]

@@ -85,7 +85,7 @@ def test_text_of_a_dict_stays_ambiguous_behind_a_collate_fn():
 def test_ambiguous_batch_is_named():
     def more(samples):
         images, labels = to_tensors(samples)
-        return images, labels, labels + 1
+        return images, labels, labels.clone()
 
     message = (
         r"a PIL image\.\n.*\nThe loader's `collate_fn` was tried as well, but `1` and `2` could each be the "
@@ -93,6 +93,15 @@ def test_ambiguous_batch_is_named():
     )
     with pytest.raises(UnreadableSampleError, match=message):
         opened(rows(CLASSES), more)
+
+
+def test_label_of_an_ambiguous_batch_is_the_part_with_the_value_of_the_samples_label():
+    def lengths_last(samples):
+        images, labels = to_tensors([(image, label) for image, _, label in samples])
+        return images, labels, torch.tensor([len(caption) for _, caption, _ in samples])
+
+    data = [(image, f"caption {place} " + "x" * 9, label) for place, (image, label) in enumerate(rows(CLASSES))]
+    assert opened(data, lengths_last).sample == SampleSpec("0", "1")
 
 
 @pytest.mark.parametrize("sample", [None, SampleSpec()])

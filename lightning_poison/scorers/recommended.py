@@ -34,7 +34,11 @@ _GROUPS = FitSettings(learning_rate=4e-3, shift=0, mirror=False)
 """Without shifts and mirror images, which move a pattern in a corner."""
 
 _ANY_GROUP: dict[str, Any] = {"min_separation": 4.0, "min_size": 20}
-"""Groups whose effects are tested, natural ones included, which have none: `benchmarks/recommended_scorer.py`."""
+"""Groups whose effects are tested, natural ones included, which have none: `benchmarks/recommended_scorer.py`.
+
+In robust features, whose network learns less, such groups have effects: with 10 % wrong labels, 4.7 % of the clean
+images of CIFAR-10 were lost to them.
+"""
 
 
 class RecommendedScorer:
@@ -131,7 +135,7 @@ class RecommendedScorer:
         if _is_image(shape) and self.preset == "thorough":
             robust = FGSM(0.3) if shape[0] == 1 else FGSM(8 / 255)
             model = _model(shape, adversary=robust, pixels=self.pixels)
-            backdoors["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape), **_ANY_GROUP)
+            backdoors["robust-groups"] = RobustFeatureScorer(model, exclusion_model=_model(shape))
         members: dict[str, Scorer | SetScorer]
         if self._features is not None and _is_image(shape):
             members = {**backdoors, "label-blind": LinearProbeScorer(self._features)}

@@ -19,6 +19,8 @@ def test_presets_differ_in_what_they_look_for():
     assert members["fast"].name == "confidence"
     assert list(members["balanced"].members) == ["confidence", "groups"]
     assert list(members["thorough"].members) == ["confidence", "groups", "robust-groups"]
+    separations = [members["thorough"].members[name].min_separation for name in ("groups", "robust-groups")]
+    assert separations == [4.0, 6.5]  # natural groups are further apart in robust features
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "thorough"])

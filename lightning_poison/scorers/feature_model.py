@@ -334,13 +334,17 @@ class FeatureModel:
 
 
 def checked_feature_model(
-    value: FeatureModel | None, default: Callable[[], FeatureModel] = FeatureModel
+    value: FeatureModel | None,
+    default: Callable[[], FeatureModel] = FeatureModel,
+    *,
+    example: str = "FeatureModel()",
 ) -> FeatureModel:
     """Return the features that a scorer reads.
 
     Args:
         value: What the user passed as `feature_model`.
         default: Returns those that are read if it is `None`. Default: a network that is trained on the data.
+        example: Code of usual ones, for the error.
 
     Raises:
         TypeError: If it is not a `FeatureModel`.
@@ -355,5 +359,5 @@ def checked_feature_model(
     """
     if value is None:
         return default()
-    way = 'Write `feature_model=FeatureModel()`, or, for a trained network, `FeatureModel(network, "layer")`.'
+    way = f'Write `feature_model={example}`, or, for a trained network, `FeatureModel(network, "layer")`.'
     return instance("feature_model", value, FeatureModel, hint=way)  # type: ignore[no-any-return]

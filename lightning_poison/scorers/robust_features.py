@@ -88,7 +88,11 @@ class RobustFeatureScorer(GroupScorer):
         min_resemblance: float = 0.4,
         seed: int = 0,
     ) -> None:
-        feature_model = checked_feature_model(feature_model, lambda: FeatureModel(adversary=FGSM(8 / 255)))
+        feature_model = checked_feature_model(
+            feature_model,
+            lambda: FeatureModel(adversary=FGSM(8 / 255)),
+            example="FeatureModel(adversary=FGSM(0.3))",
+        )
         super().__init__(
             feature_model,
             feature_model,

@@ -355,4 +355,5 @@ def _joint(found: Sequence[Evidence], groups: Sequence[Evidence], job: Job) -> E
         groups=tuple(group for each in groups for group in each.groups),
         kind="several kinds",
         power=max((each.power for each in found if each.power is not None), default=None),
+        planted=max(each.planted for each in found),
     )

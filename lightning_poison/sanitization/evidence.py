@@ -45,6 +45,8 @@ class Evidence:
             Default: `"wrong labels"`.
         power: Estimated share of wrong labels that would be removed, in [0, 1], if labels of random samples were
             replaced by random ones; `None` if it is unknown. Default: `None`.
+        planted: Share of the labels that is replaced for it, in (0, 1). Of a smaller one, less may be removed. Default:
+            0.05.
 
     Raises:
         ValueError: If a value is out of its range, or `contamination` is outside its interval.
@@ -52,7 +54,7 @@ class Evidence:
     Example:
         >>> print(Evidence(True, 0.021, 0.015, 0.03, confidence=0.95, natural_error_rate=0.003, power=0.6))
         evidence of poison: an estimated 2.10 % of the labels are wrong (1.50 to 3.00 %, 95 % interval;
-        natural error rate 0.30 %); 60 % of random wrong labels would be removed
+        natural error rate 0.30 %); of 5 % random wrong labels, 60 % would be removed
     """
 
     present: bool
@@ -65,6 +67,7 @@ class Evidence:
     groups: tuple[SuspectGroup, ...] = ()
     kind: EvidenceKind = "wrong labels"
     power: float | None = None
+    planted: float = 0.05
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "present", boolean("present", self.present))
@@ -77,6 +80,7 @@ class Evidence:
         one_of("kind", self.kind, get_args(EvidenceKind))
         if self.power is not None:
             object.__setattr__(self, "power", share("power", self.power))
+        object.__setattr__(self, "planted", fraction("planted", self.planted))
         for number, pair in enumerate(instance("pairs", self.pairs, tuple)):
             _check_pair(f"pairs[{number}]", pair)
         for number, group in enumerate(instance("groups", self.groups, tuple)):
@@ -105,8 +109,13 @@ class Evidence:
         wording = _WORDING[self.kind]
         interval = f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {100 * self.confidence:.0f} % interval"
         natural = f"; natural error rate {100 * self.natural_error_rate:.2f} %" if self.kind != "groups" else ""
-        power = "" if self.power is None else f"; {100 * self.power:.0f} % of random wrong labels would be removed"
+        power = "" if self.power is None else f"; of {self.planting}, {100 * self.power:.0f} % would be removed"
         return f"{wording.estimate} {100 * self.contamination:.2f} % {wording.of} ({interval}{natural}){power}"
+
+    @property
+    def planting(self) -> str:
+        """What `power` is stated for, in words."""
+        return f"{100 * self.planted:.0f} % random wrong labels"
 
     def __str__(self) -> str:
         return f"{headline_of(self.conclusion, self.kind)}: {self.estimate}"

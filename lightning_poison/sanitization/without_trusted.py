@@ -173,6 +173,7 @@ def decide_by_wrong_label_null(
         natural_error_rate=settings.natural_error_rate,
         pairs=found.pairs,
         power=used.planted.power,
+        planted=used.planted.share,
     )
     return Decision(
         found.p_values,

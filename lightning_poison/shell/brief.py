@@ -29,7 +29,7 @@ def brief_lines(verdict: Verdict, class_names: Sequence[str] = ()) -> list[str]:
         ... )
         >>> print("\n".join(brief_lines(verdict)))
         Evidence of poison: 1 of 3 samples (33.3 %) is suspicious.
-        - wrong labels: about 1 (0 to 2); 1 listed; of random wrong labels, 90 % would be found
+        - wrong labels: about 1 (0 to 2); 1 listed; of 5 % random wrong labels, 90 % would be found
         - not looked for: backdoors, individually perturbed inputs
     """
     lines = [_headline(verdict), *_finding_lines(verdict, class_names)]
@@ -92,7 +92,7 @@ def _kind_lines(evidence: Evidence, removed: int, count: int, class_names: Seque
         return [f"- backdoors: {removed:,} samples listed, in {groups}, labeled {labels}"]
     low, about, high = (round(share * count) for share in (evidence.low, evidence.contamination, evidence.high))
     what = ("wrong labels" if evidence.kind == "wrong labels" else "samples unlike the trusted data") + by
-    power = "" if evidence.power is None else f"; of random wrong labels, {100 * evidence.power:.0f} % would be found"
+    power = "" if evidence.power is None else f"; of {evidence.planting}, {100 * evidence.power:.0f} % would be found"
     if evidence.present:
         at_least = "at least " if evidence.kind == "unlike trusted data" else ""
         line = f"- {what}: {at_least}about {about:,} ({low:,} to {high:,}); {removed:,} listed{power}"

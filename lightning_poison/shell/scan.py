@@ -174,6 +174,7 @@ def summary_of(
         "high": evidence.high,
         "confidence": evidence.confidence,
         "power": evidence.power,
+        "planted": evidence.planted,
         "not_looked_for": verdict.not_looked_for(),
         "easily_missed": verdict.easily_missed(),
         "samples": len(verdict),

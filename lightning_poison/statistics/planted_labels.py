@@ -22,10 +22,12 @@ class PlantedResult:
         power: Share of the planted wrong labels that is removed, in [0, 1].
         response: Increase of the estimated share of wrong labels, divided by the planted share. Close to 1 for an
             estimate that tells wrong labels from hard samples; close to 0 for one that does not.
+        share: Share of the labels that was planted, in (0, 1).
     """
 
     power: float
     response: float
+    share: float
 
 
 def plant_labels(labels: Tensor, share: float, *, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,7 @@ def planted_result(
         float((~decide(found, response, replaced)[planted]).double().mean())
         for found, (replaced, planted) in zip(estimates, plantings, strict=True)
     ]
-    return PlantedResult(sum(powers) / repeats, response)
+    return PlantedResult(sum(powers) / repeats, response, share)
 
 
 def corrected_for_response(found: Contamination, response: float) -> Contamination:

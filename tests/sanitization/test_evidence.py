@@ -18,6 +18,7 @@ GOOD = {
     "groups": (SuspectGroup(0, 40, 12.3, 0.9, 0.1, True),),
 }
 INVALID = [
+    ({"power": 0.5, "planted": 0}, r"`planted` to be a number in \(0, 1\), but got 0"),
     ({"present": 1}, "`present` to be True or False, but got 1"),
     ({"contamination": NAN}, r"`contamination` to be a number in \[0, 1\], but got nan"),
     ({"contamination": "0.1"}, r"`contamination` to be a number in \[0, 1\], but got '0.1'"),
@@ -102,3 +103,10 @@ def test_conclusion(present, about, low, kind, power, conclusion):
     evidence = Evidence(present, about, low, 0.1, 0.95, 0.003, kind=kind, power=power)
     assert evidence.conclusion == conclusion
     assert str(evidence) == f"{headline_of(conclusion, kind)}: {evidence.estimate}"
+
+
+def test_power_names_the_share_of_wrong_labels_that_it_is_stated_for():
+    assert str(Evidence(**GOOD, power=0.6)).endswith("; of 5 % random wrong labels, 60 % would be removed")
+    assert str(Evidence(**GOOD, power=0.6, planted=0.154)).endswith(
+        "; of 15 % random wrong labels, 60 % would be removed"
+    )

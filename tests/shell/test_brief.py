@@ -45,7 +45,7 @@ def test_findings_of_several_scorers():
     )
     assert brief_lines(verdict_of(joint, 29, findings), ["cat\x1b", "dog"]) == [
         "Evidence of poison: 29 of 100 samples (29.0 %) are suspicious.",
-        "- wrong labels: about 9 (5 to 12); 9 listed; of random wrong labels, 80 % would be found",
+        "- wrong labels: about 9 (5 to 12); 9 listed; of 5 % random wrong labels, 80 % would be found",
         "  most often: cat\\x1b that look like dog (8), dog that look like cat\\x1b (2)",
         "- backdoors: 20 samples listed, in 1 group, labeled dog",
         "- other could not decide: no \\x1bluck",
@@ -59,7 +59,7 @@ def test_findings_of_several_scorers():
 def test_no_evidence():
     assert brief_lines(verdict_of(labels(False, 0, 0.01, 0.02, 0.7), 0))[:2] == [
         "No evidence of wrong labels.",
-        "- wrong labels: no evidence; 1 (0 to 2) estimated; of random wrong labels, 70 % would be found",
+        "- wrong labels: no evidence; 1 (0 to 2) estimated; of 5 % random wrong labels, 70 % would be found",
     ]
 
 
@@ -68,7 +68,7 @@ def test_estimate_that_is_not_sure_is_said_with_what_to_do():
     verdict = replace(verdict_of(evidence, 0), posterior=torch.linspace(0, 0.52, 100).double(), posterior_threshold=1.0)
     assert brief_lines(verdict)[:4] == [
         "No clear evidence of poison, but some labels may be wrong.",
-        "- wrong labels: about 5 (0 to 8), too uncertain to list any; of random wrong labels, 60 % would be found",
+        "- wrong labels: about 5 (0 to 8), too uncertain to list any; of 5 % random wrong labels, 60 % would be found",
         "- the report shows the most suspicious samples first: tick those to remove",
         "- 4 labels are more likely wrong than correct; to list them: --scorer fast --remove-without-evidence",
     ]
@@ -88,7 +88,7 @@ def test_findings_of_one_kind_are_told_apart():
 def test_little_power_is_not_called_the_absence_of_evidence():
     lines = brief_lines(verdict_of(labels(False, 0, 0, 0.3, 0.1), 0))
     assert lines[0] == "Wrong labels can hardly be found here."
-    assert "- wrong labels: can hardly be found here; of random wrong labels, 10 % would be found" in lines
+    assert "- wrong labels: can hardly be found here; of 5 % random wrong labels, 10 % would be found" in lines
 
 
 def test_removal_without_evidence_is_said():
@@ -106,5 +106,5 @@ def test_shares_with_trusted_data_are_lower_bounds():
         "- not looked for: poison of any kind that scores like the trusted samples of its class",
     ]
     with_power = brief_lines(verdict_of(replace(evidence, power=0.54)))
-    assert with_power[1].endswith("; 2 listed; of random wrong labels, 54 % would be found")
+    assert with_power[1].endswith("; 2 listed; of 5 % random wrong labels, 54 % would be found")
     assert not any("not measured" in line for line in with_power)

@@ -70,7 +70,10 @@ def test_small_sets_have_enough_planted_labels():
 
     for count in (40, 150, 4_000):
         labels = torch.arange(count) % 3
-        planted_result(labels, estimate, lambda each, *_: each.posterior == 0, rate=0.0, num_classes=3, repeats=1)
+        found = planted_result(
+            labels, estimate, lambda each, *_: each.posterior == 0, rate=0.0, num_classes=3, repeats=1
+        )
+        assert found.share == pytest.approx(counts[-1] / count)
     assert counts == [8, 20, 200]
 
 

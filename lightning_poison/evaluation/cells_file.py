@@ -1,19 +1,21 @@
 """`CellsFile`: finished cells in a JSON-lines file that later runs extend. Needs no torch."""
 
-import contextlib
 import errno
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Self
 
 from lightning_poison.checks import describe_error, expected, printable
 from lightning_poison.evaluation.cells import Cell
 
-with contextlib.suppress(ImportError):  # Windows has no such locks
+fcntl: ModuleType | None
+try:
     import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 
 class CellsFile:
@@ -112,7 +114,7 @@ class CellsFile:
             self._plans[record["request"]] = record["plan"]
 
     def _lock(self, file: BinaryIO) -> None:
-        if "fcntl" not in globals():
+        if fcntl is None:
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
